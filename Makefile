@@ -1,0 +1,56 @@
+# photosearch: `make demo` and `make test` install what they need on a Debian machine with Rust.
+
+PG_CONFIG ?= pg_config
+PGRX_VERSION := 0.18.1
+DEMO_DIR ?= /var/tmp/photosearch-demo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+# Looked up when used: setup may have just installed it.
+pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+sharedir = $(shell $(PG_CONFIG) --sharedir)
+cargo_pg = --no-default-features --features pg$(pg_major)
+
+.PHONY: help setup install demo demo-stop demo-clean test bench
+
+help:
+	@echo 'make demo        build, draw an album of 2,000 pictures, find all the baby photos'
+	@echo 'make demo-stop   stop the server of the demo'
+	@echo 'make test        everything'
+	@echo 'make install     build the extension and install it into the server of $$PG_CONFIG'
+	@echo 'make bench       compare the coarse filter with pgvector on this machine'
+
+# Debian packages, cargo-pgrx, and where it finds Postgres. Quick where all is there already.
+setup:
+	@PG_CONFIG='$(PG_CONFIG)' PGRX_VERSION='$(PGRX_VERSION)' SUDO='$(SUDO)' sh tests/setup.sh
+
+install: setup
+	$(MAKE) --no-print-directory install-extension install-models
+
+.PHONY: install-extension install-models
+install-extension:
+	cargo pgrx install --release --pg-config $$(command -v $(PG_CONFIG)) $(cargo_pg) $(if $(SUDO),--sudo)
+	$(SUDO) install -m 644 sql/photosearch_pgvector.control sql/photosearch_pgvector--*.sql $(sharedir)/extension/
+
+# cargo-pgrx knows only the library, the control file and the SQL.
+install-models:
+	for model in models/*/config.json; do \
+		name=$$(basename $$(dirname $$model)); \
+		$(SUDO) install -d $(sharedir)/photosearch/models/$$name && \
+		$(SUDO) install -m 644 models/$$name/* $(sharedir)/photosearch/models/$$name/ || exit 1; \
+	done
+
+demo: install
+	python3 demo/demo.py --dir $(DEMO_DIR)
+
+demo-stop:
+	tests/cluster.sh stop $(DEMO_DIR)
+
+demo-clean: demo-stop
+	rm -rf $(DEMO_DIR)
+
+test: install
+	python3 tests/run.py
+
+bench: install
+	python3 benches/coarse.py

@@ -1,0 +1,50 @@
+-- Embedding. With the model named the functions are immutable, as to_tsvector(config, text) is: a
+-- model's name stands for fixed weights. Parallel restricted, so that no worker loads a model of
+-- its own. The cost is that of a small model's forward pass.
+
+CREATE FUNCTION embed_text(model text, content text, instruction text DEFAULT NULL) RETURNS mrl_vector
+    AS 'MODULE_PATHNAME', 'photosearch_embed_text_wrapper'
+    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 1000000;
+COMMENT ON FUNCTION embed_text(text, text, text) IS 'embedding of a text';
+
+CREATE FUNCTION embed_text(content text) RETURNS mrl_vector
+    AS 'MODULE_PATHNAME', 'photosearch_embed_text_default_wrapper'
+    LANGUAGE C STABLE STRICT PARALLEL RESTRICTED COST 1000000;
+COMMENT ON FUNCTION embed_text(text) IS 'embedding of a text by photosearch.model';
+
+CREATE FUNCTION embed_image(model text, image bytea, instruction text DEFAULT NULL) RETURNS mrl_vector
+    AS 'MODULE_PATHNAME', 'photosearch_embed_image_wrapper'
+    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000000;
+COMMENT ON FUNCTION embed_image(text, bytea, text) IS 'embedding of an encoded picture (JPEG, PNG, WebP, GIF, BMP, TIFF)';
+
+CREATE FUNCTION embed_image(image bytea) RETURNS mrl_vector
+    AS 'MODULE_PATHNAME', 'photosearch_embed_image_default_wrapper'
+    LANGUAGE C STABLE STRICT PARALLEL RESTRICTED COST 10000000;
+COMMENT ON FUNCTION embed_image(bytea) IS 'embedding of an encoded picture by photosearch.model';
+
+CREATE FUNCTION embed(model text, content text, images bytea[] DEFAULT '{}', instruction text DEFAULT NULL) RETURNS mrl_vector
+    AS 'MODULE_PATHNAME', 'photosearch_embed_wrapper'
+    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000000;
+COMMENT ON FUNCTION embed(text, text, bytea[], text) IS 'one embedding of pictures followed by a text';
+
+CREATE FUNCTION embed_texts(model text, contents text[], instruction text DEFAULT NULL) RETURNS mrl_vector[]
+    AS 'MODULE_PATHNAME', 'photosearch_embed_texts_wrapper'
+    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000000;
+COMMENT ON FUNCTION embed_texts(text, text[], text) IS 'embeddings of several texts, in order';
+
+CREATE FUNCTION embed_images(model text, images bytea[], instruction text DEFAULT NULL) RETURNS mrl_vector[]
+    AS 'MODULE_PATHNAME', 'photosearch_embed_images_wrapper'
+    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 100000000;
+COMMENT ON FUNCTION embed_images(text, bytea[], text) IS 'embeddings of several encoded pictures, in order';
+
+CREATE FUNCTION photosearch.list_models(
+    OUT name text, OUT family text, OUT dimensions integer, OUT size bigint, OUT state text,
+    OUT coarse_threshold real, OUT coarse_dims integer
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'photosearch_list_models_wrapper'
+    LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION photosearch.list_models() IS 'the models that the server has';
+
+CREATE VIEW photosearch.models AS SELECT * FROM photosearch.list_models();
+COMMENT ON VIEW photosearch.models IS 'the models that the server has, with what each recommends for the coarse filter';
+GRANT SELECT ON photosearch.models TO PUBLIC;

@@ -1,0 +1,81 @@
+-- The pair: a coarse filter on a prefix, a fine score on all dimensions.
+
+-- Behind the operators. Leakproof: all that they can tell of a row is its number of dimensions.
+-- Without it a table under row-level security would be filtered only after its policy.
+
+CREATE FUNCTION mrl_coarse_match(mrl_vector, mrl_probe) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_coarse_match_probe_wrapper'
+    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION mrl_coarse_match(mrl_vector, mrl_probe) IS 'implementation of @~ operator';
+
+CREATE FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_probe) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_coarse_mismatch_probe_wrapper'
+    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_probe) IS 'implementation of !@~ operator';
+
+CREATE FUNCTION mrl_coarse_match(mrl_vector, mrl_vector) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_coarse_match_wrapper'
+    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION mrl_coarse_match(mrl_vector, mrl_vector) IS 'implementation of @~ operator';
+
+CREATE FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_coarse_mismatch_wrapper'
+    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10;
+COMMENT ON FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) IS 'implementation of !@~ operator';
+
+CREATE OPERATOR @~ (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_coarse_match,
+    NEGATOR = !@~, RESTRICT = matchingsel, JOIN = matchingjoinsel
+);
+COMMENT ON OPERATOR @~ (mrl_vector, mrl_probe) IS 'coarsely similar to the probe''s query';
+
+CREATE OPERATOR !@~ (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_coarse_mismatch,
+    NEGATOR = @~, RESTRICT = neqsel, JOIN = neqjoinsel
+);
+COMMENT ON OPERATOR !@~ (mrl_vector, mrl_probe) IS 'not coarsely similar to the probe''s query';
+
+CREATE OPERATOR @~ (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_coarse_match,
+    COMMUTATOR = @~, NEGATOR = !@~, RESTRICT = matchingsel, JOIN = matchingjoinsel
+);
+COMMENT ON OPERATOR @~ (mrl_vector, mrl_vector) IS 'coarsely similar, by the settings photosearch.coarse_threshold and photosearch.coarse_dims';
+
+CREATE OPERATOR !@~ (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_coarse_mismatch,
+    COMMUTATOR = !@~, NEGATOR = @~, RESTRICT = neqsel, JOIN = neqjoinsel
+);
+COMMENT ON OPERATOR !@~ (mrl_vector, mrl_vector) IS 'not coarsely similar, by the settings';
+
+-- The functions that people type: rewritten to the operators when a query is planned.
+
+CREATE FUNCTION mrl_coarse_match_support(internal) RETURNS internal
+    AS 'MODULE_PATHNAME', 'mrl_coarse_match_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_coarse_match_support(internal) IS 'planner support for coarse_match';
+
+CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector, threshold real, dims integer) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_coarse_match_explicit_wrapper'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_coarse_match_support;
+COMMENT ON FUNCTION coarse_match(mrl_vector, mrl_vector, real, integer) IS
+    'whether the first dims dimensions of both have a cosine similarity of at least threshold';
+
+CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_coarse_match_wrapper'
+    LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_coarse_match_support;
+COMMENT ON FUNCTION coarse_match(mrl_vector, mrl_vector) IS
+    'coarse_match with photosearch.coarse_threshold and photosearch.coarse_dims';
+
+CREATE FUNCTION fine_score(embedding mrl_vector, query mrl_vector) RETURNS double precision
+    AS 'MODULE_PATHNAME', 'mrl_fine_score_wrapper'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 50;
+COMMENT ON FUNCTION fine_score(mrl_vector, mrl_vector) IS 'cosine similarity over all dimensions, from -1 to 1';
+
+CREATE FUNCTION mrl_cosine_distance(mrl_vector, mrl_vector) RETURNS double precision
+    AS 'MODULE_PATHNAME', 'mrl_cosine_distance_wrapper'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 50;
+COMMENT ON FUNCTION mrl_cosine_distance(mrl_vector, mrl_vector) IS 'implementation of <=> operator';
+
+CREATE OPERATOR <=> (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_cosine_distance, COMMUTATOR = <=>
+);
+COMMENT ON OPERATOR <=> (mrl_vector, mrl_vector) IS 'cosine distance: 1 - fine_score';

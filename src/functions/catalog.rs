@@ -1,0 +1,177 @@
+//! Which models there are: directories under `photosearch.model_dir`, then those that were
+//! installed with the extension.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::guc;
+use crate::model::{self, ModelError, ModelInfo};
+use crate::types::sql_error;
+
+/// Where a model of this name lies.
+pub fn find(name: &str) -> Result<PathBuf, ErrorReport> {
+    check_name(name)?;
+    let found = roots()
+        .into_iter()
+        .map(|root| root.join(name))
+        .find(|dir| dir.is_dir());
+    found.ok_or_else(|| {
+        let hint = "The view photosearch.models lists the models; photosearch.model_dir is where the server looks for more.";
+        sql_error(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("model \"{name}\" does not exist"),
+        )
+        .set_hint(hint)
+    })
+}
+
+/// What is known of a model without loading it.
+pub fn describe(name: &str) -> Result<ModelInfo, ErrorReport> {
+    let dir = find(name)?;
+    model::describe(&dir).map_err(|error| model_error(name, error))
+}
+
+/// Letters, digits, `.`, `_` and `-`, not beginning with a dot: such a name can't leave the
+/// directory that it is looked up in.
+fn check_name(name: &str) -> Result<(), ErrorReport> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if !name.is_empty() && name.bytes().all(allowed) && !name.starts_with('.') {
+        return Ok(());
+    }
+    Err(sql_error(
+        PgSqlErrorCode::ERRCODE_INVALID_NAME,
+        format!("invalid model name: \"{name}\""),
+    )
+    .set_hint("A model's name consists of letters, digits, \".\", \"_\" and \"-\", and does not begin with a dot."))
+}
+
+/// The directories to look in, first to last.
+fn roots() -> Vec<PathBuf> {
+    let set = guc::model_dir();
+    let own = (!set.is_empty()).then(|| PathBuf::from(set));
+    own.into_iter().chain([installed_models()]).collect()
+}
+
+/// The models installed with the extension: `photosearch/models` in the server's share directory.
+fn installed_models() -> PathBuf {
+    let mut path = [0; pg_sys::MAXPGPATH as usize];
+    // SAFETY: get_share_path writes a null-terminated path of at most MAXPGPATH bytes; the
+    // server's own path is set before any backend runs.
+    let share = unsafe {
+        pg_sys::get_share_path((&raw const pg_sys::my_exec_path).cast(), path.as_mut_ptr());
+        CStr::from_ptr(path.as_ptr())
+    };
+    Path::new(share.to_string_lossy().as_ref())
+        .join("photosearch")
+        .join("models")
+}
+
+/// What to say when a model cannot be used.
+pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
+    let code = match &error {
+        ModelError::NotFound => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        ModelError::Incomplete { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
+        ModelError::UnsupportedModel(_) => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        ModelError::Malformed { .. } => PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR,
+        ModelError::Unreadable { .. } => PgSqlErrorCode::ERRCODE_IO_ERROR,
+        ModelError::InvalidInput(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        ModelError::LimitExceeded(_) => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        ModelError::Cancelled => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
+        ModelError::Internal(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+    };
+    match error {
+        // About the request, not about the model.
+        ModelError::InvalidInput(_) | ModelError::LimitExceeded(_) | ModelError::Cancelled => {
+            sql_error(code, error.to_string())
+        }
+        _ => sql_error(code, format!("cannot use model \"{name}\": {error}")),
+    }
+}
+
+/// A row of the view `photosearch.models`.
+type ModelRow = (
+    name!(name, String),
+    name!(family, Option<String>),
+    name!(dimensions, Option<i32>),
+    name!(size, Option<i64>),
+    name!(state, String),
+    name!(coarse_threshold, Option<f32>),
+    name!(coarse_dims, Option<i32>),
+);
+
+/// Every directory that could be a model, with what can be said of it. One that cannot be used is
+/// listed too, and its state says why.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the macro reads the columns from the return type
+fn photosearch_list_models() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(name, String),
+            name!(family, Option<String>),
+            name!(dimensions, Option<i32>),
+            name!(size, Option<i64>),
+            name!(state, String),
+            name!(coarse_threshold, Option<f32>),
+            name!(coarse_dims, Option<i32>),
+        ),
+    >,
+    ErrorReport,
+> {
+    // The first directory with a name wins, as in `find`.
+    let mut models: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for root in roots() {
+        let entries = match std::fs::read_dir(&root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(sql_error(
+                    PgSqlErrorCode::ERRCODE_IO_ERROR,
+                    format!("could not read the directory of models: {error}"),
+                ));
+            }
+        };
+        for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+            if let Some(name) = entry
+                .file_name()
+                .to_str()
+                .filter(|name| check_name(name).is_ok())
+            {
+                models
+                    .entry(name.to_owned())
+                    .or_insert_with(|| entry.path());
+            }
+        }
+    }
+    let rows: Vec<ModelRow> = models
+        .into_iter()
+        .map(|(name, dir)| row(name, &dir))
+        .collect();
+    Ok(TableIterator::new(rows))
+}
+
+fn row(name: String, dir: &Path) -> ModelRow {
+    match model::describe(dir) {
+        Ok(info) => {
+            let state = match info.missing.as_slice() {
+                [] => "ready".to_owned(),
+                missing => format!("lacks {}", missing.join(", ")),
+            };
+            (
+                name,
+                Some(info.family.to_owned()),
+                i32::try_from(info.dims).ok(),
+                i64::try_from(info.bytes).ok(),
+                state,
+                info.coarse_threshold,
+                info.coarse_dims.and_then(|dims| i32::try_from(dims).ok()),
+            )
+        }
+        Err(error) => (name, None, None, None, error.to_string(), None, None),
+    }
+}

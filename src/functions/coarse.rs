@@ -1,0 +1,146 @@
+//! The coarse filter: cosine similarity on a prefix against a threshold.
+//!
+//! Each form exists twice: the function that people type (`coarse_match`), which the planner
+//! rewrites, and the one behind the operator (`@~`, `!@~`), which is leakproof.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::call_site::{Prepared, call_site_state, first_argument_is_query};
+use super::settings::CoarseSettings;
+use crate::types::{ProbeArg, VectorArg};
+use crate::vector::{MAX_DIMS, Query, VectorError};
+
+/// A query and its threshold, ready for many rows.
+struct Filter {
+    query: Query,
+    threshold: f64,
+}
+
+impl Filter {
+    fn matches(&self, row: VectorArg<'_>) -> Result<bool, ErrorReport> {
+        let values = row.prefix(self.query.dims())?;
+        if values.dims() != self.query.of() {
+            return Err(VectorError::DifferentDimensions(values.dims(), self.query.of()).into());
+        }
+        Ok(self.query.similarity(values.as_slice()) >= self.threshold)
+    }
+}
+
+/// `embedding @~ mrl_probe(query, threshold, dims)`.
+#[pg_extern(sql = false)]
+fn mrl_coarse_match_probe(
+    embedding: VectorArg<'_>,
+    probe: ProbeArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<bool, ErrorReport> {
+    let mut own = Prepared::default();
+    // SAFETY: this call's fcinfo; the functions of this signature keep a Prepared<Filter>.
+    let site: &mut Prepared<Filter> = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    let filter = site.get(probe.identity(), || {
+        let probe = probe.probe()?;
+        let query = Query::from_prefix(&probe.values, probe.of);
+        Ok::<_, ErrorReport>(Filter {
+            query,
+            threshold: probe.threshold.into(),
+        })
+    })?;
+    filter.matches(embedding)
+}
+
+#[pg_extern(sql = false)]
+fn mrl_coarse_mismatch_probe(
+    embedding: VectorArg<'_>,
+    probe: ProbeArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<bool, ErrorReport> {
+    mrl_coarse_match_probe(embedding, probe, fcinfo).map(|matches| !matches)
+}
+
+/// What the forms that follow the settings keep.
+#[derive(Default)]
+struct SettingsSite {
+    first_is_query: Option<bool>,
+    settings: Option<CoarseSettings>,
+    filter: Prepared<Filter>,
+}
+
+/// `embedding @~ query`, and `coarse_match(embedding, query)`.
+#[pg_extern(sql = false)]
+fn mrl_coarse_match(
+    a: VectorArg<'_>,
+    b: VectorArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<bool, ErrorReport> {
+    let mut own = SettingsSite::default();
+    // SAFETY: this call's fcinfo; the functions of this signature keep a SettingsSite.
+    let site: &mut SettingsSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    let first_is_query = *site.first_is_query.get_or_insert_with(|| {
+        // SAFETY: this call's fcinfo.
+        unsafe { first_argument_is_query(fcinfo) }
+    });
+    let (query, row) = if first_is_query { (a, b) } else { (b, a) };
+
+    // Settings may change under a running statement (set_config) and under a kept call site.
+    let settings = CoarseSettings::current();
+    if site.settings.as_ref() != Some(&settings) {
+        site.filter = Prepared::default();
+        site.settings = Some(settings.clone());
+    }
+    // With dims from the model, not yet known here, the whole query stands for itself.
+    let compared = settings.dims().unwrap_or(MAX_DIMS);
+    let filter = site.filter.get(query.identity(compared), || {
+        let of = query.dims()?;
+        let (threshold, dims) = settings.resolve(of)?;
+        let values = query.exact_prefix(dims as i64)?;
+        Ok::<_, ErrorReport>(Filter {
+            query: Query::from_prefix(values.as_slice(), of),
+            threshold,
+        })
+    })?;
+    filter.matches(row)
+}
+
+#[pg_extern(sql = false)]
+fn mrl_coarse_mismatch(
+    a: VectorArg<'_>,
+    b: VectorArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<bool, ErrorReport> {
+    mrl_coarse_match(a, b, fcinfo).map(|matches| !matches)
+}
+
+/// `coarse_match(embedding, query, threshold, dims)`, where the planner left the function form
+/// (in a target list, or called from a procedural language).
+#[pg_extern(sql = false)]
+fn mrl_coarse_match_explicit(
+    embedding: VectorArg<'_>,
+    query: VectorArg<'_>,
+    threshold: f32,
+    dims: i32,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<bool, ErrorReport> {
+    #[derive(Default)]
+    struct Site {
+        parameters: Option<(f32, i32)>,
+        filter: Prepared<Filter>,
+    }
+    let mut own = Site::default();
+    // SAFETY: this call's fcinfo; only this function keeps its Site.
+    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    if site.parameters.replace((threshold, dims)) != Some((threshold, dims)) {
+        site.filter = Prepared::default();
+    }
+    let compared = usize::try_from(dims).unwrap_or(0);
+    let filter = site.filter.get(query.identity(compared), || {
+        crate::types::check_threshold(threshold)?;
+        let values = query.exact_prefix(dims.into())?;
+        let query = Query::from_prefix(values.as_slice(), values.dims());
+        Ok::<_, ErrorReport>(Filter {
+            query,
+            threshold: threshold.into(),
+        })
+    })?;
+    filter.matches(embedding)
+}

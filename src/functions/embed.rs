@@ -1,0 +1,303 @@
+//! `embed_text`, `embed_image`, `embed` and their array forms.
+
+use std::path::PathBuf;
+
+use half::f16;
+use pgrx::Array;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::{catalog, query_cache, worker};
+use crate::guc;
+use crate::image::{self, ImageError, Limits, RgbImage};
+use crate::model::{Cancel, ModelError, Request};
+use crate::types::{MrlVector, VectorArray, sql_error};
+use crate::vector::from_f32s;
+
+/// Requests that are embedded in one call of the model: enough to share the weights' way through
+/// the caches, few enough to bound the memory of decoded pictures.
+const BATCH: usize = 8;
+
+/// One thing to embed, owned: it goes to the worker.
+#[derive(Default)]
+struct Content {
+    text: Option<String>,
+    /// Encoded pictures.
+    images: Vec<Vec<u8>>,
+    /// Which element of an array it is, from 1, to be named in an error.
+    element: Option<usize>,
+}
+
+/// What can go wrong on the worker.
+enum EmbedError {
+    Model(ModelError),
+    /// A picture, and which element of an array it was (from 1), where it came in one.
+    Image(Option<usize>, ImageError),
+}
+
+/// A model and an instruction, looked up before anything is sent to the worker.
+struct Target {
+    name: String,
+    dir: PathBuf,
+    instruction: Option<String>,
+}
+
+impl Target {
+    fn new(name: Option<&str>, instruction: Option<&str>) -> Result<Target, ErrorReport> {
+        let name = name.ok_or_else(|| {
+            sql_error(
+                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                "model must not be null",
+            )
+        })?;
+        let dir = catalog::find(name)?;
+        Ok(Target {
+            name: name.to_owned(),
+            dir,
+            instruction: instruction.map(str::to_owned),
+        })
+    }
+
+    fn embed(&self, contents: Vec<Content>) -> Result<Vec<Vec<f16>>, ErrorReport> {
+        let (dir, instruction) = (self.dir.clone(), self.instruction.clone());
+        let limits = guc::image_limits();
+        let result = worker::run(move |models, cancel| {
+            let embedder = models.get(&dir, cancel).map_err(EmbedError::Model)?;
+            let images = decode_all(&contents, &limits, cancel)?;
+            let requests: Vec<Request<'_>> = contents
+                .iter()
+                .zip(&images)
+                .map(|(content, images)| Request {
+                    text: content.text.as_deref(),
+                    images,
+                    instruction: instruction.as_deref(),
+                })
+                .collect();
+            embedder.embed(&requests, cancel).map_err(EmbedError::Model)
+        })?;
+        let vectors = result.map_err(|error| match error {
+            EmbedError::Model(error) => catalog::model_error(&self.name, error),
+            EmbedError::Image(element, error) => image_error(element, &error),
+        })?;
+        vectors
+            .iter()
+            .map(|vector| from_f32s(vector).map_err(ErrorReport::from))
+            .collect()
+    }
+
+    fn embed_one(&self, content: Content) -> Result<Vec<f16>, ErrorReport> {
+        self.embed(vec![content])?.pop().ok_or_else(|| {
+            sql_error(
+                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                "the model returned no vector",
+            )
+        })
+    }
+
+    fn embed_text(&self, text: &str) -> Result<Vec<f16>, ErrorReport> {
+        query_cache::get_or_embed(&self.dir, self.instruction.as_deref(), text, || {
+            self.embed_one(Content {
+                text: Some(text.to_owned()),
+                ..Content::default()
+            })
+        })
+    }
+
+    /// In order, NULL for NULL.
+    fn embed_each<T>(
+        &self,
+        items: impl Iterator<Item = Option<T>>,
+        content: impl Fn(T) -> Content,
+    ) -> Result<VectorArray, ErrorReport> {
+        let mut vectors: Vec<Option<MrlVector>> = Vec::new();
+        let mut waiting: Vec<(usize, Content)> = Vec::new();
+        let flush = |vectors: &mut Vec<Option<MrlVector>>, waiting: &mut Vec<(usize, Content)>| {
+            let (places, contents): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
+            if contents.is_empty() {
+                return Ok(());
+            }
+            for (place, vector) in places.into_iter().zip(self.embed(contents)?) {
+                vectors[place] = Some(MrlVector(vector));
+            }
+            Ok::<_, ErrorReport>(())
+        };
+        for item in items {
+            vectors.push(None);
+            if let Some(item) = item {
+                let element = Some(vectors.len());
+                waiting.push((
+                    vectors.len() - 1,
+                    Content {
+                        element,
+                        ..content(item)
+                    },
+                ));
+            }
+            if waiting.len() == BATCH {
+                flush(&mut vectors, &mut waiting)?;
+            }
+        }
+        flush(&mut vectors, &mut waiting)?;
+        Ok(VectorArray(vectors))
+    }
+}
+
+fn decode_all(
+    contents: &[Content],
+    limits: &Limits,
+    cancel: &Cancel,
+) -> Result<Vec<Vec<RgbImage>>, EmbedError> {
+    let mut all = Vec::with_capacity(contents.len());
+    for content in contents {
+        let mut images = Vec::with_capacity(content.images.len());
+        for (index, bytes) in content.images.iter().enumerate() {
+            cancel.check().map_err(EmbedError::Model)?;
+            let decoded = image::decode(bytes, limits);
+            let several = (content.images.len() > 1).then_some(index + 1);
+            let element = content.element.or(several);
+            images.push(decoded.map_err(|error| EmbedError::Image(element, error))?);
+        }
+        all.push(images);
+    }
+    Ok(all)
+}
+
+fn image_error(element: Option<usize>, error: &ImageError) -> ErrorReport {
+    let malformed = matches!(error, ImageError::Malformed { .. });
+    let report = sql_error(
+        if malformed {
+            PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION
+        } else {
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
+        },
+        error.to_string(),
+    );
+    let report = match element {
+        Some(element) => report.set_detail(format!("It is element {element} of the array.")),
+        None => report,
+    };
+    match error {
+        ImageError::TooManyBytes { .. } => {
+            report.set_hint("The limit is the setting photosearch.max_image_size.")
+        }
+        ImageError::TooManyPixels { .. } => {
+            report.set_hint("The limit is the setting photosearch.max_image_pixels.")
+        }
+        ImageError::Unsupported { .. } => {
+            report.set_hint("JPEG, PNG, WebP, GIF, BMP and TIFF are read.")
+        }
+        _ => report,
+    }
+}
+
+#[pg_extern(sql = false)]
+fn photosearch_embed_text(
+    model: Option<&str>,
+    content: Option<&str>,
+    instruction: Option<&str>,
+) -> Result<Option<MrlVector>, ErrorReport> {
+    let Some(content) = content else {
+        return Ok(None);
+    };
+    Target::new(model, instruction)?
+        .embed_text(content)
+        .map(|vector| Some(MrlVector(vector)))
+}
+
+#[pg_extern(sql = false)]
+fn photosearch_embed_text_default(content: &str) -> Result<MrlVector, ErrorReport> {
+    Target::new(Some(&guc::model()), None)?
+        .embed_text(content)
+        .map(MrlVector)
+}
+
+#[pg_extern(sql = false)]
+fn photosearch_embed_image(
+    model: Option<&str>,
+    image: Option<&[u8]>,
+    instruction: Option<&str>,
+) -> Result<Option<MrlVector>, ErrorReport> {
+    let Some(image) = image else { return Ok(None) };
+    let target = Target::new(model, instruction)?;
+    target
+        .embed_one(of_image(image))
+        .map(|vector| Some(MrlVector(vector)))
+}
+
+#[pg_extern(sql = false)]
+fn photosearch_embed_image_default(image: &[u8]) -> Result<MrlVector, ErrorReport> {
+    Target::new(Some(&guc::model()), None)?
+        .embed_one(of_image(image))
+        .map(MrlVector)
+}
+
+fn of_image(image: &[u8]) -> Content {
+    Content {
+        images: vec![image.to_vec()],
+        ..Content::default()
+    }
+}
+
+/// Pictures, then text. NULL only where there is neither.
+#[pg_extern(sql = false)]
+fn photosearch_embed(
+    model: Option<&str>,
+    content: Option<&str>,
+    images: Option<Array<'_, &[u8]>>,
+    instruction: Option<&str>,
+) -> Result<Option<MrlVector>, ErrorReport> {
+    let images: Option<Vec<Vec<u8>>> = images
+        .iter()
+        .flat_map(Array::iter)
+        .map(|image| image.map(<[u8]>::to_vec))
+        .collect();
+    let images = images.ok_or_else(|| {
+        sql_error(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "images must not contain nulls",
+        )
+    })?;
+    if content.is_none() && images.is_empty() {
+        return Ok(None);
+    }
+    let target = Target::new(model, instruction)?;
+    let content = Content {
+        text: content.map(str::to_owned),
+        images,
+        element: None,
+    };
+    target
+        .embed_one(content)
+        .map(|vector| Some(MrlVector(vector)))
+}
+
+#[pg_extern(sql = false)]
+fn photosearch_embed_texts(
+    model: Option<&str>,
+    contents: Option<Array<'_, &str>>,
+    instruction: Option<&str>,
+) -> Result<Option<VectorArray>, ErrorReport> {
+    let Some(contents) = contents else {
+        return Ok(None);
+    };
+    let target = Target::new(model, instruction)?;
+    let of_text = |text: &str| Content {
+        text: Some(text.to_owned()),
+        ..Content::default()
+    };
+    target.embed_each(contents.iter(), of_text).map(Some)
+}
+
+#[pg_extern(sql = false)]
+fn photosearch_embed_images(
+    model: Option<&str>,
+    images: Option<Array<'_, &[u8]>>,
+    instruction: Option<&str>,
+) -> Result<Option<VectorArray>, ErrorReport> {
+    let Some(images) = images else {
+        return Ok(None);
+    };
+    Target::new(model, instruction)?
+        .embed_each(images.iter(), of_image)
+        .map(Some)
+}

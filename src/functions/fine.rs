@@ -1,0 +1,51 @@
+//! The ranking: cosine similarity over all dimensions.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::call_site::{Prepared, call_site_state, first_argument_is_query};
+use crate::types::VectorArg;
+use crate::vector::{MAX_DIMS, Query, VectorError};
+
+#[derive(Default)]
+struct Site {
+    first_is_query: Option<bool>,
+    query: Prepared<Query>,
+}
+
+/// `fine_score(embedding, query)`: in [-1, 1], 0 with a zero vector.
+#[pg_extern(sql = false)]
+fn mrl_fine_score(
+    a: VectorArg<'_>,
+    b: VectorArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<f64, ErrorReport> {
+    let mut own = Site::default();
+    // SAFETY: this call's fcinfo; the functions of this file keep a Site.
+    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    let first_is_query = *site.first_is_query.get_or_insert_with(|| {
+        // SAFETY: this call's fcinfo.
+        unsafe { first_argument_is_query(fcinfo) }
+    });
+    let (query, row) = if first_is_query { (a, b) } else { (b, a) };
+    let query = site.query.get(query.identity(MAX_DIMS), || {
+        let values = query.values()?;
+        Ok::<_, ErrorReport>(Query::from_prefix(values.as_slice(), values.dims()))
+    })?;
+    let values = row.values()?;
+    if values.dims() != query.of() {
+        return Err(VectorError::DifferentDimensions(values.dims(), query.of()).into());
+    }
+    Ok(query.similarity(values.as_slice()))
+}
+
+/// `embedding <=> query`: 1 - `fine_score`, in [0, 2].
+#[pg_extern(sql = false)]
+fn mrl_cosine_distance(
+    a: VectorArg<'_>,
+    b: VectorArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<f64, ErrorReport> {
+    mrl_fine_score(a, b, fcinfo).map(|score| 1.0 - score)
+}

@@ -1,0 +1,10 @@
+//! The SQL functions that people type. Their declarations stand in `sql/`.
+
+mod call_site;
+mod catalog;
+mod coarse;
+mod embed;
+mod fine;
+mod query_cache;
+mod settings;
+mod worker;

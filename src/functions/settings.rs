@@ -1,0 +1,62 @@
+//! The threshold and prefix length of the forms that name neither.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::catalog;
+use crate::guc;
+use crate::types::sql_error;
+
+/// The settings that decide, as they are now. Cheap to read for every row; equal settings resolve
+/// alike.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CoarseSettings {
+    threshold: Option<f64>,
+    dims: Option<usize>,
+    model_generation: u64,
+}
+
+impl CoarseSettings {
+    pub fn current() -> CoarseSettings {
+        CoarseSettings {
+            threshold: guc::coarse_threshold(),
+            dims: guc::coarse_dims(),
+            model_generation: guc::model_generation(),
+        }
+    }
+
+    /// The prefix length, where a setting names it.
+    pub fn dims(&self) -> Option<usize> {
+        self.dims
+    }
+
+    /// Threshold and prefix length for a query of `of` dimensions. What the user has not set is
+    /// what `photosearch.model` recommends, if its vectors can be the query's.
+    pub fn resolve(&self, of: usize) -> Result<(f64, usize), ErrorReport> {
+        if let (Some(threshold), Some(dims)) = (self.threshold, self.dims) {
+            return Ok((threshold, dims));
+        }
+        let name = guc::model();
+        let info = catalog::describe(&name)?;
+        let hint = "Set photosearch.coarse_threshold and photosearch.coarse_dims, or name them: coarse_match(embedding, query, threshold, dims).";
+        if info.dims != of {
+            return Err(sql_error(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!(
+                    "no coarse threshold is known for vectors of {of} dimensions: model \"{name}\" has {}",
+                    info.dims
+                ),
+            )
+            .set_hint(hint));
+        }
+        let threshold = self.threshold.or(info.coarse_threshold.map(f64::from));
+        match (threshold, self.dims.or(info.coarse_dims)) {
+            (Some(threshold), Some(dims)) => Ok((threshold, dims)),
+            _ => Err(sql_error(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("model \"{name}\" recommends no coarse threshold and dims"),
+            )
+            .set_hint(hint)),
+        }
+    }
+}

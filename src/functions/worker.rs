@@ -1,0 +1,162 @@
+//! The thread that runs models.
+//!
+//! A backend is single-threaded, and Postgres' signal handlers must run on its one thread. So
+//! the backend's thread only waits, answering interrupts, while a thread of our own loads models
+//! and computes. Every signal is blocked in it, and so in all threads that it starts (rayon's and
+//! candle's: a new thread inherits its creator's mask). It never calls into Postgres.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::guc;
+use crate::model::{self, Cancel, Embedder, ModelError};
+use crate::types::sql_error;
+
+/// How often the waiting backend looks for an interrupt.
+const INTERRUPT_POLL: Duration = Duration::from_millis(20);
+
+/// Decoding and the tokenizer recurse little; this is room to spare.
+const STACK_SIZE: usize = 16 << 20;
+
+/// The models that this session has loaded, by directory. They belong to the thread.
+#[derive(Default)]
+pub struct Models(HashMap<PathBuf, Box<dyn Embedder>>);
+
+impl Models {
+    /// The model in `dir`, loaded on its first use and kept for the session.
+    pub fn get(&mut self, dir: &Path, cancel: &Cancel) -> Result<&dyn Embedder, ModelError> {
+        if !self.0.contains_key(dir) {
+            let embedder = model::load(dir, cancel)?;
+            self.0.insert(dir.to_owned(), embedder);
+        }
+        self.0.get(dir).map(Box::as_ref).ok_or(ModelError::NotFound)
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut Models) + Send>;
+
+thread_local! {
+    static WORKER: RefCell<Option<Sender<Job>>> = const { RefCell::new(None) };
+}
+
+/// Stops the job when the backend stops waiting for it, by an error or otherwise.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Runs `job` on the worker thread and waits for it. Ctrl-C, `statement_timeout` and the like end
+/// the wait at once, and the job where it next looks.
+///
+/// # Errors
+/// Where no thread can be started, or the job panics. What the job itself returns is the caller's.
+pub fn run<T: Send + 'static>(
+    job: impl FnOnce(&mut Models, &Cancel) -> T + Send + 'static,
+) -> Result<T, ErrorReport> {
+    let cancel = Cancel::new();
+    let (send, receive) = mpsc::sync_channel(1);
+    let job_cancel = cancel.clone();
+    let boxed: Job = Box::new(move |models| {
+        let result = catch_unwind(AssertUnwindSafe(|| job(models, &job_cancel)));
+        // Nobody waits any more where the query was cancelled: there is nobody to tell.
+        drop(send.send(result));
+    });
+    submit(boxed)?;
+    let cancel_on_drop = CancelOnDrop(cancel);
+    loop {
+        match receive.recv_timeout(INTERRUPT_POLL) {
+            Ok(Ok(result)) => return Ok(result),
+            Ok(Err(panic)) => return Err(internal(&panic_message(panic.as_ref()))),
+            Err(RecvTimeoutError::Timeout) => {
+                pgrx::check_for_interrupts!();
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                drop(cancel_on_drop);
+                return Err(internal("the thread that runs models has ended"));
+            }
+        }
+    }
+}
+
+fn internal(message: &str) -> ErrorReport {
+    sql_error(
+        PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+        format!("embedding failed: {message}"),
+    )
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "panic".to_owned())
+}
+
+/// Hands a job to the worker, which is started first where there is none.
+fn submit(job: Job) -> Result<(), ErrorReport> {
+    WORKER.with_borrow_mut(|worker| {
+        let sender = match worker {
+            Some(sender) => sender,
+            None => worker.insert(start()?),
+        };
+        sender.send(job).map_err(|_| {
+            *worker = None;
+            internal("the thread that runs models has ended")
+        })
+    })
+}
+
+/// Starts the worker, with every signal blocked from its first instruction on.
+fn start() -> Result<Sender<Job>, ErrorReport> {
+    let threads = guc::threads();
+    let (sender, jobs) = mpsc::channel::<Job>();
+    let spawned = with_signals_blocked(|| {
+        std::thread::Builder::new()
+            .name("photosearch".to_owned())
+            .stack_size(STACK_SIZE)
+            .spawn(move || {
+                // The pool's threads inherit the mask. It is built once a process; where that
+                // fails, rayon's own default pool is started from here later, with the same mask.
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+                drop(pool.build_global());
+                let mut models = Models::default();
+                for job in jobs {
+                    job(&mut models);
+                }
+            })
+    })?;
+    spawned.map(|_| sender).map_err(|error| {
+        sql_error(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+            format!("could not start a thread to embed: {error}"),
+        )
+    })
+}
+
+/// Runs `start` with all signals blocked in this thread, and restores the mask.
+fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> Result<T, ErrorReport> {
+    // SAFETY: both sets are initialised by the calls before they are read.
+    unsafe {
+        let mut all = std::mem::zeroed::<libc::sigset_t>();
+        let mut before = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&mut all);
+        if libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before) != 0 {
+            return Err(internal("could not block signals"));
+        }
+        let result = start();
+        if libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) != 0 {
+            return Err(internal("could not restore the signal mask"));
+        }
+        Ok(result)
+    }
+}

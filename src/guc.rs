@@ -1,0 +1,177 @@
+//! Settings.
+
+use std::ffi::CString;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{pg_guard, pg_sys};
+
+use crate::image::Limits;
+use crate::vector::MAX_DIMS;
+
+/// `coarse_threshold` at this value, outside every cosine, leaves the threshold to the model.
+pub const THRESHOLD_OF_MODEL: f64 = -2.0;
+/// `coarse_dims` at this value leaves the prefix length to the model.
+pub const DIMS_OF_MODEL: i32 = 0;
+
+static MODEL: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"photosearch-mini-1"));
+static MODEL_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static COARSE_THRESHOLD: GucSetting<f64> = GucSetting::<f64>::new(THRESHOLD_OF_MODEL);
+static COARSE_DIMS: GucSetting<i32> = GucSetting::<i32>::new(DIMS_OF_MODEL);
+static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_IMAGE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
+static MAX_IMAGE_PIXELS: GucSetting<i32> = GucSetting::<i32>::new(200_000_000);
+
+/// Rises whenever `photosearch.model` or `photosearch.model_dir` is assigned.
+static MODEL_GENERATION: AtomicU64 = AtomicU64::new(0);
+
+#[pg_guard]
+unsafe extern "C-unwind" fn model_assigned(
+    _value: *const std::ffi::c_char,
+    _extra: *mut std::ffi::c_void,
+) {
+    MODEL_GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The model that the forms without one use.
+pub fn model() -> String {
+    MODEL
+        .get()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// The directory with the server's own models; empty where none is set.
+pub fn model_dir() -> String {
+    MODEL_DIR
+        .get()
+        .map(|dir| dir.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Differs from an earlier value if [`model`] or [`model_dir`] may have changed since.
+pub fn model_generation() -> u64 {
+    MODEL_GENERATION.load(Ordering::Relaxed)
+}
+
+/// The threshold of the coarse filter as it was set; `None`: the model's.
+pub fn coarse_threshold() -> Option<f64> {
+    Some(COARSE_THRESHOLD.get()).filter(|&threshold| threshold != THRESHOLD_OF_MODEL)
+}
+
+/// The prefix length of the coarse filter as it was set; `None`: the model's.
+pub fn coarse_dims() -> Option<usize> {
+    usize::try_from(COARSE_DIMS.get())
+        .ok()
+        .filter(|&dims| dims > 0)
+}
+
+/// Threads for the forward pass; `None`: one for each core.
+pub fn threads() -> Option<usize> {
+    usize::try_from(THREADS.get())
+        .ok()
+        .filter(|&threads| threads > 0)
+}
+
+/// What `embed_image` accepts.
+pub fn image_limits() -> Limits {
+    Limits {
+        max_bytes: usize::try_from(MAX_IMAGE_BYTES.get()).unwrap_or(0) * 1024,
+        max_pixels: u64::try_from(MAX_IMAGE_PIXELS.get()).unwrap_or(0),
+        ..Limits::default()
+    }
+}
+
+/// Defines every setting; called once, when the library is loaded.
+pub fn register() {
+    // SAFETY: the hook only adds to a counter.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"photosearch.model",
+            c"Model that embed_text(text) and embed_image(bytea) use.",
+            c"Also the model whose recommended threshold and prefix length coarse_match(embedding, query) follows.",
+            &MODEL,
+            GucContext::Userset,
+            GucFlags::default(),
+            None,
+            Some(model_assigned),
+            None,
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"photosearch.model_dir",
+            c"Directory of the server's models, each a directory in Hugging Face layout.",
+            c"Models that are installed with the extension are found without it.",
+            &MODEL_DIR,
+            GucContext::Suset,
+            GucFlags::SUPERUSER_ONLY,
+            None,
+            Some(model_assigned),
+            None,
+        );
+    }
+    GucRegistry::define_float_guc(
+        c"photosearch.coarse_threshold",
+        c"Similarity from which coarse_match(embedding, query) keeps a row.",
+        c"-2 stands for what photosearch.model recommends.",
+        &COARSE_THRESHOLD,
+        THRESHOLD_OF_MODEL,
+        1.0,
+        GucContext::Userset,
+        GucFlags::EXPLAIN,
+    );
+    GucRegistry::define_int_guc(
+        c"photosearch.coarse_dims",
+        c"Prefix length that coarse_match(embedding, query) compares.",
+        c"0 stands for what photosearch.model recommends.",
+        &COARSE_DIMS,
+        DIMS_OF_MODEL,
+        MAX_DIMS as i32,
+        GucContext::Userset,
+        GucFlags::EXPLAIN,
+    );
+    GucRegistry::define_int_guc(
+        c"photosearch.threads",
+        c"Threads that a session uses to embed.",
+        c"0 stands for one for each core. Takes effect before the session embeds for the first time.",
+        &THREADS,
+        0,
+        1024,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"photosearch.max_image_size",
+        c"Largest encoded picture that embed_image accepts.",
+        c"",
+        &MAX_IMAGE_BYTES,
+        1,
+        1024 * 1024,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"photosearch.max_image_pixels",
+        c"Most pixels of a picture that embed_image decodes.",
+        c"",
+        &MAX_IMAGE_PIXELS,
+        1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    // SAFETY: the name is a constant; reserving it reports misspelt settings.
+    unsafe { reserve_prefix() }
+}
+
+#[cfg(not(feature = "pg14"))]
+unsafe fn reserve_prefix() {
+    // SAFETY: a constant, null-terminated string.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"photosearch".as_ptr()) }
+}
+
+#[cfg(feature = "pg14")]
+unsafe fn reserve_prefix() {
+    // SAFETY: a constant, null-terminated string.
+    unsafe { pg_sys::EmitWarningsOnPlaceholders(c"photosearch".as_ptr()) }
+}

@@ -1,0 +1,502 @@
+//! The room as a whole: files in, pictures out.
+
+use std::path::PathBuf;
+
+use candle_core::Device;
+use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
+use image::{ExtendedColorType, ImageEncoder};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+fn golden_file(name: &str) -> Vec<u8> {
+    let path = golden("modes").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn golden_json(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()
+}
+
+fn golden_pixels(name: &str) -> impl Fn(&str) -> Vec<Vec<Vec<u8>>> {
+    let tensors = candle_core::safetensors::load(golden(name), &Device::Cpu).unwrap();
+    move |key| tensors[key].to_vec3().unwrap()
+}
+
+/// Rows of pixels of three samples, as the golden files have them.
+fn rows(image: &RgbImage) -> Vec<Vec<Vec<u8>>> {
+    let row = 3 * image.width() as usize;
+    image
+        .pixels()
+        .chunks(row)
+        .map(|row| row.chunks(3).map(<[u8]>::to_vec).collect())
+        .collect()
+}
+
+fn differences(a: &[Vec<Vec<u8>>], b: &[Vec<Vec<u8>>]) -> Vec<u8> {
+    let flat = |rows: &[Vec<Vec<u8>>]| rows.concat().concat();
+    assert_eq!((a.len(), a[0].len()), (b.len(), b[0].len()));
+    flat(a)
+        .iter()
+        .zip(flat(b))
+        .map(|(a, b)| a.abs_diff(b))
+        .collect()
+}
+
+fn decode_default(bytes: &[u8]) -> Result<RgbImage, ImageError> {
+    decode(bytes, &Limits::default())
+}
+
+/// Every file of `tests/golden/modes`: one of each format and way of coding.
+fn mode_files() -> Vec<(String, Vec<u8>)> {
+    let modes = golden_json("modes/modes.json");
+    let names = modes
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mode| mode["file"].as_str().unwrap());
+    let mut files: Vec<_> = names
+        .map(|name| (name.to_owned(), golden_file(name)))
+        .collect();
+    let (width, height, pixels) = slope();
+    for (name, exif) in [
+        ("exif.jpg", exif(6)),
+        ("exif.png", exif(6)),
+        ("exif.webp", exif(6)),
+    ] {
+        files.push((
+            name.to_owned(),
+            encode(name, width, height, &pixels, Some(exif)),
+        ));
+    }
+    files
+}
+
+/// A picture of 5 × 3 without any symmetry.
+fn slope() -> (u32, u32, Vec<u8>) {
+    (
+        5,
+        3,
+        (0..15)
+            .flat_map(|i| [i * 17, 255 - i * 9, i * i % 200])
+            .collect(),
+    )
+}
+
+fn exif(orientation: u16) -> Vec<u8> {
+    let mut block = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01".to_vec();
+    block.extend(orientation.to_be_bytes());
+    block.extend([0; 6]); // the rest of the entry, and no further directory
+    block
+}
+
+fn encode(name: &str, width: u32, height: u32, pixels: &[u8], exif: Option<Vec<u8>>) -> Vec<u8> {
+    fn with(
+        mut encoder: impl ImageEncoder,
+        (width, height, pixels): (u32, u32, &[u8]),
+        exif: Option<Vec<u8>>,
+    ) {
+        if let Some(exif) = exif {
+            encoder.set_exif_metadata(exif).unwrap();
+        }
+        encoder
+            .write_image(pixels, width, height, ExtendedColorType::Rgb8)
+            .unwrap();
+    }
+    let mut out = Vec::new();
+    let image = (width, height, pixels);
+    match name.rsplit('.').next().unwrap() {
+        "jpg" => with(JpegEncoder::new_with_quality(&mut out, 100), image, exif),
+        "png" => with(PngEncoder::new(&mut out), image, exif),
+        "webp" => with(WebPEncoder::new_lossless(&mut out), image, exif),
+        other => panic!("no encoder for {other}"),
+    }
+    out
+}
+
+/// An uncompressed RGB TIFF. The encoder at hand writes no orientation.
+fn tiff(width: u32, height: u32, pixels: &[u8], orientation: u16) -> Vec<u8> {
+    let entries: [(u16, u16, u32, u32); 10] = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 3, 8 + 2 + 12 * 10 + 4), // bits per sample, behind the directory
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, 8 + 2 + 12 * 10 + 4 + 6), // the strip, behind those
+        (274, 3, 1, u32::from(orientation)),
+        (277, 3, 1, 3),
+        (278, 4, 1, height),
+        (279, 4, 1, pixels.len() as u32),
+    ];
+    let mut file = b"II*\0\x08\0\0\0\x0a\0".to_vec();
+    for (tag, kind, count, value) in entries {
+        file.extend(tag.to_le_bytes());
+        file.extend(kind.to_le_bytes());
+        file.extend(count.to_le_bytes());
+        file.extend(value.to_le_bytes());
+    }
+    file.extend([0, 0, 0, 0, 8, 0, 8, 0, 8, 0]);
+    file.extend(pixels);
+    file
+}
+
+#[test]
+fn every_mode_is_what_the_reference_sees() {
+    let pixels = golden_pixels("modes/pixels.safetensors");
+    for mode in golden_json("modes/modes.json").as_array().unwrap() {
+        let name = mode["file"].as_str().unwrap();
+        let image = decode_default(&golden_file(name)).unwrap();
+        // "intended" where we mean to differ: alpha on white, 16 bits as 8.
+        let expected = match mode.get("differs") {
+            Some(_) => pixels(&format!("{name}.intended")),
+            None => pixels(name),
+        };
+        let differences = differences(&rows(&image), &expected);
+        let worst = *differences.iter().max().unwrap();
+        // JPEG decoders may round differently, in the transform and between samples of colour.
+        // Sixteen bits are rounded here and cut off there.
+        let allowed = match (
+            mode["lossy"].as_bool().unwrap(),
+            name.starts_with("sixteen"),
+        ) {
+            (true, _) => 6,
+            (_, true) => 1,
+            _ => 0,
+        };
+        assert!(worst <= allowed, "{name}: off by {worst}");
+    }
+}
+
+#[test]
+fn resizing_is_what_the_reference_does() {
+    let pixels = golden_pixels("preprocess.safetensors");
+    let (mut values, mut beyond) = (0, 0);
+    for case in golden_json("preprocess.json")["resizes"]
+        .as_array()
+        .unwrap()
+    {
+        let number = |value: &Value| value.as_u64().unwrap() as u32;
+        let image = formula(number(&case["width"]), number(&case["height"]));
+        let (width, height) = (number(&case["to"][0]), number(&case["to"][1]));
+        let resized = resize_bicubic(&image, width, height).unwrap();
+
+        // The file keeps every so many rows and columns, and the sums of all.
+        let rows = rows(&resized);
+        let stride = number(&case["stride"]) as usize;
+        let every = |row: &Vec<Vec<u8>>| row.iter().step_by(stride).cloned().collect::<Vec<_>>();
+        let kept: Vec<_> = rows.iter().step_by(stride).map(every).collect();
+        let differences = differences(&kept, &pixels(case["tensor"].as_str().unwrap()));
+        values += differences.len();
+        beyond += differences
+            .iter()
+            .filter(|&&difference| difference > 1)
+            .count();
+        for channel in 0..3 {
+            let sum: i64 = resized
+                .pixels()
+                .iter()
+                .skip(channel)
+                .step_by(3)
+                .map(|&v| i64::from(v))
+                .sum();
+            let expected = case["sums"][channel].as_i64().unwrap();
+            let mean = (sum - expected) as f64 / (f64::from(width) * f64::from(height));
+            assert!(
+                mean.abs() < 0.02,
+                "{case}: channel {channel} is off by {mean} on average"
+            );
+        }
+    }
+    assert!(values > 100_000);
+    assert!(
+        beyond * 1000 <= values,
+        "{beyond} of {values} values are off by more than a level"
+    );
+}
+
+/// The picture of `tests/golden/preprocess.json`, as its "formula" says.
+fn formula(width: u32, height: u32) -> RgbImage {
+    let triangle = |t: u32| (t % 512).min(511 - t % 512);
+    let sample = |x: u32, y: u32, c: u32| match (x / 16 + y / 16) % 3 {
+        0 => (x * x * (c + 1) + 3 * x * y + 7 * y * y + 29 * c) % 256,
+        1 => (triangle(x * (c + 3)) + triangle(y * (5 - c))) / 2,
+        _ => (x + y + c) % 2 * 255,
+    };
+    let mut pixels = Vec::new();
+    for y in 0..height {
+        for x in 0..width {
+            pixels.extend((0..3).map(|c| sample(x, y, c) as u8));
+        }
+    }
+    RgbImage::new(width, height, pixels).unwrap()
+}
+
+#[test]
+fn orientation_is_applied_in_every_format_that_states_it() {
+    let (width, height, pixels) = slope();
+    let plain = RgbImage::new(width, height, pixels.clone()).unwrap();
+    for value in 1..=8u8 {
+        let orientation = image::metadata::Orientation::from_exif(value).unwrap();
+        let expected = orientation::upright(plain.clone(), orientation).unwrap();
+        let block = exif(u16::from(value));
+        let prefixed = [b"Exif\0\0", block.as_slice()].concat();
+        for (format, file) in [
+            (
+                "PNG",
+                encode("a.png", width, height, &pixels, Some(block.clone())),
+            ),
+            (
+                "WebP",
+                encode("a.webp", width, height, &pixels, Some(block.clone())),
+            ),
+            (
+                "WebP with JPEG's prefix",
+                encode("a.webp", width, height, &pixels, Some(prefixed)),
+            ),
+            ("TIFF", tiff(width, height, &pixels, u16::from(value))),
+        ] {
+            assert_eq!(
+                decode_default(&file).unwrap().pixels(),
+                expected.pixels(),
+                "{format} {value}"
+            );
+        }
+        // A JPEG's pixels are not quite what went in: compare with the same file unturned.
+        let plain = decode_default(&encode("a.jpg", width, height, &pixels, None)).unwrap();
+        let turned = decode_default(&encode("a.jpg", width, height, &pixels, Some(block))).unwrap();
+        assert_eq!(
+            turned,
+            orientation::upright(plain, orientation).unwrap(),
+            "JPEG {value}"
+        );
+    }
+}
+
+#[test]
+fn metadata_beyond_reading_do_no_harm() {
+    let (width, height, pixels) = slope();
+    let mut far = exif(6);
+    far[4..8].fill(0xff);
+    let blocks = [
+        vec![],
+        b"II*\0".to_vec(),
+        far,
+        exif(0),
+        exif(9),
+        exif(6)[..20].to_vec(),
+        vec![7; 999],
+    ];
+    for block in blocks {
+        for name in ["a.jpg", "a.png", "a.webp"] {
+            let plain = decode_default(&encode(name, width, height, &pixels, None));
+            let odd = decode_default(&encode(name, width, height, &pixels, Some(block.clone())));
+            assert_eq!(odd, plain, "{name} with {block:?}");
+        }
+    }
+    let odd = decode_default(&tiff(width, height, &pixels, 99)).unwrap();
+    assert_eq!(odd.pixels(), pixels);
+}
+
+/// An error, but not that of a decoder which panicked.
+fn is_sound(result: &Result<RgbImage, ImageError>) -> bool {
+    !matches!(result, Err(ImageError::Malformed { reason, .. }) if reason == decode::PANICKED)
+}
+
+#[test]
+fn a_file_that_is_cut_short_is_an_error() {
+    for (name, file) in mode_files() {
+        let whole = decode_default(&file).unwrap();
+        for length in 0..file.len() {
+            let cut = decode_default(&file[..length]);
+            assert!(is_sound(&cut), "{name} cut to {length}");
+            // The last bytes of some formats hold nothing of the picture.
+            match cut {
+                Ok(image) => {
+                    assert_eq!(image, whole, "{name} cut to {length}");
+                    assert!(file.len() - length <= 4, "{name} cut to {length}");
+                    assert!(name.ends_with(".png") || name.ends_with(".gif"), "{name}");
+                }
+                Err(error) => assert!(
+                    matches!(
+                        error,
+                        ImageError::Malformed { .. } | ImageError::Unsupported { .. }
+                    ),
+                    "{name} cut to {length}: {error}"
+                ),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_survived() {
+    let limits = Limits {
+        max_pixels: 1 << 20,
+        ..Limits::default()
+    };
+    for (name, file) in mode_files() {
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                is_sound(&decode(&damaged, &limits)),
+                "{name} with bit {bit} flipped"
+            );
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_behind_a_signature_are_survived(
+        file in prop::sample::select(mode_files()),
+        keep in 0..200_usize,
+        noise in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        let limits = Limits { max_pixels: 1 << 20, ..Limits::default() };
+        let start = &file.1[..keep.min(file.1.len())];
+        prop_assert!(is_sound(&decode(&[start, &noise].concat(), &limits)));
+    }
+
+    #[test]
+    fn any_size_is_survived(
+        from in (1..40_u32, 1..40_u32),
+        to in (0..200_u32, 0..200_u32),
+        factor in prop::sample::select(vec![1_u32, 1, 1, 10, 65_536, u32::MAX / 200]),
+    ) {
+        let image = formula(from.0, from.1);
+        let (width, height) = (to.0 * factor, to.1 * factor);
+        match resize_bicubic(&image, width, height) {
+            Ok(resized) => prop_assert_eq!((resized.width(), resized.height()), (width, height)),
+            Err(error) => prop_assert!(
+                width == 0 || height == 0 || width.max(height) > MAX_SIDE
+                    || u64::from(width) * u64::from(height) > MAX_PIXELS, "{error}"),
+        }
+    }
+}
+
+#[test]
+fn limits_come_before_the_picture() {
+    let png = |width: u32, height: u32| {
+        let mut file = encode("a.png", 5, 3, &slope().2, None);
+        file[16..20].copy_from_slice(&width.to_be_bytes());
+        file[20..24].copy_from_slice(&height.to_be_bytes());
+        file
+    };
+    let message = |file: &[u8], limits: &Limits| decode(file, limits).unwrap_err().to_string();
+    let limits = Limits {
+        max_bytes: 10_000,
+        max_pixels: 10_000,
+        max_side: 500,
+    };
+    assert_eq!(
+        message(&[0; 10_001], &limits),
+        "image of 10001 bytes exceeds the limit of 10000 bytes"
+    );
+    assert_eq!(
+        message(&png(501, 1), &limits),
+        "image of 501 x 1 pixels exceeds the limit of 500 pixels per side"
+    );
+    assert_eq!(
+        message(&png(101, 100), &limits),
+        "image of 101 x 100 pixels exceeds the limit of 10000 pixels"
+    );
+    assert_eq!(
+        message(&png(100_000, 100_000), &Limits::default()),
+        "image of 100000 x 100000 pixels exceeds the limit of 65535 pixels per side"
+    );
+    assert_eq!(
+        message(&png(0, 7), &limits),
+        "image of 0 x 7 pixels has no pixels"
+    );
+    // At the limits it is up to the file, here one whose header checksum is wrong.
+    assert!(matches!(
+        decode(&png(100, 100), &limits),
+        Err(ImageError::Malformed { .. })
+    ));
+
+    for (name, file) in mode_files() {
+        let image = decode_default(&file).unwrap();
+        let pixels = u64::from(image.width()) * u64::from(image.height());
+        let exact = Limits {
+            max_bytes: file.len(),
+            max_pixels: pixels,
+            max_side: image.width().max(image.height()),
+        };
+        assert_eq!(decode(&file, &exact), Ok(image), "{name}");
+        let one_less = [
+            Limits {
+                max_bytes: exact.max_bytes - 1,
+                ..exact
+            },
+            Limits {
+                max_pixels: exact.max_pixels - 1,
+                ..exact
+            },
+            Limits {
+                max_side: exact.max_side - 1,
+                ..exact
+            },
+        ];
+        let errors = one_less.map(|limits| decode(&file, &limits).unwrap_err());
+        assert!(
+            matches!(errors[0], ImageError::TooManyBytes { .. }),
+            "{name}"
+        );
+        assert!(
+            matches!(errors[1], ImageError::TooManyPixels { .. }),
+            "{name}"
+        );
+        assert!(matches!(errors[2], ImageError::TooLong { .. }), "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_picture_is_named() {
+    for (file, what) in [
+        (&b""[..], "no bytes at all"),
+        (b"just text", "text"),
+        (b"<?xml version=\"1.0\"?><svg/>", "SVG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", "AVIF"),
+        (b"%PDF-1.7", "PDF"),
+        (
+            b"\xff\xfe\xfd\xfc\xfb",
+            "a file that starts with ff fe fd fc",
+        ),
+    ] {
+        let message = decode_default(file).unwrap_err().to_string();
+        assert_eq!(message, format!("unsupported image format: {what}"));
+    }
+}
+
+#[test]
+fn an_rgb_image_is_as_long_as_its_size_says() {
+    assert!(RgbImage::new(2, 1, vec![0; 6]).is_ok());
+    assert_eq!(
+        RgbImage::new(2, 1, vec![0; 5]),
+        Err(ImageError::WrongLength {
+            width: 2,
+            height: 1,
+            bytes: 5
+        })
+    );
+    assert_eq!(
+        RgbImage::new(0, 1, vec![]),
+        Err(ImageError::Empty {
+            width: 0,
+            height: 1
+        })
+    );
+    assert!(matches!(
+        RgbImage::new(MAX_SIDE, MAX_SIDE, vec![]),
+        Err(ImageError::TooManyPixels { .. })
+    ));
+}

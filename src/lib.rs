@@ -1,0 +1,43 @@
+//! `photosearch`: ask PostgreSQL for *all* of something in a photo library.
+//!
+//! Rooms, lowest first; a lower one never imports a higher one. `vector`, `image` and `model` know
+//! no Postgres.
+
+pub mod image;
+pub mod model;
+pub mod vector;
+
+mod functions;
+mod guc;
+mod planner;
+mod types;
+
+use pgrx::prelude::*;
+
+pgrx::pg_module_magic!();
+
+pgrx::extension_sql_file!("../sql/types.sql", name = "types", bootstrap);
+pgrx::extension_sql_file!("../sql/pair.sql", name = "pair", requires = ["types"]);
+pgrx::extension_sql_file!("../sql/embed.sql", name = "embed", requires = ["pair"]);
+
+/// Called by Postgres when the library is loaded, in the postmaster too: starts no thread.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    guc::register();
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+#[path = "../pgrx-tests/mod.rs"]
+mod pgrx_tests;
+
+/// What `cargo pgrx test` asks of the crate under test.
+#[cfg(test)]
+pub mod pg_test {
+    /// Called once before the first test.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Settings of the test server.
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

@@ -1,0 +1,272 @@
+//! A model's directory: which files make it up, and our own `photosearch.json` among them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::ModelError;
+
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+pub(super) const PHOTOSEARCH: &str = "photosearch.json";
+pub(super) const WEIGHTS: &str = "model.safetensors";
+pub(super) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+
+/// No JSON file of a model comes near this (the largest known tokenizers have some 30 MB).
+const MAX_JSON_BYTES: u64 = 256 << 20;
+
+/// What [`describe`](super::describe) tells of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// The family, as `config.json` names it.
+    pub family: &'static str,
+    /// Dimensions of its vectors.
+    pub dims: usize,
+    /// Bytes of its files on disk.
+    pub bytes: u64,
+    /// The similarity from which the coarse filter should keep a row, in [-1, 1].
+    pub coarse_threshold: Option<f32>,
+    /// The prefix length for the coarse filter, 1 to `dims`.
+    pub coarse_dims: Option<usize>,
+    /// Names of files that are needed and not there; a model with any cannot be loaded.
+    pub missing: Vec<String>,
+}
+
+/// `photosearch.json`: what the model's own files have no place for. Every key may be absent.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Recommendations {
+    coarse_threshold: Option<f32>,
+    coarse_dims: Option<usize>,
+    /// The type in which the weights are held, instead of the checkpoint's.
+    pub compute_dtype: Option<ComputeType>,
+    /// The system message where a request has none.
+    pub default_instruction: Option<String>,
+    /// Tokens to which a longer input is cut.
+    pub max_tokens: Option<usize>,
+    #[serde(default)]
+    pub image: ImageBudget,
+}
+
+/// The pixel counts between which a picture is brought before it is cut into patches.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ImageBudget {
+    pub min_pixels: Option<u64>,
+    pub max_pixels: Option<u64>,
+}
+
+/// The floating-point types of weights, by the names that Hugging Face uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ComputeType {
+    Float32,
+    Float16,
+    Bfloat16,
+}
+
+impl From<ComputeType> for DType {
+    fn from(compute: ComputeType) -> Self {
+        match compute {
+            ComputeType::Float32 => DType::F32,
+            ComputeType::Float16 => DType::F16,
+            ComputeType::Bfloat16 => DType::BF16,
+        }
+    }
+}
+
+/// `model.safetensors.index.json`: which shard holds which tensor.
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// A directory that exists.
+pub(super) struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        if !path.is_dir() {
+            return Err(ModelError::NotFound);
+        }
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.path.join(name).is_file()
+    }
+
+    /// Open the file of this name. `name` must be one of the constants above or have passed
+    /// [`Self::shards`].
+    pub fn file(&self, name: &str) -> Result<File, ModelError> {
+        File::open(self.path.join(name)).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ModelError::Incomplete {
+                missing: vec![name.to_owned()],
+            },
+            _ => unreadable(name, source),
+        })
+    }
+
+    /// The bytes of a JSON file.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, ModelError> {
+        let file = self.file(name)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_JSON_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|source| unreadable(name, source))?;
+        if bytes.len() as u64 > MAX_JSON_BYTES {
+            return Err(ModelError::malformed(
+                name,
+                format!("larger than {MAX_JSON_BYTES} bytes"),
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// A JSON file, parsed.
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, ModelError> {
+        serde_json::from_slice(&self.read(name)?)
+            .map_err(|error| ModelError::malformed(name, error.to_string()))
+    }
+
+    /// The `model_type` of `config.json`.
+    pub fn model_type(&self) -> Result<String, ModelError> {
+        #[derive(Deserialize)]
+        struct Head {
+            model_type: String,
+        }
+        Ok(self.json::<Head>(CONFIG)?.model_type)
+    }
+
+    /// `photosearch.json`, or its defaults where there is none; `dims` bounds `coarse_dims`.
+    pub fn recommendations(&self, dims: usize) -> Result<Recommendations, ModelError> {
+        if !self.has(PHOTOSEARCH) {
+            return Ok(Recommendations::default());
+        }
+        let found: Recommendations = self.json(PHOTOSEARCH)?;
+        let reject = |reason: String| Err(ModelError::malformed(PHOTOSEARCH, reason));
+        if let Some(threshold) = found.coarse_threshold
+            && !(-1.0..=1.0).contains(&threshold)
+        {
+            return reject(format!(
+                "coarse_threshold must be between -1 and 1, not {threshold}"
+            ));
+        }
+        if let Some(coarse) = found.coarse_dims
+            && !(1..=dims).contains(&coarse)
+        {
+            return reject(format!(
+                "coarse_dims must be between 1 and {dims}, not {coarse}"
+            ));
+        }
+        if found.max_tokens == Some(0) {
+            return reject("max_tokens must be at least 1, not 0".into());
+        }
+        Ok(found)
+    }
+
+    /// The tensor map of a sharded checkpoint, shard names checked; `None` where the weights are
+    /// one file. If both are there, the single file counts, as in transformers.
+    pub fn shards(&self) -> Result<Option<BTreeMap<String, String>>, ModelError> {
+        if self.has(WEIGHTS) || !self.has(WEIGHTS_INDEX) {
+            return Ok(None);
+        }
+        let index: ShardIndex = self.json(WEIGHTS_INDEX)?;
+        for shard in index.weight_map.values() {
+            if !is_plain_file_name(shard) {
+                return Err(ModelError::malformed(
+                    WEIGHTS_INDEX,
+                    format!("\"{shard}\" is not the name of a file in the model's directory"),
+                ));
+            }
+        }
+        Ok(Some(index.weight_map))
+    }
+
+    /// Names of the files with weights, whether there or not.
+    fn weight_files(&self) -> Result<BTreeSet<String>, ModelError> {
+        Ok(match self.shards()? {
+            None => BTreeSet::from([WEIGHTS.to_owned()]),
+            Some(map) => map.into_values().collect(),
+        })
+    }
+
+    /// Names of needed files that are not there.
+    pub fn missing_files(&self) -> Result<Vec<String>, ModelError> {
+        let needed = [CONFIG, PREPROCESSOR, TOKENIZER].map(str::to_owned);
+        Ok(needed
+            .into_iter()
+            .chain(self.weight_files()?)
+            .filter(|name| !self.has(name))
+            .collect())
+    }
+
+    pub fn info(&self, family: &'static str, dims: usize) -> Result<ModelInfo, ModelError> {
+        let recommended = self.recommendations(dims)?;
+        let fixed = [CONFIG, PREPROCESSOR, TOKENIZER, PHOTOSEARCH, WEIGHTS_INDEX];
+        let mut bytes = 0u64;
+        for name in fixed
+            .map(str::to_owned)
+            .into_iter()
+            .chain(self.weight_files()?)
+        {
+            match self.path.join(&name).metadata() {
+                Ok(metadata) => bytes = bytes.saturating_add(metadata.len()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(unreadable(&name, source)),
+            }
+        }
+        Ok(ModelInfo {
+            family,
+            dims,
+            bytes,
+            coarse_threshold: recommended.coarse_threshold,
+            coarse_dims: recommended.coarse_dims,
+            missing: self.missing_files()?,
+        })
+    }
+}
+
+/// A single path component, so that joining it to the directory stays in the directory.
+fn is_plain_file_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
+}
+
+pub(super) fn unreadable(name: &str, source: io::Error) -> ModelError {
+    ModelError::Unreadable {
+        file: name.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plain_file_name;
+
+    #[test]
+    fn shard_names_stay_in_the_directory() {
+        assert!(is_plain_file_name("model-00001-of-00002.safetensors"));
+        for name in [
+            "",
+            ".",
+            "..",
+            "../model.safetensors",
+            "/etc/passwd",
+            "a/b",
+            "a\\b",
+            "a\0",
+        ] {
+            assert!(!is_plain_file_name(name), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What can go wrong with a model, grouped so that the caller can choose an SQLSTATE.
+
+use std::io;
+
+/// Every error of this room. Messages follow the server's style: lower case, no full stop, the
+/// offending value in them; files are named by their name, never by their full path.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// There is no such directory.
+    #[error("model directory does not exist")]
+    NotFound,
+
+    /// The directory is there, but files that a model needs are not.
+    #[error("model directory lacks {}", .missing.join(", "))]
+    Incomplete {
+        /// Names of the missing files.
+        missing: Vec<String>,
+    },
+
+    /// The model is of a kind that this room cannot run.
+    #[error("{0}")]
+    UnsupportedModel(String),
+
+    /// A file of the model contradicts its format, its configuration or another file.
+    #[error("model file \"{file}\" is malformed: {reason}")]
+    Malformed {
+        /// Name of the file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The operating system did not let us read a file of the model.
+    #[error("could not read model file \"{file}\": {source}")]
+    Unreadable {
+        /// Name of the file.
+        file: String,
+        /// The system's own error.
+        source: io::Error,
+    },
+
+    /// The request cannot be embedded, whatever its size.
+    #[error("{0}")]
+    InvalidInput(String),
+
+    /// The request is larger than the model takes.
+    #[error("{0}")]
+    LimitExceeded(String),
+
+    /// [`Cancel::cancel`](super::Cancel::cancel) was called.
+    #[error("embedding was cancelled")]
+    Cancelled,
+
+    /// The computation itself failed.
+    #[error("model computation failed: {0}")]
+    Internal(String),
+}
+
+impl ModelError {
+    /// A [`ModelError::Malformed`] about `file`.
+    pub(super) fn malformed(file: &str, reason: impl Into<String>) -> Self {
+        Self::Malformed {
+            file: file.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl From<candle_core::Error> for ModelError {
+    fn from(error: candle_core::Error) -> Self {
+        // With RUST_BACKTRACE set, candle appends a backtrace to the message: keep its first line.
+        let message = error.to_string();
+        Self::Internal(message.lines().next().unwrap_or_default().to_owned())
+    }
+}

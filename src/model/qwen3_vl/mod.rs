@@ -1,0 +1,320 @@
+//! Qwen3-VL as an embedder (Bai et al. 2025, "Qwen3-VL Technical Report"; Li et al. 2026,
+//! "Qwen3-VL-Embedding"). A picture goes through the vision tower and becomes tokens, which stand
+//! in the prompt among the tokens of text; the text model's last state at the prompt's last token,
+//! L2 normalised, is the vector.
+//!
+//! Every size is read from the checkpoint's own files. Checked hidden state by hidden state
+//! against transformers (`tests/golden/`).
+
+mod config;
+mod preprocess;
+mod rope;
+mod text;
+mod vision;
+
+#[cfg(test)]
+mod tests;
+
+use candle_core::{D, DType, Device, Tensor};
+
+use super::directory::Directory;
+use super::prompt::{self, ImageMarkers, Prompt};
+use super::tokenizer::Tokenizer;
+use super::weights::Weights;
+use super::{Cancel, Embedder, ModelError, Request};
+use config::Config;
+use preprocess::Preprocessor;
+use rope::Grid;
+use text::{TextModel, Visual};
+use vision::VisionTower;
+
+/// The reference's limit on a prompt.
+const MAX_TOKENS: usize = 8192;
+/// Requests go through the model together until they have so many tokens or patches. Enough rows
+/// to make reading the weights worth while; few enough that memory stays that of one large photo.
+const PACK_TOKENS: usize = 2048;
+const PACK_PATCHES: usize = 8192;
+
+/// A place in the forward pass at which tests look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Point {
+    PatchEmbedding,
+    PatchPositions,
+    VisionBlock(usize),
+    Deepstack(usize),
+    Merged,
+    Embedded,
+    TextBlock(usize),
+    Norm,
+}
+
+type Observer<'a> = &'a mut dyn FnMut(Point, &Tensor);
+
+/// Requests made ready for the model, one after another.
+#[derive(Default)]
+struct Pack {
+    ids: Vec<u32>,
+    positions: Vec<[u32; 3]>,
+    /// Tokens of each request.
+    lengths: Vec<usize>,
+    grids: Vec<Grid>,
+    /// Patches of all grids, row by row.
+    patches: Vec<f32>,
+}
+
+impl Pack {
+    fn is_full(&self) -> bool {
+        let patches: usize = self.grids.iter().map(|grid| grid.patches()).sum();
+        self.ids.len() >= PACK_TOKENS || patches >= PACK_PATCHES
+    }
+}
+
+struct Qwen3Vl {
+    config: Config,
+    max_tokens: usize,
+    default_instruction: String,
+    markers: ImageMarkers,
+    tokenizer: Tokenizer,
+    preprocessor: Preprocessor,
+    vision: VisionTower,
+    text: TextModel,
+}
+
+/// Dimensions of the vectors.
+pub(super) fn dims(directory: &Directory) -> Result<usize, ModelError> {
+    Ok(Config::read(directory)?.text_config.hidden_size)
+}
+
+pub(super) fn load(
+    directory: &Directory,
+    cancel: &Cancel,
+) -> Result<Box<dyn Embedder>, ModelError> {
+    Ok(Box::new(Qwen3Vl::load(directory, cancel)?))
+}
+
+impl Qwen3Vl {
+    fn load(directory: &Directory, cancel: &Cancel) -> Result<Self, ModelError> {
+        let config = Config::read(directory)?;
+        let recommended = directory.recommendations(config.text_config.hidden_size)?;
+        let preprocessor =
+            Preprocessor::read(directory, &config.vision_config, &recommended.image)?;
+        let tokenizer = Tokenizer::read(directory)?;
+        let markers = ImageMarkers {
+            start: tokenizer.token(config.vision_start_token_id)?,
+            pad: tokenizer.token(config.image_token_id)?,
+            end: tokenizer.token(config.vision_end_token_id)?,
+        };
+
+        let weights = Weights::open(directory, cancel)?;
+        let dtype = recommended
+            .compute_dtype
+            .map(DType::from)
+            .or(config.dtype())
+            .or_else(|| weights.stored_type("language_model.embed_tokens.weight"))
+            .unwrap_or(DType::F32);
+        let part = |name: &str| weights.scope(name, dtype, cancel);
+        Ok(Self {
+            vision: VisionTower::load(&config.vision_config, &part("visual"))?,
+            text: TextModel::load(&config.text_config, &part("language_model"))?,
+            max_tokens: recommended
+                .max_tokens
+                .unwrap_or(MAX_TOKENS)
+                .min(config.text_config.max_position_embeddings),
+            default_instruction: recommended
+                .default_instruction
+                .unwrap_or_else(|| prompt::DEFAULT_INSTRUCTION.to_owned()),
+            markers,
+            tokenizer,
+            preprocessor,
+            config,
+        })
+    }
+
+    /// Token ids and picture grids of a request.
+    fn tokens(&self, request: &Request<'_>) -> Result<(Vec<u32>, Vec<Grid>), ModelError> {
+        let config = &self.config;
+        let grids = request
+            .images
+            .iter()
+            .map(|image| self.preprocessor.grid(image.width(), image.height()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let merged: Vec<usize> = grids
+            .iter()
+            .map(|grid| grid.patches() / config.vision_config.merge_unit())
+            .collect();
+        let image_tokens: usize = merged.iter().sum();
+        let instruction = prompt::instruction(request.instruction, &self.default_instruction);
+        // What must be too long is not rendered and tokenized first.
+        let most_bytes = self.tokenizer.most_bytes(self.max_tokens);
+        if image_tokens > self.max_tokens {
+            return Err(ModelError::LimitExceeded(format!(
+                "images take {image_tokens} tokens, but the model takes at most {}",
+                self.max_tokens
+            )));
+        }
+        if instruction.len() > most_bytes {
+            return Err(ModelError::LimitExceeded(format!(
+                "instruction of {} bytes exceeds the {} tokens that the model takes",
+                instruction.len(),
+                self.max_tokens
+            )));
+        }
+        let text = request.text.map(|text| prompt::shorten(text, most_bytes));
+
+        let prompt = Prompt::render(&instruction, &merged, text, &self.markers);
+        let ids = prompt.encode(&self.tokenizer, self.max_tokens)?;
+        if let Some(id) = ids
+            .iter()
+            .find(|&&id| id as usize >= config.text_config.vocab_size)
+        {
+            return Err(ModelError::malformed(
+                super::directory::TOKENIZER,
+                format!(
+                    "token {id} is not among the model's {}",
+                    config.text_config.vocab_size
+                ),
+            ));
+        }
+        // The spellings of special tokens act as those tokens in the user's text too, as in the
+        // reference; but a place for a picture needs a picture.
+        for (id, expected) in [
+            (config.image_token_id, image_tokens),
+            (config.video_token_id, 0),
+        ] {
+            if ids.iter().filter(|&&found| found == id).count() != expected {
+                return Err(ModelError::InvalidInput(format!(
+                    "text or instruction contains the placeholder \"{}\"",
+                    self.tokenizer.token(id)?
+                )));
+            }
+        }
+        Ok((ids, grids))
+    }
+
+    fn add(&self, request: &Request<'_>, pack: &mut Pack) -> Result<(), ModelError> {
+        let (ids, grids) = self.tokens(request)?;
+        self.add_tokens(&ids, &grids, pack)?;
+        for (image, &grid) in request.images.iter().zip(&grids) {
+            self.preprocessor
+                .append_patches(image, grid, &mut pack.patches)?;
+        }
+        Ok(())
+    }
+
+    fn add_tokens(&self, ids: &[u32], grids: &[Grid], pack: &mut Pack) -> Result<(), ModelError> {
+        let merge = self.config.vision_config.spatial_merge_size;
+        let positions = rope::positions(ids, self.config.image_token_id, grids, merge)
+            .ok_or_else(|| ModelError::Internal("picture tokens without a picture".into()))?;
+        pack.ids.extend(ids);
+        pack.positions.extend(positions);
+        pack.lengths.push(ids.len());
+        pack.grids.extend(grids);
+        Ok(())
+    }
+
+    /// The vector of each request in the pack.
+    fn forward(
+        &self,
+        pack: &Pack,
+        cancel: &Cancel,
+        observe: Observer<'_>,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let visual = match pack.grids.is_empty() {
+            true => None,
+            false => Some(self.see(pack, cancel, observe)?),
+        };
+        let hidden = self.text.forward(
+            &pack.ids,
+            &pack.positions,
+            &pack.lengths,
+            visual.as_ref(),
+            cancel,
+            observe,
+        )?;
+        let mut end = 0;
+        let last: Vec<u32> = pack
+            .lengths
+            .iter()
+            .map(|length| {
+                end += length;
+                (end - 1) as u32
+            })
+            .collect();
+        let last = hidden.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
+        last.to_vec2::<f32>()?
+            .into_iter()
+            .map(l2_normalised)
+            .collect()
+    }
+
+    fn see(
+        &self,
+        pack: &Pack,
+        cancel: &Cancel,
+        observe: Observer<'_>,
+    ) -> Result<Visual, ModelError> {
+        let values = self.config.vision_config.patch_values();
+        let patches = Tensor::from_slice(
+            &pack.patches,
+            (pack.patches.len() / values, values),
+            &Device::Cpu,
+        )?;
+        let features = self
+            .vision
+            .forward(&patches, &pack.grids, cancel, observe)?;
+        let rows: Vec<u32> = (0u32..)
+            .zip(&pack.ids)
+            .filter(|(_, id)| **id == self.config.image_token_id)
+            .map(|(row, _)| row)
+            .collect();
+        if features.merged.dim(D::Minus2)? != rows.len() {
+            return Err(ModelError::Internal(format!(
+                "{} picture tokens for {} places",
+                features.merged.dim(D::Minus2)?,
+                rows.len()
+            )));
+        }
+        Ok(Visual {
+            rows: Tensor::new(rows, &Device::Cpu)?,
+            merged: features.merged,
+            deepstack: features.deepstack,
+        })
+    }
+}
+
+impl Embedder for Qwen3Vl {
+    fn dims(&self) -> usize {
+        self.config.text_config.hidden_size
+    }
+
+    fn embed(
+        &self,
+        requests: &[Request<'_>],
+        cancel: &Cancel,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let mut vectors = Vec::with_capacity(requests.len());
+        let mut pack = Pack::default();
+        for (i, request) in requests.iter().enumerate() {
+            cancel.check()?;
+            self.add(request, &mut pack)?;
+            if pack.is_full() || i + 1 == requests.len() {
+                vectors.extend(self.forward(&pack, cancel, &mut |_, _| ())?);
+                pack = Pack::default();
+            }
+        }
+        Ok(vectors)
+    }
+}
+
+/// `x / ‖x‖`. Weights that overflow must not become a vector that matches nothing in silence.
+fn l2_normalised(mut x: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+    let norm = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    if !(norm.is_finite() && norm > 0.0) {
+        return Err(ModelError::Internal(format!(
+            "hidden state has the norm {norm}"
+        )));
+    }
+    x.iter_mut()
+        .for_each(|x| *x = (f64::from(*x) / norm) as f32);
+    Ok(x)
+}

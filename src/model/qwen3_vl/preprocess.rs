@@ -1,0 +1,194 @@
+//! A picture to patches: the size the model sees it in, the resampling, the scale of the values,
+//! the order of the patches. Follows qwen-vl-utils, which the reference embedding code calls, and
+//! not the image processor of transformers, whose sizes differ for long thin pictures.
+
+use serde::Deserialize;
+
+use super::super::ModelError;
+use super::super::directory::{Directory, ImageBudget, PHOTOSEARCH, PREPROCESSOR};
+use super::config::VisionConfig;
+use super::rope::Grid;
+use crate::image::{RgbImage, resize_bicubic};
+
+const MAX_ASPECT_RATIO: u64 = 200;
+/// The reference's budget, counted in squares of one token's side.
+const MIN_TOKENS: u64 = 4;
+const MAX_TOKENS: u64 = 1800;
+/// No budget may exceed this: some 16,000 tokens at the usual patch size.
+const MAX_PIXELS: u64 = 1 << 24;
+
+/// `preprocessor_config.json`. Its pixel budget (`size`) is not read: the reference embedding code
+/// has its own, narrower one, and a model of ours names its own in `photosearch.json`.
+#[derive(Deserialize)]
+struct PreprocessorConfig {
+    patch_size: Option<usize>,
+    temporal_patch_size: Option<usize>,
+    merge_size: Option<usize>,
+    #[serde(default = "yes")]
+    do_rescale: bool,
+    #[serde(default = "default_rescale")]
+    rescale_factor: f64,
+    #[serde(default = "yes")]
+    do_normalize: bool,
+    image_mean: [f64; 3],
+    image_std: [f64; 3],
+}
+
+fn yes() -> bool {
+    true
+}
+fn default_rescale() -> f64 {
+    1.0 / 255.0
+}
+
+pub(super) struct Preprocessor {
+    patch: usize,
+    frames: usize,
+    merge: usize,
+    min_pixels: u64,
+    max_pixels: u64,
+    /// What each level of each channel becomes.
+    levels: [[f32; 256]; 3],
+}
+
+impl Preprocessor {
+    pub fn read(
+        directory: &Directory,
+        vision: &VisionConfig,
+        budget: &ImageBudget,
+    ) -> Result<Self, ModelError> {
+        let config: PreprocessorConfig = directory.json(PREPROCESSOR)?;
+        let reject = |reason: String| Err(ModelError::malformed(PREPROCESSOR, reason));
+        for (name, found, expected) in [
+            ("patch_size", config.patch_size, vision.patch_size),
+            (
+                "temporal_patch_size",
+                config.temporal_patch_size,
+                vision.temporal_patch_size,
+            ),
+            ("merge_size", config.merge_size, vision.spatial_merge_size),
+        ] {
+            if let Some(found) = found
+                && found != expected
+            {
+                return reject(format!(
+                    "{name} is {found}, but the vision model's is {expected}"
+                ));
+            }
+        }
+        if !(config.do_rescale && config.do_normalize) {
+            return reject("do_rescale and do_normalize must be true".into());
+        }
+        let mut levels = [[0f32; 256]; 3];
+        for (channel, table) in levels.iter_mut().enumerate() {
+            // On the scale of the levels themselves, as transformers fuses the two steps.
+            let mean = (config.image_mean[channel] / config.rescale_factor) as f32;
+            let std = (config.image_std[channel] / config.rescale_factor) as f32;
+            if !(mean.is_finite() && std.is_finite() && std > 0.0) {
+                return reject(format!(
+                    "image_mean {:?}, image_std {:?} and rescale_factor {} do not give a scale",
+                    config.image_mean, config.image_std, config.rescale_factor
+                ));
+            }
+            for (level, value) in table.iter_mut().enumerate() {
+                *value = (level as f32 - mean) / std;
+            }
+        }
+
+        let square = ((vision.patch_size * vision.spatial_merge_size) as u64).pow(2);
+        let min_pixels = budget.min_pixels.unwrap_or(MIN_TOKENS * square);
+        let max_pixels = budget.max_pixels.unwrap_or(MAX_TOKENS * square);
+        if min_pixels == 0 || min_pixels > max_pixels || max_pixels > MAX_PIXELS {
+            return Err(ModelError::malformed(
+                PHOTOSEARCH,
+                format!(
+                    "image needs 1 <= min_pixels <= max_pixels <= {MAX_PIXELS}, \
+                     not {min_pixels} and {max_pixels}"
+                ),
+            ));
+        }
+        Ok(Self {
+            patch: vision.patch_size,
+            frames: vision.temporal_patch_size,
+            merge: vision.spatial_merge_size,
+            min_pixels,
+            max_pixels,
+            levels,
+        })
+    }
+
+    /// The grid of a picture of this size: both sides whole tokens, the area within the budget,
+    /// the aspect ratio kept as well as that allows.
+    pub fn grid(&self, width: u32, height: u32) -> Result<Grid, ModelError> {
+        let (long, short) = (width.max(height), width.min(height));
+        if u64::from(long) > MAX_ASPECT_RATIO * u64::from(short) {
+            return Err(ModelError::InvalidInput(format!(
+                "image of {width} x {height} pixels is more than {MAX_ASPECT_RATIO} times longer \
+                 than wide"
+            )));
+        }
+        let token = (self.patch * self.merge) as f64;
+        let (width, height) = (f64::from(width), f64::from(height));
+        // Ties go to the even number, as in Python.
+        let nearest = |side: f64| (side / token).round_ties_even().max(1.0);
+        let (mut columns, mut rows) = (nearest(width), nearest(height));
+        let area = columns * rows * token * token;
+        if area > self.max_pixels as f64 {
+            let shrink = (width * height / self.max_pixels as f64).sqrt();
+            let fit = |side: f64| (side / shrink / token).floor();
+            (columns, rows) = (fit(width), fit(height));
+            // A side that would vanish stays one token, and the other takes what the budget
+            // leaves; the reference fails there.
+            let most = (self.max_pixels as f64 / (token * token)).floor().max(1.0);
+            if columns < 1.0 {
+                (columns, rows) = (1.0, rows.min(most));
+            } else if rows < 1.0 {
+                (columns, rows) = (columns.min(most), 1.0);
+            }
+        } else if area < self.min_pixels as f64 {
+            let grow = (self.min_pixels as f64 / (width * height)).sqrt();
+            let fit = |side: f64| (side * grow / token).ceil();
+            (columns, rows) = (fit(width), fit(height));
+        }
+        Ok(Grid {
+            rows: rows as usize * self.merge,
+            columns: columns as usize * self.merge,
+        })
+    }
+
+    /// The picture's patches in the order of [`Grid::walk`], appended to `patches`: of each first
+    /// the channel, then the frame (all alike), then rows from the top.
+    pub fn append_patches(
+        &self,
+        image: &RgbImage,
+        grid: Grid,
+        patches: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
+        let (width, height) = (grid.columns * self.patch, grid.rows * self.patch);
+        let side = |pixels: usize| {
+            u32::try_from(pixels)
+                .map_err(|_| ModelError::Internal(format!("an image side of {pixels} pixels")))
+        };
+        let resized = resize_bicubic(image, side(width)?, side(height)?)
+            .map_err(|error| ModelError::Internal(error.to_string()))?;
+        let pixels = resized.pixels();
+        patches.reserve(3 * width * height * self.frames);
+        for (row, column) in grid.walk(self.merge) {
+            for (channel, levels) in self.levels.iter().enumerate() {
+                for _ in 0..self.frames {
+                    for y in row * self.patch..(row + 1) * self.patch {
+                        let start = 3 * (y * width + column * self.patch);
+                        let line = &pixels[start..start + 3 * self.patch];
+                        patches.extend(
+                            line.iter()
+                                .skip(channel)
+                                .step_by(3)
+                                .map(|&level| levels[usize::from(level)]),
+                        );
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,236 @@
+//! Where tokens and patches are: 3-D positions of the text model and the rotary tables of both
+//! parts (Su et al. 2021, RoFormer; Bai et al. 2025, Qwen3-VL, for the interleaved 3-D form).
+//!
+//! Frequencies and angles are f32, rounded where transformers rounds: at position 8,000 half an
+//! f32 step of a frequency already moves an angle by 2e-4.
+
+use candle_core::{Device, Tensor};
+
+use super::super::ModelError;
+
+/// A picture cut into patches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grid {
+    /// Patches from top to bottom, a multiple of the merge size.
+    pub rows: usize,
+    /// Patches from left to right, a multiple of the merge size.
+    pub columns: usize,
+}
+
+impl Grid {
+    pub fn patches(self) -> usize {
+        self.rows * self.columns
+    }
+
+    /// (row, column) of each patch, in the order in which patches are fed: blocks of merge ×
+    /// merge patches (which become one token) row by row, and so within a block.
+    pub fn walk(self, merge: usize) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.rows / merge).flat_map(move |block_row| {
+            (0..self.columns / merge).flat_map(move |block_column| {
+                (0..merge).flat_map(move |row| {
+                    (0..merge)
+                        .map(move |column| (block_row * merge + row, block_column * merge + column))
+                })
+            })
+        })
+    }
+}
+
+/// Time, row and column of each token of one sequence. Text advances all three together; the
+/// tokens of a picture share one time and span rows and columns from there; what follows resumes
+/// after the largest of the three. `None` if the picture tokens are not those of `grids`.
+pub(super) fn positions(
+    ids: &[u32],
+    image_token: u32,
+    grids: &[Grid],
+    merge: usize,
+) -> Option<Vec<[u32; 3]>> {
+    let mut positions = Vec::with_capacity(ids.len());
+    let mut grids = grids.iter();
+    let mut next = 0u32;
+    let mut at = 0;
+    while let Some(&id) = ids.get(at) {
+        if id != image_token {
+            positions.push([next; 3]);
+            next += 1;
+            at += 1;
+            continue;
+        }
+        let grid = grids.next()?;
+        let (rows, columns) = (grid.rows / merge, grid.columns / merge);
+        let end = at + rows * columns;
+        if ids.get(at..end)?.iter().any(|&id| id != image_token) {
+            return None;
+        }
+        for row in 0..rows as u32 {
+            positions.extend((0..columns as u32).map(|column| [next, next + row, next + column]));
+        }
+        next += rows.max(columns) as u32;
+        at = end;
+    }
+    grids.next().is_none().then_some(positions)
+}
+
+/// Cosines and sines, each [n, head_dim / 2], for a rotation of pairs (i, i + head_dim / 2).
+pub(super) struct Rotary {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rotary {
+    fn new(angles: Vec<f32>, n: usize) -> Result<Self, ModelError> {
+        let half = angles.len() / n.max(1);
+        let table = |f: fn(f32) -> f32| {
+            let values: Vec<f32> = angles.iter().map(|&angle| f(angle)).collect();
+            Tensor::from_vec(values, (n, half), &Device::Cpu)
+        };
+        Ok(Self {
+            cos: table(f32::cos)?,
+            sin: table(f32::sin)?,
+        })
+    }
+
+    /// Rotate [heads, n, head_dim].
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let rotated = candle_nn::rotary_emb::rope(&x.unsqueeze(0)?, &self.cos, &self.sin)?;
+        Ok(rotated.squeeze(0)?)
+    }
+}
+
+/// `theta^(-2i / size)` for i in 0..size / 2
+fn frequencies(theta: f64, size: usize) -> Vec<f32> {
+    (0..size)
+        .step_by(2)
+        .map(|i| 1.0 / (theta as f32).powf(i as f32 / size as f32))
+        .collect()
+}
+
+/// The text model's rotary frequencies, each bound to one of the three axes.
+pub(super) struct TextRope {
+    frequencies: Vec<f32>,
+    axes: Vec<usize>,
+}
+
+impl TextRope {
+    /// `section` holds how many frequencies follow time, rows and columns. They interleave: row
+    /// and column take every third frequency from the second and third on, until their share is
+    /// used up; the rest is time.
+    pub fn new(theta: f64, head_dim: usize, section: &[usize]) -> Self {
+        let frequencies = frequencies(theta, head_dim);
+        let axes = (0..frequencies.len())
+            .map(|slot| match slot % 3 {
+                axis if axis > 0 && slot < 3 * section[axis] => axis,
+                _ => 0,
+            })
+            .collect();
+        Self { frequencies, axes }
+    }
+
+    pub fn tables(&self, positions: &[[u32; 3]]) -> Result<Rotary, ModelError> {
+        let angles = positions
+            .iter()
+            .flat_map(|position| {
+                self.frequencies
+                    .iter()
+                    .zip(&self.axes)
+                    .map(|(frequency, &axis)| position[axis] as f32 * frequency)
+            })
+            .collect();
+        Rotary::new(angles, positions.len())
+    }
+}
+
+/// The vision tower's rotary frequencies: the first half of each head's follows the row, the
+/// second the column, with the same frequencies.
+pub(super) struct VisionRope {
+    frequencies: Vec<f32>,
+}
+
+impl VisionRope {
+    pub fn new(theta: f64, head_dim: usize) -> Self {
+        Self {
+            frequencies: frequencies(theta, head_dim / 2),
+        }
+    }
+
+    pub fn tables(&self, grids: &[Grid], merge: usize) -> Result<Rotary, ModelError> {
+        let patches = grids.iter().map(|grid| grid.patches()).sum();
+        let mut angles = Vec::with_capacity(patches * 2 * self.frequencies.len());
+        for (row, column) in grids.iter().flat_map(|grid| grid.walk(merge)) {
+            for place in [row, column] {
+                angles.extend(self.frequencies.iter().map(|f| place as f32 * f));
+            }
+        }
+        Rotary::new(angles, patches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IMAGE: u32 = 9;
+
+    #[test]
+    fn text_after_a_picture_resumes_past_its_longer_side() {
+        let grid = Grid {
+            rows: 2,
+            columns: 6,
+        };
+        let ids = [1, IMAGE, IMAGE, IMAGE, 2, 3];
+        assert_eq!(
+            positions(&ids, IMAGE, &[grid], 2).unwrap(),
+            [
+                [0, 0, 0],
+                [1, 1, 1],
+                [1, 1, 2],
+                [1, 1, 3],
+                [4, 4, 4],
+                [5, 5, 5]
+            ]
+        );
+    }
+
+    #[test]
+    fn picture_tokens_that_are_not_the_pictures_have_no_positions() {
+        let grid = Grid {
+            rows: 2,
+            columns: 4,
+        };
+        let of = |ids: &[u32], grids: &[Grid]| positions(ids, IMAGE, grids, 2);
+        assert!(of(&[IMAGE, IMAGE], &[grid]).is_some());
+        assert!(of(&[IMAGE], &[grid]).is_none());
+        assert!(of(&[IMAGE, 1, IMAGE], &[grid]).is_none());
+        assert!(of(&[IMAGE, IMAGE, IMAGE], &[grid]).is_none());
+        assert!(of(&[IMAGE, IMAGE], &[]).is_none());
+        assert!(of(&[1], &[grid]).is_none());
+    }
+
+    #[test]
+    fn patches_are_walked_block_by_block() {
+        let grid = Grid {
+            rows: 2,
+            columns: 4,
+        };
+        let walk: Vec<_> = grid.walk(2).collect();
+        assert_eq!(
+            walk,
+            [
+                (0, 0),
+                (0, 1),
+                (1, 0),
+                (1, 1),
+                (0, 2),
+                (0, 3),
+                (1, 2),
+                (1, 3)
+            ]
+        );
+    }
+
+    #[test]
+    fn axes_interleave_until_their_share_is_used_up() {
+        let rope = TextRope::new(1e4, 16, &[4, 2, 2]);
+        assert_eq!(rope.axes, [0, 1, 2, 0, 1, 2, 0, 0]);
+    }
+}

@@ -1,0 +1,296 @@
+//! The forward pass on given tokens and patches, state by state.
+
+use std::collections::HashMap;
+
+use super::*;
+
+/// Of `‖a - b‖ / ‖b‖` of a hidden state, in f32.
+const TOLERANCE: f64 = 1e-4;
+const HALF_COSINE: f64 = 0.999;
+
+const FORWARD_CASES: [&str; 10] = [
+    "bfloat16",
+    "deepstack_three",
+    "float16",
+    "grids_and_table",
+    "grouped_heads",
+    "image_square",
+    "images_left",
+    "images_many",
+    "text_left",
+    "text_right",
+];
+
+/// A case of `tests/golden/forward`: the reference's inputs and its hidden states.
+struct Case {
+    tensors: HashMap<String, Tensor>,
+    half: bool,
+}
+
+impl Case {
+    fn read(name: &str) -> Self {
+        let path = golden("forward").join(name).join("golden.safetensors");
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        Self {
+            half: tensors.contains_key("embedding_f32"),
+            tensors,
+        }
+    }
+
+    fn integers(&self, name: &str) -> Vec<Vec<i64>> {
+        self.tensors[name].to_vec2().unwrap()
+    }
+
+    /// The rows which are not padding, of a tensor [batch, padded length, width], one after
+    /// another.
+    fn packed(&self, tensor: &Tensor) -> Tensor {
+        let kept: Vec<u32> = self
+            .integers("attention_mask")
+            .concat()
+            .iter()
+            .zip(0u32..)
+            .filter(|(mask, _)| **mask == 1)
+            .map(|(_, row)| row)
+            .collect();
+        tensor
+            .flatten_to(1)
+            .unwrap()
+            .index_select(&Tensor::new(kept, &Device::Cpu).unwrap(), 0)
+            .unwrap()
+    }
+
+    /// Each request's ids and grids, without padding.
+    fn requests(&self, image_token: u32, merge: usize) -> Vec<(Vec<u32>, Vec<Grid>)> {
+        let mut grids = match self.tensors.contains_key("image_grid_thw") {
+            true => self.integers("image_grid_thw"),
+            false => Vec::new(),
+        }
+        .into_iter()
+        .map(|thw| Grid {
+            rows: thw[1] as usize,
+            columns: thw[2] as usize,
+        });
+        self.integers("input_ids")
+            .iter()
+            .zip(self.integers("attention_mask"))
+            .map(|(ids, mask)| {
+                let ids: Vec<u32> = ids
+                    .iter()
+                    .zip(mask)
+                    .filter(|(_, mask)| *mask == 1)
+                    .map(|(&id, _)| id as u32)
+                    .collect();
+                let mut left = ids.iter().filter(|&&id| id == image_token).count();
+                let mut own = Vec::new();
+                while left > 0 {
+                    let grid = grids.next().unwrap();
+                    left -= grid.patches() / (merge * merge);
+                    own.push(grid);
+                }
+                (ids, own)
+            })
+            .collect()
+    }
+
+    fn pack(&self, model: &Qwen3Vl) -> Pack {
+        let config = &model.config;
+        let mut pack = Pack::default();
+        let merge = config.vision_config.spatial_merge_size;
+        for (ids, grids) in self.requests(config.image_token_id, merge) {
+            model.add_tokens(&ids, &grids, &mut pack).unwrap();
+        }
+        if let Some(pixels) = self.tensors.get("pixel_values") {
+            pack.patches = pixels.flatten_all().unwrap().to_vec1().unwrap();
+        }
+        pack
+    }
+
+    fn expected(&self, point: Point) -> Tensor {
+        let name = match point {
+            Point::PatchEmbedding => "vision.patch_embed".to_owned(),
+            Point::PatchPositions => "vision.pos".to_owned(),
+            Point::VisionBlock(i) => format!("vision.block.{i}"),
+            Point::Deepstack(k) => format!("vision.deepstack.{k}"),
+            Point::Merged => "vision.merged".to_owned(),
+            Point::Embedded => "text.embed".to_owned(),
+            Point::TextBlock(i) => format!("text.block.{i}"),
+            Point::Norm => "text.norm".to_owned(),
+        };
+        let tensor = &self.tensors[&name];
+        match name.starts_with("text.") {
+            true => self.packed(tensor),
+            false => tensor.clone(),
+        }
+    }
+
+    fn embeddings(&self, name: &str) -> Vec<Vec<f32>> {
+        self.tensors[name].to_vec2().unwrap()
+    }
+}
+
+fn flat(tensor: &Tensor) -> Vec<f64> {
+    let tensor = tensor.to_dtype(DType::F64).unwrap();
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn relative_error(got: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(got.dims(), expected.dims());
+    let (got, expected) = (flat(got), flat(expected));
+    norm(got.iter().zip(&expected).map(|(a, b)| a - b)) / norm(expected.into_iter())
+}
+
+#[test]
+fn every_case_is_tested() {
+    let mut found: Vec<_> = std::fs::read_dir(golden("forward"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    found.sort();
+    assert_eq!(found, FORWARD_CASES);
+}
+
+#[test]
+fn hidden_states_are_the_references() {
+    for name in FORWARD_CASES {
+        let (case, model) = (Case::read(name), load_case(name));
+        let pack = case.pack(&model);
+        let mut seen = Vec::new();
+        model
+            .forward(&pack, &Cancel::new(), &mut |point, tensor| {
+                let error = relative_error(tensor, &case.expected(point));
+                // The reference rounds each activation to a half type, we do not.
+                let tolerance = if case.half { 0.05 } else { TOLERANCE };
+                assert!(error <= tolerance, "{name}, {point:?}: {error:e}");
+                seen.push(point);
+            })
+            .unwrap();
+
+        let (text, vision) = (&model.config.text_config, &model.config.vision_config);
+        let mut points = match pack.grids.is_empty() {
+            true => 0,
+            false => 3 + vision.depth + vision.deepstack_visual_indexes.len(),
+        };
+        points += 2 + text.num_hidden_layers;
+        assert_eq!(seen.len(), points, "{name}");
+    }
+}
+
+#[test]
+fn embeddings_are_the_references() {
+    for name in FORWARD_CASES {
+        let (case, model) = (Case::read(name), load_case(name));
+        let got = model
+            .forward(&case.pack(&model), &Cancel::new(), &mut |_, _| ())
+            .unwrap();
+        let tolerance = if case.half { HALF_COSINE } else { COSINE };
+        let mut expected = vec![(case.embeddings("embedding"), tolerance)];
+        if case.half {
+            // Only the weights are in half precision here, so the reference computing in f32 on
+            // these weights is met as closely as with f32 weights.
+            expected.push((case.embeddings("embedding_f32"), COSINE));
+        }
+        for (expected, tolerance) in expected {
+            assert_eq!(got.len(), expected.len(), "{name}");
+            for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                let cosine = cosine(got, expected);
+                assert!(cosine >= tolerance, "{name}, {i}: {cosine}");
+                let norm = norm(got.iter().map(|&x| x as f64));
+                assert!((norm - 1.0).abs() < 1e-6, "{name}, {i}: {norm}");
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_may_be_held_in_another_type() {
+    let case = Case::read("images_many");
+    let directory = Directory::open(&golden("forward/images_many")).unwrap();
+    let config = Config::read(&directory).unwrap();
+    let weights = Weights::open(&directory, &Cancel::new()).unwrap();
+    for (dtype, tolerance) in [
+        (DType::F32, COSINE),
+        (DType::F16, HALF_COSINE),
+        (DType::BF16, HALF_COSINE),
+    ] {
+        let mut model = load_case("images_many");
+        let cancel = Cancel::new();
+        let part = |name: &str| weights.scope(name, dtype, &cancel);
+        model.vision = VisionTower::load(&config.vision_config, &part("visual")).unwrap();
+        model.text = TextModel::load(&config.text_config, &part("language_model")).unwrap();
+        let got = model
+            .forward(&case.pack(&model), &cancel, &mut |_, _| ())
+            .unwrap();
+        for (got, expected) in got.iter().zip(case.embeddings("embedding")) {
+            let cosine = cosine(got, &expected);
+            assert!(cosine >= tolerance, "{dtype:?}: {cosine}");
+        }
+    }
+}
+
+#[test]
+fn positions_are_the_references() {
+    for name in FORWARD_CASES {
+        let (case, model) = (Case::read(name), load_case(name));
+        let expected = case.packed(&case.tensors["position_ids"].permute((1, 2, 0)).unwrap());
+        let expected: Vec<Vec<i64>> = expected.to_vec2().unwrap();
+        let got: Vec<Vec<i64>> = case
+            .pack(&model)
+            .positions
+            .iter()
+            .map(|position| position.map(i64::from).to_vec())
+            .collect();
+        assert_eq!(got, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_pack_gives_what_its_requests_give_alone() {
+    for name in FORWARD_CASES {
+        let (case, model) = (Case::read(name), load_case(name));
+        let forward = |pack: &Pack| model.forward(pack, &Cancel::new(), &mut |_, _| ()).unwrap();
+        let pack = case.pack(&model);
+        let together = forward(&pack);
+        let config = &model.config;
+        let merge = config.vision_config.spatial_merge_size;
+        let mut patches = pack.patches.as_slice();
+        for (i, (ids, grids)) in case
+            .requests(config.image_token_id, merge)
+            .iter()
+            .enumerate()
+        {
+            let mut alone = Pack::default();
+            model.add_tokens(ids, grids, &mut alone).unwrap();
+            let values: usize = grids.iter().map(|grid| grid.patches()).sum::<usize>()
+                * config.vision_config.patch_values();
+            let (own, rest) = patches.split_at(values);
+            alone.patches = own.to_vec();
+            patches = rest;
+            for (a, b) in forward(&alone)[0].iter().zip(&together[i]) {
+                assert!((a - b).abs() < 1e-5, "{name}, {i}: {a} and {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn cancelling_stops_the_forward_pass_at_any_point() {
+    let (case, model) = (Case::read("images_many"), load_case("images_many"));
+    let pack = case.pack(&model);
+    let mut points = 0;
+    model
+        .forward(&pack, &Cancel::new(), &mut |_, _| points += 1)
+        .unwrap();
+    // After the last block there is nothing left to stop.
+    for at in 0..points - 2 {
+        let cancel = Cancel::new();
+        let mut seen = 0;
+        let result = model.forward(&pack, &cancel, &mut |_, _| {
+            if seen == at {
+                cancel.cancel();
+            }
+            seen += 1;
+        });
+        assert!(matches!(result, Err(ModelError::Cancelled)), "point {at}");
+        assert!(seen <= at + 4, "{seen} points after a cancel at {at}");
+    }
+}

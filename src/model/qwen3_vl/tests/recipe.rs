@@ -1,0 +1,381 @@
+//! From text and pixels to tokens, patches and embeddings.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::image::RgbImage;
+use crate::model::directory::ImageBudget;
+
+fn read_json<T: DeserializeOwned>(name: &str) -> T {
+    serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()
+}
+
+/// The test picture, as `preprocess.json` defines it.
+fn picture(width: u32, height: u32) -> RgbImage {
+    let triangle = |t: i64| (t % 512).min(511 - t % 512);
+    let mut pixels = Vec::new();
+    for y in 0..i64::from(height) {
+        for x in 0..i64::from(width) {
+            for c in 0..3 {
+                let value = match (x / 16 + y / 16) % 3 {
+                    0 => (x * x * (c + 1) + 3 * x * y + 7 * y * y + 29 * c) % 256,
+                    1 => (triangle(x * (c + 3)) + triangle(y * (5 - c))) / 2,
+                    _ => (x + y + c) % 2 * 255,
+                };
+                pixels.push(value as u8);
+            }
+        }
+    }
+    RgbImage::new(width, height, pixels).unwrap()
+}
+
+#[derive(Deserialize)]
+struct Preprocess {
+    configs: HashMap<String, PatchConfig>,
+    sizes: Vec<SizeCase>,
+    patches: Vec<PatchCase>,
+}
+
+#[derive(Deserialize)]
+struct PatchConfig {
+    patch_size: usize,
+    merge_size: usize,
+    min_pixels: u64,
+    max_pixels: u64,
+}
+
+#[derive(Deserialize)]
+struct SizeCase {
+    config: String,
+    width: u32,
+    height: u32,
+    #[serde(default)]
+    grid: [usize; 3],
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct PatchCase {
+    config: String,
+    width: u32,
+    height: u32,
+    tensor: String,
+}
+
+/// As `config` has it, on the scale of a golden model.
+fn preprocessor(config: &PatchConfig) -> Preprocessor {
+    let case = match config.patch_size {
+        16 => "image_square",
+        8 => "grouped_heads",
+        other => panic!("no case has patches of {other}"),
+    };
+    let directory = Directory::open(&golden("forward").join(case)).unwrap();
+    let vision = Config::read(&directory).unwrap().vision_config;
+    assert_eq!(vision.patch_size, config.patch_size);
+    assert_eq!(vision.spatial_merge_size, config.merge_size);
+    let budget = ImageBudget {
+        min_pixels: Some(config.min_pixels),
+        max_pixels: Some(config.max_pixels),
+    };
+    Preprocessor::read(&directory, &vision, &budget).unwrap()
+}
+
+#[test]
+fn grids_are_the_references() {
+    let golden: Preprocess = read_json("preprocess.json");
+    assert!(golden.sizes.len() >= 200);
+    let mut clamped = 0;
+    for case in &golden.sizes {
+        let config = &golden.configs[&case.config];
+        let got = preprocessor(config).grid(case.width, case.height);
+        let name = format!("{} {} x {}", case.config, case.width, case.height);
+        match case.error.as_deref() {
+            None => {
+                let [frames, rows, columns] = case.grid;
+                assert_eq!(frames, 1);
+                assert_eq!(got.unwrap(), Grid { rows, columns }, "{name}");
+            }
+            Some("aspect ratio") => {
+                assert!(matches!(got, Err(ModelError::InvalidInput(_))), "{name}");
+            }
+            // Where the reference comes to an empty picture and fails, the short side is one token
+            // and the budget holds.
+            Some("empty") => {
+                let Grid { rows, columns } = got.unwrap();
+                assert_eq!(rows.min(columns), config.merge_size, "{name}");
+                assert!(rows.max(columns) > config.merge_size, "{name}");
+                let pixels = rows * columns * config.patch_size.pow(2);
+                assert!(
+                    pixels as u64 <= config.max_pixels,
+                    "{name}: {rows} x {columns}"
+                );
+                clamped += 1;
+            }
+            Some(other) => panic!("{name}: unknown error {other:?}"),
+        }
+    }
+    assert!(clamped > 0);
+}
+
+#[test]
+fn patches_are_the_references() {
+    let cases: Preprocess = read_json("preprocess.json");
+    let tensors =
+        candle_core::safetensors::load(golden("preprocess.safetensors"), &Device::Cpu).unwrap();
+    assert!(cases.patches.len() >= 3);
+    for case in &cases.patches {
+        let preprocessor = preprocessor(&cases.configs[&case.config]);
+        let grid = preprocessor.grid(case.width, case.height).unwrap();
+        let mut got = Vec::new();
+        preprocessor
+            .append_patches(&picture(case.width, case.height), grid, &mut got)
+            .unwrap();
+        let expected = &tensors[&case.tensor];
+        assert_eq!(expected.dim(0).unwrap(), grid.patches());
+        let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(got.len(), expected.len());
+        // One level of 255 is 2/255 on this scale.
+        let off = got
+            .iter()
+            .zip(&expected)
+            .filter(|(a, b)| (*a - *b).abs() > 2.01 / 255.0)
+            .count();
+        assert!(
+            off * 1000 <= got.len(),
+            "{}: {off} values differ",
+            case.tensor
+        );
+    }
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    strings: Vec<StringCase>,
+    prompts: Vec<PromptCase>,
+    post_processor: serde_json::Value,
+    prompts_appended: Vec<PromptCase>,
+}
+
+#[derive(Deserialize)]
+struct StringCase {
+    text: String,
+    ids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct PromptCase {
+    text: Option<String>,
+    instruction: Option<String>,
+    grids: Vec<[usize; 3]>,
+    prompt: String,
+    ids: Vec<u32>,
+}
+
+/// The golden tokenizer, with another post-processor if one is given.
+fn tokenizer(post_processor: Option<serde_json::Value>) -> Tokenizer {
+    let mut json: serde_json::Value = read_json("tokenizer/tokenizer.json");
+    if let Some(post_processor) = post_processor {
+        json["post_processor"] = post_processor;
+    }
+    Tokenizer::parse(json.to_string().as_bytes()).unwrap()
+}
+
+fn markers() -> ImageMarkers {
+    ImageMarkers {
+        start: "<|vision_start|>".into(),
+        pad: "<|image_pad|>".into(),
+        end: "<|vision_end|>".into(),
+    }
+}
+
+fn render(case: &PromptCase, tokens: impl Fn(&[usize; 3]) -> usize) -> Prompt {
+    let instruction = prompt::instruction(case.instruction.as_deref(), prompt::DEFAULT_INSTRUCTION);
+    let images: Vec<usize> = case.grids.iter().map(tokens).collect();
+    Prompt::render(&instruction, &images, case.text.as_deref(), &markers())
+}
+
+#[test]
+fn tokens_are_the_references() {
+    let golden: Tokens = read_json("tokens.json");
+    let tokenizer = tokenizer(None);
+    assert!(golden.strings.len() >= 300);
+    for case in &golden.strings {
+        let ids = tokenizer.encode(&case.text).unwrap().ids;
+        assert_eq!(ids, case.ids, "{:?}", case.text);
+    }
+}
+
+#[test]
+fn prompts_are_the_references() {
+    let golden: Tokens = read_json("tokens.json");
+    let (own, appending) = (tokenizer(None), tokenizer(Some(golden.post_processor)));
+    assert!(!golden.prompts.is_empty() && !golden.prompts_appended.is_empty());
+    let cases = golden.prompts.iter().map(|case| (case, &own)).chain(
+        golden
+            .prompts_appended
+            .iter()
+            .map(|case| (case, &appending)),
+    );
+    for (case, tokenizer) in cases {
+        // The chat template puts one placeholder for a picture; the processor multiplies it.
+        assert_eq!(render(case, |_| 1).text, case.prompt);
+        let prompt = render(case, |[frames, rows, columns]| frames * rows * columns / 4);
+        let ids = prompt.encode(tokenizer, usize::MAX).unwrap();
+        assert_eq!(ids, case.ids, "{:?}", case.prompt);
+    }
+}
+
+#[test]
+fn cutting_leaves_out_the_end_of_the_text_only() {
+    let golden: Tokens = read_json("tokens.json");
+    let tokenizer = tokenizer(Some(golden.post_processor));
+    let text = "a long story about a dog and a birthday cake ".repeat(20);
+    let prompt = |text| Prompt::render("Find it.", &[3], Some(text), &markers());
+    let whole = prompt(text.as_str())
+        .encode(&tokenizer, usize::MAX)
+        .unwrap();
+    let bare = prompt("").encode(&tokenizer, usize::MAX).unwrap();
+    let end = bare.len() - bare.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+    assert!(
+        end >= 5,
+        "<|im_end|>, the assistant's turn and what the tokenizer appends"
+    );
+    for limit in [bare.len(), bare.len() + 1, whole.len() / 2, whole.len() - 1] {
+        let cut = prompt(text.as_str()).encode(&tokenizer, limit).unwrap();
+        assert_eq!(cut.len(), limit);
+        assert_eq!(cut[..limit - end], whole[..limit - end]);
+        assert_eq!(cut[limit - end..], whole[whole.len() - end..]);
+    }
+    for limit in [whole.len(), whole.len() + 1] {
+        assert_eq!(
+            prompt(text.as_str()).encode(&tokenizer, limit).unwrap(),
+            whole
+        );
+    }
+    let result = prompt(text.as_str()).encode(&tokenizer, bare.len() - 1);
+    assert!(matches!(result, Err(ModelError::LimitExceeded(_))));
+}
+
+#[derive(Deserialize)]
+struct Recipe {
+    model: String,
+    requests: Vec<RecipeCase>,
+}
+
+#[derive(Deserialize)]
+struct RecipeCase {
+    text: Option<String>,
+    /// Width and height of test pictures.
+    images: Vec<[u32; 2]>,
+    instruction: Option<String>,
+    tokens: usize,
+    embedding: Vec<f32>,
+}
+
+#[test]
+fn requests_embed_as_with_the_reference() {
+    let recipe: Recipe = read_json("recipe.json");
+    let directory = Directory::open(&golden(&recipe.model)).unwrap();
+    let model = Qwen3Vl::load(&directory, &Cancel::new()).unwrap();
+    let images: Vec<Vec<RgbImage>> = recipe
+        .requests
+        .iter()
+        .map(|case| case.images.iter().map(|&[w, h]| picture(w, h)).collect())
+        .collect();
+    let requests: Vec<Request<'_>> = recipe
+        .requests
+        .iter()
+        .zip(&images)
+        .map(|(case, images)| Request {
+            text: case.text.as_deref(),
+            images,
+            instruction: case.instruction.as_deref(),
+        })
+        .collect();
+
+    let together = model.embed(&requests, &Cancel::new()).unwrap();
+    assert_eq!(together.len(), recipe.requests.len());
+    for ((case, request), together) in recipe.requests.iter().zip(&requests).zip(&together) {
+        let name = format!("{request:?}");
+        assert_eq!(
+            model.tokens(request).unwrap().0.len(),
+            case.tokens,
+            "{name}"
+        );
+        let alone = &model.embed(&[*request], &Cancel::new()).unwrap()[0];
+        for got in [together, alone] {
+            assert_eq!(got.len(), model.dims());
+            let cosine = cosine(got, &case.embedding);
+            assert!(cosine >= COSINE, "{name}: {cosine}");
+        }
+    }
+}
+
+#[test]
+fn a_placeholder_needs_a_picture() {
+    let model = load_case("image_square");
+    let image = [picture(64, 64)];
+    for text in ["<|image_pad|>", "see <|video_pad|> there"] {
+        for images in [&image[..], &[]] {
+            for (text, instruction) in [(Some(text), None), (None, Some(text))] {
+                let request = Request {
+                    text,
+                    images,
+                    instruction,
+                };
+                let result = model.embed(&[request], &Cancel::new());
+                assert!(
+                    matches!(result, Err(ModelError::InvalidInput(_))),
+                    "{request:?}: {result:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn too_long_and_too_thin_are_errors() {
+    let mut model = load_case("image_square");
+    model.max_tokens = 60;
+    let embed = |request: Request<'_>| model.embed(&[request], &Cancel::new());
+
+    let thin = [picture(1, 201)];
+    let result = embed(Request {
+        images: &thin,
+        ..Default::default()
+    });
+    assert!(matches!(result, Err(ModelError::InvalidInput(_))));
+
+    let large = [picture(512, 512)];
+    let result = embed(Request {
+        images: &large,
+        ..Default::default()
+    });
+    assert!(matches!(result, Err(ModelError::LimitExceeded(_))));
+
+    for words in [20, 1_000_000] {
+        let instruction = "find it ".repeat(words);
+        let result = embed(Request {
+            instruction: Some(&instruction),
+            ..Default::default()
+        });
+        assert!(
+            matches!(result, Err(ModelError::LimitExceeded(_))),
+            "{words}"
+        );
+    }
+
+    let text = "a dog ".repeat(1_000_000);
+    let long = embed(Request {
+        text: Some(&text),
+        ..Default::default()
+    });
+    let shorter = embed(Request {
+        text: Some(&text[..600]),
+        ..Default::default()
+    });
+    assert_eq!(long.unwrap(), shorter.unwrap());
+}

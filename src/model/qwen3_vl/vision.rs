@@ -1,0 +1,307 @@
+//! The vision tower: patches of pictures to picture tokens. Pictures are packed one after another;
+//! attention is full within a picture and never crosses into the next.
+
+use candle_core::{Device, Tensor};
+
+use super::super::attention::{Mask, attend};
+use super::super::layers::{Activation, LayerNorm, Linear};
+use super::super::weights::Scope;
+use super::super::{Cancel, ModelError};
+use super::config::VisionConfig;
+use super::rope::{Grid, Rotary, VisionRope};
+use super::{Observer, Point};
+
+/// Not in any configuration.
+const NORM_EPSILON: f64 = 1e-6;
+
+/// What becomes of a pack of pictures: one row a token, hidden size of the text model.
+pub(super) struct Features {
+    /// [tokens, hidden]
+    pub merged: Tensor,
+    /// [tokens, hidden] each, in the order of the blocks they come from.
+    pub deepstack: Vec<Tensor>,
+}
+
+pub(super) struct VisionTower {
+    patch_embedding: Linear,
+    positions: PositionTable,
+    rope: VisionRope,
+    blocks: Vec<Block>,
+    merger: Merger,
+    /// The block after which each taps the hidden states, and its merger.
+    deepstack: Vec<(usize, Merger)>,
+    merge: usize,
+}
+
+impl VisionTower {
+    pub fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
+        let hidden = config.hidden_size;
+        // A convolution whose kernel does not overlap is a linear map of the patch.
+        let (time, side) = (config.temporal_patch_size, config.patch_size);
+        let projection = scope.under("patch_embed").under("proj");
+        let kernel =
+            projection.matrix("weight", &[hidden, config.in_channels, time, side, side])?;
+        let patch_embedding = Linear::new(
+            kernel.reshape((hidden, config.patch_values()))?,
+            Some(projection.vector("bias", &[hidden])?),
+        );
+        let blocks = (0..config.depth)
+            .map(|i| Block::load(config, &scope.under("blocks").under(i)))
+            .collect::<Result<_, _>>()?;
+        let deepstack = config
+            .deepstack_visual_indexes
+            .iter()
+            .enumerate()
+            .map(|(k, &block)| {
+                let scope = scope.under("deepstack_merger_list").under(k);
+                Ok((block, Merger::load(config, MergeNorm::Grouped, &scope)?))
+            })
+            .collect::<Result<_, ModelError>>()?;
+        Ok(Self {
+            patch_embedding,
+            positions: PositionTable::load(config, &scope.under("pos_embed"))?,
+            rope: VisionRope::new(config.rope_theta(), config.head_dim()),
+            blocks,
+            merger: Merger::load(config, MergeNorm::Single, &scope.under("merger"))?,
+            deepstack,
+            merge: config.spatial_merge_size,
+        })
+    }
+
+    /// `patches` is [patches of all grids, patch values], each picture's in the order of
+    /// [`Grid::walk`].
+    pub fn forward(
+        &self,
+        patches: &Tensor,
+        grids: &[Grid],
+        cancel: &Cancel,
+        observe: Observer<'_>,
+    ) -> Result<Features, ModelError> {
+        let x = self.patch_embedding.forward(patches)?;
+        observe(Point::PatchEmbedding, &x);
+        let positions = self.positions.interpolate(grids, self.merge)?;
+        observe(Point::PatchPositions, &positions);
+        let mut x = (x + positions)?;
+        let rotary = self.rope.tables(grids, self.merge)?;
+        let mut deepstack = Vec::with_capacity(self.deepstack.len());
+        for (i, block) in self.blocks.iter().enumerate() {
+            cancel.check()?;
+            x = block.forward(&x, &rotary, grids, cancel)?;
+            observe(Point::VisionBlock(i), &x);
+            if let Some((_, merger)) = self.deepstack.iter().find(|(block, _)| *block == i) {
+                let features = merger.forward(&x)?;
+                observe(Point::Deepstack(deepstack.len()), &features);
+                deepstack.push(features);
+            }
+        }
+        let merged = self.merger.forward(&x)?;
+        observe(Point::Merged, &merged);
+        Ok(Features { merged, deepstack })
+    }
+}
+
+/// A learned square grid of positions, stretched over whatever grid a picture has.
+struct PositionTable {
+    /// [side · side, hidden], f32
+    table: Tensor,
+    side: usize,
+}
+
+impl PositionTable {
+    fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
+        let shape = [config.num_position_embeddings, config.hidden_size];
+        Ok(Self {
+            table: scope.vector("weight", &shape)?,
+            side: config.table_side(),
+        })
+    }
+
+    /// [patches, hidden]: bilinear between the four nearest entries, the corners of the picture
+    /// on the corners of the table.
+    fn interpolate(&self, grids: &[Grid], merge: usize) -> Result<Tensor, ModelError> {
+        let patches: usize = grids.iter().map(|grid| grid.patches()).sum();
+        let mut corners: [(Vec<u32>, Vec<f32>); 4] = Default::default();
+        for grid in grids {
+            for (row, column) in grid.walk(merge) {
+                let rows = self.neighbours(row, grid.rows);
+                let columns = self.neighbours(column, grid.columns);
+                let pairs = rows
+                    .iter()
+                    .flat_map(|row| columns.iter().map(move |column| (row, column)));
+                for ((indices, weights), (row, column)) in corners.iter_mut().zip(pairs) {
+                    indices.push((row.0 * self.side + column.0) as u32);
+                    weights.push(row.1 * column.1);
+                }
+            }
+        }
+        let mut sum: Option<Tensor> = None;
+        for (indices, weights) in corners {
+            let entries = self
+                .table
+                .index_select(&Tensor::new(indices, &Device::Cpu)?, 0)?;
+            let weights = Tensor::from_vec(weights, (patches, 1), &Device::Cpu)?;
+            let part = entries.broadcast_mul(&weights)?;
+            sum = Some(match sum {
+                Some(sum) => (sum + part)?,
+                None => part,
+            });
+        }
+        sum.ok_or_else(|| ModelError::Internal("no corners to interpolate between".into()))
+    }
+
+    /// The two table entries about place `index` of `size`, with their weights.
+    fn neighbours(&self, index: usize, size: usize) -> [(usize, f32); 2] {
+        let last = self.side - 1;
+        let place = (index * last) as f32 / size.saturating_sub(1).max(1) as f32;
+        let below = place.floor();
+        let fraction = place - below;
+        let below = (below as usize).min(last);
+        [(below, 1.0 - fraction), ((below + 1).min(last), fraction)]
+    }
+}
+
+struct Block {
+    attention_norm: LayerNorm,
+    attention: Attention,
+    mlp_norm: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    activation: Activation,
+}
+
+impl Block {
+    fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let mlp = scope.under("mlp");
+        Ok(Self {
+            attention_norm: LayerNorm::load(&scope.under("norm1"), hidden, NORM_EPSILON)?,
+            attention: Attention::load(config, &scope.under("attn"))?,
+            mlp_norm: LayerNorm::load(&scope.under("norm2"), hidden, NORM_EPSILON)?,
+            fc1: Linear::load(&mlp.under("linear_fc1"), hidden, inner, true)?,
+            fc2: Linear::load(&mlp.under("linear_fc2"), inner, hidden, true)?,
+            activation: config.hidden_act,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        rotary: &Rotary,
+        grids: &[Grid],
+        cancel: &Cancel,
+    ) -> Result<Tensor, ModelError> {
+        let normed = self.attention_norm.forward(x)?;
+        let x = (x + self.attention.forward(&normed, rotary, grids, cancel)?)?;
+        let inner = self.fc1.forward(&self.mlp_norm.forward(&x)?)?;
+        let fed = self.fc2.forward(&self.activation.forward(&inner)?)?;
+        Ok((x + fed)?)
+    }
+}
+
+struct Attention {
+    qkv: Linear,
+    projection: Linear,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Attention {
+    fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
+        let hidden = config.hidden_size;
+        Ok(Self {
+            qkv: Linear::load(&scope.under("qkv"), hidden, 3 * hidden, true)?,
+            projection: Linear::load(&scope.under("proj"), hidden, hidden, true)?,
+            heads: config.num_heads,
+            head_dim: config.head_dim(),
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        rotary: &Rotary,
+        grids: &[Grid],
+        cancel: &Cancel,
+    ) -> Result<Tensor, ModelError> {
+        let patches = x.dim(0)?;
+        let qkv = self
+            .qkv
+            .forward(x)?
+            .reshape((patches, 3, self.heads, self.head_dim))?;
+        // [heads, patches, head_dim]
+        let part = |i: usize| -> Result<Tensor, ModelError> {
+            let part = qkv.narrow(1, i, 1)?.squeeze(1)?;
+            Ok(part.transpose(0, 1)?.contiguous()?)
+        };
+        let (q, k, v) = (rotary.apply(&part(0)?)?, rotary.apply(&part(1)?)?, part(2)?);
+        let mut attended = Vec::with_capacity(grids.len());
+        let mut start = 0;
+        for grid in grids {
+            let length = grid.patches();
+            attended.push(attend(
+                &q.narrow(1, start, length)?,
+                &k.narrow(1, start, length)?,
+                &v.narrow(1, start, length)?,
+                Mask::Full,
+                cancel,
+            )?);
+            start += length;
+        }
+        self.projection.forward(&Tensor::cat(&attended, 0)?)
+    }
+}
+
+/// What a merger's norm sees: each patch by itself, or the patches of a token side by side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MergeNorm {
+    Single,
+    Grouped,
+}
+
+/// The patches of one token, side by side, to the text model's width.
+struct Merger {
+    norm: LayerNorm,
+    norm_sees: MergeNorm,
+    fc1: Linear,
+    fc2: Linear,
+    unit: usize,
+}
+
+impl Merger {
+    fn load(
+        config: &VisionConfig,
+        norm_sees: MergeNorm,
+        scope: &Scope<'_>,
+    ) -> Result<Self, ModelError> {
+        let unit = config.merge_unit();
+        let grouped = config.hidden_size * unit;
+        let norm_size = match norm_sees {
+            MergeNorm::Single => config.hidden_size,
+            MergeNorm::Grouped => grouped,
+        };
+        Ok(Self {
+            norm: LayerNorm::load(&scope.under("norm"), norm_size, NORM_EPSILON)?,
+            norm_sees,
+            fc1: Linear::load(&scope.under("linear_fc1"), grouped, grouped, true)?,
+            fc2: Linear::load(
+                &scope.under("linear_fc2"),
+                grouped,
+                config.out_hidden_size,
+                true,
+            )?,
+            unit,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let (patches, hidden) = x.dims2()?;
+        let grouped = (patches / self.unit, hidden * self.unit);
+        let x = match self.norm_sees {
+            MergeNorm::Single => self.norm.forward(x)?.reshape(grouped)?,
+            MergeNorm::Grouped => self.norm.forward(&x.reshape(grouped)?)?,
+        };
+        // The exact GELU, whatever `hidden_act` says.
+        let inner = Activation::Gelu.forward(&self.fc1.forward(&x)?)?;
+        self.fc2.forward(&inner)
+    }
+}

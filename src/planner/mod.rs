@@ -1,0 +1,3 @@
+//! What the planner asks us.
+
+mod rewrite;

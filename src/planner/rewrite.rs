@@ -1,0 +1,160 @@
+//! `coarse_match(…)` becomes `… @~ …` when a query is planned, so that the function form reaches
+//! an index and EXPLAIN shows the operator. As PostGIS's `ST_DWithin` and Postgres' own
+//! `starts_with` do it: a support function, asked with `SupportRequestSimplify`
+//! (`nodes/supportnodes.h`).
+
+use std::ffi::CStr;
+use std::ptr::null_mut;
+
+use pgrx::prelude::*;
+use pgrx::{Internal, PgList, is_a, pg_sys};
+
+/// Support function of both forms of `coarse_match`. Returns the replacement, or null for "as it
+/// is".
+#[pg_extern(sql = false)]
+fn mrl_coarse_match_support(request: Internal) -> Internal {
+    // SAFETY: Postgres hands a support function a node of some request type.
+    let replacement = unsafe {
+        let node = request
+            .unwrap()
+            .map_or(null_mut(), |d| d.cast_mut_ptr::<pg_sys::Node>());
+        if !node.is_null() && is_a(node, pg_sys::NodeTag::T_SupportRequestSimplify) {
+            simplify(&*node.cast::<pg_sys::SupportRequestSimplify>())
+        } else {
+            null_mut()
+        }
+    };
+    Internal::from(Some(pg_sys::Datum::from(replacement)))
+}
+
+/// # Safety
+/// The request is a valid one, for a function with two or four arguments.
+unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Node {
+    // SAFETY: `fcall` is the call to simplify, its arguments a list of expressions.
+    unsafe {
+        let call = &*request.fcall;
+        let args = PgList::<pg_sys::Expr>::from_pg(call.args);
+        let (Some(embedding), Some(query)) = (args.get_ptr(0), args.get_ptr(1)) else {
+            return null_mut();
+        };
+        let Some(objects) = Objects::of_function(call.funcid) else {
+            return null_mut();
+        };
+        let (right, right_type) = match (args.get_ptr(2), args.get_ptr(3)) {
+            (Some(_), Some(_)) => {
+                let Some(probe) = objects.probe_function() else {
+                    return null_mut();
+                };
+                let mut probe_args = PgList::<pg_sys::Expr>::new();
+                (1..4)
+                    .filter_map(|i| args.get_ptr(i))
+                    .for_each(|arg| probe_args.push(arg));
+                let probe = pg_sys::makeFuncExpr(
+                    probe,
+                    objects.probe,
+                    probe_args.into_pg(),
+                    pg_sys::InvalidOid,
+                    pg_sys::InvalidOid,
+                    pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+                );
+                // What we return is not simplified again: a probe of constants is folded here.
+                // `root` may be null, for both.
+                let probe = pg_sys::eval_const_expressions(request.root, probe.cast());
+                (probe.cast::<pg_sys::Expr>(), objects.probe)
+            }
+            _ => (query, objects.vector),
+        };
+        let Some(operator) = objects.operator(c"@~", right_type) else {
+            return null_mut();
+        };
+        let clause = pg_sys::make_opclause(
+            operator,
+            pg_sys::BOOLOID,
+            false,
+            embedding,
+            right,
+            pg_sys::InvalidOid,
+            pg_sys::InvalidOid,
+        );
+        let clause = clause.cast::<pg_sys::OpExpr>();
+        (*clause).opfuncid = pg_sys::get_opcode(operator);
+        (*clause).location = call.location;
+        clause.cast()
+    }
+}
+
+/// The extension's own objects, found beside the function that is being planned: no name is looked
+/// up through `search_path`, and nothing is remembered that DROP EXTENSION could make stale.
+struct Objects {
+    schema: pg_sys::Oid,
+    vector: pg_sys::Oid,
+    probe: pg_sys::Oid,
+}
+
+impl Objects {
+    /// # Safety
+    /// Called in a transaction.
+    unsafe fn of_function(function: pg_sys::Oid) -> Option<Objects> {
+        // SAFETY: reads the system catalogs through their caches.
+        unsafe {
+            let schema = pg_sys::get_func_namespace(function);
+            let type_of = |name: &CStr| {
+                non_zero(pg_sys::GetSysCacheOid(
+                    pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
+                    pg_sys::Anum_pg_type_oid as i16,
+                    pg_sys::Datum::from(name.as_ptr()),
+                    pg_sys::Datum::from(schema),
+                    pg_sys::Datum::null(),
+                    pg_sys::Datum::null(),
+                ))
+            };
+            Some(Objects {
+                schema,
+                vector: type_of(c"mrl_vector")?,
+                probe: type_of(c"mrl_probe")?,
+            })
+        }
+    }
+
+    /// `vector name right_type`.
+    ///
+    /// # Safety
+    /// Called in a transaction.
+    unsafe fn operator(&self, name: &CStr, right_type: pg_sys::Oid) -> Option<pg_sys::Oid> {
+        // SAFETY: as above.
+        unsafe {
+            non_zero(pg_sys::GetSysCacheOid(
+                pg_sys::SysCacheIdentifier::OPERNAMENSP as i32,
+                pg_sys::Anum_pg_operator_oid as i16,
+                pg_sys::Datum::from(name.as_ptr()),
+                pg_sys::Datum::from(self.vector),
+                pg_sys::Datum::from(right_type),
+                pg_sys::Datum::from(self.schema),
+            ))
+        }
+    }
+
+    /// `mrl_probe(mrl_vector, real, integer)`.
+    ///
+    /// # Safety
+    /// Called in a transaction.
+    unsafe fn probe_function(&self) -> Option<pg_sys::Oid> {
+        let types = [self.vector, pg_sys::FLOAT4OID, pg_sys::INT4OID];
+        // SAFETY: as above; buildoidvector copies the three OIDs.
+        unsafe {
+            let types = pg_sys::buildoidvector(types.as_ptr(), types.len() as i32);
+            non_zero(pg_sys::GetSysCacheOid(
+                pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as i32,
+                pg_sys::Anum_pg_proc_oid as i16,
+                pg_sys::Datum::from(c"mrl_probe".as_ptr()),
+                pg_sys::Datum::from(types),
+                pg_sys::Datum::from(self.schema),
+                pg_sys::Datum::null(),
+            ))
+        }
+    }
+}
+
+fn non_zero(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}

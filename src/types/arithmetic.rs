@@ -1,0 +1,114 @@
+//! Arithmetic, norms, parts of vectors.
+
+use half::f16;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::vector::{MrlVector, VectorArg, check_same_dims};
+use crate::vector::{VectorError, from_f32s, normalize, to_f16};
+
+fn element_wise(
+    a: VectorArg<'_>,
+    b: VectorArg<'_>,
+    op: impl Fn(f32, f32) -> f32,
+) -> Result<MrlVector, ErrorReport> {
+    let (a, b) = (a.values()?, b.values()?);
+    check_same_dims(a.dims(), b.dims())?;
+    let values = a.as_slice().iter().zip(b.as_slice());
+    let values: Vec<f32> = values.map(|(x, y)| op(x.to_f32(), y.to_f32())).collect();
+    Ok(MrlVector(from_f32s(&values)?))
+}
+
+#[pg_extern(sql = false)]
+fn mrl_vector_add(a: VectorArg<'_>, b: VectorArg<'_>) -> Result<MrlVector, ErrorReport> {
+    element_wise(a, b, |x, y| x + y)
+}
+
+#[pg_extern(sql = false)]
+fn mrl_vector_sub(a: VectorArg<'_>, b: VectorArg<'_>) -> Result<MrlVector, ErrorReport> {
+    element_wise(a, b, |x, y| x - y)
+}
+
+/// `vector * scalar`; the product is rounded once, from f64.
+#[pg_extern(sql = false)]
+fn mrl_vector_mul(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
+    scale(vector, scalar)
+}
+
+#[pg_extern(sql = false)]
+fn mul_mrl_vector(scalar: f64, vector: VectorArg<'_>) -> Result<MrlVector, ErrorReport> {
+    scale(vector, scalar)
+}
+
+fn scale(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
+    if scalar.is_nan() {
+        return Err(VectorError::NotANumber.into());
+    }
+    if scalar.is_infinite() {
+        return Err(VectorError::Infinite.into());
+    }
+    let values = vector.values()?;
+    let scaled = values
+        .as_slice()
+        .iter()
+        .map(|value| narrow(f64::from(*value) * scalar));
+    Ok(MrlVector(scaled.collect::<Result<Vec<f16>, _>>()?))
+}
+
+/// Rounds an f64 to f16 at once; a value that does not fit is an error that names it.
+pub(super) fn narrow(value: f64) -> Result<f16, VectorError> {
+    let half = f16::from_f64(value);
+    if half.is_infinite() && value.is_finite() {
+        return Err(VectorError::OutOfRange(value.to_string()));
+    }
+    // What is left to reject, NaN and infinities, is rejected alike in every width.
+    if half.is_finite() {
+        Ok(half)
+    } else {
+        to_f16(value as f32)
+    }
+}
+
+#[pg_extern(sql = false)]
+fn mrl_vector_dims(vector: VectorArg<'_>) -> Result<i32, ErrorReport> {
+    Ok(vector.dims()? as i32)
+}
+
+#[pg_extern(sql = false)]
+fn mrl_vector_l2_norm(vector: VectorArg<'_>) -> Result<f64, ErrorReport> {
+    Ok(f64::from(vector.squared_norm()?).sqrt())
+}
+
+#[pg_extern(sql = false)]
+fn mrl_vector_l2_normalize(vector: VectorArg<'_>) -> Result<MrlVector, ErrorReport> {
+    Ok(MrlVector(normalize(vector.values()?.as_slice())))
+}
+
+/// `count` values from `start`, which counts from 1, cut to what is there, as pgvector's.
+#[pg_extern(sql = false)]
+fn mrl_vector_subvector(
+    vector: VectorArg<'_>,
+    start: i32,
+    count: i32,
+) -> Result<MrlVector, ErrorReport> {
+    if count < 1 {
+        return Err(VectorError::NoDimensions.into());
+    }
+    // In i64, so that start + count can't overflow.
+    let end = i64::from(start) + i64::from(count) - 1;
+    let values = vector.prefix(usize::try_from(end).unwrap_or(0))?;
+    let end = usize::try_from(end).unwrap_or(0).min(values.dims());
+    let start = usize::try_from(i64::from(start) - 1).unwrap_or(0);
+    if start >= end {
+        return Err(VectorError::NoDimensions.into());
+    }
+    Ok(MrlVector(values.as_slice()[start..end].to_vec()))
+}
+
+/// The first `dims` values, scaled to length one: with Matryoshka training an embedding again.
+#[pg_extern(sql = false)]
+fn mrl_truncate(vector: VectorArg<'_>, dims: i32) -> Result<MrlVector, ErrorReport> {
+    Ok(MrlVector(normalize(
+        vector.exact_prefix(dims.into())?.as_slice(),
+    )))
+}

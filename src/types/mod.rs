@@ -1,0 +1,16 @@
+//! `mrl_vector` and `mrl_probe` as Postgres types: input and output, casts, comparison,
+//! arithmetic, aggregates. Their SQL declarations stand in `sql/types.sql`.
+
+mod aggregate;
+mod arithmetic;
+mod casts;
+mod compare;
+mod error;
+mod probe;
+mod varlena;
+mod vector;
+mod vector_io;
+
+pub use error::sql_error;
+pub use probe::{ProbeArg, check_threshold};
+pub use vector::{MrlVector, VectorArg, VectorArray};

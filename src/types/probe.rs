@@ -1,0 +1,188 @@
+//! `mrl_probe`: a query's prefix with its threshold, the right-hand side of `@~`.
+//!
+//! It keeps only what the filter needs, the first `dims` values, so that a constant in a plan is
+//! small and EXPLAIN readable. Text form: `(dims,threshold,dimensions of the query,[values])`.
+//!
+//! | bytes of the data | what |
+//! | --- | --- |
+//! | 0..4 | threshold, f32 |
+//! | 4..6 | dims: how many values follow, u16 |
+//! | 6..8 | dimensions of the whole query vector, u16 |
+//! | 8.. | the values, f16 |
+
+use std::ffi::{CStr, CString};
+
+use half::f16;
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::datum::Datum;
+use pgrx::impl_sql_translatable;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::error::sql_error;
+use super::varlena::{RawVarlena, new_varlena};
+use super::vector::{RawDatum, VectorArg};
+use super::vector_io::{cstring, write_f32, write_values};
+use crate::vector::{VectorError, check_dims, parse};
+
+const HEADER: usize = 8;
+
+/// A query prefix, and how similar a row has to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    pub threshold: f32,
+    /// Dimensions of the whole query vector: a row of any other number is an error.
+    pub of: usize,
+    /// The prefix that is compared.
+    pub values: Vec<f16>,
+}
+
+impl Probe {
+    fn check(self) -> Result<Probe, ErrorReport> {
+        check_threshold(self.threshold)?;
+        check_dims(self.of)?;
+        if self.values.is_empty() || self.values.len() > self.of {
+            let dims = self.values.len() as i64;
+            return Err(VectorError::PrefixOutOfRange { dims, of: self.of }.into());
+        }
+        Ok(self)
+    }
+
+    fn decode(data: &[u8]) -> Option<Probe> {
+        let (header, body) = data.split_first_chunk::<HEADER>()?;
+        let [t0, t1, t2, t3, d0, d1, o0, o1] = *header;
+        if body.len() != 2 * usize::from(u16::from_ne_bytes([d0, d1])) {
+            return None;
+        }
+        Some(Probe {
+            threshold: f32::from_ne_bytes([t0, t1, t2, t3]),
+            of: usize::from(u16::from_ne_bytes([o0, o1])),
+            values: body
+                .chunks_exact(2)
+                .map(|b| f16::from_ne_bytes([b[0], b[1]]))
+                .collect(),
+        })
+    }
+}
+
+/// Any number is a threshold (2 matches nothing, -2 everything); NaN is none.
+pub fn check_threshold(threshold: f32) -> Result<(), ErrorReport> {
+    if threshold.is_nan() {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "threshold must not be NaN",
+        ));
+    }
+    Ok(())
+}
+
+/// A `mrl_probe` argument.
+#[derive(Clone, Copy)]
+pub struct ProbeArg<'fcx>(RawVarlena<'fcx>);
+
+impl<'fcx> ProbeArg<'fcx> {
+    /// Bytes that stand for the probe (see [`RawVarlena::identity`]).
+    pub fn identity(&self) -> Option<&'fcx [u8]> {
+        self.0.identity(usize::MAX)
+    }
+
+    pub fn probe(&self) -> Result<Probe, ErrorReport> {
+        Probe::decode(self.0.bytes().as_slice()).ok_or_else(|| {
+            sql_error(
+                PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+                "mrl_probe value is corrupted",
+            )
+        })
+    }
+}
+
+#[pg_extern(sql = false)]
+fn mrl_probe(query: VectorArg<'_>, threshold: f32, dims: i32) -> Result<Probe, ErrorReport> {
+    let values = query.exact_prefix(dims.into())?;
+    Probe {
+        threshold,
+        of: values.dims(),
+        values: values.as_slice().to_vec(),
+    }
+    .check()
+}
+
+#[pg_extern(sql = false)]
+fn mrl_probe_in(text: &CStr) -> Result<Probe, ErrorReport> {
+    let text = text.to_string_lossy();
+    let syntax = || {
+        sql_error(
+            PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+            format!("invalid input syntax for type mrl_probe: \"{:.64}\"", text),
+        )
+        .set_detail("A probe is written (dims,threshold,dimensions,[values]).")
+    };
+    let inner = text
+        .trim()
+        .strip_prefix('(')
+        .and_then(|t| t.strip_suffix(')'))
+        .ok_or_else(syntax)?;
+    let mut parts = inner.splitn(4, ',').map(str::trim);
+    let (Some(dims), Some(threshold), Some(of), Some(values)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(syntax());
+    };
+    let dims: usize = dims.parse().map_err(|_| syntax())?;
+    let probe = Probe {
+        threshold: threshold.parse().map_err(|_| syntax())?,
+        of: of.parse().map_err(|_| syntax())?,
+        values: parse(values)?,
+    };
+    if probe.values.len() != dims {
+        return Err(syntax());
+    }
+    probe.check()
+}
+
+#[pg_extern(sql = false)]
+fn mrl_probe_out(probe: ProbeArg<'_>) -> Result<CString, ErrorReport> {
+    let Probe {
+        threshold,
+        of,
+        values,
+    } = probe.probe()?;
+    let mut text = format!("({},", values.len()).into_bytes();
+    write_f32(threshold, &mut text);
+    text.extend_from_slice(format!(",{of},").as_bytes());
+    write_values(&values, &mut text);
+    text.push(b')');
+    cstring(text)
+}
+
+impl_sql_translatable!(ProbeArg<'_>, "mrl_probe");
+impl_sql_translatable!(Probe, "mrl_probe");
+
+// SAFETY: the SQL declarations name `mrl_probe` for every such argument.
+unsafe impl<'fcx> ArgAbi<'fcx> for ProbeArg<'fcx> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the functions are strict, so the datum is not null.
+        unsafe {
+            let datum: RawDatum = arg
+                .unbox_arg_using_from_datum()
+                .expect("argument is not null");
+            ProbeArg(RawVarlena::from_datum(datum.0))
+        }
+    }
+}
+
+// SAFETY: laid out as the table above says.
+unsafe impl BoxRet for Probe {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+        let datum = new_varlena(HEADER + 2 * self.values.len(), |data| {
+            data[0..4].copy_from_slice(&self.threshold.to_ne_bytes());
+            data[4..6].copy_from_slice(&(self.values.len() as u16).to_ne_bytes());
+            data[6..8].copy_from_slice(&(self.of as u16).to_ne_bytes());
+            for (bytes, value) in data[HEADER..].chunks_exact_mut(2).zip(&self.values) {
+                bytes.copy_from_slice(&value.to_ne_bytes());
+            }
+        });
+        // SAFETY: a datum of the declared return type.
+        unsafe { fcinfo.return_raw_datum(datum) }
+    }
+}

@@ -1,0 +1,240 @@
+//! How a vector lies in a Datum, and how it goes in and out of a SQL function.
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 0..4 | varlena header (1 byte in a tuple, where the value is short) |
+//! | 0..2 of the data | dimensions, u16 |
+//! | 2..4 | zero |
+//! | 4..8 | squared L2 norm, f32, added in the kernel's lane order |
+//! | 8.. | the values, f16 |
+//!
+//! All in the byte order of the machine, like every Postgres type. The norm is kept squared: that
+//! is what a similarity needs, and the root would round once more.
+
+use half::f16;
+use half::slice::HalfBitsSliceExt;
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::datum::Datum;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::{impl_sql_translatable, pg_sys};
+
+use super::error::sql_error;
+use super::varlena::{Bytes, RawVarlena, new_varlena};
+use crate::vector::{MAX_DIMS, VectorError, squared_norm};
+
+const HEADER: usize = 8;
+
+/// A `mrl_vector` argument. Nothing is read before it is asked for, and a prefix costs only a
+/// prefix.
+#[derive(Clone, Copy)]
+pub struct VectorArg<'fcx>(RawVarlena<'fcx>);
+
+/// The values of a [`VectorArg`], all of them or the first few.
+pub struct Values<'a> {
+    bytes: Bytes<'a>,
+    /// Dimensions of the whole vector.
+    dims: usize,
+    /// How many values were asked for, and are there.
+    len: usize,
+}
+
+impl<'fcx> VectorArg<'fcx> {
+    /// # Safety
+    /// `datum` is a non-null `mrl_vector` that lives as long as `'fcx`.
+    pub unsafe fn from_datum(datum: pg_sys::Datum) -> VectorArg<'fcx> {
+        // SAFETY: the caller's promise.
+        VectorArg(unsafe { RawVarlena::from_datum(datum) })
+    }
+
+    /// All values.
+    pub fn values(&self) -> Result<Values<'fcx>, ErrorReport> {
+        let values = open(self.0.bytes(), usize::MAX)?;
+        if values.bytes.as_slice().len() != HEADER + 2 * values.dims {
+            return Err(corrupted());
+        }
+        Ok(values)
+    }
+
+    /// The first `len` values, or all where there are fewer.
+    pub fn prefix(&self, len: usize) -> Result<Values<'fcx>, ErrorReport> {
+        open(self.0.first_bytes(HEADER + 2 * len), len)
+    }
+
+    /// The first `dims` values; fewer than one, or more than there are, is an error.
+    pub fn exact_prefix(&self, dims: i64) -> Result<Values<'fcx>, ErrorReport> {
+        let wanted = usize::try_from(dims).unwrap_or(0).min(MAX_DIMS + 1);
+        let values = self.prefix(wanted)?;
+        if wanted == 0 || wanted > values.dims() {
+            return Err(VectorError::PrefixOutOfRange {
+                dims,
+                of: values.dims(),
+            }
+            .into());
+        }
+        Ok(values)
+    }
+
+    /// Bytes that stand for the first `len` values and the dimension count (see
+    /// [`RawVarlena::identity`]).
+    pub fn identity(&self, len: usize) -> Option<&'fcx [u8]> {
+        self.0.identity(HEADER + 2 * len)
+    }
+
+    /// The dimension count alone.
+    pub fn dims(&self) -> Result<usize, ErrorReport> {
+        Ok(self.prefix(0)?.dims)
+    }
+
+    /// The squared L2 norm that is stored beside the values.
+    pub fn squared_norm(&self) -> Result<f32, ErrorReport> {
+        let values = self.prefix(0)?;
+        let bytes = &values.bytes.as_slice()[4..HEADER];
+        Ok(f32::from_ne_bytes(
+            bytes.try_into().map_err(|_| corrupted())?,
+        ))
+    }
+}
+
+fn open(bytes: Bytes<'_>, len: usize) -> Result<Values<'_>, ErrorReport> {
+    let data = bytes.as_slice();
+    if data.len() < HEADER {
+        return Err(corrupted());
+    }
+    let dims = usize::from(u16::from_ne_bytes([data[0], data[1]]));
+    let len = len.min(dims);
+    if dims == 0 || data.len() < HEADER + 2 * len {
+        return Err(corrupted());
+    }
+    Ok(Values { bytes, dims, len })
+}
+
+fn corrupted() -> ErrorReport {
+    sql_error(
+        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+        "mrl_vector value is corrupted",
+    )
+}
+
+impl Values<'_> {
+    /// Dimensions of the whole vector, whatever was asked for.
+    pub fn dims(&self) -> usize {
+        self.dims
+    }
+
+    pub fn as_slice(&self) -> &[f16] {
+        let bytes = &self.bytes.as_slice()[HEADER..HEADER + 2 * self.len];
+        // SAFETY: any bits are a u16, and the values lie 8 bytes behind an address that is a
+        // multiple of 4 (`Bytes`), so the middle is everything.
+        let (before, bits, after) = unsafe { bytes.align_to::<u16>() };
+        assert!(
+            before.is_empty() && after.is_empty(),
+            "vector values are aligned"
+        );
+        bits.reinterpret_cast()
+    }
+}
+
+/// Errors unless both have the same number of dimensions.
+pub fn check_same_dims(a: usize, b: usize) -> Result<(), VectorError> {
+    if a == b {
+        Ok(())
+    } else {
+        Err(VectorError::DifferentDimensions(a, b))
+    }
+}
+
+/// A vector that a SQL function returns: finite values, `1..=MAX_DIMS` of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MrlVector(pub Vec<f16>);
+
+impl MrlVector {
+    /// Copies it into the current memory context.
+    pub fn into_datum(self) -> pg_sys::Datum {
+        let MrlVector(values) = self;
+        new_varlena(HEADER + 2 * values.len(), |data| {
+            data[0..2].copy_from_slice(&(values.len() as u16).to_ne_bytes());
+            data[4..8].copy_from_slice(&squared_norm(&values).to_ne_bytes());
+            for (bytes, value) in data[HEADER..].chunks_exact_mut(2).zip(&values) {
+                bytes.copy_from_slice(&value.to_ne_bytes());
+            }
+        })
+    }
+}
+
+impl_sql_translatable!(VectorArg<'_>, "mrl_vector");
+impl_sql_translatable!(MrlVector, "mrl_vector");
+
+// SAFETY: the SQL declarations name `mrl_vector` for every such argument.
+unsafe impl<'fcx> ArgAbi<'fcx> for VectorArg<'fcx> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the functions are strict or take an Option, so the datum is not null.
+        unsafe {
+            let datum: RawDatum = arg
+                .unbox_arg_using_from_datum()
+                .expect("argument is not null");
+            VectorArg::from_datum(datum.0)
+        }
+    }
+}
+
+// SAFETY: `into_datum` lays the value out as the type demands.
+unsafe impl BoxRet for MrlVector {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+        let datum = self.into_datum();
+        // SAFETY: a datum of the declared return type.
+        unsafe { fcinfo.return_raw_datum(datum) }
+    }
+}
+
+/// An array of vectors and NULLs that a SQL function returns.
+pub struct VectorArray(pub Vec<Option<MrlVector>>);
+
+impl_sql_translatable!(VectorArray, "mrl_vector[]");
+
+// SAFETY: an array of the element type that the function is declared to return.
+unsafe impl BoxRet for VectorArray {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+        let nulls: Vec<bool> = self.0.iter().map(Option::is_none).collect();
+        let to_datum =
+            |v: Option<MrlVector>| v.map_or(pg_sys::Datum::null(), MrlVector::into_datum);
+        let elements: Vec<pg_sys::Datum> = self.0.into_iter().map(to_datum).collect();
+        // SAFETY: the call has a flinfo (it came from SQL); `elements` and `nulls` have the length
+        // that is given, and the element type's storage is looked up, not assumed.
+        unsafe {
+            let returned = pg_sys::get_func_rettype((*(*fcinfo.as_mut_ptr()).flinfo).fn_oid);
+            let element = pg_sys::get_element_type(returned);
+            if elements.is_empty() {
+                return fcinfo.return_raw_datum(pg_sys::construct_empty_array(element).into());
+            }
+            let (mut len, mut by_value, mut align) = (0i16, false, 0);
+            pg_sys::get_typlenbyvalalign(element, &mut len, &mut by_value, &mut align);
+            let (mut count, mut lower_bound) = (elements.len() as i32, 1i32);
+            let array = pg_sys::construct_md_array(
+                elements.as_ptr().cast_mut(),
+                nulls.as_ptr().cast_mut(),
+                1,
+                &mut count,
+                &mut lower_bound,
+                element,
+                len.into(),
+                by_value,
+                align,
+            );
+            fcinfo.return_raw_datum(array.into())
+        }
+    }
+}
+
+/// Any argument's datum as it is, for the types that open it themselves.
+pub struct RawDatum(pub pg_sys::Datum);
+
+impl pgrx::FromDatum for RawDatum {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _typoid: pg_sys::Oid,
+    ) -> Option<Self> {
+        (!is_null).then_some(RawDatum(datum))
+    }
+}

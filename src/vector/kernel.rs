@@ -1,0 +1,309 @@
+//! One pass over half-precision values: dot product and squared norm.
+//!
+//! Every instruction set gives the same bits. Two facts make that possible:
+//! - a product of two halves is exact in f32 (11 + 11 significant bits fit into 24, and exponents
+//!   from 2^-48 to 2^32 into its range), so fused and separate multiply-add round alike;
+//! - the sums run in [`LANES`] lanes, value `i` always in lane `i % LANES`, and the lanes are then
+//!   folded in one fixed order. No sum of [`super::MAX_DIMS`] such products can overflow.
+
+use std::sync::LazyLock;
+
+use half::f16;
+
+/// Partial sums that run side by side: two registers of AVX-512, four of AVX2.
+const LANES: usize = 32;
+
+/// The lanes of a dot product and of a squared norm.
+struct Sums {
+    dot: [f32; LANES],
+    norm: [f32; LANES],
+}
+
+/// An instruction set that the kernel is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// x86-64 with AVX-512F.
+    Avx512,
+    /// x86-64 with AVX2 and F16C.
+    Avx2,
+    /// Any CPU. On AArch64 the compiler turns it into NEON, which belongs to the baseline there.
+    Portable,
+}
+
+impl Kernel {
+    /// Whether this CPU can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Kernel::Avx512 | Kernel::Avx2 => false,
+            Kernel::Portable => true,
+        }
+    }
+
+    /// The fastest one that this CPU can run.
+    pub fn best() -> Kernel {
+        static BEST: LazyLock<Kernel> = LazyLock::new(|| {
+            [Kernel::Avx512, Kernel::Avx2]
+                .into_iter()
+                .find(|kernel| kernel.is_available())
+                .unwrap_or(Kernel::Portable)
+        });
+        *BEST
+    }
+
+    /// `(Σ x_i q_i, Σ x_i²)`. `q` holds values of a half-precision vector, widened.
+    ///
+    /// # Panics
+    /// If the lengths differ, or the CPU lacks the instruction set.
+    pub fn dot_and_squared_norm(self, x: &[f16], q: &[f32]) -> (f32, f32) {
+        assert_eq!(x.len(), q.len(), "vectors of different lengths");
+        assert!(self.is_available(), "{self:?} is not available on this CPU");
+        let sums = match self {
+            // SAFETY: the CPU has the features, and the lengths are equal (both asserted above).
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => unsafe { x86::avx512(x, q) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => unsafe { x86::avx2(x, q) },
+            _ => portable(x, q),
+        };
+        (fold(sums.dot), fold(sums.norm))
+    }
+}
+
+/// [`Kernel::dot_and_squared_norm`] on the best kernel of this CPU.
+pub fn dot_and_squared_norm(x: &[f16], q: &[f32]) -> (f32, f32) {
+    Kernel::best().dot_and_squared_norm(x, q)
+}
+
+/// `Σ x_i²`, added in the same order as in [`dot_and_squared_norm`].
+pub fn squared_norm(x: &[f16]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for block in x.chunks(LANES) {
+        for (lane, value) in lanes.iter_mut().zip(block) {
+            let value = f32::from(*value);
+            *lane += value * value;
+        }
+    }
+    fold(lanes)
+}
+
+/// Adds the lanes: upper half onto lower half, until one is left.
+fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+fn portable(x: &[f16], q: &[f32]) -> Sums {
+    let mut sums = Sums {
+        dot: [0.0; LANES],
+        norm: [0.0; LANES],
+    };
+    for (x, q) in x.chunks(LANES).zip(q.chunks(LANES)) {
+        for (lane, (x, q)) in x.iter().zip(q).enumerate() {
+            let x = f32::from(*x);
+            sums.dot[lane] += x * q;
+            sums.norm[lane] += x * x;
+        }
+    }
+    sums
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use half::f16;
+
+    use super::{LANES, Sums, portable};
+
+    /// # Safety
+    /// The CPU has AVX-512F, and `x` and `q` have the same length.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn avx512(x: &[f16], q: &[f32]) -> Sums {
+        let blocks = x.len() / LANES;
+        let mut dot = [_mm512_setzero_ps(); 2];
+        let mut norm = [_mm512_setzero_ps(); 2];
+        for block in 0..blocks {
+            for half in 0..2 {
+                let at = block * LANES + half * 16;
+                // SAFETY: at + 16 <= blocks * LANES <= the length of both slices.
+                let (bits, q) = unsafe {
+                    (
+                        _mm256_loadu_si256(x.as_ptr().add(at).cast()),
+                        _mm512_loadu_ps(q.as_ptr().add(at)),
+                    )
+                };
+                let x = _mm512_cvtph_ps(bits);
+                dot[half] = _mm512_fmadd_ps(x, q, dot[half]);
+                norm[half] = _mm512_fmadd_ps(x, x, norm[half]);
+            }
+        }
+        let mut sums = tail(x, q, blocks);
+        for half in 0..2 {
+            add512(&mut sums.dot, half, dot[half]);
+            add512(&mut sums.norm, half, norm[half]);
+        }
+        sums
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn add512(lanes: &mut [f32; LANES], half: usize, sum: __m512) {
+        let lanes = &mut lanes[half * 16..half * 16 + 16];
+        // SAFETY: the slice is 16 values long.
+        unsafe {
+            let tail = _mm512_loadu_ps(lanes.as_ptr());
+            _mm512_storeu_ps(lanes.as_mut_ptr(), _mm512_add_ps(sum, tail));
+        }
+    }
+
+    /// # Safety
+    /// The CPU has AVX2 and F16C, and `x` and `q` have the same length.
+    #[target_feature(enable = "avx2,f16c")]
+    pub unsafe fn avx2(x: &[f16], q: &[f32]) -> Sums {
+        let blocks = x.len() / LANES;
+        let mut dot = [_mm256_setzero_ps(); 4];
+        let mut norm = [_mm256_setzero_ps(); 4];
+        for block in 0..blocks {
+            for quarter in 0..4 {
+                let at = block * LANES + quarter * 8;
+                // SAFETY: at + 8 <= blocks * LANES <= the length of both slices.
+                let (bits, q) = unsafe {
+                    (
+                        _mm_loadu_si128(x.as_ptr().add(at).cast()),
+                        _mm256_loadu_ps(q.as_ptr().add(at)),
+                    )
+                };
+                let x = _mm256_cvtph_ps(bits);
+                dot[quarter] = _mm256_add_ps(dot[quarter], _mm256_mul_ps(x, q));
+                norm[quarter] = _mm256_add_ps(norm[quarter], _mm256_mul_ps(x, x));
+            }
+        }
+        let mut sums = tail(x, q, blocks);
+        for quarter in 0..4 {
+            add256(&mut sums.dot, quarter, dot[quarter]);
+            add256(&mut sums.norm, quarter, norm[quarter]);
+        }
+        sums
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn add256(lanes: &mut [f32; LANES], quarter: usize, sum: __m256) {
+        let lanes = &mut lanes[quarter * 8..quarter * 8 + 8];
+        // SAFETY: the slice is 8 values long.
+        unsafe {
+            let tail = _mm256_loadu_ps(lanes.as_ptr());
+            _mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_add_ps(sum, tail));
+        }
+    }
+
+    /// The values after the last whole block: at most one to a lane, so its product is the last
+    /// thing that the lane adds, as in the portable loop.
+    fn tail(x: &[f16], q: &[f32], blocks: usize) -> Sums {
+        portable(&x[blocks * LANES..], &q[blocks * LANES..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn kernels() -> Vec<Kernel> {
+        [Kernel::Avx512, Kernel::Avx2, Kernel::Portable]
+            .into_iter()
+            .filter(|kernel| kernel.is_available())
+            .collect()
+    }
+
+    fn widen(values: &[f16]) -> Vec<f32> {
+        values.iter().map(|value| f32::from(*value)).collect()
+    }
+
+    /// Any finite half: tiny, huge, subnormal, both zeros.
+    fn halves(len: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Vec<f16>> {
+        let any = any::<u16>()
+            .prop_map(f16::from_bits)
+            .prop_filter("finite", |v| v.is_finite());
+        let usual = (-1.0f32..1.0).prop_map(f16::from_f32);
+        proptest::collection::vec(prop_oneof![1 => any, 3 => usual], len)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn every_kernel_gives_the_same_bits(pairs in halves(2..600)) {
+            let (x, q) = pairs.split_at(pairs.len() / 2);
+            let (x, q) = (&x[..x.len().min(q.len())], widen(&q[..x.len().min(q.len())]));
+            let (dot, norm) = Kernel::Portable.dot_and_squared_norm(x, &q);
+            for kernel in kernels() {
+                let (d, n) = kernel.dot_and_squared_norm(x, &q);
+                prop_assert_eq!(d.to_bits(), dot.to_bits(), "{:?}", kernel);
+                prop_assert_eq!(n.to_bits(), norm.to_bits(), "{:?}", kernel);
+            }
+            prop_assert_eq!(squared_norm(x).to_bits(), norm.to_bits());
+        }
+
+        #[test]
+        fn agrees_with_f64(pairs in halves(2..600)) {
+            let (x, q) = pairs.split_at(pairs.len() / 2);
+            let q = &q[..x.len()];
+            let exact: f64 = x.iter().zip(q).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let size: f64 =
+                x.iter().zip(q).map(|(a, b)| (f64::from(*a) * f64::from(*b)).abs()).sum();
+            let (dot, norm) = dot_and_squared_norm(x, &widen(q));
+            // n additions of f32, each with a relative error of 2^-24 of the partial sum.
+            let bound = size * (x.len() as f64) * 2f64.powi(-24);
+            prop_assert!((f64::from(dot) - exact).abs() <= bound, "{dot} against {exact}");
+            let squares: f64 = x.iter().map(|a| f64::from(*a).powi(2)).sum();
+            prop_assert!((f64::from(norm) - squares).abs() <= squares * 600.0 * 2f64.powi(-24));
+        }
+
+        #[test]
+        fn a_vector_times_itself_is_its_squared_norm(x in halves(1..300)) {
+            for kernel in kernels() {
+                let (dot, norm) = kernel.dot_and_squared_norm(&x, &widen(&x));
+                prop_assert_eq!(dot.to_bits(), norm.to_bits());
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_vector_does_not_overflow() {
+        let x = vec![f16::MAX; super::super::MAX_DIMS];
+        for kernel in kernels() {
+            let (dot, norm) = kernel.dot_and_squared_norm(&x, &widen(&x));
+            assert!(dot.is_finite() && norm == dot);
+        }
+    }
+
+    #[test]
+    fn lane_order_is_fixed() {
+        // Values whose sum depends on the order: pins the definition, on every CPU. The bits are
+        // those of a float32 emulation of the lanes in numpy.
+        let x: Vec<f16> = (0..1000u32)
+            .map(|i| f16::from_f32(((i * 7919) % 1999) as f32 / 1999.0 - 0.4))
+            .collect();
+        let q: Vec<f32> = widen(&x.iter().rev().copied().collect::<Vec<_>>());
+        for kernel in kernels() {
+            let (dot, norm) = kernel.dot_and_squared_norm(&x, &q);
+            assert_eq!(
+                (dot.to_bits(), norm.to_bits()),
+                (0x4252_f684, 0x42bd_15ef),
+                "{kernel:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Cosine similarity, and the side of it that is computed once a query.
+
+use half::f16;
+
+use super::VectorError;
+use super::kernel::{dot_and_squared_norm, squared_norm};
+
+/// `dot / (‖x‖ ‖q‖)` in [-1, 1] from the kernel's sums; 0 where either vector is zero.
+///
+/// A vector with itself gives exactly 1: the square root of a square of an f32 is exact in f64.
+pub fn cosine(dot: f32, squared_norm_x: f32, squared_norm_q: f32) -> f64 {
+    if squared_norm_x == 0.0 || squared_norm_q == 0.0 {
+        return 0.0;
+    }
+    let norms = (f64::from(squared_norm_x) * f64::from(squared_norm_q)).sqrt();
+    (f64::from(dot) / norms).clamp(-1.0, 1.0)
+}
+
+/// A query's prefix, widened to f32 and measured once, to be compared with many rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Query {
+    values: Vec<f32>,
+    squared_norm: f32,
+    /// Dimensions of the whole query vector.
+    of: usize,
+}
+
+impl Query {
+    /// Takes the first `dims` of the vector `values`.
+    ///
+    /// # Errors
+    /// [`VectorError::PrefixOutOfRange`] unless `dims` lies in `1..=values.len()`.
+    pub fn new(values: &[f16], dims: usize) -> Result<Query, VectorError> {
+        if dims == 0 || dims > values.len() {
+            let dims = i64::try_from(dims).unwrap_or(i64::MAX);
+            return Err(VectorError::PrefixOutOfRange {
+                dims,
+                of: values.len(),
+            });
+        }
+        Ok(Query::from_prefix(&values[..dims], values.len()))
+    }
+
+    /// A query of which only the prefix is at hand; the whole vector has `of` dimensions.
+    pub fn from_prefix(prefix: &[f16], of: usize) -> Query {
+        Query {
+            values: prefix.iter().map(|value| f32::from(*value)).collect(),
+            squared_norm: squared_norm(prefix),
+            of,
+        }
+    }
+
+    /// Length of the compared prefix.
+    pub fn dims(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Dimensions of the whole vector.
+    pub fn of(&self) -> usize {
+        self.of
+    }
+
+    /// Cosine similarity of the two prefixes: `x` is the row's, [`Query::dims`] values long.
+    pub fn similarity(&self, x: &[f16]) -> f64 {
+        let (dot, squared_norm) = dot_and_squared_norm(x, &self.values);
+        cosine(dot, squared_norm, self.squared_norm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::vector::from_f32s;
+
+    fn brute_force(x: &[f32], q: &[f32]) -> f64 {
+        let (mut dot, mut xx, mut qq) = (0.0, 0.0, 0.0);
+        for (x, q) in x.iter().zip(q) {
+            let (x, q) = (f64::from(*x), f64::from(*q));
+            dot += x * q;
+            xx += x * x;
+            qq += q * q;
+        }
+        if xx == 0.0 || qq == 0.0 {
+            0.0
+        } else {
+            dot / (xx * qq).sqrt()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn equals_brute_force_on_every_prefix(
+            pairs in proptest::collection::vec((-3.0f32..3.0, -3.0f32..3.0), 1..200),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let (x, q): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
+            let (x, q) = (from_f32s(&x).unwrap(), from_f32s(&q).unwrap());
+            let dims = cut.index(x.len()) + 1;
+            let query = Query::new(&q, dims).unwrap();
+            let wide = |v: &[f16]| v[..dims].iter().map(|v| v.to_f32()).collect::<Vec<_>>();
+            let expected = brute_force(&wide(&x), &wide(&q));
+            prop_assert!((query.similarity(&x[..dims]) - expected).abs() < 1e-5);
+            prop_assert_eq!(Query::new(&x, dims).unwrap().similarity(&x[..dims]), 1.0);
+        }
+    }
+
+    #[test]
+    fn zero_vectors_are_similar_to_nothing() {
+        let zero = from_f32s(&[0.0, 0.0]).unwrap();
+        let one = from_f32s(&[1.0, 0.0]).unwrap();
+        assert_eq!(Query::new(&zero, 2).unwrap().similarity(&one), 0.0);
+        assert_eq!(Query::new(&one, 2).unwrap().similarity(&zero), 0.0);
+        assert_eq!(Query::new(&zero, 2).unwrap().similarity(&zero), 0.0);
+    }
+
+    #[test]
+    fn prefix_lengths_are_checked() {
+        let v = from_f32s(&[1.0, 2.0]).unwrap();
+        for dims in [0, 3] {
+            assert!(matches!(
+                Query::new(&v, dims),
+                Err(VectorError::PrefixOutOfRange { of: 2, .. })
+            ));
+        }
+    }
+}

@@ -1,0 +1,51 @@
+#!/bin/sh
+# A private Postgres server on a Unix socket, for the tests and the demo.
+#
+#   tests/cluster.sh start DIR [postgres -c options]   make one, or start the one that is there
+#   tests/cluster.sh stop DIR                          stop it
+#   tests/cluster.sh run DIR COMMAND...                run a command with PGHOST, PGUSER and
+#                                                      PGDATABASE set to reach it
+#
+# DIR holds the data (DIR/data), the socket and the log. Postgres refuses to run as root: root's
+# servers run as the user postgres, which Debian's package makes.
+set -eu
+
+action=$1
+dir=$2
+shift 2
+bindir=$("${PG_CONFIG:-pg_config}" --bindir)
+
+as_owner() {
+    if [ "$(id -u)" = 0 ]; then runuser -u postgres -- "$@"; else "$@"; fi
+}
+
+case $action in
+start)
+    mkdir -p "$dir"
+    if [ "$(id -u)" = 0 ]; then chown postgres "$dir"; fi
+    chmod 755 "$dir"
+    if [ ! -e "$dir/data/PG_VERSION" ]; then
+        as_owner "$bindir/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 \
+            --locale=C.UTF-8 >"$dir/initdb.log" 2>&1 || { cat "$dir/initdb.log"; exit 1; }
+    fi
+    if ! as_owner "$bindir/pg_ctl" -D "$dir/data" status >/dev/null 2>&1; then
+        options="-c listen_addresses='' -c unix_socket_directories='$dir' $*"
+        (cd "$dir" && as_owner "$bindir/pg_ctl" -D "$dir/data" -w -l "$dir/data/server.log" \
+            -o "$options" start >/dev/null) || { tail -n 20 "$dir/data/server.log"; exit 1; }
+    fi
+    ;;
+stop)
+    if as_owner "$bindir/pg_ctl" -D "$dir/data" status >/dev/null 2>&1; then
+        (cd "$dir" && as_owner "$bindir/pg_ctl" -D "$dir/data" -m fast -w stop >/dev/null)
+    fi
+    ;;
+run)
+    PGHOST=$dir PGUSER=postgres PGDATABASE=${PGDATABASE:-postgres} PATH=$bindir:$PATH
+    export PGHOST PGUSER PGDATABASE PATH
+    exec "$@"
+    ;;
+*)
+    echo "unknown action: $action" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,39 @@
+#!/bin/sh
+# Installs what building and testing need on Debian: Postgres with its headers, libclang for the
+# bindings, Python with Pillow for the albums, cargo-pgrx. Called by make, with PG_CONFIG,
+# PGRX_VERSION and SUDO set.
+set -eu
+
+as_root() {
+    if [ -n "$SUDO" ]; then "$SUDO" "$@"; else "$@"; fi
+}
+
+packages="build-essential clang libclang-dev pkg-config postgresql python3 python3-numpy
+python3-pil python3-venv sudo"
+
+missing() {
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || echo "$package"
+    done
+}
+
+# shellcheck disable=SC2086 # a list of words
+wanted=$(missing $packages)
+if [ -n "$wanted" ] || ! command -v "$PG_CONFIG" >/dev/null ||
+    [ ! -e "$("$PG_CONFIG" --includedir-server)/postgres.h" ]; then
+    as_root apt-get update -qq
+    # shellcheck disable=SC2086
+    [ -z "$wanted" ] || as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $wanted
+    major=$(find /usr/lib/postgresql -mindepth 1 -maxdepth 1 -printf '%f\n' | sort -n | tail -n 1)
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "postgresql-server-dev-$major"
+fi
+
+if ! cargo pgrx --version 2>/dev/null | grep -q "cargo-pgrx $PGRX_VERSION"; then
+    cargo install cargo-pgrx --version "$PGRX_VERSION" --locked
+fi
+
+major=$("$PG_CONFIG" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+config=${PGRX_HOME:-$HOME/.pgrx}/config.toml
+if ! grep -qs "^pg$major *= *\"$(command -v "$PG_CONFIG")\"" "$config"; then
+    cargo pgrx init "--pg$major" "$(command -v "$PG_CONFIG")"
+fi
