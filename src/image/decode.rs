@@ -115,6 +115,9 @@ impl Format {
 
         let orientation = orientation::stated(&mut decoder);
         let color = decoder.color_type();
+        let to_rgb = rgb::converter(color).ok_or_else(|| ImageError::Unsupported {
+            what: format!("{}, samples {color:?}", self.name()),
+        })?;
         let mut samples = Vec::new();
         let len = usize::try_from(bytes).map_err(|_| self.too_much_memory())?;
         samples
@@ -125,10 +128,7 @@ impl Format {
             .read_image(&mut samples)
             .map_err(|error| self.error(error))?;
 
-        let pixels = rgb::from_samples(color, samples).ok_or_else(|| ImageError::Unsupported {
-            what: format!("{} with samples {color:?}", self.name()),
-        })?;
-        orientation::upright(RgbImage::new(width, height, pixels)?, orientation)
+        orientation::upright(RgbImage::new(width, height, to_rgb(samples))?, orientation)
     }
 
     fn too_much_memory(self) -> ImageError {

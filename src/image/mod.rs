@@ -10,7 +10,13 @@
 //!   Pillow drops the alpha channel and shows whatever colour lies under it.
 //! - 16-bit samples become 8-bit by rounding `v / 257`, so that 0 and 65535 map to 0 and 255.
 //!   Pillow takes the high byte of colours and handles 16-bit grey apart.
-//! - Colour profiles are ignored, as Pillow ignores them.
+//! - Files that end before they say so are refused, a JPEG also where only its end-of-image
+//!   marker is missing.
+//! - A JPEG's colours differ by a few levels of 255 in places: the decoder rounds in another order
+//!   than libjpeg when it enlarges the colour planes.
+//!
+//! As in Pillow, colour profiles are ignored. Not read: arithmetic-coded, lossless and 12-bit
+//! JPEG; TIFF with a palette, YCbCr, grey with alpha, floats or Group 3 fax coding.
 
 mod decode;
 mod intact;
@@ -35,8 +41,8 @@ pub const MAX_PIXELS: u64 = 1 << 28;
 pub struct Limits {
     /// Length of the encoded file, in bytes.
     pub max_bytes: usize,
-    /// Width × height. Decoding takes up to some 20 bytes of memory a pixel (16-bit RGBA, or a
-    /// progressive JPEG whose coefficients have to be kept), an ordinary photo 6.
+    /// Width × height. Decoding takes up to some 25 bytes of memory a pixel (a TIFF of
+    /// 16-bit RGBA), a progressive JPEG 9, an ordinary photo 3.
     pub max_pixels: u64,
     /// Width and height each.
     pub max_side: u32,

@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Find all the baby photos: the demo of `make demo`.
+
+Draws an album of 2,000 pictures that the model has never seen, with its truth; embeds it inside
+a private Postgres; asks for all of something, and measures what comes back.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import contact_sheet
+from album import DIMENSIONS, MODEL, ROOT, Server, draw, embed, load
+
+SEED = 20261124
+COUNT = 2000
+DATABASE = "album"
+
+
+def heading(text):
+    print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
+
+
+def show(server, sql, rows=8):
+    """Prints a statement, and what psql answers to it: its first rows, and how many there are."""
+    sql = textwrap.dedent(sql).strip()
+    print("\n" + textwrap.indent(sql, "    ") + "\n", flush=True)
+    started = time.monotonic()
+    lines = server.psql(sql).rstrip().splitlines()
+    seconds = time.monotonic() - started
+    body, count = lines[2:-1], lines[-1]
+    print("\n".join(lines[:2] + body[:rows]))
+    if len(body) > rows:
+        print(f" … {len(body) - rows} more")
+    print(f"{count} in {seconds * 1000:.0f} ms, start of the session included")
+
+
+def measure(server, title, condition):
+    """One line: how many photos a condition finds, and how right it is about babies."""
+    found, right, all_babies = map(
+        int,
+        server.rows(f"""
+            SELECT count(*) FILTER (WHERE {condition}),
+                   count(*) FILTER (WHERE {condition} AND baby), count(*) FILTER (WHERE baby)
+            FROM photos JOIN truth USING (path), embed_text('{MODEL}', 'a baby') AS q
+        """)[0],
+    )
+    recall, precision = right / all_babies, right / max(found, 1)
+    print(f"{title:52} {found:6} {recall:9.4f} {precision:10.4f}")
+    return recall
+
+
+def prepare(directory):
+    started = time.monotonic()
+    album = directory / "album"
+    heading("The album")
+    if draw(album, SEED, COUNT):
+        print(f"drew {COUNT} pictures into {album} in {time.monotonic() - started:.0f} s")
+    else:
+        print(f"{COUNT} pictures are in {album}")
+    cluster = directory / "server"
+    subprocess.run([ROOT / "tests/cluster.sh", "start", cluster, "-c shared_buffers=256MB"], check=True)
+    if not Server(cluster, "postgres").rows(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"):
+        Server(cluster, "postgres").psql(f"CREATE DATABASE {DATABASE}")
+    server = Server(cluster, DATABASE)
+    if server.value("SELECT to_regclass('photos') IS NULL") == "t":
+        load(server, album)
+
+    started = time.monotonic()
+
+    def progress(done, total):
+        rate = done / max(time.monotonic() - started, 0.1)
+        print(f"\rembedding: {done} of {total} photos, {rate:.0f} a second ", end="", flush=True)
+
+    embed(server, progress)
+    print(f"\nevery photo has an embedding of {DIMENSIONS} dimensions")
+    return server, album
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dir", type=Path, required=True, help="where the album and the server live")
+    directory = parser.parse_args().dir.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    server, album = prepare(directory)
+
+    recommended = json.loads((ROOT / "models" / MODEL / "photosearch.json").read_text())
+    coarse, dims = recommended["coarse_threshold"], recommended["coarse_dims"]
+    fine = recommended["fine_threshold"]
+
+    heading("1. Find all the baby photos")
+    all_babies = f"""
+        SELECT path, fine_score(embedding, q) AS score
+        FROM photos, embed_text('{MODEL}', 'a baby') AS q
+        WHERE coarse_match(embedding, q, {coarse}, {dims}) AND fine_score(embedding, q) >= {fine}
+        ORDER BY score DESC;
+    """
+    show(server, all_babies)
+    babies = int(server.value("SELECT count(*) FROM truth WHERE baby"))
+    print(f"\nThe truth: {babies} of {COUNT} pictures show a baby. Measured against it:\n")
+    print(f"{'':52} {'found':>6} {'recall':>9} {'precision':>10}")
+    measure(server, f"coarse step: {coarse} on {dims} dimensions", f"coarse_match(embedding, q, {coarse}, {dims})")
+    fine_alone = f"fine_score(embedding, q) >= {fine}"
+    measure(server, f"fine step alone: {fine} on {DIMENSIONS} dimensions", fine_alone)
+    both = f"coarse_match(embedding, q, {coarse}, {dims}) AND {fine_alone}"
+    measure(server, "both steps", both)
+    careless = f"coarse_match(embedding, q, {fine}, {dims}) AND {fine_alone}"
+    measure(server, f"careless: {fine} on both steps", careless)
+    for name, condition in [("both steps", both), ("the same threshold on both steps", careless)]:
+        kept, asked = server.rows(f"""
+            SELECT count(*) FILTER (WHERE {condition}), count(*)
+            FROM photos, embed_text('{MODEL}', 'a baby') AS q WHERE {fine_alone}
+        """)[0]
+        print(f"Of the {asked} photos that the fine step asks for, {name} keep {kept}.")
+
+    heading("2. Skip the ones with a dog, but show me all the baby photos")
+    show(
+        server,
+        f"""
+        SELECT path, fine_score(embedding, baby) AS score
+        FROM photos, embed_text('{MODEL}', 'a baby') AS baby, embed_text('{MODEL}', 'a dog') AS dog
+        WHERE coarse_match(embedding, baby, {coarse}, {dims}) AND fine_score(embedding, baby) >= {fine}
+          AND NOT coarse_match(embedding, dog, {fine}, {DIMENSIONS})
+        ORDER BY score DESC;
+        """,
+    )
+    found, right, wanted = map(
+        int,
+        server.rows(f"""
+            SELECT count(*) FILTER (WHERE found), count(*) FILTER (WHERE found AND baby AND NOT dog),
+                   count(*) FILTER (WHERE baby AND NOT dog)
+            FROM (SELECT t.baby, t.dog, coarse_match(embedding, b, {coarse}, {dims})
+                         AND fine_score(embedding, b) >= {fine}
+                         AND NOT coarse_match(embedding, d, {fine}, {DIMENSIONS}) AS found
+                  FROM photos JOIN truth t USING (path),
+                       embed_text('{MODEL}', 'a baby') b, embed_text('{MODEL}', 'a dog') d) x
+        """)[0],
+    )
+    print(f"\nThe truth: {wanted} pictures show a baby and no dog: recall {right / wanted:.4f}, precision {right / max(found, 1):.4f}")
+
+    heading("3. One picture in mind: the same path, and LIMIT is your own word")
+    show(
+        server,
+        f"""
+        SELECT path, fine_score(embedding, q) AS score
+        FROM photos, embed_text('{MODEL}', 'a dog on the beach') AS q
+        WHERE coarse_match(embedding, q, {coarse}, {dims})
+        ORDER BY score DESC LIMIT 5;
+        """,
+    )
+
+    heading("4. More like this one")
+    like = server.value("SELECT path FROM truth WHERE boat ORDER BY path LIMIT 1")
+    show(
+        server,
+        f"""
+        SELECT other.path, fine_score(other.embedding, this.embedding) AS score
+        FROM photos this JOIN photos other ON other.id <> this.id
+        WHERE this.path = '{like}'
+        ORDER BY other.embedding <=> this.embedding LIMIT 5;
+        """,
+    )
+
+    heading("5. What a top-k pipeline loses")
+    print(f"{'':52} {'found':>6} {'recall':>9}")
+    ours = int(server.value(f"SELECT count(*) FROM photos JOIN truth USING (path), embed_text('{MODEL}', 'a baby') q WHERE {both} AND baby"))
+    for k, name in [(40, "cut at 40 (pgvector's default hnsw.ef_search)"), (100, "cut at 100 (a usual reranker's)")]:
+        right = int(server.value(f"""
+            SELECT count(*) FILTER (WHERE baby) FROM (
+                SELECT baby FROM photos JOIN truth USING (path), embed_text('{MODEL}', 'a baby') AS q
+                ORDER BY embedding <=> q LIMIT {k}) AS top
+        """))
+        print(f"{name:52} {k:6} {right / babies:9.4f}")
+    total = server.value(f"SELECT count(*) FROM photos, embed_text('{MODEL}', 'a baby') q WHERE {both}")
+    print(f"{'photosearch, every match':52} {total:>6} {ours / babies:9.4f}")
+
+    matches = server.rows(f"""
+        SELECT path, baby FROM photos JOIN truth USING (path), embed_text('{MODEL}', 'a baby') AS q
+        WHERE {both} ORDER BY fine_score(embedding, q) DESC
+    """)
+    missing = server.rows(f"""
+        SELECT path FROM photos JOIN truth USING (path), embed_text('{MODEL}', 'a baby') AS q
+        WHERE baby AND NOT ({both}) ORDER BY fine_score(embedding, q) DESC
+    """)
+    sheet = ROOT / "demo" / "contact-sheet.png"
+    wrong = sum(baby == "f" for _, baby in matches)
+    contact_sheet.write(
+        sheet,
+        [
+            (
+                f"a baby: {len(matches)} matches, best first; {wrong} wrong ones in red",
+                [(album / path, None if baby == "t" else contact_sheet.WRONG) for path, baby in matches],
+            ),
+            (
+                f"{len(missing)} baby photos that are missing, in blue",
+                [(album / path, contact_sheet.MISSING) for (path,) in missing],
+            ),
+        ],
+    )
+    heading("Look and ask")
+    print(f"""The matches as pictures:  {sheet}
+psql on the album:        psql -h {server.directory} -U postgres {DATABASE}
+stop the server:          make demo-stop       (make demo-clean also deletes the album)""")
+
+
+if __name__ == "__main__":
+    main()

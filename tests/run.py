@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Runs every test and counts them. `make test` has built and installed the extension before.
+
+The stages run one after another, each against a server of its own or none. A stage that fails
+does not stop the others. The last line says how many tests passed and failed.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
+IS_ROOT = os.geteuid() == 0
+
+# How the programs that the stages run report what they did.
+COUNTS = [
+    # cargo test
+    re.compile(r"^test result: \w+\. (?P<passed>\d+) passed; (?P<failed>\d+) failed"),
+    # ours
+    re.compile(r"^(?P<passed>\d+) passed, (?P<failed>\d+) failed"),
+    # pg_regress
+    re.compile(r"^ All (?P<passed>\d+) tests passed"),
+    re.compile(r"^ (?P<failed>\d+) of (?P<all>\d+) tests failed"),
+]
+
+
+def pg_config(option):
+    return subprocess.check_output([PG_CONFIG, option], text=True).strip()
+
+
+MAJOR = re.search(r"\d+", pg_config("--version")).group()
+FEATURES = ["--no-default-features", "--features", f"pg{MAJOR}"]
+
+
+class Results:
+    def __init__(self):
+        self.passed = self.failed = 0
+        self.stages = []
+
+    def stage(self, name, command, **environment):
+        """Runs a command, shows its output, and adds up the tests that it counts. A command that
+        counts none is a test itself."""
+        print(f"\n=== {name}: {' '.join(map(str, command))}", flush=True)
+        started = time.monotonic()
+        process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        passed = failed = 0
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            for pattern in COUNTS:
+                if match := pattern.match(line):
+                    counts = {key: int(value) for key, value in match.groupdict().items()}
+                    bad = counts.get("failed", 0)
+                    passed += counts["passed"] if "passed" in counts else counts["all"] - bad
+                    failed += bad
+        ok = process.wait() == 0
+        if passed + failed == 0:
+            passed, failed = (1, 0) if ok else (0, 1)
+        elif not ok and failed == 0:
+            failed = 1
+        self.passed += passed
+        self.failed += failed
+        self.stages.append((name, passed, failed, time.monotonic() - started))
+
+    def report(self):
+        print()
+        for name, passed, failed, seconds in self.stages:
+            print(f"{name:40} {passed:5} passed {failed:5} failed {seconds:7.0f} s")
+        print(f"\n{self.passed} passed, {self.failed} failed", flush=True)
+
+
+def pg_regress():
+    pgxs = Path(pg_config("--pgxs"))
+    return pgxs.parent.parent / "test" / "regress" / "pg_regress"
+
+
+def venv(directory, requirements):
+    """A virtual environment with pinned packages, for programs that are clients of the server."""
+    python = directory / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "-r", requirements], check=True)
+    return python
+
+
+def main():
+    results = Results()
+    # The server's user has to reach its files, wherever the clone lies.
+    scratch = Path(tempfile.mkdtemp(prefix="photosearch-test-", dir="/tmp"))
+    scratch.chmod(0o755)
+    cluster = ROOT / "tests" / "cluster.sh"
+    try:
+        results.stage("formatting", ["cargo", "fmt", "--check"])
+        results.stage(
+            "lints",
+            ["cargo", "clippy", "--release", "--all-targets", *FEATURES, "--", "-D", "warnings"],
+        )
+
+        backend = ["cargo", "pgrx", "test", "--release", *FEATURES, f"pg{MAJOR}"]
+        if IS_ROOT:
+            shutil.chown(scratch, "postgres")
+            backend += ["--runas", "postgres", "--pgdata", scratch / "pgrx"]
+        results.stage("rooms and backend", backend)
+        # cargo pgrx test has left a library with the test functions in it.
+        results.stage("install", ["make", "--no-print-directory", "install-extension"])
+
+        server = scratch / "server"
+        subprocess.run([cluster, "start", server], check=True)
+        run = [cluster, "run", server]
+        try:
+            results.stage(
+                "regression",
+                [
+                    *run,
+                    pg_regress(),
+                    "--use-existing",
+                    f"--inputdir={ROOT / 'tests' / 'regress'}",
+                    f"--outputdir={scratch}",
+                    f"--bindir={pg_config('--bindir')}",
+                    "--dbname=regression",
+                    *sorted(path.stem for path in (ROOT / "tests/regress/sql").glob("*.sql")),
+                ],
+            )
+            client = ROOT / "tests" / "client"
+            python = venv(scratch / "venv", client / "requirements.txt")
+            results.stage("clients", [*run, python, client / "run_client.py"])
+            results.stage("hostile files", [*run, python, ROOT / "tests/hostile/run_hostile.py"])
+            results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
+            results.stage("bridge", [*run, python, ROOT / "tests/bridge/run_bridge.py"])
+            results.stage("album", [*run, sys.executable, ROOT / "tests/album/run_album.py"])
+        finally:
+            subprocess.run([cluster, "stop", server], check=True)
+        diffs = scratch / "regression.diffs"
+        if diffs.exists():
+            print(diffs.read_text(errors="replace"))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    results.report()
+    return 1 if results.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
