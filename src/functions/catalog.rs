@@ -102,6 +102,7 @@ type ModelRow = (
     name!(state, String),
     name!(coarse_threshold, Option<f32>),
     name!(coarse_dims, Option<i32>),
+    name!(fine_threshold, Option<f32>),
 );
 
 /// Every directory that could be a model, with what can be said of it. One that cannot be used is
@@ -119,6 +120,7 @@ fn photosearch_list_models() -> Result<
             name!(state, String),
             name!(coarse_threshold, Option<f32>),
             name!(coarse_dims, Option<i32>),
+            name!(fine_threshold, Option<f32>),
         ),
     >,
     ErrorReport,
@@ -170,8 +172,9 @@ fn row(name: String, dir: &Path) -> ModelRow {
                 state,
                 info.coarse_threshold,
                 info.coarse_dims.and_then(|dims| i32::try_from(dims).ok()),
+                info.fine_threshold,
             )
         }
-        Err(error) => (name, None, None, None, error.to_string(), None, None),
+        Err(error) => (name, None, None, None, error.to_string(), None, None, None),
     }
 }

@@ -8,14 +8,14 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::call_site::{Prepared, call_site_state, first_argument_is_query};
-use super::settings::CoarseSettings;
+use super::settings::{Coarse, CoarseSettings};
 use crate::types::{ProbeArg, VectorArg};
 use crate::vector::{MAX_DIMS, Query, VectorError};
 
 /// A query and its threshold, ready for many rows.
 struct Filter {
     query: Query,
-    threshold: f64,
+    threshold: f32,
 }
 
 impl Filter {
@@ -24,7 +24,8 @@ impl Filter {
         if values.dims() != self.query.of() {
             return Err(VectorError::DifferentDimensions(values.dims(), self.query.of()).into());
         }
-        Ok(self.query.similarity(values.as_slice()) >= self.threshold)
+        // A threshold is a real: against it the similarity is one too, so that 0.6 reaches 0.6.
+        Ok(self.query.similarity(values.as_slice()) as f32 >= self.threshold)
     }
 }
 
@@ -43,7 +44,7 @@ fn mrl_coarse_match_probe(
         let query = Query::from_prefix(&probe.values, probe.of);
         Ok::<_, ErrorReport>(Filter {
             query,
-            threshold: probe.threshold.into(),
+            threshold: probe.threshold,
         })
     })?;
     filter.matches(embedding)
@@ -63,6 +64,9 @@ fn mrl_coarse_mismatch_probe(
 struct SettingsSite {
     first_is_query: Option<bool>,
     settings: Option<CoarseSettings>,
+    /// What the settings mean for queries of so many dimensions: in a join the query changes with
+    /// every row, and the model's directory is not read for each.
+    resolved: Option<(usize, Coarse)>,
     filter: Prepared<Filter>,
 }
 
@@ -86,17 +90,21 @@ fn mrl_coarse_match(
     let settings = CoarseSettings::current();
     if site.settings.as_ref() != Some(&settings) {
         site.filter = Prepared::default();
+        site.resolved = None;
         site.settings = Some(settings.clone());
     }
     // With dims from the model, not yet known here, the whole query stands for itself.
     let compared = settings.dims().unwrap_or(MAX_DIMS);
     let filter = site.filter.get(query.identity(compared), || {
         let of = query.dims()?;
-        let (threshold, dims) = settings.resolve(of)?;
-        let values = query.exact_prefix(dims as i64)?;
+        let coarse = match site.resolved {
+            Some((dims, coarse)) if dims == of => coarse,
+            _ => site.resolved.insert((of, settings.resolve(of)?)).1,
+        };
+        let values = query.exact_prefix(coarse.dims as i64)?;
         Ok::<_, ErrorReport>(Filter {
             query: Query::from_prefix(values.as_slice(), of),
-            threshold,
+            threshold: coarse.threshold,
         })
     })?;
     filter.matches(row)
@@ -137,10 +145,7 @@ fn mrl_coarse_match_explicit(
         crate::types::check_threshold(threshold)?;
         let values = query.exact_prefix(dims.into())?;
         let query = Query::from_prefix(values.as_slice(), values.dims());
-        Ok::<_, ErrorReport>(Filter {
-            query,
-            threshold: threshold.into(),
-        })
+        Ok::<_, ErrorReport>(Filter { query, threshold })
     })?;
     filter.matches(embedding)
 }

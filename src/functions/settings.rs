@@ -11,15 +11,23 @@ use crate::types::sql_error;
 /// alike.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CoarseSettings {
-    threshold: Option<f64>,
+    threshold: Option<f32>,
     dims: Option<usize>,
     model_generation: u64,
+}
+
+/// Threshold and prefix length that a query is compared with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Coarse {
+    pub threshold: f32,
+    pub dims: usize,
 }
 
 impl CoarseSettings {
     pub fn current() -> CoarseSettings {
         CoarseSettings {
-            threshold: guc::coarse_threshold(),
+            // As the argument of the explicit form, a real.
+            threshold: guc::coarse_threshold().map(|threshold| threshold as f32),
             dims: guc::coarse_dims(),
             model_generation: guc::model_generation(),
         }
@@ -32,9 +40,9 @@ impl CoarseSettings {
 
     /// Threshold and prefix length for a query of `of` dimensions. What the user has not set is
     /// what `photosearch.model` recommends, if its vectors can be the query's.
-    pub fn resolve(&self, of: usize) -> Result<(f64, usize), ErrorReport> {
+    pub fn resolve(&self, of: usize) -> Result<Coarse, ErrorReport> {
         if let (Some(threshold), Some(dims)) = (self.threshold, self.dims) {
-            return Ok((threshold, dims));
+            return Ok(Coarse { threshold, dims });
         }
         let name = guc::model();
         let info = catalog::describe(&name)?;
@@ -49,9 +57,9 @@ impl CoarseSettings {
             )
             .set_hint(hint));
         }
-        let threshold = self.threshold.or(info.coarse_threshold.map(f64::from));
+        let threshold = self.threshold.or(info.coarse_threshold);
         match (threshold, self.dims.or(info.coarse_dims)) {
-            (Some(threshold), Some(dims)) => Ok((threshold, dims)),
+            (Some(threshold), Some(dims)) => Ok(Coarse { threshold, dims }),
             _ => Err(sql_error(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("model \"{name}\" recommends no coarse threshold and dims"),

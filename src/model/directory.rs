@@ -34,6 +34,8 @@ pub struct ModelInfo {
     pub coarse_threshold: Option<f32>,
     /// The prefix length for the coarse filter, 1 to `dims`.
     pub coarse_dims: Option<usize>,
+    /// A similarity over all dimensions that is a fair first guess at "shows it", in [-1, 1].
+    pub fine_threshold: Option<f32>,
     /// Names of files that are needed and not there; a model with any cannot be loaded.
     pub missing: Vec<String>,
 }
@@ -44,6 +46,7 @@ pub struct ModelInfo {
 pub(super) struct Recommendations {
     coarse_threshold: Option<f32>,
     coarse_dims: Option<usize>,
+    fine_threshold: Option<f32>,
     /// The type in which the weights are held, instead of the checkpoint's.
     pub compute_dtype: Option<ComputeType>,
     /// The system message where a request has none.
@@ -155,12 +158,15 @@ impl Directory {
         }
         let found: Recommendations = self.json(PHOTOSEARCH)?;
         let reject = |reason: String| Err(ModelError::malformed(PHOTOSEARCH, reason));
-        if let Some(threshold) = found.coarse_threshold
-            && !(-1.0..=1.0).contains(&threshold)
-        {
-            return reject(format!(
-                "coarse_threshold must be between -1 and 1, not {threshold}"
-            ));
+        for (key, threshold) in [
+            ("coarse_threshold", found.coarse_threshold),
+            ("fine_threshold", found.fine_threshold),
+        ] {
+            if let Some(threshold) = threshold
+                && !(-1.0..=1.0).contains(&threshold)
+            {
+                return reject(format!("{key} must be between -1 and 1, not {threshold}"));
+            }
         }
         if let Some(coarse) = found.coarse_dims
             && !(1..=dims).contains(&coarse)
@@ -232,6 +238,7 @@ impl Directory {
             bytes,
             coarse_threshold: recommended.coarse_threshold,
             coarse_dims: recommended.coarse_dims,
+            fine_threshold: recommended.fine_threshold,
             missing: self.missing_files()?,
         })
     }

@@ -67,7 +67,7 @@ impl Prompt {
             return Ok(ids);
         }
         let cuttable = |&(start, end): &(usize, usize)| {
-            start < end && start >= self.user_text.start && end <= self.user_text.end
+            start >= self.user_text.start && end <= self.user_text.end
         };
         let first = offsets.iter().position(cuttable);
         let last = offsets.iter().rposition(cuttable);

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::*;
 
 /// A copy of `tests/golden/forward/<case>`, removed at the end.
-struct Copy(PathBuf);
+struct Checkpoint(PathBuf);
 
-impl Copy {
+impl Checkpoint {
     fn of(case: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!(
@@ -80,7 +80,7 @@ impl Copy {
     }
 }
 
-impl Drop for Copy {
+impl Drop for Checkpoint {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).unwrap();
     }
@@ -91,7 +91,7 @@ const TEXT_LAYER: &str = "language_model.layers.0.self_attn.q_proj.weight";
 #[test]
 fn a_good_directory_loads_and_is_described() {
     for case in ["text_right", "bfloat16"] {
-        let copy = Copy::of(case);
+        let copy = Checkpoint::of(case);
         let model = copy.load().unwrap();
         let info = describe(&copy.0).unwrap();
         assert_eq!((info.family, info.dims), ("qwen3_vl", model.dims()));
@@ -122,7 +122,7 @@ fn what_is_missing_is_named() {
         ("text_right", "model.safetensors"),
         ("bfloat16", "model-00002-of-00004.safetensors"),
     ] {
-        let copy = Copy::of(case);
+        let copy = Checkpoint::of(case);
         fs::remove_file(copy.file(file)).unwrap();
         assert_eq!(describe(&copy.0).unwrap().missing, [file]);
         let error = copy.error();
@@ -132,7 +132,7 @@ fn what_is_missing_is_named() {
         );
     }
 
-    let copy = Copy::of("text_right");
+    let copy = Checkpoint::of("text_right");
     fs::remove_file(copy.file("config.json")).unwrap();
     for error in [copy.error(), describe(&copy.0).unwrap_err()] {
         assert!(
@@ -144,7 +144,7 @@ fn what_is_missing_is_named() {
 
 #[test]
 fn an_unknown_family_is_an_error_that_lists_the_known() {
-    let copy = Copy::of("text_right");
+    let copy = Checkpoint::of("text_right");
     copy.edit("config.json", |config| config["model_type"] = json!("clip"));
     for error in [copy.error(), describe(&copy.0).unwrap_err()] {
         assert!(
@@ -165,31 +165,31 @@ fn files_that_are_not_json_are_malformed() {
         "photosearch.json",
     ] {
         for content in ["", "{", "[]", "\u{0}"] {
-            let copy = Copy::of("text_right");
+            let copy = Checkpoint::of("text_right");
             fs::write(copy.file(file), content).unwrap();
             copy.assert_malformed(file, "");
         }
     }
-    let copy = Copy::of("bfloat16");
+    let copy = Checkpoint::of("bfloat16");
     fs::write(copy.file("model.safetensors.index.json"), "{}").unwrap();
     copy.assert_malformed("model.safetensors.index.json", "weight_map");
 }
 
 #[test]
 fn photosearch_json_recommends_and_rejects() {
-    let copy = Copy::of("text_right");
+    let copy = Checkpoint::of("text_right");
     let recommend = |content: Value| {
         fs::write(copy.file("photosearch.json"), content.to_string()).unwrap();
     };
     recommend(json!({
-        "coarse_threshold": 0.25, "coarse_dims": 8, "compute_dtype": "bfloat16",
+        "coarse_threshold": 0.25, "coarse_dims": 8, "fine_threshold": 0.5, "compute_dtype": "bfloat16",
         "default_instruction": "Represent it.", "max_tokens": 64,
         "image": {"min_pixels": 256, "max_pixels": 9216}
     }));
     let info = describe(&copy.0).unwrap();
     assert_eq!(
-        (info.coarse_threshold, info.coarse_dims),
-        (Some(0.25), Some(8))
+        (info.coarse_threshold, info.coarse_dims, info.fine_threshold),
+        (Some(0.25), Some(8), Some(0.5))
     );
     copy.load().unwrap();
 
@@ -197,6 +197,7 @@ fn photosearch_json_recommends_and_rejects() {
         (json!({"coarse_treshold": 0.2}), "coarse_treshold"),
         (json!({"image": {"min_pixel": 1}}), "min_pixel"),
         (json!({"coarse_threshold": 1.5}), "1.5"),
+        (json!({"fine_threshold": -2}), "-2"),
         (json!({"coarse_dims": 0}), "not 0"),
         (json!({"coarse_dims": 33}), "not 33"),
         (json!({"max_tokens": 0}), "max_tokens"),
@@ -219,7 +220,7 @@ fn photosearch_json_recommends_and_rejects() {
 
 #[test]
 fn a_default_instruction_and_a_pixel_budget_change_the_vector() {
-    let copy = Copy::of("image_square");
+    let copy = Checkpoint::of("image_square");
     let image = RgbImage::new(96, 64, vec![77; 96 * 64 * 3]).unwrap();
     let images = [image];
     let embed = || {
@@ -290,7 +291,7 @@ fn a_hostile_configuration_is_malformed() {
         ("/image_token_id", json!(384)),
         ("/vision_start_token_id", json!(1u64 << 40)),
     ] {
-        let copy = Copy::of("text_right");
+        let copy = Checkpoint::of("text_right");
         copy.edit("config.json", |config| {
             let (parent, key) = pointer.rsplit_once('/').unwrap();
             config.pointer_mut(parent).unwrap()[key] = value.clone();
@@ -312,13 +313,13 @@ fn weights_must_have_the_shapes_of_the_configuration() {
         ("/vision_config/depth", json!(2)),
         ("/vision_config/num_position_embeddings", json!(17)),
     ] {
-        let copy = Copy::of("text_right");
+        let copy = Checkpoint::of("text_right");
         copy.edit("config.json", |config| {
             *config.pointer_mut(pointer).unwrap() = value.clone();
         });
         copy.assert_malformed("model.safetensors", "tensor");
     }
-    let copy = Copy::of("text_right");
+    let copy = Checkpoint::of("text_right");
     copy.edit("preprocessor_config.json", |config| {
         config["patch_size"] = json!(14);
     });
@@ -327,7 +328,7 @@ fn weights_must_have_the_shapes_of_the_configuration() {
 
 #[test]
 fn truncated_weights_are_malformed_at_every_length() {
-    let copy = Copy::of("text_right");
+    let copy = Checkpoint::of("text_right");
     let whole = fs::read(copy.file("model.safetensors")).unwrap();
     let lengths = [0, 1, 7, 8, 9, 100, whole.len() / 2, whole.len() - 1];
     for length in lengths {
@@ -348,17 +349,17 @@ fn hostile_headers_are_malformed() {
         ("shape", json!([2048]), "has shape [2048]"),
         ("dtype", json!("I64"), "has type I64"),
     ] {
-        let copy = Copy::of("text_right");
+        let copy = Checkpoint::of("text_right");
         copy.edit_header(file, |header| header[TEXT_LAYER][key] = value.clone());
         copy.assert_malformed(file, reason);
     }
-    let copy = Copy::of("text_right");
+    let copy = Checkpoint::of("text_right");
     copy.edit_header(file, |header| {
         header.as_object_mut().unwrap().remove(TEXT_LAYER).unwrap();
     });
     copy.assert_malformed(file, TEXT_LAYER);
 
-    let copy = Copy::of("text_right");
+    let copy = Checkpoint::of("text_right");
     let mut bytes = fs::read(copy.file(file)).unwrap();
     bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     fs::write(copy.file(file), bytes).unwrap();
@@ -369,7 +370,7 @@ fn hostile_headers_are_malformed() {
 fn a_shard_index_stays_in_the_directory() {
     let index = "model.safetensors.index.json";
     for name in ["../secret.safetensors", "/etc/passwd", "a/b", ".."] {
-        let copy = Copy::of("bfloat16");
+        let copy = Checkpoint::of("bfloat16");
         copy.edit(index, |index| {
             let map = index["weight_map"].as_object_mut().unwrap();
             *map.values_mut().next().unwrap() = json!(name);
@@ -381,7 +382,7 @@ fn a_shard_index_stays_in_the_directory() {
         ));
     }
 
-    let copy = Copy::of("bfloat16");
+    let copy = Checkpoint::of("bfloat16");
     copy.edit(index, |index| {
         index["weight_map"]["no.such.tensor"] = json!("model-00001-of-00004.safetensors");
     });
@@ -390,7 +391,7 @@ fn a_shard_index_stays_in_the_directory() {
 
 #[test]
 fn weights_that_overflow_are_an_error_and_no_vector() {
-    let copy = Copy::of("text_right");
+    let copy = Checkpoint::of("text_right");
     let file = "model.safetensors";
     let mut bytes = fs::read(copy.file(file)).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -407,11 +408,47 @@ fn weights_that_overflow_are_an_error_and_no_vector() {
 }
 
 #[test]
+fn a_tokenizer_of_another_model_is_malformed() {
+    let embed = |vocabulary: Value| {
+        let copy = Checkpoint::of("text_right");
+        copy.edit("tokenizer.json", |tokenizer| {
+            *tokenizer = json!({
+                "version": "1.0", "added_tokens": [],
+                "model": {"type": "BPE", "vocab": vocabulary, "merges": []}
+            });
+        });
+        let request = Request {
+            text: Some("a"),
+            ..Default::default()
+        };
+        copy.load()
+            .and_then(|model| model.embed(&[request], &Cancel::new()))
+    };
+    let markers = json!({
+        "<|vision_start|>": 367, "<|vision_end|>": 368, "<|image_pad|>": 370, "<|video_pad|>": 371
+    });
+    let mut large = markers.clone();
+    large["a"] = json!(384);
+    for (vocabulary, reason) in [
+        (json!({"a": 0}), "no token with id"),
+        (markers, "no tokens"),
+        (large, "token 384 is not among"),
+    ] {
+        let error = embed(vocabulary).unwrap_err();
+        assert!(
+            matches!(&error, ModelError::Malformed { file, .. } if file == "tokenizer.json"),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn loading_and_embedding_stop_when_cancelled() {
     let cancel = Cancel::new();
     cancel.cancel();
     for case in ["text_right", "bfloat16"] {
-        let copy = Copy::of(case);
+        let copy = Checkpoint::of(case);
         assert!(matches!(load(&copy.0, &cancel), Err(ModelError::Cancelled)));
         let model = copy.load().unwrap();
         let result = model.embed(&[Request::default()], &cancel);

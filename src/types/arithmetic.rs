@@ -1,5 +1,7 @@
 //! Arithmetic, norms, parts of vectors.
 
+use std::fmt::{Display, LowerExp};
+
 use half::f16;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -59,7 +61,7 @@ fn scale(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
 pub(super) fn narrow(value: f64) -> Result<f16, VectorError> {
     let half = f16::from_f64(value);
     if half.is_infinite() && value.is_finite() {
-        return Err(VectorError::OutOfRange(value.to_string()));
+        return Err(out_of_range(value));
     }
     // What is left to reject, NaN and infinities, is rejected alike in every width.
     if half.is_finite() {
@@ -67,6 +69,16 @@ pub(super) fn narrow(value: f64) -> Result<f16, VectorError> {
     } else {
         to_f16(value as f32)
     }
+}
+
+/// An error that names the value, with an exponent where the digits would fill the line.
+pub(super) fn out_of_range<T: Copy + Display + LowerExp + Into<f64>>(value: T) -> VectorError {
+    let shown = if value.into().abs() < 1e15 {
+        value.to_string()
+    } else {
+        format!("{value:e}")
+    };
+    VectorError::OutOfRange(shown)
 }
 
 #[pg_extern(sql = false)]

@@ -1,15 +1,19 @@
 //! Casts: to a dimension count, from arrays of numbers, to `real[]`.
 
+use std::fmt::{Display, LowerExp};
+
+use half::f16;
 use pgrx::Array;
 use pgrx::array::RawArray;
 use pgrx::datum::UnboxDatum;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::arithmetic::out_of_range;
 use super::error::sql_error;
 use super::vector::{MrlVector, VectorArg};
 use super::vector_io::check_typmod;
-use crate::vector::{VectorError, check_dims, to_f16};
+use crate::vector::{VectorError, check_dims, parse, to_f16};
 
 /// `mrl_vector::mrl_vector(n)`: the same vector, its dimensions checked.
 #[pg_extern(sql = false)]
@@ -23,11 +27,11 @@ fn mrl_vector_to_mrl_vector(
     Ok(MrlVector(values.as_slice().to_vec()))
 }
 
-/// Collects an array's elements, each narrowed by `to_f32`.
+/// Collects an array's elements, each rounded by `to_half`.
 fn from_array<T>(
     array: Array<'_, T>,
     typmod: i32,
-    to_f32: impl Fn(T) -> Result<f32, ErrorReport>,
+    to_half: impl Fn(T) -> Result<f16, VectorError>,
 ) -> Result<MrlVector, ErrorReport>
 where
     T: for<'a> UnboxDatum<As<'a> = T> + 'static,
@@ -41,7 +45,7 @@ where
                 "array must not contain nulls",
             )
         })?;
-        values.push(to_f16(to_f32(element)?)?);
+        values.push(to_half(element)?);
     }
     // SAFETY: nothing that was borrowed from the array is used any more.
     let shape = unsafe { RawArray::from_array(array) }.map_or(1, |array| array.dims().len());
@@ -55,14 +59,15 @@ where
     Ok(MrlVector(values))
 }
 
-/// Narrowing as Postgres' own cast to `real` does it, where that would be an error: ours names
-/// the value.
-fn narrow(value: f64) -> Result<f32, ErrorReport> {
-    let narrowed = value as f32;
-    if narrowed.is_infinite() && value.is_finite() {
-        return Err(VectorError::OutOfRange(value.to_string()).into());
+/// Rounds to f32 and then to f16, as the text form is read; an error names the value itself.
+fn narrow<T: Copy + Display + LowerExp + Into<f64>>(value: T) -> Result<f16, VectorError> {
+    let wide: f64 = value.into();
+    match to_f16(wide as f32) {
+        Err(VectorError::Infinite | VectorError::OutOfRange(_)) if wide.is_finite() => {
+            Err(out_of_range(value))
+        }
+        rounded => rounded,
     }
-    Ok(narrowed)
 }
 
 #[pg_extern(sql = false)]
@@ -71,7 +76,7 @@ fn real_array_to_mrl_vector(
     typmod: i32,
     _explicit: bool,
 ) -> Result<MrlVector, ErrorReport> {
-    from_array(array, typmod, Ok)
+    from_array(array, typmod, narrow)
 }
 
 #[pg_extern(sql = false)]
@@ -89,7 +94,7 @@ fn integer_array_to_mrl_vector(
     typmod: i32,
     _explicit: bool,
 ) -> Result<MrlVector, ErrorReport> {
-    from_array(array, typmod, |value| Ok(value as f32))
+    from_array(array, typmod, narrow)
 }
 
 #[pg_extern(sql = false)]
@@ -98,19 +103,10 @@ fn numeric_array_to_mrl_vector(
     typmod: i32,
     _explicit: bool,
 ) -> Result<MrlVector, ErrorReport> {
+    // A numeric is read as the text that it prints: exact, and no error of Postgres' own.
     from_array(array, typmod, |value| {
-        // A numeric reads as the text that it prints: exact, and no error of Postgres' own.
-        let text = value.to_string();
-        let wide: f64 = text.parse().map_err(|_| {
-            sql_error(
-                PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-                format!("\"{text}\" is out of range for type mrl_vector"),
-            )
-        })?;
-        if wide.is_infinite() && text.bytes().any(|b| b.is_ascii_digit()) {
-            return Err(VectorError::OutOfRange(text).into());
-        }
-        narrow(wide)
+        let values = parse(&format!("[{value}]"))?;
+        values.first().copied().ok_or(VectorError::NoDimensions)
     })
 }
 

@@ -15,9 +15,9 @@ mod vision;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-use super::directory::Directory;
+use super::directory::{Directory, TOKENIZER};
 use super::prompt::{self, ImageMarkers, Prompt};
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
@@ -51,7 +51,7 @@ enum Point {
 type Observer<'a> = &'a mut dyn FnMut(Point, &Tensor);
 
 /// Requests made ready for the model, one after another.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Pack {
     ids: Vec<u32>,
     positions: Vec<[u32; 3]>,
@@ -163,18 +163,7 @@ impl Qwen3Vl {
 
         let prompt = Prompt::render(&instruction, &merged, text, &self.markers);
         let ids = prompt.encode(&self.tokenizer, self.max_tokens)?;
-        if let Some(id) = ids
-            .iter()
-            .find(|&&id| id as usize >= config.text_config.vocab_size)
-        {
-            return Err(ModelError::malformed(
-                super::directory::TOKENIZER,
-                format!(
-                    "token {id} is not among the model's {}",
-                    config.text_config.vocab_size
-                ),
-            ));
-        }
+        self.check_ids(&ids)?;
         // The spellings of special tokens act as those tokens in the user's text too, as in the
         // reference; but a place for a picture needs a picture.
         for (id, expected) in [
@@ -191,10 +180,30 @@ impl Qwen3Vl {
         Ok((ids, grids))
     }
 
-    fn add(&self, request: &Request<'_>, pack: &mut Pack) -> Result<(), ModelError> {
+    /// A tokenizer that does not belong to the weights must not lead past their embeddings.
+    fn check_ids(&self, ids: &[u32]) -> Result<(), ModelError> {
+        let vocabulary = self.config.text_config.vocab_size;
+        let reason = match ids.iter().max() {
+            None => "it turns a prompt into no tokens".to_owned(),
+            Some(&id) if id as usize >= vocabulary => {
+                format!("token {id} is not among the model's {vocabulary}")
+            }
+            Some(_) => return Ok(()),
+        };
+        Err(ModelError::malformed(TOKENIZER, reason))
+    }
+
+    /// Make a request ready and append it to the pack.
+    fn add(
+        &self,
+        request: &Request<'_>,
+        pack: &mut Pack,
+        cancel: &Cancel,
+    ) -> Result<(), ModelError> {
         let (ids, grids) = self.tokens(request)?;
         self.add_tokens(&ids, &grids, pack)?;
         for (image, &grid) in request.images.iter().zip(&grids) {
+            cancel.check()?;
             self.preprocessor
                 .append_patches(image, grid, &mut pack.patches)?;
         }
@@ -247,6 +256,7 @@ impl Qwen3Vl {
             .collect()
     }
 
+    /// What the vision tower makes of the pack's pictures, some at a time.
     fn see(
         &self,
         pack: &Pack,
@@ -254,32 +264,61 @@ impl Qwen3Vl {
         observe: Observer<'_>,
     ) -> Result<Visual, ModelError> {
         let values = self.config.vision_config.patch_values();
-        let patches = Tensor::from_slice(
-            &pack.patches,
-            (pack.patches.len() / values, values),
-            &Device::Cpu,
-        )?;
-        let features = self
-            .vision
-            .forward(&patches, &pack.grids, cancel, observe)?;
+        let mut merged = Vec::new();
+        let mut deepstack =
+            vec![Vec::new(); self.config.vision_config.deepstack_visual_indexes.len()];
+        let mut patches = pack.patches.as_slice();
+        for grids in batches(&pack.grids, PACK_PATCHES) {
+            let count: usize = grids.iter().map(|grid| grid.patches()).sum();
+            let (own, rest) = patches.split_at_checked(count * values).ok_or_else(|| {
+                ModelError::Internal(format!("fewer than {count} patches of {values} values"))
+            })?;
+            patches = rest;
+            let own = Tensor::from_slice(own, (count, values), &Device::Cpu)?;
+            let features = self.vision.forward(&own, grids, cancel, observe)?;
+            merged.push(features.merged);
+            for (all, own) in deepstack.iter_mut().zip(features.deepstack) {
+                all.push(own);
+            }
+        }
+        let merged = Tensor::cat(&merged, 0)?;
         let rows: Vec<u32> = (0u32..)
             .zip(&pack.ids)
             .filter(|(_, id)| **id == self.config.image_token_id)
             .map(|(row, _)| row)
             .collect();
-        if features.merged.dim(D::Minus2)? != rows.len() {
+        if merged.dim(0)? != rows.len() {
             return Err(ModelError::Internal(format!(
                 "{} picture tokens for {} places",
-                features.merged.dim(D::Minus2)?,
+                merged.dim(0)?,
                 rows.len()
             )));
         }
         Ok(Visual {
             rows: Tensor::new(rows, &Device::Cpu)?,
-            merged: features.merged,
-            deepstack: features.deepstack,
+            merged,
+            deepstack: deepstack
+                .iter()
+                .map(|features| Tensor::cat(features, 0))
+                .collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// `grids` cut where the next picture would bring a batch over `patches` patches.
+fn batches(grids: &[Grid], patches: usize) -> impl Iterator<Item = &[Grid]> {
+    let mut rest = grids;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fitting = rest.iter().take_while(|grid| {
+            sum += grid.patches();
+            sum <= patches
+        });
+        let count = fitting.count().max(1).min(rest.len());
+        let (batch, after) = rest.split_at(count);
+        rest = after;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 impl Embedder for Qwen3Vl {
@@ -296,7 +335,7 @@ impl Embedder for Qwen3Vl {
         let mut pack = Pack::default();
         for (i, request) in requests.iter().enumerate() {
             cancel.check()?;
-            self.add(request, &mut pack)?;
+            self.add(request, &mut pack, cancel)?;
             if pack.is_full() || i + 1 == requests.len() {
                 vectors.extend(self.forward(&pack, cancel, &mut |_, _| ())?);
                 pack = Pack::default();
