@@ -1,10 +1,13 @@
-# photosearch: `make demo` and `make test` install what they need on a Debian machine with Rust.
+# photosearch: `make demo` and `make test`, run as root on a Debian machine with Rust, install what
+# they need. Servers run as the user postgres.
 
 PG_CONFIG ?= pg_config
 PGRX_VERSION := 0.18.1
+# Its flags would make cargo build every dependency twice; build.rs does what they are for.
+export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND := 1
+# Debian's own, which has Debian's Pillow and numpy.
+PYTHON ?= /usr/bin/python3
 DEMO_DIR ?= /var/tmp/photosearch-demo
-TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 # Looked up when used: setup may have just installed it.
 pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
@@ -22,35 +25,35 @@ help:
 
 # Debian packages, cargo-pgrx, and where it finds Postgres. Quick where all is there already.
 setup:
-	@PG_CONFIG='$(PG_CONFIG)' PGRX_VERSION='$(PGRX_VERSION)' SUDO='$(SUDO)' sh tests/setup.sh
+	@PG_CONFIG='$(PG_CONFIG)' PGRX_VERSION='$(PGRX_VERSION)' sh tests/setup.sh
 
 install: setup
 	$(MAKE) --no-print-directory install-extension install-models
 
 .PHONY: install-extension install-models
 install-extension:
-	cargo pgrx install --release --pg-config $$(command -v $(PG_CONFIG)) $(cargo_pg) $(if $(SUDO),--sudo)
-	$(SUDO) install -m 644 sql/photosearch_pgvector.control sql/photosearch_pgvector--*.sql $(sharedir)/extension/
+	cargo pgrx install --release --pg-config $$(command -v $(PG_CONFIG)) $(cargo_pg)
+	install -m 644 sql/photosearch_pgvector.control sql/photosearch_pgvector--*.sql $(sharedir)/extension/
 
 # cargo-pgrx knows only the library, the control file and the SQL.
 install-models:
 	for model in models/*/config.json; do \
 		name=$$(basename $$(dirname $$model)); \
-		$(SUDO) install -d $(sharedir)/photosearch/models/$$name && \
-		$(SUDO) install -m 644 models/$$name/* $(sharedir)/photosearch/models/$$name/ || exit 1; \
+		install -d $(sharedir)/photosearch/models/$$name && \
+		install -m 644 models/$$name/* $(sharedir)/photosearch/models/$$name/ || exit 1; \
 	done
 
 demo: install
-	python3 demo/demo.py --dir $(DEMO_DIR)
+	$(PYTHON) demo/demo.py --dir $(DEMO_DIR)
 
 demo-stop:
-	tests/cluster.sh stop $(DEMO_DIR)
+	tests/cluster.sh stop $(DEMO_DIR)/server
 
 demo-clean: demo-stop
 	rm -rf $(DEMO_DIR)
 
 test: install
-	python3 tests/run.py
+	$(PYTHON) tests/run.py
 
 bench: install
-	python3 benches/coarse.py
+	$(PYTHON) benches/coarse.py

@@ -1,12 +1,6 @@
-//! Tests that run inside a backend.
+//! Tests that run inside a backend. Each file has a schema `tests`, in which pgrx looks for them.
 
-#[pgrx::pg_schema]
-mod tests {
-    use pgrx::prelude::*;
-
-    #[pg_test]
-    fn a_vector_survives_a_round_trip() {
-        let text = Spi::get_one::<String>("SELECT '[1,-0.5,3e-3]'::mrl_vector::text");
-        assert_eq!(text, Ok(Some("[1,-0.5,0.0029993057]".to_owned())));
-    }
-}
+mod call_site;
+mod random;
+mod similarity;
+mod storage;

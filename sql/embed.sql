@@ -39,12 +39,12 @@ COMMENT ON FUNCTION embed_images(text, bytea[], text) IS 'embeddings of several 
 
 CREATE FUNCTION photosearch.list_models(
     OUT name text, OUT family text, OUT dimensions integer, OUT size bigint, OUT state text,
-    OUT coarse_threshold real, OUT coarse_dims integer
+    OUT coarse_threshold real, OUT coarse_dims integer, OUT fine_threshold real
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'photosearch_list_models_wrapper'
     LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 10;
 COMMENT ON FUNCTION photosearch.list_models() IS 'the models that the server has';
 
 CREATE VIEW photosearch.models AS SELECT * FROM photosearch.list_models();
-COMMENT ON VIEW photosearch.models IS 'the models that the server has, with what each recommends for the coarse filter';
+COMMENT ON VIEW photosearch.models IS 'the models that the server has, with what each recommends for the coarse and the fine step';
 GRANT SELECT ON photosearch.models TO PUBLIC;

@@ -23,27 +23,43 @@ CREATE FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) RETURNS boolean
     LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10;
 COMMENT ON FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) IS 'implementation of !@~ operator';
 
+CREATE FUNCTION mrl_coarse_match_sel(internal, oid, internal, integer) RETURNS double precision
+    AS 'MODULE_PATHNAME', 'mrl_coarse_match_sel_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_coarse_match_sel(internal, oid, internal, integer) IS 'restriction selectivity of @~';
+
+CREATE FUNCTION mrl_coarse_mismatch_sel(internal, oid, internal, integer) RETURNS double precision
+    AS 'MODULE_PATHNAME', 'mrl_coarse_mismatch_sel_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_coarse_mismatch_sel(internal, oid, internal, integer) IS 'restriction selectivity of !@~';
+
+CREATE FUNCTION mrl_coarse_match_joinsel(internal, oid, internal, smallint, internal) RETURNS double precision
+    AS 'MODULE_PATHNAME', 'mrl_coarse_match_joinsel_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_coarse_match_joinsel(internal, oid, internal, smallint, internal) IS 'join selectivity of @~';
+
+CREATE FUNCTION mrl_coarse_mismatch_joinsel(internal, oid, internal, smallint, internal) RETURNS double precision
+    AS 'MODULE_PATHNAME', 'mrl_coarse_mismatch_joinsel_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_coarse_mismatch_joinsel(internal, oid, internal, smallint, internal) IS 'join selectivity of !@~';
+
 CREATE OPERATOR @~ (
     LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_coarse_match,
-    NEGATOR = !@~, RESTRICT = matchingsel, JOIN = matchingjoinsel
+    NEGATOR = !@~, RESTRICT = mrl_coarse_match_sel, JOIN = mrl_coarse_match_joinsel
 );
 COMMENT ON OPERATOR @~ (mrl_vector, mrl_probe) IS 'coarsely similar to the probe''s query';
 
 CREATE OPERATOR !@~ (
     LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_coarse_mismatch,
-    NEGATOR = @~, RESTRICT = neqsel, JOIN = neqjoinsel
+    NEGATOR = @~, RESTRICT = mrl_coarse_mismatch_sel, JOIN = mrl_coarse_mismatch_joinsel
 );
 COMMENT ON OPERATOR !@~ (mrl_vector, mrl_probe) IS 'not coarsely similar to the probe''s query';
 
 CREATE OPERATOR @~ (
     LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_coarse_match,
-    COMMUTATOR = @~, NEGATOR = !@~, RESTRICT = matchingsel, JOIN = matchingjoinsel
+    COMMUTATOR = @~, NEGATOR = !@~, RESTRICT = mrl_coarse_match_sel, JOIN = mrl_coarse_match_joinsel
 );
 COMMENT ON OPERATOR @~ (mrl_vector, mrl_vector) IS 'coarsely similar, by the settings photosearch.coarse_threshold and photosearch.coarse_dims';
 
 CREATE OPERATOR !@~ (
     LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_coarse_mismatch,
-    COMMUTATOR = !@~, NEGATOR = @~, RESTRICT = neqsel, JOIN = neqjoinsel
+    COMMUTATOR = !@~, NEGATOR = @~, RESTRICT = mrl_coarse_mismatch_sel, JOIN = mrl_coarse_mismatch_joinsel
 );
 COMMENT ON OPERATOR !@~ (mrl_vector, mrl_vector) IS 'not coarsely similar, by the settings';
 
@@ -53,10 +69,10 @@ CREATE FUNCTION mrl_coarse_match_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_coarse_match_support(internal) IS 'planner support for coarse_match';
 
-CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector, threshold real, dims integer) RETURNS boolean
+CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector, threshold double precision, dims integer) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_explicit_wrapper'
     LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_coarse_match_support;
-COMMENT ON FUNCTION coarse_match(mrl_vector, mrl_vector, real, integer) IS
+COMMENT ON FUNCTION coarse_match(mrl_vector, mrl_vector, double precision, integer) IS
     'whether the first dims dimensions of both have a cosine similarity of at least threshold';
 
 CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector) RETURNS boolean

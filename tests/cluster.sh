@@ -13,6 +13,8 @@ set -eu
 action=$1
 dir=$2
 shift 2
+# A backtrace in every error's DETAIL is for whoever debugs, not for whoever compares output.
+unset RUST_BACKTRACE RUST_LIB_BACKTRACE
 bindir=$("${PG_CONFIG:-pg_config}" --bindir)
 
 as_owner() {

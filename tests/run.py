@@ -82,11 +82,6 @@ class Results:
         print(f"\n{self.passed} passed, {self.failed} failed", flush=True)
 
 
-def pg_regress():
-    pgxs = Path(pg_config("--pgxs"))
-    return pgxs.parent.parent / "test" / "regress" / "pg_regress"
-
-
 def venv(directory, requirements):
     """A virtual environment with pinned packages, for programs that are clients of the server."""
     python = directory / "bin" / "python"
@@ -120,31 +115,17 @@ def main():
         subprocess.run([cluster, "start", server], check=True)
         run = [cluster, "run", server]
         try:
-            results.stage(
-                "regression",
-                [
-                    *run,
-                    pg_regress(),
-                    "--use-existing",
-                    f"--inputdir={ROOT / 'tests' / 'regress'}",
-                    f"--outputdir={scratch}",
-                    f"--bindir={pg_config('--bindir')}",
-                    "--dbname=regression",
-                    *sorted(path.stem for path in (ROOT / "tests/regress/sql").glob("*.sql")),
-                ],
-            )
+            regress = ["sh", ROOT / "tests/regress/run.sh"]
+            results.stage("regression", [*run, *regress, ROOT / "tests/regress"])
             client = ROOT / "tests" / "client"
             python = venv(scratch / "venv", client / "requirements.txt")
             results.stage("clients", [*run, python, client / "run_client.py"])
             results.stage("hostile files", [*run, python, ROOT / "tests/hostile/run_hostile.py"])
             results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
-            results.stage("bridge", [*run, python, ROOT / "tests/bridge/run_bridge.py"])
+            results.stage("bridge", [*run, *regress, ROOT / "tests/bridge"])
             results.stage("album", [*run, sys.executable, ROOT / "tests/album/run_album.py"])
         finally:
             subprocess.run([cluster, "stop", server], check=True)
-        diffs = scratch / "regression.diffs"
-        if diffs.exists():
-            print(diffs.read_text(errors="replace"))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     results.report()

@@ -1,14 +1,10 @@
 #!/bin/sh
 # Installs what building and testing need on Debian: Postgres with its headers, libclang for the
-# bindings, Python with Pillow for the albums, cargo-pgrx. Called by make, with PG_CONFIG,
-# PGRX_VERSION and SUDO set.
+# bindings, Python with Pillow for the albums, cargo-pgrx. Called by make, with PG_CONFIG
+# and PGRX_VERSION set.
 set -eu
 
-as_root() {
-    if [ -n "$SUDO" ]; then "$SUDO" "$@"; else "$@"; fi
-}
-
-packages="build-essential clang libclang-dev pkg-config postgresql python3 python3-numpy
+packages="build-essential clang dpkg-dev libclang-dev pkg-config postgresql python3 python3-numpy
 python3-pil python3-venv sudo"
 
 missing() {
@@ -21,11 +17,11 @@ missing() {
 wanted=$(missing $packages)
 if [ -n "$wanted" ] || ! command -v "$PG_CONFIG" >/dev/null ||
     [ ! -e "$("$PG_CONFIG" --includedir-server)/postgres.h" ]; then
-    as_root apt-get update -qq
+    apt-get update -qq
     # shellcheck disable=SC2086
-    [ -z "$wanted" ] || as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $wanted
+    [ -z "$wanted" ] || env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $wanted
     major=$(find /usr/lib/postgresql -mindepth 1 -maxdepth 1 -printf '%f\n' | sort -n | tail -n 1)
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "postgresql-server-dev-$major"
+    env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "postgresql-server-dev-$major"
 fi
 
 if ! cargo pgrx --version 2>/dev/null | grep -q "cargo-pgrx $PGRX_VERSION"; then

@@ -7,9 +7,10 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::call_site::{Prepared, call_site_state, first_argument_is_query};
 use super::settings::{Coarse, CoarseSettings};
-use crate::types::{ProbeArg, VectorArg};
+use crate::types::{
+    Prepared, ProbeArg, VectorArg, call_site_state, check_threshold, first_argument_is_query,
+};
 use crate::vector::{MAX_DIMS, Query, VectorError};
 
 /// A query and its threshold, ready for many rows.
@@ -125,7 +126,7 @@ fn mrl_coarse_mismatch(
 fn mrl_coarse_match_explicit(
     embedding: VectorArg<'_>,
     query: VectorArg<'_>,
-    threshold: f32,
+    threshold: f64,
     dims: i32,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<bool, ErrorReport> {
@@ -134,6 +135,7 @@ fn mrl_coarse_match_explicit(
         parameters: Option<(f32, i32)>,
         filter: Prepared<Filter>,
     }
+    let threshold = threshold as f32;
     let mut own = Site::default();
     // SAFETY: this call's fcinfo; only this function keeps its Site.
     let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
@@ -142,7 +144,7 @@ fn mrl_coarse_match_explicit(
     }
     let compared = usize::try_from(dims).unwrap_or(0);
     let filter = site.filter.get(query.identity(compared), || {
-        crate::types::check_threshold(threshold)?;
+        check_threshold(threshold)?;
         let values = query.exact_prefix(dims.into())?;
         let query = Query::from_prefix(values.as_slice(), values.dims());
         Ok::<_, ErrorReport>(Filter { query, threshold })

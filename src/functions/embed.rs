@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 use super::{catalog, query_cache, worker};
 use crate::guc;
 use crate::image::{self, ImageError, Limits, RgbImage};
-use crate::model::{Cancel, ModelError, Request};
+use crate::model::{Cancel, Embedder, ModelError, Request};
 use crate::types::{MrlVector, VectorArray, sql_error};
 use crate::vector::from_f32s;
 
@@ -63,7 +63,7 @@ impl Target {
         let limits = guc::image_limits();
         let result = worker::run(move |models, cancel| {
             let embedder = models.get(&dir, cancel).map_err(EmbedError::Model)?;
-            let images = decode_all(&contents, &limits, cancel)?;
+            let images = decode_all(&contents, &limits, embedder, cancel)?;
             let requests: Vec<Request<'_>> = contents
                 .iter()
                 .zip(&images)
@@ -142,9 +142,11 @@ impl Target {
     }
 }
 
+/// Every picture of every content, at the model's own size: one large photo is held at a time.
 fn decode_all(
     contents: &[Content],
     limits: &Limits,
+    embedder: &dyn Embedder,
     cancel: &Cancel,
 ) -> Result<Vec<Vec<RgbImage>>, EmbedError> {
     let mut all = Vec::with_capacity(contents.len());
@@ -155,7 +157,8 @@ fn decode_all(
             let decoded = image::decode(bytes, limits);
             let several = (content.images.len() > 1).then_some(index + 1);
             let element = content.element.or(several);
-            images.push(decoded.map_err(|error| EmbedError::Image(element, error))?);
+            let image = decoded.map_err(|error| EmbedError::Image(element, error))?;
+            images.push(embedder.fit(image).map_err(EmbedError::Model)?);
         }
         all.push(images);
     }

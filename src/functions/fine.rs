@@ -4,8 +4,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::call_site::{Prepared, call_site_state, first_argument_is_query};
-use crate::types::VectorArg;
+use crate::types::{Prepared, VectorArg, call_site_state, first_argument_is_query};
 use crate::vector::{MAX_DIMS, Query, VectorError};
 
 #[derive(Default)]

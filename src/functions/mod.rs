@@ -1,6 +1,5 @@
 //! The SQL functions that people type. Their declarations stand in `sql/`.
 
-mod call_site;
 mod catalog;
 mod coarse;
 mod embed;

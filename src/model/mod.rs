@@ -44,6 +44,10 @@ pub trait Embedder: Send + Sync {
     /// The dimensions of every vector that [`Self::embed`] returns.
     fn dims(&self) -> usize;
 
+    /// The picture at the size at which the model looks at it, for whoever holds several: the same
+    /// vector comes of it, and a large photo's pixels need not be kept.
+    fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError>;
+
     /// One vector a request, in order, each of length [`Self::dims`] and of L2 norm 1. A request's
     /// vector does not depend on the requests beside it (up to the rounding of f32 sums).
     fn embed(&self, requests: &[Request<'_>], cancel: &Cancel)

@@ -1,3 +1,4 @@
 //! What the planner asks us.
 
 mod rewrite;
+mod selectivity;

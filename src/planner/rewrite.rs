@@ -134,12 +134,12 @@ impl Objects {
         }
     }
 
-    /// `mrl_probe(mrl_vector, real, integer)`.
+    /// `mrl_probe(mrl_vector, double precision, integer)`.
     ///
     /// # Safety
     /// Called in a transaction.
     unsafe fn probe_function(&self) -> Option<pg_sys::Oid> {
-        let types = [self.vector, pg_sys::FLOAT4OID, pg_sys::INT4OID];
+        let types = [self.vector, pg_sys::FLOAT8OID, pg_sys::INT4OID];
         // SAFETY: as above; buildoidvector copies the three OIDs.
         unsafe {
             let types = pg_sys::buildoidvector(types.as_ptr(), types.len() as i32);

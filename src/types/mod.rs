@@ -3,6 +3,7 @@
 
 mod aggregate;
 mod arithmetic;
+mod call_site;
 mod casts;
 mod compare;
 mod error;
@@ -11,6 +12,7 @@ mod varlena;
 mod vector;
 mod vector_io;
 
+pub use call_site::{Prepared, call_site_state, first_argument_is_query};
 pub use error::sql_error;
 pub use probe::{ProbeArg, check_threshold};
 pub use vector::{MrlVector, VectorArg, VectorArray};

@@ -15,10 +15,11 @@ use std::ffi::{CStr, CString};
 use half::f16;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::datum::Datum;
-use pgrx::impl_sql_translatable;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use pgrx::{impl_sql_translatable, pg_sys};
 
+use super::call_site::{Prepared, call_site_state};
 use super::error::sql_error;
 use super::varlena::{RawVarlena, new_varlena};
 use super::vector::{RawDatum, VectorArg};
@@ -54,9 +55,13 @@ impl Probe {
         if body.len() != 2 * usize::from(u16::from_ne_bytes([d0, d1])) {
             return None;
         }
+        let of = usize::from(u16::from_ne_bytes([o0, o1]));
+        if !(1..=of).contains(&(body.len() / 2)) {
+            return None;
+        }
         Some(Probe {
             threshold: f32::from_ne_bytes([t0, t1, t2, t3]),
-            of: usize::from(u16::from_ne_bytes([o0, o1])),
+            of,
             values: body
                 .chunks_exact(2)
                 .map(|b| f16::from_ne_bytes([b[0], b[1]]))
@@ -97,12 +102,37 @@ impl<'fcx> ProbeArg<'fcx> {
 }
 
 #[pg_extern(sql = false)]
-fn mrl_probe(query: VectorArg<'_>, threshold: f32, dims: i32) -> Result<Probe, ErrorReport> {
-    let values = query.exact_prefix(dims.into())?;
+fn mrl_probe(
+    query: VectorArg<'_>,
+    threshold: f64,
+    dims: i32,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Probe, ErrorReport> {
+    // With a query from a subselect or a join the probe is made for every row, and the query may
+    // lie out of line: it is fetched once.
+    #[derive(Default)]
+    struct Site {
+        dims: i32,
+        query: Prepared<(usize, Vec<f16>)>,
+    }
+    let mut own = Site::default();
+    // SAFETY: this call's fcinfo; only this function keeps a Site.
+    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    if site.dims != dims {
+        *site = Site {
+            dims,
+            ..Site::default()
+        };
+    }
+    let compared = usize::try_from(dims).unwrap_or(0);
+    let (of, values) = site.query.get(query.identity(compared), || {
+        let values = query.exact_prefix(dims.into())?;
+        Ok::<_, ErrorReport>((values.dims(), values.as_slice().to_vec()))
+    })?;
     Probe {
-        threshold,
-        of: values.dims(),
-        values: values.as_slice().to_vec(),
+        threshold: threshold as f32,
+        of: *of,
+        values: values.clone(),
     }
     .check()
 }

@@ -7,6 +7,7 @@
 # Debian packages pgvector from trixie on, for that release's PostgreSQL only; the same source
 # builds against any supported one. The archive is the one that this machine's apt uses, and apt's
 # own state stays as it is: the list, the index and the download live in a directory of their own.
+# Needs dpkg-dev, make and a C compiler.
 set -eu
 
 pg_config=${PG_CONFIG:-pg_config}
@@ -38,8 +39,9 @@ apt() {
         -o APT::Sandbox::User=root "$@"
 }
 apt update
+# apt has checked the files against the archive's signature; dpkg-source need not look for keys.
 (cd "$work" && apt source --download-only pgvector && dpkg-source --no-check -x ./*.dsc source)
 
-# OPTFLAGS: pgvector's default is -march=native, which an image for other machines must not have.
+# Without OPTFLAGS, which upstream sets to this very CPU.
 make -C "$work/source" -s OPTFLAGS= PG_CONFIG="$pg_config"
 make -C "$work/source" -s OPTFLAGS= PG_CONFIG="$pg_config" install

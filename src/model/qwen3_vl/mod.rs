@@ -17,6 +17,8 @@ mod tests;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::image::RgbImage;
+
 use super::directory::{Directory, TOKENIZER};
 use super::prompt::{self, ImageMarkers, Prompt};
 use super::tokenizer::Tokenizer;
@@ -324,6 +326,10 @@ fn batches(grids: &[Grid], patches: usize) -> impl Iterator<Item = &[Grid]> {
 impl Embedder for Qwen3Vl {
     fn dims(&self) -> usize {
         self.config.text_config.hidden_size
+    }
+
+    fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError> {
+        self.preprocessor.fit(image)
     }
 
     fn embed(

@@ -156,6 +156,26 @@ impl Preprocessor {
         })
     }
 
+    /// The picture resized to its grid. Its grid stays the same, or the picture does: at the
+    /// edges of the budget and of the aspect ratio a size can be rounded twice to another one.
+    pub fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError> {
+        let grid = self.grid(image.width(), image.height())?;
+        let (width, height) = self.pixels(grid)?;
+        match self.grid(width, height) {
+            Ok(again) if again == grid => resize(&image, width, height),
+            _ => Ok(image),
+        }
+    }
+
+    /// Width and height of a grid.
+    fn pixels(&self, grid: Grid) -> Result<(u32, u32), ModelError> {
+        let side = |patches: usize| {
+            u32::try_from(patches * self.patch)
+                .map_err(|_| ModelError::Internal(format!("an image side of {patches} patches")))
+        };
+        Ok((side(grid.columns)?, side(grid.rows)?))
+    }
+
     /// The picture's patches in the order of [`Grid::walk`], appended to `patches`: of each first
     /// the channel, then the frame (all alike), then rows from the top.
     pub fn append_patches(
@@ -164,13 +184,9 @@ impl Preprocessor {
         grid: Grid,
         patches: &mut Vec<f32>,
     ) -> Result<(), ModelError> {
-        let (width, height) = (grid.columns * self.patch, grid.rows * self.patch);
-        let side = |pixels: usize| {
-            u32::try_from(pixels)
-                .map_err(|_| ModelError::Internal(format!("an image side of {pixels} pixels")))
-        };
-        let resized = resize_bicubic(image, side(width)?, side(height)?)
-            .map_err(|error| ModelError::Internal(error.to_string()))?;
+        let (width, height) = self.pixels(grid)?;
+        let resized = resize(image, width, height)?;
+        let (width, height) = (width as usize, height as usize);
         let pixels = resized.pixels();
         patches.reserve(3 * width * height * self.frames);
         for (row, column) in grid.walk(self.merge) {
@@ -191,4 +207,8 @@ impl Preprocessor {
         }
         Ok(())
     }
+}
+
+fn resize(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage, ModelError> {
+    resize_bicubic(image, width, height).map_err(|error| ModelError::Internal(error.to_string()))
 }

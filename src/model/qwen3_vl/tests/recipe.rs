@@ -151,6 +151,37 @@ fn patches_are_the_references() {
     }
 }
 
+#[test]
+fn a_fitted_picture_gives_the_same_patches() {
+    let cases: Preprocess = read_json("preprocess.json");
+    let mut fitted = 0;
+    for case in &cases.sizes {
+        let small = u64::from(case.width) * u64::from(case.height) <= 40_000;
+        let preprocessor = preprocessor(&cases.configs[&case.config]);
+        let Some(grid) = preprocessor
+            .grid(case.width, case.height)
+            .ok()
+            .filter(|grid| small && grid.patches() <= 4_000)
+        else {
+            continue;
+        };
+        let image = picture(case.width, case.height);
+        let patches = |image: &RgbImage| {
+            let mut patches = Vec::new();
+            preprocessor
+                .append_patches(image, grid, &mut patches)
+                .unwrap();
+            patches
+        };
+        let expected = patches(&image);
+        let fit = preprocessor.fit(image).unwrap();
+        assert_eq!(preprocessor.grid(fit.width(), fit.height()).unwrap(), grid);
+        assert_eq!(patches(&fit), expected, "{} x {}", case.width, case.height);
+        fitted += 1;
+    }
+    assert!(fitted >= 50, "{fitted}");
+}
+
 #[derive(Deserialize)]
 struct Tokens {
     strings: Vec<StringCase>,

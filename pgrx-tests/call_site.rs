@@ -1,0 +1,146 @@
+//! What a call site keeps between rows must follow its arguments and the settings, also where one
+//! expression lives on while its variables change, as in PL/pgSQL.
+
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+    use pgrx::spi::Error;
+
+    /// `vectors(id, v)`: unit vectors around a circle and then some.
+    fn make_vectors(dims: usize) -> Result<(), Error> {
+        Spi::run(&format!(
+            "CREATE TABLE vectors AS
+             SELECT j AS id, (SELECT array_agg(sin(i * j + i * i)) FROM generate_series(1, {dims}) AS i)::mrl_vector AS v
+             FROM generate_series(1, 20) AS j"
+        ))
+    }
+
+    /// How many pairs, whether both ways agreed on all, whether some matched and some did not.
+    type Seen = (Option<i64>, Option<bool>, Option<bool>);
+
+    /// Evaluates `expression` over `e` and `q` in one loop whose call site stays, and in a new
+    /// statement for each pair: `(pairs, all the same, some true, some false)`.
+    fn in_a_loop(expression: &str) -> Result<Seen, Error> {
+        Spi::run(&format!(
+            "CREATE TABLE seen (a int, b int, in_loop bool, alone bool);
+             DO $$
+             DECLARE
+                 e mrl_vector;
+                 q mrl_vector;
+                 a int;
+                 b int;
+                 in_loop bool;
+                 alone bool;
+             BEGIN
+                 FOR a, e, b, q IN SELECT x.id, x.v, y.id, y.v FROM vectors AS x, vectors AS y ORDER BY y.id % 3, x.id, y.id LOOP
+                     in_loop := {expression};
+                     EXECUTE 'SELECT {expression} FROM (SELECT $1 AS e, $2 AS q OFFSET 0) AS pair' INTO alone USING e, q;
+                     INSERT INTO seen VALUES (a, b, in_loop, alone);
+                 END LOOP;
+             END
+             $$"
+        ))?;
+        let seen = Spi::get_three(
+            "SELECT count(*), bool_and(in_loop = alone), bool_or(in_loop) AND NOT bool_and(in_loop) FROM seen",
+        )?;
+        Spi::run("DROP TABLE seen")?;
+        Ok(seen)
+    }
+
+    fn check_loops(dims: usize) -> Result<(), Error> {
+        make_vectors(dims)?;
+        Spi::run("SET photosearch.coarse_threshold = 0.2; SET photosearch.coarse_dims = 4")?;
+        for expression in [
+            "coarse_match(e, q, 0.2, 4)",
+            "coarse_match(q, e, 0.2, 4)",
+            "NOT coarse_match(e, q, 0.2, 4)",
+            "e @~ mrl_probe(q, 0.2, 4)",
+            "e !@~ mrl_probe(q, 0.2, 4)",
+            "coarse_match(e, q)",
+            "e @~ q",
+            "e !@~ q",
+            "fine_score(e, q) > 0.2",
+            "(e <=> q) < 0.8",
+        ] {
+            let seen = in_a_loop(expression)?;
+            assert_eq!(seen, (Some(400), Some(true), Some(true)), "{expression}");
+        }
+        Ok(())
+    }
+
+    #[pg_test]
+    fn the_query_changes_under_one_call_site() -> Result<(), Error> {
+        check_loops(8)
+    }
+
+    #[pg_test]
+    fn a_stored_query_changes_under_one_call_site() -> Result<(), Error> {
+        check_loops(1200)
+    }
+
+    #[pg_test]
+    fn threshold_and_dims_change_under_one_call_site() -> Result<(), Error> {
+        make_vectors(8)?;
+        let answers = Spi::get_three::<i64, bool, bool>(
+            "SELECT count(*), bool_and(coarse_match(a.v, b.v, t, d) = (fine_score(subvector(a.v, 1, d), subvector(b.v, 1, d))::real >= t)),
+                    bool_or(coarse_match(a.v, b.v, t, d)) AND NOT bool_and(coarse_match(a.v, b.v, t, d))
+             FROM vectors AS a, vectors AS b, unnest('{0.1,0.5,-0.2}'::real[]) AS t, generate_series(1, 8) AS d",
+        )?;
+        assert_eq!(answers, (Some(9600), Some(true), Some(true)));
+        Ok(())
+    }
+
+    #[pg_test]
+    fn settings_change_under_one_call_site() -> Result<(), Error> {
+        make_vectors(8)?;
+        Spi::run(
+            "CREATE TABLE seen (t real, d int, by_setting bool, explicit bool);
+             DO $$
+             DECLARE
+                 e mrl_vector := (SELECT v FROM vectors WHERE id = 3);
+                 q mrl_vector := (SELECT v FROM vectors WHERE id = 8);
+                 t real;
+                 d int;
+             BEGIN
+                 FOR t, d IN SELECT x, y FROM unnest('{-0.9,0.05,0.9,0.1}'::real[]) AS x, generate_series(1, 8) AS y LOOP
+                     PERFORM set_config('photosearch.coarse_threshold', t::text, true);
+                     PERFORM set_config('photosearch.coarse_dims', d::text, true);
+                     INSERT INTO seen VALUES (t, d, e @~ q, coarse_match(e, q, t, d));
+                 END LOOP;
+             END
+             $$",
+        )?;
+        let seen = Spi::get_three::<i64, bool, i64>(
+            "SELECT count(*), bool_and(by_setting = explicit), count(DISTINCT explicit) FROM seen",
+        )?;
+        assert_eq!(seen, (Some(32), Some(true), Some(2)));
+        Ok(())
+    }
+
+    /// What the model recommends counts until a setting is set, and again when it is reset.
+    #[pg_test]
+    fn the_model_recommends_where_nothing_is_set() -> Result<(), Error> {
+        Spi::run(
+            "CREATE TABLE model AS SELECT * FROM photosearch.models WHERE name = 'photosearch-mini-1';
+             CREATE TABLE vectors AS
+             SELECT j AS id, (SELECT array_agg(sin(i * j + i * i)) FROM generate_series(1, (SELECT dimensions FROM model)) AS i)::mrl_vector AS v
+             FROM generate_series(1, 60) AS j",
+        )?;
+        let count = |condition: &str| {
+            Spi::get_one::<i64>(&format!(
+                "SELECT count(*) FROM vectors AS a, vectors AS b, model WHERE {condition}"
+            ))
+        };
+        let recommended = count("coarse_match(a.v, b.v, coarse_threshold, coarse_dims)")?;
+        assert_eq!(count("coarse_match(a.v, b.v)")?, recommended);
+        Spi::run("SET photosearch.coarse_threshold = -1")?;
+        assert_eq!(count("coarse_match(a.v, b.v)")?, Some(3600));
+        Spi::run("RESET photosearch.coarse_threshold; SET photosearch.coarse_dims = 1")?;
+        let one_dimension = count("coarse_match(a.v, b.v, coarse_threshold, 1)")?;
+        assert_ne!(one_dimension, recommended);
+        assert_eq!(count("a.v @~ b.v")?, one_dimension);
+        Spi::run("RESET photosearch.coarse_dims")?;
+        assert_eq!(count("a.v @~ b.v")?, recommended);
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+-- Moving between photosearch and pgvector. The rows are there before the bridge is.
+CREATE EXTENSION photosearch;
+CREATE EXTENSION vector;
+CREATE TABLE album (id int PRIMARY KEY, e mrl_vector(3), v vector(3), h halfvec(3));
+INSERT INTO album VALUES (1, '[1,2,3]', '[4,5,6]', '[7,8,9]');
+
+-- Without the bridge: by way of real[].
+SELECT v::real[]::mrl_vector AS from_vector, h::real[]::mrl_vector AS from_halfvec, e::real[]::vector AS to_vector FROM album;
+SELECT v::mrl_vector FROM album;
+
+CREATE EXTENSION photosearch_pgvector;
+SELECT v::mrl_vector AS from_vector, h::mrl_vector AS from_halfvec, e::vector AS to_vector, e::halfvec AS to_halfvec FROM album;
+
+-- Assignment needs no cast, and checks the column's dimensions.
+UPDATE album SET e = v, v = e, h = e;
+INSERT INTO album VALUES (2, '[-0,65504,6e-8]'::halfvec, '[-0,65504,6e-8]'::mrl_vector, '[-0,65504,6e-8]'::mrl_vector);
+TABLE album ORDER BY id;
+INSERT INTO album (id, e) VALUES (3, '[1,2]'::vector);
+INSERT INTO album (id, e) VALUES (3, '[1,2,3,4]'::halfvec);
+INSERT INTO album (id, v) VALUES (3, '[1,2]'::mrl_vector);
+SELECT '[1,2]'::vector::mrl_vector(3);
+SELECT NULL::vector::mrl_vector IS NULL AS no_vector, NULL::mrl_vector::halfvec IS NULL AS no_mrl_vector;
+
+-- Every finite half, 63,488 of them, keeps its bits both ways: subnormals and -0 too.
+CREATE TABLE halves AS
+    SELECT sign, exponent / 8 AS part, array_agg(
+        sign::float8 * CASE exponent
+            WHEN 0 THEN mantissa * 2::float8 ^ -24
+            ELSE (1 + mantissa / 1024::float8) * 2::float8 ^ (exponent - 15)
+        END ORDER BY exponent, mantissa)::real[]::halfvec AS h
+    FROM (VALUES (1), (-1)) AS s (sign), generate_series(0, 30) AS exponent, generate_series(0, 1023) AS mantissa
+    GROUP BY sign, exponent / 8;
+SELECT sum(vector_dims(h)) AS halves,
+       bool_and(mrl_vector_send(h::mrl_vector) = halfvec_send(h)) AS halfvec_to_mrl_vector,
+       bool_and(halfvec_send(h::mrl_vector::halfvec) = halfvec_send(h)) AS mrl_vector_to_halfvec,
+       bool_and(mrl_vector_send(h::mrl_vector::vector::mrl_vector) = halfvec_send(h)) AS through_vector,
+       count(DISTINCT halfvec_send(h)) AS vectors
+FROM halves;
+
+-- From vector the values are rounded, to the nearest half; what does not fit is named.
+SELECT '[0.1,2049,65519]'::vector::mrl_vector;
+SELECT '[1,70000]'::vector::mrl_vector;
+
+-- No cast is implicit, so nothing has two readings.
+SELECT castsource::regtype, casttarget::regtype, castcontext FROM pg_cast
+WHERE 'mrl_vector'::regtype IN (castsource, casttarget) AND ('{vector,halfvec}'::regtype[] && ARRAY[castsource, casttarget]::regtype[])
+ORDER BY castsource::regtype::text, casttarget::regtype::text;
+SELECT round((e <=> '[3,2,1]')::numeric, 6) AS mrl_vector,
+       round(('[3,2,1]' <=> e)::numeric, 6) AS commuted,
+       round((v <=> '[3,2,1]')::numeric, 6) AS vector,
+       round((h <=> '[3,2,1]')::numeric, 6) AS halfvec
+FROM album WHERE id = 1;
+SELECT e @~ mrl_probe('[4,5,6]', 0.9, 2) AS coarse, fine_score(e, '[4,5,6]') AS fine FROM album WHERE id = 1;
+SELECT sum(e) AS mrl_vector, sum(v) AS vector, avg(h) AS halfvec FROM album WHERE id = 1;
+SELECT e = '[4,5,6]' AS equal, e + '[1,1,1]' AS plus, vector_dims(e) AS dims, l2_norm(e)::numeric(6, 3) AS norm FROM album WHERE id = 1;
+SELECT e <=> v FROM album;
+SELECT e <=> h FROM album;
+SELECT fine_score(e, v) FROM album;
+SELECT '[1,2,3]' <=> '[1,2,3]';
+
+-- The casts are inlined: what remains is the way through real[].
+EXPLAIN (VERBOSE, COSTS OFF) SELECT v::mrl_vector, e::halfvec FROM album;
+
+-- Dropping the bridge leaves the rows, and it can be made again.
+DROP EXTENSION photosearch_pgvector;
+SELECT v::mrl_vector FROM album;
+CREATE EXTENSION photosearch_pgvector;
+
+-- Dropping pgvector takes the bridge and pgvector's own columns, and nothing of photosearch's.
+DROP EXTENSION vector;
+SET client_min_messages = warning;
+DROP EXTENSION vector CASCADE;
+RESET client_min_messages;
+SELECT extname FROM pg_extension WHERE extname IN ('photosearch', 'vector', 'photosearch_pgvector');
+TABLE album ORDER BY id;
+
+-- Dropping photosearch takes the bridge, and nothing of pgvector's.
+DROP TABLE album, halves;
+CREATE EXTENSION vector;
+CREATE EXTENSION photosearch_pgvector;
+CREATE TABLE theirs (v vector(2));
+INSERT INTO theirs VALUES ('[1,2]');
+DROP EXTENSION photosearch;
+SET client_min_messages = warning;
+DROP EXTENSION photosearch CASCADE;
+RESET client_min_messages;
+SELECT extname FROM pg_extension WHERE extname IN ('photosearch', 'vector', 'photosearch_pgvector');
+TABLE theirs;
+DROP TABLE theirs;
+DROP EXTENSION vector;
+
+-- In schemas of their own, with names that need quotes, beside types that only look right, and
+-- whatever the search_path is later.
+CREATE SCHEMA "Search";
+CREATE SCHEMA "pg's vectors";
+CREATE SCHEMA "100% bridge";
+CREATE DOMAIN public.vector AS text;
+CREATE DOMAIN public.mrl_vector AS text;
+CREATE EXTENSION photosearch SCHEMA "Search";
+CREATE EXTENSION vector SCHEMA "pg's vectors";
+CREATE EXTENSION photosearch_pgvector SCHEMA "100% bridge";
+SET search_path = public;
+SELECT '[1,2]'::"pg's vectors".vector::"Search".mrl_vector, '[3,4]'::"Search".mrl_vector::"pg's vectors".halfvec;
+RESET search_path;
+DROP EXTENSION photosearch_pgvector, photosearch, vector;
+DROP DOMAIN public.vector, public.mrl_vector;
+DROP SCHEMA "Search", "pg's vectors", "100% bridge";
+
+-- CASCADE brings what the bridge needs.
+SET client_min_messages = warning;
+CREATE EXTENSION photosearch_pgvector CASCADE;
+RESET client_min_messages;
+SELECT '[1,2]'::vector::mrl_vector;
+DROP EXTENSION photosearch_pgvector, photosearch, vector;

@@ -1,0 +1,296 @@
+#!/usr/bin/env python3
+"""A real client against a running server: psycopg 3 with pgvector's own codec for halfvec.
+
+usage: run_client.py        (PGHOST, PGUSER and the like say where the server is)
+
+mrl_vector's text form is pgvector's and its binary form is halfvec's, byte for byte. That is what
+lets pgvector's client libraries read and write it, and what these tests hold it to. They make a
+database of their own. The last line counts them; the exit status is 1 where one failed.
+"""
+
+import struct
+import sys
+import threading
+import traceback
+
+import psycopg
+from pgvector import HalfVector
+from pgvector.psycopg.halfvec import register_halfvec_info
+from psycopg.pq import ExecStatus, Format
+from psycopg.types import TypeInfo
+
+DATABASE = "photosearch_client"
+MODEL = "photosearch-mini-1"
+TESTS = []
+
+# Every bit pattern of a finite half: exponents 0 to 30 of 31, both signs.
+FINITE = [bits for bits in range(1 << 16) if bits >> 10 & 0x1F != 0x1F]
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def connect(**options):
+    """A connection for which HalfVector stands for mrl_vector."""
+    connection = psycopg.connect(dbname=DATABASE, autocommit=True, **options)
+    register_halfvec_info(connection, TypeInfo.fetch(connection, "mrl_vector"))
+    return connection
+
+
+def message(*bits, dims=None, unused=0):
+    """The binary form of the halves with these bits."""
+    return struct.pack(f">HH{len(bits)}H", len(bits) if dims is None else dims, unused, *bits)
+
+
+def sample(seed, dims):
+    return HalfVector([((seed * 31 + i * 17) % 257 - 128) / 64 for i in range(dims)])
+
+
+@test
+def values_come_and_go_in_both_formats(connection):
+    for binary in (False, True):
+        for dims in (1, 2, 3, 64, 2048, 16000):
+            vector = sample(dims, dims)
+            slot = "%b" if binary else "%t"
+            cursor = connection.execute(f"SELECT {slot}, vector_dims({slot})", [vector, vector], binary=binary)
+            assert cursor.fetchone() == (vector, dims), (binary, dims)
+        assert connection.execute("SELECT NULL::mrl_vector", binary=binary).fetchone() == (None,)
+
+
+@test
+def text_in_and_binary_out_agree(connection):
+    for vector in (sample(i, 100) for i in range(20)):
+        rows = [connection.execute(f"SELECT {slot}", [vector], binary=binary).fetchone()[0] for slot in ("%t", "%b") for binary in (False, True)]
+        assert rows == [vector] * 4
+
+
+@test
+def arrays_of_vectors(connection):
+    vectors = [sample(1, 5), None, sample(2, 9)]
+    for binary in (False, True):
+        cursor = connection.execute("SELECT ARRAY[%s, NULL, %s]::mrl_vector[]", [vectors[0], vectors[2]], binary=binary)
+        assert cursor.fetchone()[0] == vectors
+        cursor = connection.execute("SELECT unnest(%s::mrl_vector[])", [[vectors[0], vectors[2]]], binary=binary)
+        assert [row[0] for row in cursor] == [vectors[0], vectors[2]]
+
+
+@test
+def every_finite_half_keeps_its_bits(connection):
+    oid = TypeInfo.fetch(connection, "mrl_vector").oid
+    for start in range(0, len(FINITE), 15872):
+        sent = message(*FINITE[start : start + 15872])
+        # In binary and back; then by way of the text form, which must tell -0 and subnormals too.
+        for query in ("SELECT $1", "SELECT $1::text::mrl_vector", "SELECT $1::real[]::mrl_vector", "SELECT mrl_vector_send($1)"):
+            result = connection.pgconn.exec_params(query.encode(), [sent], [oid], [Format.BINARY], Format.BINARY)
+            assert result.status == ExecStatus.TUPLES_OK, result.error_message
+            assert result.get_value(0, 0) == sent, query
+
+
+@test
+def copy_binary(connection):
+    connection.execute("CREATE TABLE copied (id int, e mrl_vector(256)); CREATE TABLE again (LIKE copied)")
+    rows = [(i, None if i % 7 == 0 else sample(i, 256)) for i in range(500)]
+    with connection.cursor().copy("COPY copied FROM STDIN (FORMAT binary)") as copy:
+        copy.set_types(["int4", "mrl_vector"])
+        for row in rows:
+            copy.write_row(row)
+    assert connection.execute("SELECT * FROM copied ORDER BY id", binary=True).fetchall() == rows
+    with connection.cursor().copy("COPY copied TO STDOUT (FORMAT binary)") as copy:
+        data = b"".join(copy)
+    with connection.cursor().copy("COPY again FROM STDIN (FORMAT binary)") as copy:
+        copy.write(data)
+    assert connection.execute("SELECT * FROM again ORDER BY id").fetchall() == rows
+    with connection.cursor().copy("COPY copied TO STDOUT") as copy:
+        copy.set_types(["int4", "mrl_vector"])
+        assert sorted(copy.rows(), key=lambda row: row[0]) == rows
+
+
+@test
+def copy_refuses_the_whole_where_one_row_is_wrong(connection):
+    connection.execute("CREATE TABLE refused (id int, e mrl_vector(4))")
+    for bad, state in ((sample(1, 5), "22000"), (sample(1, 3), "22000")):
+        try:
+            with connection.cursor().copy("COPY refused FROM STDIN (FORMAT binary)") as copy:
+                copy.set_types(["int4", "mrl_vector"])
+                for i in range(100):
+                    copy.write_row((i, sample(i, 4)))
+                copy.write_row((100, bad))
+        except psycopg.Error as error:
+            assert error.sqlstate == state, error
+        else:
+            raise AssertionError("accepted a wrong number of dimensions")
+        assert connection.execute("SELECT count(*) FROM refused").fetchone() == (0,)
+
+
+@test
+def malformed_messages_are_errors(connection):
+    one, infinity, nan = 0x3C00, 0x7C00, 0x7E01
+    cases = {
+        "no bytes": (b"", "22P03"),
+        "1 byte": (b"\0", "22P03"),
+        "3 bytes": (b"\0\1\0", "22P03"),
+        "no dimensions": (message(), "22000"),
+        "no dimensions, but values": (message(one, dims=0), "22000"),
+        "no values": (message(dims=1), "22P03"),
+        "half a value": (message(dims=1) + b"\x3c", "22P03"),
+        "fewer values than said": (message(one, one, dims=3), "22P03"),
+        "more values than said": (message(one, one, dims=1), "22P03"),
+        "trailing byte": (message(one) + b"\0", "22P03"),
+        "unused not zero": (message(one, unused=1), "22P03"),
+        "unused all ones": (message(one, unused=0xFFFF), "22P03"),
+        "infinity": (message(one, infinity), "22000"),
+        "minus infinity": (message(infinity | 0x8000), "22000"),
+        "NaN": (message(one, nan, one), "22000"),
+        "minus NaN": (message(nan | 0x8000), "22000"),
+        "16001 dimensions": (message(*[one] * 16001), "54000"),
+        "65535 dimensions": (message(*[one] * 65535), "54000"),
+        "65535 dimensions, no values": (message(dims=65535), "54000"),
+        "a vector of f32": (struct.pack(">HH3f", 3, 0, 1, 2, 3), "22P03"),
+        "a text form": (b"[1,2,3]", "54000"),
+    }
+    oid = TypeInfo.fetch(connection, "mrl_vector").oid
+    pid = connection.info.backend_pid
+    for name, (sent, state) in cases.items():
+        result = connection.pgconn.exec_params(b"SELECT $1", [sent], [oid], [Format.BINARY], Format.BINARY)
+        assert result.status == ExecStatus.FATAL_ERROR, f"accepted: {name}"
+        found = result.error_field(psycopg.pq.DiagnosticField.SQLSTATE).decode()
+        assert found == state, f"{name}: {found} {result.error_message.decode()}"
+        assert connection.execute("SELECT pg_backend_pid()").fetchone() == (pid,), name
+
+
+@test
+def every_single_byte_change_is_read_or_refused(connection):
+    oid = TypeInfo.fetch(connection, "mrl_vector").oid
+    sound = message(0x3C00, 0xBC00, 0x0001)
+    outcomes = {"read": 0, "refused": 0}
+    for position in range(len(sound)):
+        for value in range(0, 256, 5):
+            changed = sound[:position] + bytes([value]) + sound[position + 1 :]
+            result = connection.pgconn.exec_params(b"SELECT $1", [changed], [oid], [Format.BINARY], Format.BINARY)
+            if result.status == ExecStatus.TUPLES_OK:
+                assert result.get_value(0, 0) == changed
+                outcomes["read"] += 1
+            else:
+                assert result.error_field(psycopg.pq.DiagnosticField.SQLSTATE)[:2] in (b"22", b"54")
+                outcomes["refused"] += 1
+    assert min(outcomes.values()) > 50, outcomes
+
+
+@test
+def large_parameters(connection):
+    vectors = [sample(i, 16000) for i in range(50)]
+    cursor = connection.execute("SELECT sum(vector_dims(v)) FROM unnest(%b::mrl_vector[]) AS v", [vectors])
+    assert cursor.fetchone() == (50 * 16000,)
+    text = "[" + ",".join(["0.123456789012345678901234567890"] * 16000) + "]"
+    assert connection.execute("SELECT vector_dims(%s::mrl_vector)", [text]).fetchone() == (16000,)
+    try:
+        connection.execute("SELECT vector_dims(%s::mrl_vector)", ["[" + "1," * 5_000_000 + "1]"])
+    except psycopg.Error as error:
+        assert error.sqlstate == "54000", error
+    else:
+        raise AssertionError("accepted 5,000,001 dimensions")
+
+
+@test
+def prepared_statements_of_every_plan(connection):
+    connection.execute("CREATE TABLE prepared AS SELECT i AS id, ARRAY[sin(i), cos(i), sin(i * 3)]::mrl_vector AS e FROM generate_series(1, 200) AS i")
+    queries = [HalfVector([a, b, 0.25]) for a in (-1.0, 0.5) for b in (-0.5, 1.0)]
+    expected = {}
+    for plan in ("force_custom_plan", "force_generic_plan", "auto"):
+        connection.execute(f"SET plan_cache_mode = {plan}")
+        for form in ("coarse_match(e, %b, %b::real, %b::int)", "e @~ mrl_probe(%b, %b::real, %b::int)", "NOT e !@~ mrl_probe(%b, %b::real, %b::int)"):
+            for round in range(3):
+                for number, query in enumerate(queries):
+                    for dims in (1, 2, 3):
+                        sql = f"SELECT id FROM prepared WHERE {form} ORDER BY id"
+                        ids = connection.execute(sql, [query, 0.3, dims], prepare=True).fetchall()
+                        assert ids == expected.setdefault((number, dims), ids), (plan, form, round)
+    assert len({tuple(ids) for ids in expected.values()}) > 6
+    connection.execute("RESET plan_cache_mode")
+
+
+@test
+def a_query_vector_made_by_the_client_finds_its_photo(connection):
+    connection.execute("CREATE TABLE found (id int, e mrl_vector(3))")
+    connection.cursor().executemany("INSERT INTO found VALUES (%s, %s)", [(1, HalfVector([1, 0, 0])), (2, HalfVector([0, 1, 0])), (3, HalfVector([0.9, 0.1, 0]))])
+    query = HalfVector([1, 0, 0])
+    cursor = connection.execute("SELECT id, fine_score(e, %s) FROM found WHERE coarse_match(e, %s, 0.5, 2) ORDER BY e <=> %s", [query] * 3)
+    rows = cursor.fetchall()
+    assert [row[0] for row in rows] == [1, 3] and rows[0][1] == 1.0 and 0.9 < rows[1][1] < 1
+
+
+@test
+def concurrent_connections(_):
+    """Each thread has a connection of its own, embeds, stores and searches at the same time."""
+    with connect() as connection:
+        connection.execute("CREATE TABLE shared (thread int, caption text, e mrl_vector)")
+        alone = connection.execute("SELECT embed_text(%s, 'a baby')", [MODEL], binary=True).fetchone()[0]
+    errors = []
+
+    def work(thread):
+        try:
+            with connect() as connection:
+                for i in range(5):
+                    connection.execute("INSERT INTO shared SELECT %s, t, embed_text(%s, t) FROM (VALUES (%s)) AS x (t)", [thread, MODEL, f"photo {i} of {thread}"])
+                again = connection.execute("SELECT fine_score(embed_text(%s, 'a baby'), %b)", [MODEL, alone]).fetchone()[0]
+                assert again > 0.9999, again
+                vectors = [(thread, "copied", sample(thread * 100 + i, 8)) for i in range(100)]
+                with connection.cursor().copy("COPY shared FROM STDIN (FORMAT binary)") as copy:
+                    copy.set_types(["int4", "text", "mrl_vector"])
+                    for row in vectors:
+                        copy.write_row(row)
+                rows = connection.execute("SELECT thread, caption, e FROM shared WHERE thread = %s AND caption = 'copied'", [thread], binary=True).fetchall()
+                assert sorted(map(repr, rows)) == sorted(map(repr, vectors))
+        except Exception:
+            errors.append(traceback.format_exc())
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors[0]
+    with connect() as connection:
+        assert connection.execute("SELECT count(*), count(e) FROM shared").fetchone() == (420, 420)
+
+
+@test
+def a_query_that_embeds_can_be_cancelled(connection):
+    cancel = threading.Timer(0.2, connection.cancel_safe)
+    cancel.start()
+    try:
+        connection.execute("SELECT embed_texts(%s, array_agg('a baby and ' || i)) FROM generate_series(1, 200000) AS i", [MODEL])
+    except psycopg.errors.QueryCanceled:
+        pass
+    else:
+        raise AssertionError("200,000 texts were embedded before the cancellation came")
+    finally:
+        cancel.join()
+    assert connection.execute("SELECT vector_dims(embed_text('a baby')) > 0").fetchone() == (True,)
+
+
+def main():
+    with psycopg.connect(dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+        connection.execute(f"CREATE DATABASE {DATABASE}")
+    with psycopg.connect(dbname=DATABASE, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION photosearch")
+    failed = 0
+    for function in TESTS:
+        try:
+            with connect() as connection:
+                function(connection)
+            print(f"ok      {function.__name__}", flush=True)
+        except Exception:
+            failed += 1
+            print(f"FAILED  {function.__name__}\n{traceback.format_exc()}", flush=True)
+    with psycopg.connect(dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {DATABASE}")
+    print(f"{len(TESTS) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

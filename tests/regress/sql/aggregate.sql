@@ -1,0 +1,48 @@
+-- sum and avg.
+SELECT sum(v), avg(v) FROM (VALUES ('[1,2,3]'::mrl_vector), (NULL), ('[4,-2,0.5]')) AS x (v);
+SELECT sum(v), avg(v) FROM (SELECT '[1]'::mrl_vector AS v WHERE false) AS x;
+SELECT sum(v), avg(v) FROM (VALUES (NULL::mrl_vector)) AS x (v);
+SELECT g, avg(v) FROM (VALUES (1, '[1,2]'::mrl_vector), (1, '[3,4]'), (2, NULL), (3, '[1]')) AS x (g, v) GROUP BY g ORDER BY g;
+SELECT sum(DISTINCT v), sum(v) FILTER (WHERE v > '[1]'), sum(v ORDER BY v) FROM (VALUES ('[1]'::mrl_vector), ('[1]'), ('[2]')) AS x (v);
+
+-- The sum is wide: only a result has to fit into halves, not what comes on the way.
+SELECT avg(v) FROM (VALUES ('[65504]'::mrl_vector), ('[65504]')) AS x (v);
+SELECT sum(v) FROM (VALUES ('[65504]'::mrl_vector), ('[65504]'), ('[-65504]')) AS x (v);
+SELECT avg(v), sum(v) FROM (SELECT '[0.1]'::mrl_vector AS v FROM generate_series(1, 1000)) AS x;
+
+-- Windows: the state goes on after a result.
+SELECT i, sum(v) OVER (ORDER BY i), avg(v) OVER (ORDER BY i ROWS 1 PRECEDING)
+FROM (SELECT i, ARRAY[i, -i]::mrl_vector AS v FROM generate_series(1, 4) AS i) AS x;
+
+SELECT raised($$SELECT sum(v) FROM (VALUES ('[65504]'::mrl_vector), ('[65504]')) AS x (v)$$);
+SELECT raised($$SELECT avg(v) FROM (VALUES ('[1,2]'::mrl_vector), ('[1,2,3]')) AS x (v)$$);
+
+-- Parallel workers add up to the same, in a group and in all; so does a hash that spills.
+CREATE TABLE many AS SELECT i % 100 AS g, some_vector(i, 24) AS v FROM generate_series(1, 5000) AS i;
+ANALYZE many;
+SET max_parallel_workers_per_gather = 0;
+CREATE TABLE serial AS SELECT g, sum(v) AS total, avg(v) AS mean FROM many GROUP BY g;
+CREATE TABLE serial_all AS SELECT sum(v * 0.01) AS total, avg(v) AS mean FROM many;
+SET max_parallel_workers_per_gather = 4;
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+EXPLAIN (COSTS OFF) SELECT sum(v * 0.01), avg(v) FROM many;
+SELECT total = sum(v * 0.01) AS same_sum, mean = avg(v) AS same_mean FROM many, serial_all GROUP BY total, mean;
+SELECT count(*) AS groups, bool_and(parallel.total = serial.total) AS same_sums, bool_and(parallel.mean = serial.mean) AS same_means
+FROM serial JOIN (SELECT g, sum(v) AS total, avg(v) AS mean FROM many GROUP BY g) AS parallel USING (g);
+RESET max_parallel_workers_per_gather;
+RESET parallel_setup_cost;
+RESET parallel_tuple_cost;
+RESET min_parallel_table_scan_size;
+SET work_mem = '64kB';
+SELECT count(*) AS groups, bool_and(spilt.mean = v) AS each_its_own
+FROM (SELECT v, avg(v) AS mean FROM many GROUP BY v) AS spilt;
+RESET work_mem;
+-- And to what plain arithmetic gives, rounded once.
+SELECT count(*) AS groups, bool_and(total = slow) AS equal
+FROM serial JOIN (
+    SELECT g, array_agg(total ORDER BY d)::mrl_vector AS slow
+    FROM (SELECT g, d, sum(x::float8) AS total FROM many, unnest(v::real[]) WITH ORDINALITY AS u (x, d) GROUP BY g, d) AS sums
+    GROUP BY g) AS slow USING (g);
+DROP TABLE many, serial, serial_all;

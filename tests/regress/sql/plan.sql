@@ -1,0 +1,120 @@
+-- Planning: the function forms become the operators, wherever they stand, so that all of them
+-- reach an index.
+CREATE TABLE album (id int PRIMARY KEY, e mrl_vector(4));
+INSERT INTO album SELECT i, some_vector(i, 4) FROM generate_series(1, 100) AS i;
+ANALYZE album;
+SET photosearch.coarse_threshold = 0.5; SET photosearch.coarse_dims = 2;
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE NOT coarse_match(e, '[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE e @~ mrl_probe('[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE NOT e @~ mrl_probe('[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]');
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE NOT coarse_match(e, '[1,2,3,4]');
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(query => '[1,2,3,4]', embedding => e, threshold => 0.5, dims => 1 + 1);
+-- "Skip these but show me all of those", in one statement.
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,0,0,0]', 0.5, 2) AND NOT coarse_match(e, '[0,1,0,0]', 0.5, 2) OR coarse_match(e, '[0,0,0,1]', 0.1, 4);
+
+-- NULLs and mistakes in constants: a NULL never matches, a mistake is named.
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, NULL, 0.5, 2);
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]', NULL, 2);
+SELECT split_part(raised('EXPLAIN SELECT id FROM album WHERE ' || condition), ' /', 1) AS raised
+FROM unnest(ARRAY[$$coarse_match(e, '[1,2,3,4]', 0.5, 5)$$, $$coarse_match(e, '[1,2,3,4]', 'NaN', 2)$$, $$coarse_match(e, '[1,2', 0.5, 2)$$]) AS condition;
+
+-- Outside WHERE, in joins, in a view, with a function that is called for each row.
+EXPLAIN (VERBOSE, COSTS OFF) SELECT coarse_match(e, '[1,2,3,4]', 0.5, 2) FROM album;
+EXPLAIN (COSTS OFF) SELECT count(*) FROM album AS a JOIN album AS b ON coarse_match(a.e, b.e, 0.5, 2);
+EXPLAIN (COSTS OFF) SELECT count(*) FROM album AS a LEFT JOIN album AS b ON coarse_match(a.e, b.e) AND a.id < b.id;
+CREATE VIEW matches AS SELECT id, fine_score(e, '[1,2,3,4]') AS score FROM album WHERE coarse_match(e, '[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) SELECT * FROM matches ORDER BY score DESC;
+SELECT pg_get_viewdef('matches');
+CREATE FUNCTION find(q mrl_vector) RETURNS SETOF int LANGUAGE sql STABLE AS $$ SELECT id FROM album WHERE coarse_match(e, q, 0.5, 2) $$;
+EXPLAIN (COSTS OFF) SELECT * FROM find('[1,2,3,4]');
+
+-- Prepared statements: a plan for the values, and one for any.
+PREPARE by_query (mrl_vector, real, int) AS SELECT count(*) FROM album WHERE coarse_match(e, $1, $2, $3);
+PREPARE by_settings (mrl_vector) AS SELECT count(*) FROM album WHERE coarse_match(e, $1);
+EXPLAIN (COSTS OFF) EXECUTE by_query('[1,2,3,4]', 0.5, 2);
+SET plan_cache_mode = force_generic_plan;
+EXPLAIN (COSTS OFF) EXECUTE by_query('[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) EXECUTE by_settings('[1,2,3,4]');
+CREATE TABLE answers (plan text, query mrl_vector, dims int, matches bigint);
+DO $$
+DECLARE
+    query mrl_vector;
+    dims int;
+    plan text;
+    matches bigint;
+BEGIN
+    FOR plan, query, dims IN SELECT p, some_vector(i, 4), d
+        FROM unnest('{force_generic_plan,force_custom_plan,auto}'::text[]) AS p, generate_series(7, 9) AS i, generate_series(1, 4) AS d
+    LOOP
+        PERFORM set_config('plan_cache_mode', plan, false);
+        EXECUTE format('EXECUTE by_query(%L, 0.5, %s)', query, dims) INTO matches;
+        INSERT INTO answers VALUES (plan, query, dims, matches);
+    END LOOP;
+END
+$$;
+RESET plan_cache_mode;
+SELECT plan, count(*), bool_and(matches = (SELECT count(*) FROM album WHERE slow_similarity(e, query, dims) >= 0.5)) AS right, count(DISTINCT matches) > 3 AS telling
+FROM answers GROUP BY plan ORDER BY plan;
+-- The settings are read when the statement runs, not when it is planned.
+SET plan_cache_mode = force_generic_plan;
+SET photosearch.coarse_dims = 2; SET photosearch.coarse_threshold = -1;
+EXECUTE by_settings('[1,2,3,4]');
+SET photosearch.coarse_threshold = 1;
+EXECUTE by_settings('[1,2,3,4]');
+SET photosearch.coarse_threshold = 0.5;
+RESET plan_cache_mode;
+DEALLOCATE ALL;
+
+-- Estimates neither fail nor claim the impossible, with statistics of values in place.
+CREATE FUNCTION estimate(condition text) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT json) SELECT id FROM album WHERE ' || condition INTO plan;
+    RETURN plan -> 0 -> 'Plan' -> 'Plan Rows';
+END
+$$;
+SELECT condition, estimate(condition) BETWEEN 1 AND 100 AS possible FROM unnest(ARRAY[
+    $$coarse_match(e, '[1,2,3,4]', 0.5, 2)$$, $$NOT coarse_match(e, '[1,2,3,4]', 0.5, 2)$$, $$e @~ mrl_probe('[1,2,3,4]', -2, 2)$$,
+    $$e @~ (SELECT mrl_probe('[1,2,3,4]', -2, 2))$$, $$e !@~ (SELECT mrl_probe('[1,2,3,4]', -2, 2))$$]) AS condition;
+
+-- What goes parallel: a query that is a constant, a parameter or an uncorrelated subquery.
+SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]');
+EXPLAIN (COSTS OFF) SELECT id, fine_score(e, '[1,2,3,4]') FROM album ORDER BY e <=> '[1,2,3,4]' LIMIT 3;
+CREATE TABLE photos (id int, e mrl_vector(192));
+INSERT INTO photos SELECT i, some_vector(i, 192) FROM generate_series(1, 200) AS i;
+ANALYZE photos;
+RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
+EXPLAIN (COSTS OFF) SELECT id FROM photos WHERE coarse_match(e, (SELECT embed_text('a baby')));
+EXPLAIN (COSTS OFF) SELECT id FROM photos WHERE coarse_match(e, (SELECT embed_text('a baby')), 0.2, 64);
+PREPARE parameter (mrl_vector) AS SELECT id FROM photos WHERE coarse_match(e, $1, 0.2, 64);
+SET plan_cache_mode = force_generic_plan;
+EXPLAIN (COSTS OFF) EXECUTE parameter('[1]');
+RESET plan_cache_mode;
+DEALLOCATE parameter;
+-- The immutable form is folded, so the scan goes parallel too; its plan would show the vector.
+DO $$
+DECLARE
+    plan text;
+    seen text := '';
+BEGIN
+    FOR plan IN EXPLAIN (COSTS OFF) SELECT id FROM photos WHERE coarse_match(e, embed_text('photosearch-mini-1', 'a baby'), 0.2, 64) LOOP
+        seen := seen || regexp_replace(plan, '\(64,0.2,192,\[.*\]\)', '(64,0.2,192,[...])') || E'\n';
+    END LOOP;
+    RAISE NOTICE E'\n%', seen;
+END
+$$;
+-- A worker embeds nothing: with the stable form in FROM the filter stays with the leader.
+EXPLAIN (COSTS OFF) SELECT id FROM photos, embed_text('a baby') AS q WHERE coarse_match(e, q);
+-- Parallel and serial answers are the same.
+SELECT count(*) AS parallel FROM photos WHERE coarse_match(e, some_vector(5, 192), 0.05, 32) \gset
+SET max_parallel_workers_per_gather = 0;
+SELECT count(*) = :parallel AS same, count(*) BETWEEN 1 AND 199 AS telling FROM photos WHERE coarse_match(e, some_vector(5, 192), 0.05, 32);
+RESET max_parallel_workers_per_gather; RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size;
+DROP VIEW matches;
+DROP FUNCTION find, estimate;
+DROP TABLE album, photos, answers;

@@ -1,0 +1,50 @@
+-- The extension in a schema of its own, and a search_path that is set against it.
+CREATE DATABASE photosearch_elsewhere;
+\c photosearch_elsewhere
+CREATE SCHEMA "My Photos";
+CREATE EXTENSION photosearch SCHEMA "My Photos";
+CREATE TABLE album (id int, e "My Photos".mrl_vector(2));
+INSERT INTO album VALUES (1, '[1,0]'), (2, '[0,1]');
+SELECT id, "My Photos".fine_score(e, '[3,4]') AS score, e OPERATOR("My Photos".<=>) '[3,4]' AS distance FROM album ORDER BY 2 DESC;
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE "My Photos".coarse_match(e, '[1,0]', 0.5, 2);
+SELECT name, state FROM photosearch.models WHERE name = 'photosearch-mini-1';
+SELECT "My Photos".vector_dims("My Photos".embed_text('a baby'));
+SELECT "My Photos".embed_texts('photosearch-mini-1', '{a,NULL,b}') IS NOT NULL AS array_form;
+
+-- Everything that the rewrite needs, in a schema that comes first, and wrong.
+CREATE SCHEMA trap;
+CREATE DOMAIN trap.mrl_vector AS text;
+CREATE DOMAIN trap.mrl_probe AS text;
+CREATE FUNCTION trap.fail("My Photos".mrl_vector, "My Photos".mrl_probe) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RAISE ''trapped''; END';
+CREATE FUNCTION trap.mrl_probe("My Photos".mrl_vector, real, integer) RETURNS "My Photos".mrl_probe LANGUAGE plpgsql AS 'BEGIN RAISE ''trapped''; END';
+CREATE OPERATOR trap.@~ (LEFTARG = "My Photos".mrl_vector, RIGHTARG = "My Photos".mrl_probe, FUNCTION = trap.fail);
+CREATE FUNCTION trap.mrl_vector_to_real("My Photos".mrl_vector) RETURNS real[] LANGUAGE plpgsql AS 'BEGIN RAISE ''trapped''; END';
+CREATE FUNCTION trap.float4eq(real, real) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RAISE ''trapped''; END';
+CREATE OPERATOR trap.= (LEFTARG = real, RIGHTARG = real, FUNCTION = trap.float4eq);
+SET search_path = trap, pg_catalog;
+SELECT id FROM public.album WHERE "My Photos".coarse_match(e, '[1,0]', 0.5, 2);
+SELECT id FROM public.album WHERE NOT "My Photos".coarse_match(e, '[1,0]', 0.5, 2);
+SELECT id, e::real[] FROM public.album ORDER BY e;
+SELECT name FROM photosearch.models WHERE name = 'photosearch-mini-1';
+SET search_path = '';
+EXPLAIN (COSTS OFF) SELECT id FROM public.album WHERE "My Photos".coarse_match(e, '[1,0]', 0.5, 2);
+RESET search_path;
+
+-- A name that is taken already is not taken over.
+DROP EXTENSION photosearch CASCADE;
+CREATE SCHEMA photosearch;
+CREATE EXTENSION photosearch;
+DROP SCHEMA photosearch;
+CREATE EXTENSION photosearch;
+
+-- Dropped, it leaves nothing, and it can be made again.
+DROP SCHEMA trap CASCADE;
+DROP TABLE album;
+DROP EXTENSION photosearch;
+SELECT count(*) AS left FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND refobjid NOT IN (SELECT oid FROM pg_extension);
+SELECT proname AS left FROM pg_proc WHERE probin LIKE '%photosearch%';
+SELECT nspname AS left FROM pg_namespace WHERE nspname = 'photosearch';
+CREATE EXTENSION photosearch;
+SELECT '[1,0]'::mrl_vector <=> '[0,1]';
+\c regression
+DROP DATABASE photosearch_elsewhere;

@@ -1,0 +1,30 @@
+-- What the other files use.
+CREATE EXTENSION photosearch;
+
+-- Runs a statement that has to fail, and says how: SQLSTATE, message, detail, hint.
+CREATE FUNCTION raised(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    detail text;
+    hint text;
+BEGIN
+    EXECUTE statement;
+    RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    RETURN concat_ws(' ', SQLSTATE, SQLERRM, '/ ' || nullif(detail, ''), '/ ' || nullif(hint, ''));
+END
+$$;
+SELECT raised('SELECT 1'), raised('SELECT 1 / 0');
+
+-- Cosine similarity of the first dims values in double precision, by plain SQL over arrays.
+CREATE FUNCTION slow_similarity(a mrl_vector, b mrl_vector, dims integer) RETURNS double precision LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(sum(x * y) / nullif(sqrt(sum(x * x)) * sqrt(sum(y * y)), 0), 0)
+    FROM unnest((a::real[])[:dims]::double precision[], (b::real[])[:dims]::double precision[]) AS pairs (x, y)
+$$;
+SELECT slow_similarity('[3,4,9]', '[3,4,-9]', 2), slow_similarity('[3,4]', '[1,0]', 2), slow_similarity('[0,0]', '[1,0]', 2);
+
+-- A vector of the given number of dimensions that depends on seed alone.
+CREATE FUNCTION some_vector(seed integer, dims integer) RETURNS mrl_vector LANGUAGE sql IMMUTABLE AS $$
+    SELECT array_agg(round(sin(seed * 1.7 + i * i * 0.37 + seed * i * 0.11)::numeric, 3) ORDER BY i)::mrl_vector FROM generate_series(1, dims) AS i
+$$;
+SELECT some_vector(1, 4), vector_dims(some_vector(2, 700));
