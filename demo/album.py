@@ -94,20 +94,24 @@ def embed(server, progress=lambda done, total: None):
     and called again."""
     total = int(server.value("SELECT count(*) FROM photos"))
     sessions = os.cpu_count() or 1
-    batch = f"""
-        SET photosearch.threads = 1;
-        WITH todo AS (
-            SELECT id FROM photos WHERE embedding IS NULL AND id % {sessions} = %s
-            ORDER BY id LIMIT {BATCH}
-        ), done AS (
-            UPDATE photos SET embedding = embed_image('{MODEL}', image)
-            WHERE id IN (SELECT id FROM todo) RETURNING 1
+
+    def next_batch(session):
+        return int(
+            server.value(f"""
+                SET photosearch.threads = 1;
+                WITH todo AS (
+                    SELECT id FROM photos WHERE embedding IS NULL AND id % {sessions} = {session}
+                    ORDER BY id LIMIT {BATCH}
+                ), done AS (
+                    UPDATE photos SET embedding = embed_image('{MODEL}', image)
+                    WHERE id IN (SELECT id FROM todo) RETURNING 1
+                )
+                SELECT count(*) FROM done;
+            """)
         )
-        SELECT count(*) FROM done;
-    """
 
     def work(session):
-        while int(server.value(batch % session)):
+        while next_batch(session):
             progress(int(server.value("SELECT count(embedding) FROM photos")), total)
 
     with ThreadPoolExecutor(sessions) as pool:

@@ -24,6 +24,8 @@ COUNTS = [
     re.compile(r"^test result: \w+\. (?P<passed>\d+) passed; (?P<failed>\d+) failed"),
     # ours
     re.compile(r"^(?P<passed>\d+) passed, (?P<failed>\d+) failed"),
+    # unittest; a failure shows in the exit status
+    re.compile(r"^Ran (?P<passed>\d+) tests? in "),
     # pg_regress
     re.compile(r"^ All (?P<passed>\d+) tests passed"),
     re.compile(r"^ (?P<failed>\d+) of (?P<all>\d+) tests failed"),
@@ -102,6 +104,9 @@ def main():
             "lints",
             ["cargo", "clippy", "--release", "--all-targets", *FEATURES, "--", "-D", "warnings"],
         )
+
+        unittest = ["-m", "unittest", "discover", "-s", ROOT / "models/train"]
+        results.stage("painter", [sys.executable, *unittest])
 
         backend = ["cargo", "pgrx", "test", "--release", *FEATURES, f"pg{MAJOR}"]
         if IS_ROOT:

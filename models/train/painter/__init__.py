@@ -1,0 +1,29 @@
+"""Draws photo albums whose every picture is known: see `scene` for the rule of truth."""
+
+from .scene import (
+    CONCEPTS,
+    CROWDING,
+    PLACE_WEIGHTS,
+    SHAPES,
+    TRAINING_CROWDING,
+    Scene,
+    Thing,
+    compose,
+    paint_photo,
+    paint_small,
+    pick,
+)
+
+__all__ = [
+    "CONCEPTS",
+    "CROWDING",
+    "PLACE_WEIGHTS",
+    "SHAPES",
+    "TRAINING_CROWDING",
+    "Scene",
+    "Thing",
+    "compose",
+    "paint_photo",
+    "paint_small",
+    "pick",
+]
