@@ -3,11 +3,12 @@
 
 PG_CONFIG ?= pg_config
 PGRX_VERSION := 0.18.1
-# Its flags would make cargo build every dependency twice; build.rs does what they are for.
+# Its flags, for all crates, would make cargo build every dependency once more; build.rs does what
+# they are for.
 export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND := 1
 # Debian's own, which has Debian's Pillow and numpy.
 PYTHON ?= /usr/bin/python3
-DEMO_DIR ?= /var/tmp/photosearch-demo
+DEMO_DIR ?= /var/lib/photosearch-demo
 
 # Looked up when used: setup may have just installed it.
 pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')

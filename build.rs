@@ -1,6 +1,6 @@
 //! pgrx keeps the description of every SQL function in a section of the library, which the linker
 //! must not drop as unreferenced. Asked for here rather than by cargo-pgrx's flags for all crates,
-//! so that the build and the tests share their dependencies (see the Makefile).
+//! which would have them built once more (see the Makefile).
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::{pg_guard, pg_sys};
 
-use crate::image::Limits;
+use crate::image::{Limits, MAX_PIXELS};
 use crate::vector::MAX_DIMS;
 
 /// `coarse_threshold` at this value, outside every cosine, leaves the threshold to the model.
@@ -156,7 +156,7 @@ pub fn register() {
         c"",
         &MAX_IMAGE_PIXELS,
         1,
-        i32::MAX,
+        MAX_PIXELS as i32,
         GucContext::Suset,
         GucFlags::default(),
     );

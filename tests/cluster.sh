@@ -23,9 +23,14 @@ as_owner() {
 
 case $action in
 start)
+    if [ -L "$dir" ]; then
+        echo "$dir is a symbolic link" >&2
+        exit 1
+    fi
+    # Whoever reaches the socket is a superuser of this server: nobody but its owner, and root.
     mkdir -p "$dir"
-    if [ "$(id -u)" = 0 ]; then chown postgres "$dir"; fi
-    chmod 755 "$dir"
+    if [ "$(id -u)" = 0 ]; then chown -h postgres "$dir"; fi
+    chmod 700 "$dir"
     if [ ! -e "$dir/data/PG_VERSION" ]; then
         as_owner "$bindir/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 \
             --locale=C.UTF-8 >"$dir/initdb.log" 2>&1 || { cat "$dir/initdb.log"; exit 1; }

@@ -27,8 +27,8 @@ COUNTS = [
     # unittest; a failure shows in the exit status
     re.compile(r"^Ran (?P<passed>\d+) tests? in "),
     # pg_regress
-    re.compile(r"^ All (?P<passed>\d+) tests passed"),
-    re.compile(r"^ (?P<failed>\d+) of (?P<all>\d+) tests failed"),
+    re.compile(r"^(?:# | )All (?P<passed>\d+) tests passed"),
+    re.compile(r"^(?:# | )(?P<failed>\d+) of (?P<all>\d+) tests failed"),
 ]
 
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use pgrx::pg_sys;
@@ -16,18 +17,27 @@ use crate::types::sql_error;
 /// Where a model of this name lies.
 pub fn find(name: &str) -> Result<PathBuf, ErrorReport> {
     check_name(name)?;
-    let found = roots()
-        .into_iter()
-        .map(|root| root.join(name))
-        .find(|dir| dir.is_dir());
-    found.ok_or_else(|| {
-        let hint = "The view photosearch.models lists the models; photosearch.model_dir is where the server looks for more.";
-        sql_error(
+    let mut unreadable = None;
+    for dir in roots().into_iter().map(|root| root.join(name)) {
+        match std::fs::metadata(&dir) {
+            Ok(metadata) if metadata.is_dir() => return Ok(dir),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // Installed models are found whatever is wrong with the server's own directory.
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    Err(match unreadable {
+        Some(error) => sql_error(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!("could not look for model \"{name}\": {error}"),
+        ),
+        None => sql_error(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             format!("model \"{name}\" does not exist"),
-        )
-        .set_hint(hint)
-    })
+        ),
+    }
+    .set_hint("The view photosearch.models lists the models; photosearch.model_dir is where the server looks for more."))
 }
 
 /// What is known of a model without loading it.
@@ -130,12 +140,10 @@ fn photosearch_list_models() -> Result<
     for root in roots() {
         let entries = match std::fs::read_dir(&root) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => {
-                return Err(sql_error(
-                    PgSqlErrorCode::ERRCODE_IO_ERROR,
-                    format!("could not read the directory of models: {error}"),
-                ));
+                pgrx::warning!("could not read a directory of models: {error}");
+                continue;
             }
         };
         for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {

@@ -120,34 +120,18 @@ fn mrl_coarse_mismatch(
     mrl_coarse_match(a, b, fcinfo).map(|matches| !matches)
 }
 
-/// `coarse_match(embedding, query, threshold, dims)`, where the planner left the function form
-/// (in a target list, or called from a procedural language).
+/// `coarse_match(embedding, query, threshold, dims)` of constants, which the planner folds: every
+/// other call has become the operator before it runs.
 #[pg_extern(sql = false)]
 fn mrl_coarse_match_explicit(
     embedding: VectorArg<'_>,
     query: VectorArg<'_>,
     threshold: f64,
     dims: i32,
-    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<bool, ErrorReport> {
-    #[derive(Default)]
-    struct Site {
-        parameters: Option<(f32, i32)>,
-        filter: Prepared<Filter>,
-    }
     let threshold = threshold as f32;
-    let mut own = Site::default();
-    // SAFETY: this call's fcinfo; only this function keeps its Site.
-    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
-    if site.parameters.replace((threshold, dims)) != Some((threshold, dims)) {
-        site.filter = Prepared::default();
-    }
-    let compared = usize::try_from(dims).unwrap_or(0);
-    let filter = site.filter.get(query.identity(compared), || {
-        check_threshold(threshold)?;
-        let values = query.exact_prefix(dims.into())?;
-        let query = Query::from_prefix(values.as_slice(), values.dims());
-        Ok::<_, ErrorReport>(Filter { query, threshold })
-    })?;
-    filter.matches(embedding)
+    check_threshold(threshold)?;
+    let values = query.exact_prefix(dims.into())?;
+    let query = Query::from_prefix(values.as_slice(), values.dims());
+    Filter { query, threshold }.matches(embedding)
 }

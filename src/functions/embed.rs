@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use half::f16;
-use pgrx::Array;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use pgrx::{Array, pg_sys};
 
 use super::{catalog, query_cache, worker};
 use crate::guc;
 use crate::image::{self, ImageError, Limits, RgbImage};
 use crate::model::{Cancel, Embedder, ModelError, Request};
-use crate::types::{MrlVector, VectorArray, sql_error};
+use crate::types::{MrlVector, Prepared, VectorArray, call_site_state, sql_error};
 use crate::vector::from_f32s;
 
 /// Requests that are embedded in one call of the model: enough to share the weights' way through
@@ -94,13 +94,45 @@ impl Target {
         })
     }
 
-    fn embed_text(&self, text: &str) -> Result<Vec<f16>, ErrorReport> {
-        query_cache::get_or_embed(&self.dir, self.instruction.as_deref(), text, || {
-            self.embed_one(Content {
-                text: Some(text.to_owned()),
-                ..Content::default()
-            })
-        })
+    /// The one vector of a content. A function that stands in a filter is called for every row,
+    /// however stable: what its call site was asked last, it knows.
+    fn embed_once(
+        &self,
+        content: Content,
+        fcinfo: pg_sys::FunctionCallInfo,
+    ) -> Result<MrlVector, ErrorReport> {
+        let mut own = Prepared::default();
+        // SAFETY: this call's fcinfo; the functions of this file keep a prepared vector.
+        let site: &mut Prepared<Vec<f16>> = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+        let vector = site.get(Some(&self.identity(&content)), || {
+            match (&content.text, content.images.as_slice()) {
+                (Some(text), []) => {
+                    let text = text.clone();
+                    query_cache::get_or_embed(&self.dir, self.instruction.as_deref(), &text, || {
+                        self.embed_one(content)
+                    })
+                }
+                _ => self.embed_one(content),
+            }
+        })?;
+        Ok(MrlVector(vector.clone()))
+    }
+
+    /// Bytes that stand for the model, the instruction and a content: each part behind its length.
+    fn identity(&self, content: &Content) -> Vec<u8> {
+        let parts = [
+            Some(self.dir.as_os_str().as_encoded_bytes()),
+            self.instruction.as_deref().map(str::as_bytes),
+            content.text.as_deref().map(str::as_bytes),
+        ];
+        let images = content.images.iter().map(|image| Some(image.as_slice()));
+        let mut identity = Vec::new();
+        for part in parts.into_iter().chain(images) {
+            let length = part.map_or(u64::MAX, |part| part.len() as u64);
+            identity.extend_from_slice(&length.to_ne_bytes());
+            identity.extend_from_slice(part.unwrap_or_default());
+        }
+        identity
     }
 
     /// In order, NULL for NULL.
@@ -198,20 +230,28 @@ fn photosearch_embed_text(
     model: Option<&str>,
     content: Option<&str>,
     instruction: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Option<MrlVector>, ErrorReport> {
     let Some(content) = content else {
         return Ok(None);
     };
-    Target::new(model, instruction)?
-        .embed_text(content)
-        .map(|vector| Some(MrlVector(vector)))
+    let target = Target::new(model, instruction)?;
+    target.embed_once(of_text(content), fcinfo).map(Some)
 }
 
 #[pg_extern(sql = false)]
-fn photosearch_embed_text_default(content: &str) -> Result<MrlVector, ErrorReport> {
-    Target::new(Some(&guc::model()), None)?
-        .embed_text(content)
-        .map(MrlVector)
+fn photosearch_embed_text_default(
+    content: &str,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<MrlVector, ErrorReport> {
+    Target::new(Some(&guc::model()), None)?.embed_once(of_text(content), fcinfo)
+}
+
+fn of_text(text: &str) -> Content {
+    Content {
+        text: Some(text.to_owned()),
+        ..Content::default()
+    }
 }
 
 #[pg_extern(sql = false)]
@@ -219,19 +259,21 @@ fn photosearch_embed_image(
     model: Option<&str>,
     image: Option<&[u8]>,
     instruction: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Option<MrlVector>, ErrorReport> {
-    let Some(image) = image else { return Ok(None) };
+    let Some(image) = image else {
+        return Ok(None);
+    };
     let target = Target::new(model, instruction)?;
-    target
-        .embed_one(of_image(image))
-        .map(|vector| Some(MrlVector(vector)))
+    target.embed_once(of_image(image), fcinfo).map(Some)
 }
 
 #[pg_extern(sql = false)]
-fn photosearch_embed_image_default(image: &[u8]) -> Result<MrlVector, ErrorReport> {
-    Target::new(Some(&guc::model()), None)?
-        .embed_one(of_image(image))
-        .map(MrlVector)
+fn photosearch_embed_image_default(
+    image: &[u8],
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<MrlVector, ErrorReport> {
+    Target::new(Some(&guc::model()), None)?.embed_once(of_image(image), fcinfo)
 }
 
 fn of_image(image: &[u8]) -> Content {
@@ -248,6 +290,7 @@ fn photosearch_embed(
     content: Option<&str>,
     images: Option<Array<'_, &[u8]>>,
     instruction: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Option<MrlVector>, ErrorReport> {
     let images: Option<Vec<Vec<u8>>> = images
         .iter()
@@ -269,9 +312,7 @@ fn photosearch_embed(
         images,
         element: None,
     };
-    target
-        .embed_one(content)
-        .map(|vector| Some(MrlVector(vector)))
+    target.embed_once(content, fcinfo).map(Some)
 }
 
 #[pg_extern(sql = false)]
@@ -284,10 +325,6 @@ fn photosearch_embed_texts(
         return Ok(None);
     };
     let target = Target::new(model, instruction)?;
-    let of_text = |text: &str| Content {
-        text: Some(text.to_owned()),
-        ..Content::default()
-    };
     target.embed_each(contents.iter(), of_text).map(Some)
 }
 

@@ -64,6 +64,8 @@ impl Drop for CancelOnDrop {
 pub fn run<T: Send + 'static>(
     job: impl FnOnce(&mut Models, &Cancel) -> T + Send + 'static,
 ) -> Result<T, ErrorReport> {
+    // A job may be over before the wait looks for the first time, and another follows it.
+    pgrx::check_for_interrupts!();
     let cancel = Cancel::new();
     let (send, receive) = mpsc::sync_channel(1);
     let job_cancel = cancel.clone();

@@ -1,5 +1,8 @@
-//! `avg` and `sum`. The state adds in f64, where a sum of halves stays exact for any table, so
-//! that the order of the rows, and parallel workers, change nothing.
+//! `avg` and `sum`. The state adds in f64. A sum of halves, which are multiples of 2^-24, stays
+//! exact there up to 2^29, far beyond what embeddings reach, so that the order of the rows, and
+//! parallel workers, change nothing.
+
+use std::marker::PhantomData;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -9,72 +12,107 @@ use super::arithmetic::narrow;
 use super::error::sql_error;
 use super::vector::{MrlVector, VectorArg, check_same_dims};
 
-/// What has been added up so far. It lives in the aggregate's memory context.
-#[derive(Debug, Clone, PartialEq)]
-struct Sum {
-    count: u64,
-    sums: Vec<f64>,
+/// What has been added up so far: a count and a length, then as many sums, one piece of memory in
+/// the aggregate's context. Memory of Postgres' own, so that `work_mem` holds: a hash aggregate
+/// goes by it when it decides to spill.
+struct Sum<'a> {
+    header: *mut Header,
+    lifetime: PhantomData<&'a mut Header>,
 }
 
-impl Sum {
+#[repr(C)]
+struct Header {
+    count: u64,
+    dims: usize,
+}
+
+impl<'a> Sum<'a> {
+    /// The state behind an aggregate's `internal` argument.
+    fn of(state: &Internal) -> Option<Sum<'a>> {
+        // SAFETY: `internal` states of these aggregates come only from `allocate`, and Postgres
+        // hands each to one call at a time.
+        let header = unsafe { state.get::<Header>() }?;
+        let header = std::ptr::from_ref(header).cast_mut();
+        Some(Sum {
+            header,
+            lifetime: PhantomData,
+        })
+    }
+
+    /// A state of zeros in the aggregate's memory context.
+    fn allocate(fcinfo: pg_sys::FunctionCallInfo, dims: usize) -> Result<Sum<'a>, ErrorReport> {
+        let mut context = std::ptr::null_mut();
+        // SAFETY: fcinfo is the call's own, the context an out parameter.
+        if unsafe { pg_sys::AggCheckCallContext(fcinfo, &mut context) } == 0 {
+            return Err(sql_error(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "aggregate function called in non-aggregate context",
+            ));
+        }
+        let size = size_of::<Header>() + dims * size_of::<f64>();
+        // SAFETY: as many zeroed bytes as a header and `dims` sums take, aligned for both.
+        unsafe {
+            let header = PgMemoryContexts::For(context)
+                .switch_to(|_| pg_sys::palloc0(size))
+                .cast::<Header>();
+            (*header).dims = dims;
+            Ok(Sum {
+                header,
+                lifetime: PhantomData,
+            })
+        }
+    }
+
+    fn into_internal(self) -> Internal {
+        Internal::from(Some(pg_sys::Datum::from(self.header)))
+    }
+
+    fn count(&self) -> u64 {
+        // SAFETY: the header is valid as long as the state.
+        unsafe { (*self.header).count }
+    }
+
+    fn sums(&self) -> &[f64] {
+        // SAFETY: `dims` sums lie behind the header.
+        unsafe { std::slice::from_raw_parts(self.header.add(1).cast(), (*self.header).dims) }
+    }
+
     fn add(
         &mut self,
         count: u64,
         values: impl ExactSizeIterator<Item = f64>,
     ) -> Result<(), ErrorReport> {
-        check_same_dims(self.sums.len(), values.len())?;
-        self.count += count;
-        for (sum, value) in self.sums.iter_mut().zip(values) {
+        check_same_dims(self.sums().len(), values.len())?;
+        // SAFETY: as above, and nothing else holds the sums.
+        let sums = unsafe {
+            (*self.header).count += count;
+            std::slice::from_raw_parts_mut(self.header.add(1).cast::<f64>(), (*self.header).dims)
+        };
+        for (sum, value) in sums.iter_mut().zip(values) {
             *sum += value;
         }
         Ok(())
     }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        let sums = self.sums.iter().flat_map(|sum| sum.to_ne_bytes());
-        self.count.to_ne_bytes().into_iter().chain(sums).collect()
-    }
-
-    /// The inverse of [`Sum::to_bytes`]; both run in processes of one server.
-    fn from_bytes(bytes: &[u8]) -> Option<Sum> {
-        let (count, sums) = bytes.split_first_chunk()?;
-        let sums = sums
-            .chunks_exact(8)
-            .map(|sum| sum.try_into().map(f64::from_ne_bytes));
-        Some(Sum {
-            count: u64::from_ne_bytes(*count),
-            sums: sums.collect::<Result<_, _>>().ok()?,
-        })
-    }
 }
 
-/// The state behind an aggregate's `internal` argument.
-fn state<'a>(state: &mut Internal) -> Option<&'a mut Sum> {
-    // SAFETY: `internal` states come only from `new_state`; Postgres hands each to one call at a
-    // time, and it lives in the aggregate's context.
-    unsafe {
-        state
-            .get_mut::<Sum>()
-            .map(|sum| &mut *std::ptr::from_mut(sum))
-    }
-}
-
-fn new_state(fcinfo: pg_sys::FunctionCallInfo, sum: Sum) -> Result<Internal, ErrorReport> {
-    let mut context = std::ptr::null_mut();
-    // SAFETY: fcinfo is the call's own, the context an out parameter.
-    if unsafe { pg_sys::AggCheckCallContext(fcinfo, &mut context) } == 0 {
-        return Err(sql_error(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "aggregate function called in non-aggregate context",
-        ));
-    }
-    let pointer = PgMemoryContexts::For(context).leak_and_drop_on_delete(sum);
-    Ok(Internal::from(Some(pg_sys::Datum::from(pointer))))
+/// Adds to the state, which is made first where there is none.
+fn add(
+    current: Internal,
+    count: u64,
+    values: impl ExactSizeIterator<Item = f64>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Internal, ErrorReport> {
+    let mut sum = match Sum::of(&current) {
+        Some(sum) => sum,
+        None => Sum::allocate(fcinfo, values.len())?,
+    };
+    sum.add(count, values)?;
+    Ok(sum.into_internal())
 }
 
 #[pg_extern(sql = false)]
 fn mrl_vector_accum(
-    mut current: Internal,
+    current: Internal,
     vector: Option<VectorArg<'_>>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Internal, ErrorReport> {
@@ -82,38 +120,32 @@ fn mrl_vector_accum(
         return Ok(current);
     };
     let values = vector.values()?;
-    let wide = values.as_slice().iter().map(|value| value.to_f64());
-    match state(&mut current) {
-        Some(sum) => sum.add(1, wide).map(|()| current),
-        None => new_state(
-            fcinfo,
-            Sum {
-                count: 1,
-                sums: wide.collect(),
-            },
-        ),
-    }
+    add(
+        current,
+        1,
+        values.as_slice().iter().map(|value| value.to_f64()),
+        fcinfo,
+    )
 }
 
 #[pg_extern(sql = false)]
 fn mrl_vector_combine(
-    mut current: Internal,
-    mut other: Internal,
+    current: Internal,
+    other: Internal,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Internal, ErrorReport> {
-    match (state(&mut current), state(&mut other)) {
-        (_, None) => Ok(current),
-        // The other state belongs to a shorter-lived context: it is copied.
-        (None, Some(other)) => new_state(fcinfo, other.clone()),
-        (Some(sum), Some(other)) => sum
-            .add(other.count, other.sums.iter().copied())
-            .map(|()| current),
+    match Sum::of(&other) {
+        None => Ok(current),
+        Some(other) => add(current, other.count(), other.sums().iter().copied(), fcinfo),
     }
 }
 
+/// The count, then the sums; written and read by processes of one server.
 #[pg_extern(sql = false)]
-fn mrl_vector_serialize(mut current: Internal) -> Option<Vec<u8>> {
-    state(&mut current).map(|sum| sum.to_bytes())
+fn mrl_vector_serialize(current: Internal) -> Option<Vec<u8>> {
+    let sum = Sum::of(&current)?;
+    let sums = sum.sums().iter().flat_map(|sum| sum.to_ne_bytes());
+    Some(sum.count().to_ne_bytes().into_iter().chain(sums).collect())
 }
 
 #[pg_extern(sql = false)]
@@ -122,33 +154,45 @@ fn mrl_vector_deserialize(
     _unused: Internal,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Internal, ErrorReport> {
-    let sum = Sum::from_bytes(bytes).ok_or_else(|| {
+    let corrupted = || {
         sql_error(
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             "aggregate state is corrupted",
         )
-    })?;
-    new_state(fcinfo, sum)
+    };
+    let (count, sums) = bytes.split_first_chunk().ok_or_else(corrupted)?;
+    let (sums, rest) = sums.as_chunks();
+    if !rest.is_empty() {
+        return Err(corrupted());
+    }
+    let sums = sums.iter().map(|sum| f64::from_ne_bytes(*sum));
+    add(
+        Internal::default(),
+        u64::from_ne_bytes(*count),
+        sums,
+        fcinfo,
+    )
 }
 
 #[pg_extern(sql = false)]
-fn mrl_vector_sum(mut current: Internal) -> Result<Option<MrlVector>, ErrorReport> {
-    finish(&mut current, |sum, _| sum)
+fn mrl_vector_sum(current: Internal) -> Result<Option<MrlVector>, ErrorReport> {
+    finish(&current, |sum, _| sum)
 }
 
 #[pg_extern(sql = false)]
-fn mrl_vector_avg(mut current: Internal) -> Result<Option<MrlVector>, ErrorReport> {
-    finish(&mut current, |sum, count| sum / count)
+fn mrl_vector_avg(current: Internal) -> Result<Option<MrlVector>, ErrorReport> {
+    finish(&current, |sum, count| sum / count)
 }
 
 /// NULL over no rows. The state stays as it is: a window may go on with it.
 fn finish(
-    current: &mut Internal,
+    current: &Internal,
     value: impl Fn(f64, f64) -> f64,
 ) -> Result<Option<MrlVector>, ErrorReport> {
-    let Some(Sum { count, sums }) = state(current) else {
+    let Some(sum) = Sum::of(current) else {
         return Ok(None);
     };
-    let values = sums.iter().map(|&sum| narrow(value(sum, *count as f64)));
+    let count = sum.count() as f64;
+    let values = sum.sums().iter().map(|&sum| narrow(value(sum, count)));
     Ok(Some(MrlVector(values.collect::<Result<_, _>>()?)))
 }

@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::vector::{MrlVector, VectorArg, check_same_dims};
-use crate::vector::{VectorError, from_f32s, normalize, to_f16};
+use crate::vector::{VectorError, from_f32s, normalize, round_to_f16, to_f16};
 
 fn element_wise(
     a: VectorArg<'_>,
@@ -59,7 +59,7 @@ fn scale(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
 
 /// Rounds an f64 to f16 at once; a value that does not fit is an error that names it.
 pub(super) fn narrow(value: f64) -> Result<f16, VectorError> {
-    let half = f16::from_f64(value);
+    let half = round_to_f16(value);
     if half.is_infinite() && value.is_finite() {
         return Err(out_of_range(value));
     }

@@ -41,6 +41,22 @@ pub fn to_f16(value: f32) -> Result<f16, VectorError> {
     Ok(half)
 }
 
+/// Rounds an f64 to the nearest half, ties to even, once: the same on every CPU. (A conversion by
+/// way of the nearest f32 rounds twice, and what libraries do in one step differs by CPU.)
+/// Magnitudes of 65,520 and above become infinite.
+pub fn round_to_f16(value: f64) -> f16 {
+    let nearest = value as f32;
+    if f64::from(nearest) == value || value.is_nan() {
+        return f16::from_f32(nearest);
+    }
+    // To f32 by rounding to odd (Boldo and Melquiond 2008, "Emulation of FMA and Correctly Rounded
+    // Sums"): cut off, and mark that something was. With 24 bits for 11, the second rounding then
+    // decides as if it had seen them all.
+    let away = f64::from(nearest).abs() > value.abs();
+    let cut = nearest.to_bits() - u32::from(away);
+    f16::from_f32(f32::from_bits(cut | 1))
+}
+
 /// Rounds every value with [`to_f16`] and checks the dimension count.
 pub fn from_f32s(values: &[f32]) -> Result<Vec<f16>, VectorError> {
     check_dims(values.len())?;
@@ -57,7 +73,7 @@ pub fn normalize(values: &[f16]) -> Vec<f16> {
     }
     values
         .iter()
-        .map(|value| f16::from_f64(f64::from(*value) / norm))
+        .map(|value| round_to_f16(f64::from(*value) / norm))
         .collect()
 }
 
@@ -76,6 +92,41 @@ mod tests {
             Err(VectorError::Infinite)
         ));
         assert_eq!(to_f16(1e-9).unwrap(), f16::ZERO);
+    }
+
+    #[test]
+    fn doubles_are_rounded_once() {
+        let ulp = 2f64.powi(-10);
+        for (value, expected) in [
+            // A hair above, on and below the middle between two halves.
+            (1.0 + ulp / 2.0 + 2f64.powi(-40), 1.0 + ulp),
+            (1.0 + ulp / 2.0 + 2f64.powi(-22), 1.0 + ulp),
+            (1.0 + ulp / 2.0, 1.0),
+            (1.0 + ulp * 1.5, 1.0 + 2.0 * ulp),
+            (1.0 + ulp * 1.5 - 2f64.powi(-40), 1.0 + ulp),
+            (65519.99999999, 65504.0),
+            (2f64.powi(-25) + 2f64.powi(-60), 2f64.powi(-24)),
+            (2f64.powi(-25), 0.0),
+            (1e-300, 0.0),
+        ] {
+            for sign in [1.0, -1.0] {
+                let got = round_to_f16(sign * value);
+                assert_eq!(got.to_f64(), sign * expected, "{value:e}");
+            }
+        }
+        for value in [65520.0, 1e30, 1e300, f64::MAX] {
+            assert!(round_to_f16(value).is_infinite());
+        }
+        // Every half, and the middle to the next: ties to even, by the definition.
+        for bits in 0..0x7bff_u16 {
+            let (low, high) = (f16::from_bits(bits), f16::from_bits(bits + 1));
+            let middle = (low.to_f64() + high.to_f64()) / 2.0;
+            let even = if bits % 2 == 0 { low } else { high };
+            assert_eq!(round_to_f16(low.to_f64()), low);
+            assert_eq!(round_to_f16(middle), even);
+            assert_eq!(round_to_f16(middle * (1.0 - f64::EPSILON)), low);
+            assert_eq!(round_to_f16(middle * (1.0 + f64::EPSILON)), high);
+        }
     }
 
     #[test]
