@@ -14,8 +14,8 @@ use crate::model::{Cancel, Embedder, ModelError, Request};
 use crate::types::{MrlVector, Prepared, VectorArray, call_site_state, sql_error};
 use crate::vector::from_f32s;
 
-/// Requests that are embedded in one call of the model: enough to share the weights' way through
-/// the caches, few enough to bound the memory of decoded pictures.
+/// Elements of an array that go to the model together: enough to share the weights' way through
+/// the caches, few enough that the copies of their encoded pictures stay small.
 const BATCH: usize = 8;
 
 /// One thing to embed, owned: it goes to the worker.

@@ -46,3 +46,23 @@ FROM serial JOIN (
     FROM (SELECT g, d, sum(x::float8) AS total FROM many, unnest(v::real[]) WITH ORDINALITY AS u (x, d) GROUP BY g, d) AS sums
     GROUP BY g) AS slow USING (g);
 DROP TABLE many, serial, serial_all;
+
+-- The sums count towards work_mem: a hash aggregate goes to disk where they are larger than the
+-- planner thinks, here 128 kB a group.
+CREATE TABLE groups AS SELECT g, array_fill(g % 7, ARRAY[16000])::mrl_vector AS v FROM generate_series(1, 300) AS g;
+ANALYZE groups;
+CREATE FUNCTION batches(query text) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (ANALYZE, FORMAT json) ' || query INTO plan;
+    RETURN plan -> 0 -> 'Plan' -> 'HashAgg Batches';
+END
+$$;
+SET max_parallel_workers_per_gather = 0; SET enable_sort = off; SET hash_mem_multiplier = 1; SET work_mem = '16MB';
+SELECT batches('SELECT g, avg(v) FROM groups GROUP BY g') > 1 AS spilled;
+SET work_mem = '256MB';
+SELECT batches('SELECT g, avg(v) FROM groups GROUP BY g') AS in_memory;
+RESET max_parallel_workers_per_gather; RESET enable_sort; RESET hash_mem_multiplier; RESET work_mem;
+DROP FUNCTION batches;
+DROP TABLE groups;

@@ -110,6 +110,13 @@ COPY (SELECT 1) TO PROGRAM 'rm -r regress_models';
 SELECT count(*) FROM photosearch.models WHERE name = 'photosearch-mini-1';
 RESET photosearch.model_dir;
 
+-- What stands in a filter is embedded once, not once a row, also a picture, and a text too long to
+-- be remembered: row by row these would take a good part of an hour.
+SET statement_timeout = '60s';
+SELECT count(*) FROM generate_series(1, 100000) AS i WHERE vector_dims(embed_image((SELECT image FROM pictures WHERE name = 'png'))) = i;
+SELECT count(*) FROM generate_series(1, 20000) AS i WHERE vector_dims(embed_text((SELECT repeat('a baby ', 2000)))) = i;
+RESET statement_timeout;
+
 -- Cancelled, before a model is loaded and while it works: the session lives on.
 \c
 SET statement_timeout = 50;
