@@ -1,10 +1,11 @@
 //! `photosearch`: ask PostgreSQL for *all* of something in a photo library.
 //!
-//! Rooms, lowest first; a lower one never imports a higher one. `vector`, `image` and `model` know
-//! no Postgres.
+//! Rooms, lowest first; a lower one never imports a higher one. `vector`, `sweep`, `image` and
+//! `model` know no Postgres.
 
 pub mod image;
 pub mod model;
+pub mod sweep;
 pub mod vector;
 
 mod functions;

@@ -8,7 +8,7 @@ mod text;
 
 pub use error::VectorError;
 pub use kernel::{Kernel, dot_and_squared_norm, squared_norm};
-pub use similarity::{Query, cosine};
+pub use similarity::{Query, cosine, similarity_error};
 pub use text::parse;
 
 use half::f16;

@@ -16,6 +16,18 @@ pub fn cosine(dot: f32, squared_norm_x: f32, squared_norm_q: f32) -> f64 {
     (f64::from(dot) / norms).clamp(-1.0, 1.0)
 }
 
+/// How far [`Query::similarity`] over `dims` values can be from the cosine of the vectors.
+///
+/// Each product passes at most n = dims / 32 + 8 additions in f32: those of its lane, the tail's,
+/// five of the fold. So the dot product is off by at most γ ‖x‖ ‖q‖, and a squared norm by γ of
+/// itself, with γ = n u / (1 - n u) and u = 2^-24 (Higham, Accuracy and Stability of Numerical
+/// Algorithms, 3.1). The quotient is then off by γ + γ |cosine| and terms of the second order;
+/// 2.1 n u covers them for all `dims` up to [`super::MAX_DIMS`]. Products of halves are multiples
+/// of 2^-48, so nothing underflows.
+pub fn similarity_error(dims: usize) -> f64 {
+    2.1 * (dims / 32 + 8) as f64 * (f64::from(f32::EPSILON) / 2.0)
+}
+
 /// A query's prefix, widened to f32 and measured once, to be compared with many rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Query {

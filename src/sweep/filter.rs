@@ -1,0 +1,366 @@
+//! What a sweep asks of every entry, and how it decides.
+
+use half::f16;
+
+use super::ARITHMETIC;
+use super::code::{STEP, bound_units, split_bounds, steps};
+use super::kernel::{Kernel, QuantizedQuery};
+use super::layout::{Layout, Slab};
+use crate::vector::similarity_error;
+
+/// What the codes say of a row. Ordered such that a conjunction is the least of its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// The row does not match.
+    No,
+    /// The codes can't tell.
+    Maybe,
+    /// The row matches.
+    Yes,
+}
+
+impl Verdict {
+    fn not(self) -> Verdict {
+        match self {
+            Verdict::No => Verdict::Yes,
+            Verdict::Maybe => Verdict::Maybe,
+            Verdict::Yes => Verdict::No,
+        }
+    }
+
+    fn of(matches: bool) -> Verdict {
+        if matches { Verdict::Yes } else { Verdict::No }
+    }
+}
+
+/// A query and its threshold, ready to be compared with codes.
+pub struct Filter(Kind);
+
+enum Kind {
+    /// The same for every row.
+    Every(Verdict),
+    /// Cosine of the whole coded prefix against cutoffs.
+    Prefix(Prefix),
+    /// Cosine of a shorter prefix.
+    Shorter(Shorter),
+}
+
+struct Prefix {
+    quantized: QuantizedQuery,
+    /// The query's prefix, normalised.
+    unit: Vec<f64>,
+    /// A row whose cosine is less is none.
+    no_below: f64,
+    /// A row whose cosine is at least this is one.
+    yes_from: f64,
+    /// How far the compared value can be from the cosine, apart from what the codes lose.
+    error: f64,
+    units: [f64; 2],
+}
+
+struct Shorter {
+    unit: Vec<f64>,
+    cutoff: f64,
+    error: f64,
+    fine_unit: f64,
+}
+
+impl Filter {
+    /// `prefix` is what the query compares: its first values, as many as it names, of a vector with
+    /// as many dimensions as the rows. A row matches if the similarity reaches `threshold` as an
+    /// f32, as [`crate::vector::Query::similarity`] computes it.
+    pub fn new(layout: &Layout, prefix: &[f16], threshold: f32) -> Filter {
+        let norm = norm(prefix);
+        // Similarities lie in -1..=1, and are 0 where the query is.
+        if norm == 0.0 || threshold > 1.0 || threshold <= -1.0 {
+            let similarity = if norm == 0.0 || threshold > 1.0 {
+                0.0
+            } else {
+                -1.0
+            };
+            return Filter(Kind::Every(Verdict::of(similarity >= threshold)));
+        }
+        let cutoff = cutoff(threshold);
+        let dims = layout.dims();
+        let unit: Vec<f64> = prefix.iter().map(|v| v.to_f64() / norm).collect();
+        let error = similarity_error(prefix.len());
+        if prefix.len() < dims {
+            return Filter(Kind::Shorter(Shorter {
+                unit,
+                cutoff,
+                error,
+                fine_unit: bound_units(dims)[1],
+            }));
+        }
+        let (unit, no_below, yes_from, error) = if prefix.len() == dims {
+            (unit, cutoff, cutoff, error)
+        } else {
+            let covered = norm_of_units(&unit[..dims]);
+            if covered == 0.0 {
+                return Filter(Kind::Every(Verdict::Maybe));
+            }
+            let no_below = longer_cutoff(cutoff - error, covered);
+            let yes_from = longer_cutoff(-cutoff - error, covered);
+            let unit = unit[..dims].iter().map(|v| v / covered).collect();
+            (
+                unit,
+                no_below.unwrap_or(f64::NEG_INFINITY),
+                yes_from.map_or(f64::INFINITY, |c| -c),
+                0.0,
+            )
+        };
+        Filter(Kind::Prefix(Prefix {
+            quantized: QuantizedQuery::new(&unit, layout.stride()),
+            unit,
+            no_below,
+            yes_from,
+            error: error + ARITHMETIC,
+            units: bound_units(dims),
+        }))
+    }
+
+    /// A filter that leaves every row undecided.
+    pub fn undecided() -> Filter {
+        Filter(Kind::Every(Verdict::Maybe))
+    }
+
+    fn first_level(&self, kernel: Kernel, slab: &Slab, dots: &mut [i32], verdicts: &mut [Verdict]) {
+        match &self.0 {
+            Kind::Every(verdict) => verdicts.fill(*verdict),
+            Kind::Shorter(_) => verdicts.fill(Verdict::Maybe),
+            Kind::Prefix(prefix) => {
+                kernel.dots(slab.codes(), &prefix.quantized, dots);
+                let lost = prefix.quantized.lost();
+                let first = FirstLevel {
+                    dot_scale: prefix.quantized.scale(),
+                    bound_unit: prefix.units[0] * (1.0 + lost),
+                    error: prefix.error + lost,
+                    no_below: prefix.no_below,
+                    yes_from: prefix.yes_from,
+                };
+                first.decide(slab, dots, verdicts);
+            }
+        }
+    }
+
+    fn second_level(&self, slab: &Slab, entry: usize) -> Verdict {
+        let prefix = match &self.0 {
+            Kind::Every(verdict) => return *verdict,
+            Kind::Shorter(shorter) => return shorter.decide(slab, entry),
+            Kind::Prefix(prefix) => prefix,
+        };
+        let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry]));
+        let bound = f64::from(split_bounds(slab.bounds()[entry])[1]) * prefix.units[1];
+        let (dot, _) = fine_sums(slab, entry, &prefix.unit);
+        let estimate = scale * STEP * dot;
+        let error = bound + prefix.error;
+        if estimate + error < prefix.no_below {
+            Verdict::No
+        } else if estimate - error >= prefix.yes_from {
+            Verdict::Yes
+        } else {
+            Verdict::Maybe
+        }
+    }
+}
+
+/// What decides an entry from the dot product of its first level.
+struct FirstLevel {
+    dot_scale: f64,
+    bound_unit: f64,
+    error: f64,
+    no_below: f64,
+    yes_from: f64,
+}
+
+impl FirstLevel {
+    fn decide(&self, slab: &Slab, dots: &[i32], verdicts: &mut [Verdict]) {
+        let entries = slab.scales().iter().zip(slab.bounds()).zip(dots);
+        for (((scale, bounds), dot), verdict) in entries.zip(verdicts) {
+            let scale = f64::from(f32::from_ne_bytes(*scale)) * self.dot_scale;
+            let estimate = scale * f64::from(*dot);
+            let error = f64::from(split_bounds(*bounds)[0]) * self.bound_unit + self.error;
+            // A comparison with NaN is false: a corrupt scale decides nothing.
+            let no = estimate + error < self.no_below;
+            let yes = estimate - error >= self.yes_from;
+            *verdict = if no {
+                Verdict::No
+            } else if yes {
+                Verdict::Yes
+            } else {
+                Verdict::Maybe
+            };
+        }
+    }
+}
+
+impl Shorter {
+    /// The cosine is `⟨u, q̂⟩ / ‖u‖` over the shorter prefix. With the code `v` and `‖u - v‖ ≤ r`,
+    /// the numerator lies within r of `⟨v, q̂⟩`, and `‖u‖` within r of `‖v‖`.
+    fn decide(&self, slab: &Slab, entry: usize) -> Verdict {
+        let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry]));
+        if scale == 0.0 {
+            return Verdict::of(0.0 >= self.cutoff);
+        }
+        let bound = f64::from(split_bounds(slab.bounds()[entry])[1]) * self.fine_unit + ARITHMETIC;
+        let (dot, squares) = fine_sums(slab, entry, &self.unit);
+        let (dot, norm) = (scale * STEP * dot, scale * STEP * squares.sqrt());
+        let (shortest, longest) = (norm - bound, norm + bound);
+        // A NaN comes from a corrupt scale.
+        if shortest.is_nan() || shortest <= 0.0 {
+            return Verdict::Maybe;
+        }
+        let quotient = |numerator: f64, outward: bool| {
+            numerator
+                / if (numerator > 0.0) == outward {
+                    shortest
+                } else {
+                    longest
+                }
+        };
+        let error = self.error + ARITHMETIC / shortest.min(1.0);
+        if quotient(dot + bound, true) + error < self.cutoff {
+            Verdict::No
+        } else if quotient(dot - bound, false) - error >= self.cutoff {
+            Verdict::Yes
+        } else {
+            Verdict::Maybe
+        }
+    }
+}
+
+/// `Σ w_i q_i` and `Σ w_i²` over the values of `unit`, `w` being both levels together.
+fn fine_sums(slab: &Slab, entry: usize, unit: &[f64]) -> (f64, f64) {
+    const LANES: usize = 8;
+    let stride = slab.layout().stride();
+    let codes = &slab.codes()[entry * stride..][..stride];
+    let fine = slab.fine(entry);
+    let mut dot = [0.0; LANES];
+    let mut squares = [0i64; LANES];
+    for (block, unit) in unit.chunks(LANES).enumerate() {
+        let codes = &codes[block * LANES..][..LANES];
+        let fine = &fine[block * LANES / 2..][..LANES / 2];
+        for (i, value) in unit.iter().enumerate() {
+            let w = steps(codes[i], fine[i / 2], i);
+            dot[i] += f64::from(w) * value;
+            squares[i] += i64::from(w * w);
+        }
+    }
+    (dot.iter().sum(), squares.iter().sum::<i64>() as f64)
+}
+
+/// The least f64 that, rounded to f32, reaches `threshold`: a similarity reaches the threshold if
+/// and only if it reaches this. `threshold` lies in -1..=1.
+fn cutoff(threshold: f32) -> f64 {
+    // Between an f32 and the one below it, the f64 in the middle rounds to the even one of them.
+    let middle = (f64::from(threshold.next_down()) + f64::from(threshold)) / 2.0;
+    if middle as f32 >= threshold {
+        middle
+    } else {
+        middle.next_up()
+    }
+}
+
+/// For a query that compares more than the coded prefix: the cosine on the prefix below which a row
+/// can't have a cosine of `target` on all that is compared. `None` where none is low enough.
+///
+/// The query has the share `b` of its norm in the prefix, a row an unknown share `a` in 0..=1. With
+/// the prefixes' cosine c, the whole cosine is at most a b c + √(1 - a²) √(1 - b²), which for any
+/// `a` is at most √(b² c² + 1 - b²), for c ≥ 0, and √(1 - b²) for c < 0. That stays below the target
+/// t > 0 where c < √(t² - (1 - b²)) / b. (Mirrored, the same gives a lower limit.)
+fn longer_cutoff(target: f64, covered: f64) -> Option<f64> {
+    let target = target - ARITHMETIC;
+    let square = target * target - (1.0 - covered * covered) - ARITHMETIC;
+    (target > 0.0 && square > 0.0).then(|| square.sqrt() / covered * (1.0 - ARITHMETIC))
+}
+
+fn norm(values: &[f16]) -> f64 {
+    let squares = values.iter().map(|v| v.to_f64().powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
+fn norm_of_units(values: &[f64]) -> f64 {
+    values.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// What became of the entries of a sweep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// All that were looked at.
+    pub entries: u64,
+    /// Decided: a match.
+    pub matches: u64,
+    /// Decided: no match.
+    pub rejected: u64,
+    /// Not decided.
+    pub undecided: u64,
+    /// Needed the second level, whatever it said.
+    pub refined: u64,
+}
+
+/// Judges page after page by the conjunction of some filters, each as it is or negated.
+pub struct Judge {
+    filters: Vec<(Filter, bool)>,
+    kernel: Kernel,
+    dots: Vec<i32>,
+    one: Vec<Verdict>,
+    verdicts: Vec<Verdict>,
+    counters: Counters,
+}
+
+impl Judge {
+    /// `filters` with true beside those that are negated.
+    pub fn new(layout: &Layout, filters: Vec<(Filter, bool)>) -> Judge {
+        Judge::with_kernel(layout, filters, Kernel::best())
+    }
+
+    /// [`Judge::new`] with a kernel that this CPU has.
+    pub fn with_kernel(layout: &Layout, filters: Vec<(Filter, bool)>, kernel: Kernel) -> Judge {
+        Judge {
+            filters,
+            kernel,
+            dots: vec![0; layout.capacity()],
+            one: vec![Verdict::Maybe; layout.capacity()],
+            verdicts: vec![Verdict::Maybe; layout.capacity()],
+            counters: Counters::default(),
+        }
+    }
+
+    /// A verdict for each entry.
+    pub fn judge(&mut self, slab: &Slab) -> &[Verdict] {
+        let count = slab.count();
+        let (dots, one) = (&mut self.dots[..count], &mut self.one[..count]);
+        let verdicts = &mut self.verdicts[..count];
+        verdicts.fill(Verdict::Yes);
+        for (filter, negated) in &self.filters {
+            filter.first_level(self.kernel, slab, dots, one);
+            for (all, one) in verdicts.iter_mut().zip(one.iter()) {
+                *all = (*all).min(if *negated { one.not() } else { *one });
+            }
+        }
+        self.counters.entries += count as u64;
+        let mut rejected = 0;
+        for (entry, verdict) in verdicts.iter_mut().enumerate() {
+            if *verdict == Verdict::Maybe {
+                self.counters.refined += 1;
+                let of_filter = |(filter, negated): &(Filter, bool)| {
+                    let one = filter.second_level(slab, entry);
+                    if *negated { one.not() } else { one }
+                };
+                let all = self.filters.iter().map(of_filter).min();
+                *verdict = all.unwrap_or(Verdict::Yes);
+            }
+            match verdict {
+                Verdict::No => rejected += 1,
+                Verdict::Maybe => self.counters.undecided += 1,
+                Verdict::Yes => self.counters.matches += 1,
+            }
+        }
+        self.counters.rejected += rejected;
+        verdicts
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+}

@@ -1,0 +1,272 @@
+//! Dot products of many codes with one query, in whole numbers: every instruction set gives the
+//! same.
+//!
+//! The query's values are whole numbers of 15 bits. Codes are unsigned bytes `c + 128`, so a kernel
+//! gives `Σ (c + 128) k`, and `128 Σ k` is taken off. Sums wrap at 32 bits, which does no harm: the
+//! query's scale is chosen such that the result fits ([`QuantizedQuery::new`]).
+
+use std::sync::LazyLock;
+
+use super::code::BIAS;
+
+/// A unit vector as whole numbers times a scale.
+#[derive(Debug, Clone)]
+pub struct QuantizedQuery {
+    /// As long as the stride of the codes; zero behind the query's last value.
+    values: Vec<i16>,
+    /// `values = 128 high + low`, for instructions that multiply bytes.
+    high: Vec<i8>,
+    low: Vec<i8>,
+    /// `128 Σ values`.
+    bias: i32,
+    scale: f64,
+    /// An upper bound of the norm of what quantisation lost.
+    lost: f64,
+}
+
+/// The largest whole number of a query: 128 · 127 + 127 = 2^14 - 1 still splits into two bytes.
+const MAX_VALUE: f64 = 16383.0;
+
+impl QuantizedQuery {
+    /// `unit` has norm 1 (or 0); `stride` is at least its length.
+    pub fn new(unit: &[f64], stride: usize) -> QuantizedQuery {
+        let largest = unit.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+        // |Σ c k| ≤ 127 · dims · max |k| has to stay below 2^31.
+        let most = MAX_VALUE.min((f64::from(i32::MAX) / (127.0 * unit.len() as f64)).floor());
+        let scale = if largest > 0.0 { largest / most } else { 1.0 };
+        let mut values = vec![0i16; stride];
+        let mut lost = 0.0;
+        for (value, unit) in values.iter_mut().zip(unit) {
+            let rounded = (unit / scale).round_ties_even().clamp(-most, most);
+            *value = rounded as i16;
+            lost += (unit - scale * rounded).powi(2);
+        }
+        QuantizedQuery {
+            high: values.iter().map(|v| (v >> 7) as i8).collect(),
+            low: values.iter().map(|v| (v & 127) as i8).collect(),
+            bias: values
+                .iter()
+                .fold(0, |sum, v| sum.wrapping_add(BIAS * i32::from(*v))),
+            values,
+            scale,
+            lost: lost.sqrt() + super::ARITHMETIC,
+        }
+    }
+
+    /// What one unit of a dot product of codes stands for, before the row's scale.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// An upper bound of the norm of what quantisation lost.
+    pub fn lost(&self) -> f64 {
+        self.lost
+    }
+
+    /// The whole numbers.
+    pub fn values(&self) -> &[i16] {
+        &self.values
+    }
+}
+
+/// An instruction set that the kernel is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// x86-64 with AVX-512 and its VNNI.
+    Avx512Vnni,
+    /// x86-64 with AVX2.
+    Avx2,
+    /// Any CPU. On AArch64 the compiler turns it into NEON, which belongs to the baseline there.
+    Portable,
+}
+
+impl Kernel {
+    /// All of them, the fastest first.
+    pub const ALL: [Kernel; 3] = [Kernel::Avx512Vnni, Kernel::Avx2, Kernel::Portable];
+
+    /// Whether this CPU can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Vnni => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Kernel::Avx512Vnni | Kernel::Avx2 => false,
+            Kernel::Portable => true,
+        }
+    }
+
+    /// The fastest one that this CPU can run.
+    pub fn best() -> Kernel {
+        static BEST: LazyLock<Kernel> = LazyLock::new(|| {
+            Kernel::ALL
+                .into_iter()
+                .find(|kernel| kernel.is_available())
+                .unwrap_or(Kernel::Portable)
+        });
+        *BEST
+    }
+
+    /// `dots[i] = Σ c k` of the `i`-th row of `codes`.
+    ///
+    /// # Panics
+    /// If `codes` is not `dots.len()` rows of the query's stride, or the CPU lacks the instruction
+    /// set.
+    pub fn dots(self, codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
+        assert_eq!(
+            codes.len(),
+            dots.len() * query.values.len(),
+            "codes of another shape than the query's"
+        );
+        assert!(self.is_available(), "{self:?} is not available on this CPU");
+        match self {
+            // SAFETY: the CPU has the features, and the shapes agree (both asserted above).
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Vnni => unsafe { x86::avx512vnni(codes, query, dots) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => unsafe { x86::avx2(codes, query, dots) },
+            _ => portable(codes, query, dots),
+        }
+    }
+}
+
+fn portable(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
+    for (row, dot) in codes.chunks_exact(query.values.len()).zip(dots) {
+        let mut sum = 0i32;
+        for (code, value) in row.iter().zip(&query.values) {
+            sum = sum.wrapping_add(i32::from(*code) * i32::from(*value));
+        }
+        *dot = sum.wrapping_sub(query.bias);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::QuantizedQuery;
+
+    /// Rows whose sums are folded together.
+    const ROWS: usize = 4;
+
+    /// # Safety
+    /// The CPU has AVX-512 F, BW, DQ, VL and VNNI; `codes` is `dots.len()` rows of the query's
+    /// stride, a multiple of 16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub unsafe fn avx512vnni(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
+        let stride = query.values.len();
+        let bias = _mm_set1_epi32(query.bias);
+        let mut row = 0;
+        while row < dots.len() {
+            let rows = ROWS.min(dots.len() - row);
+            let mut sums = [_mm512_setzero_si512(); ROWS];
+            if rows == ROWS {
+                // SAFETY: rows `row..row + 4` lie in `codes`.
+                unsafe { sum_rows::<ROWS>(&codes[row * stride..], query, &mut sums) };
+            } else {
+                for (i, sum) in sums.iter_mut().take(rows).enumerate() {
+                    // SAFETY: the row lies in `codes`.
+                    unsafe {
+                        sum_rows::<1>(
+                            &codes[(row + i) * stride..],
+                            query,
+                            std::array::from_mut(sum),
+                        )
+                    };
+                }
+            }
+            let half = sums.map(|sum| {
+                _mm256_add_epi32(
+                    _mm512_castsi512_si256(sum),
+                    _mm512_extracti64x4_epi64::<1>(sum),
+                )
+            });
+            let quarters = _mm256_hadd_epi32(
+                _mm256_hadd_epi32(half[0], half[1]),
+                _mm256_hadd_epi32(half[2], half[3]),
+            );
+            let four = _mm_add_epi32(
+                _mm256_castsi256_si128(quarters),
+                _mm256_extracti128_si256::<1>(quarters),
+            );
+            let mask = (1u8 << rows) - 1;
+            // SAFETY: only the first `rows` of four values are written, which lie in `dots`.
+            unsafe {
+                _mm_mask_storeu_epi32(dots.as_mut_ptr().add(row), mask, _mm_sub_epi32(four, bias))
+            };
+            row += rows;
+        }
+    }
+
+    /// Per lane, `Σ (c + 128) k` of N rows.
+    ///
+    /// # Safety
+    /// `codes` begins with N rows of the query's stride, a multiple of 16.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn sum_rows<const N: usize>(
+        codes: &[u8],
+        query: &QuantizedQuery,
+        sums: &mut [__m512i; N],
+    ) {
+        let stride = query.values.len();
+        debug_assert!(codes.len() >= N * stride && stride.is_multiple_of(16));
+        let mut high = [_mm512_setzero_si512(); N];
+        let mut low = [_mm512_setzero_si512(); N];
+        let mut at = 0;
+        while at < stride {
+            let lanes = ((stride - at) / 4).min(16);
+            let mask = (u32::MAX >> (32 - lanes)) as u16;
+            // SAFETY: the mask keeps every load within a row, and within the query.
+            unsafe {
+                let k_high = _mm512_maskz_loadu_epi32(mask, query.high.as_ptr().add(at).cast());
+                let k_low = _mm512_maskz_loadu_epi32(mask, query.low.as_ptr().add(at).cast());
+                for row in 0..N {
+                    let c = codes.as_ptr().add(row * stride + at).cast();
+                    let c = _mm512_maskz_loadu_epi32(mask, c);
+                    high[row] = _mm512_dpbusd_epi32(high[row], c, k_high);
+                    low[row] = _mm512_dpbusd_epi32(low[row], c, k_low);
+                }
+            }
+            at += 64;
+        }
+        for row in 0..N {
+            sums[row] = _mm512_add_epi32(_mm512_slli_epi32::<7>(high[row]), low[row]);
+        }
+    }
+
+    /// # Safety
+    /// The CPU has AVX2; `codes` is `dots.len()` rows of the query's stride, a multiple of 16.
+    #[target_feature(enable = "avx2")]
+    pub unsafe fn avx2(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
+        let stride = query.values.len();
+        for (row, dot) in dots.iter_mut().enumerate() {
+            let mut sum = _mm256_setzero_si256();
+            for at in (0..stride).step_by(16) {
+                // SAFETY: 16 codes of this row, and 16 values of the query.
+                let (c, k) = unsafe {
+                    (
+                        _mm_loadu_si128(codes.as_ptr().add(row * stride + at).cast()),
+                        _mm256_loadu_si256(query.values.as_ptr().add(at).cast()),
+                    )
+                };
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_cvtepu8_epi16(c), k));
+            }
+            let sum = _mm_add_epi32(
+                _mm256_castsi256_si128(sum),
+                _mm256_extracti128_si256::<1>(sum),
+            );
+            let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b_01_00_11_10>(sum));
+            let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b_10_11_00_01>(sum));
+            *dot = _mm_cvtsi128_si32(sum).wrapping_sub(query.bias);
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! The sweep against a look at every vector.
+
+use half::f16;
+
+use super::filter::Verdict;
+use super::kernel::{Kernel, QuantizedQuery};
+use super::{Encoder, Filter, Judge, Layout, Slab, SlabMut, Tid};
+use crate::vector::{Query, cosine, squared_norm};
+
+const SLAB_LEN: usize = 8192 - 24 - 8;
+
+/// A splitmix64 generator (Steele, Lea, Flood 2014): a seed names a case.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// In -1..1.
+    fn value(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.value()).sum::<f64>() / 2.0
+    }
+}
+
+fn finite(v: f64) -> f16 {
+    f16::from_f64(v.clamp(-65504.0, 65504.0))
+}
+
+/// A row of `dims` values: usual ones, and all that could upset a bound. Some are made from the
+/// query, to lie close to it or against it.
+fn row(random: &mut Random, dims: usize, query: &[f16]) -> Vec<f16> {
+    let mut values = |f: &mut dyn FnMut(&mut Random, usize) -> f64| -> Vec<f16> {
+        (0..dims).map(|i| finite(f(random, i))).collect()
+    };
+    let kind = values(&mut |random, _| random.value())[0].to_bits() % 16;
+    match kind {
+        0 => vec![f16::ZERO; dims],
+        1 => query.to_vec(),
+        2 => query.iter().map(|q| -*q).collect(),
+        3 => values(&mut |random, i| query[i].to_f64() * 3.0 + random.normal() * 1e-3),
+        4 => values(&mut |random, i| query[i].to_f64() + random.normal()),
+        5 => values(&mut |random, _| random.normal() * 6e-8),
+        6 => values(&mut |random, _| random.normal() * 3e4),
+        // A prefix of zeros, or a single value.
+        7 => values(&mut |random, i| if i < dims / 2 { 0.0 } else { random.normal() }),
+        8 => values(&mut |random, i| if i == dims / 3 { random.normal() } else { 0.0 }),
+        // Values of very different sizes; all alike; steps of the quantiser's own.
+        9 => values(&mut |random, _| random.normal() * 10f64.powf(random.value() * 4.0)),
+        10 => values(&mut |random, _| if random.value() < 0.0 { -1.0 } else { 1.0 }),
+        11 => values(&mut |random, _| (random.value() * 127.0).round() + 0.5),
+        // Decaying, as a Matryoshka model's are.
+        _ => values(&mut |random, i| random.normal() / (1.0 + i as f64 / 16.0)),
+    }
+}
+
+/// Thresholds anywhere, and at the similarity of some row, just above and just below.
+fn threshold(random: &mut Random, similarities: &[f64]) -> f32 {
+    let at = similarities[random.below(similarities.len())] as f32;
+    match random.below(12) {
+        0 => [
+            0.0,
+            -0.0,
+            1.0,
+            -1.0,
+            2.0,
+            -2.0,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+        ][random.below(8)],
+        1 => 1f32.next_down(),
+        2 => (-1f32).next_up(),
+        3..=5 => at,
+        6 => at.next_up(),
+        7 => at.next_down(),
+        8 => at + 1e-6,
+        9 => at - 1e-6,
+        _ => random.value() as f32,
+    }
+}
+
+struct Page {
+    layout: Layout,
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl Page {
+    fn new(layout: &Layout, rows: &[Vec<f16>]) -> Page {
+        let mut bytes = vec![0; SLAB_LEN];
+        let mut encoder = Encoder::new(layout);
+        let mut slab = SlabMut::new(layout, &mut bytes, 0).unwrap();
+        for (i, row) in rows.iter().enumerate() {
+            encoder.encode(&row[..layout.dims()]);
+            slab.push(&encoder, tid(i));
+        }
+        Page {
+            layout: layout.clone(),
+            bytes,
+            count: rows.len(),
+        }
+    }
+
+    fn slab(&self) -> Slab<'_> {
+        Slab::new(&self.layout, &self.bytes, self.count).unwrap()
+    }
+}
+
+fn tid(i: usize) -> Tid {
+    Tid {
+        block: 0x0001_0002 + i as u32 * 70_000,
+        offset: 1 + i as u16,
+    }
+}
+
+fn kernels() -> impl Iterator<Item = Kernel> {
+    Kernel::ALL.into_iter().filter(|k| k.is_available())
+}
+
+/// Judges `rows` by one random query; returns how many were decided, of how many.
+fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (usize, usize) {
+    let mut random = Random(seed);
+    let layout = Layout::new(prefix_dims, SLAB_LEN).unwrap();
+    let mut query: Vec<f16> = (0..dims).map(|_| finite(random.normal())).collect();
+    if random.below(20) == 0 {
+        let other = query.clone();
+        query = row(&mut random, dims, &other);
+    }
+    let rows: Vec<Vec<f16>> = (0..layout.capacity())
+        .map(|_| row(&mut random, dims, &query))
+        .collect();
+    let page = Page::new(&layout, &rows);
+    let exact = Query::new(&query, compared).unwrap();
+    let similarities: Vec<f64> = rows
+        .iter()
+        .map(|r| exact.similarity(&r[..compared]))
+        .collect();
+    let mut decided = 0;
+    for _ in 0..8 {
+        let threshold = threshold(&mut random, &similarities);
+        let negated = random.below(4) == 0;
+        let mut seen: Option<Vec<Verdict>> = None;
+        for kernel in kernels() {
+            let filter = Filter::new(&layout, &query[..compared], threshold);
+            let mut judge = Judge::with_kernel(&layout, vec![(filter, negated)], kernel);
+            let verdicts = judge.judge(&page.slab()).to_vec();
+            for (i, verdict) in verdicts.iter().enumerate() {
+                let matches = (similarities[i] as f32 >= threshold) != negated;
+                let right = match verdict {
+                    Verdict::Yes => matches,
+                    Verdict::No => !matches,
+                    Verdict::Maybe => true,
+                };
+                assert!(
+                    right,
+                    "seed {seed}: {prefix_dims} of {dims} coded, {compared} compared, row {i}: \
+                     {verdict:?} by {kernel:?}, similarity {}, threshold {threshold}",
+                    similarities[i]
+                );
+            }
+            let counters = judge.counters();
+            let maybe = verdicts.iter().filter(|v| **v == Verdict::Maybe).count();
+            assert_eq!(counters.entries as usize, rows.len());
+            assert_eq!(counters.undecided as usize, maybe);
+            assert_eq!(
+                counters.entries,
+                counters.matches + counters.rejected + counters.undecided
+            );
+            decided += rows.len() - maybe;
+            assert_eq!(
+                *seen.get_or_insert(verdicts.clone()),
+                verdicts,
+                "{kernel:?}"
+            );
+        }
+    }
+    (decided, 8 * kernels().count() * rows.len())
+}
+
+fn check_cases(cases: u64, seed: u64, dims_of: impl Fn(&mut Random) -> [usize; 3]) -> f64 {
+    let (mut decided, mut all) = (0, 0);
+    for case in 0..cases {
+        let seed = seed + case;
+        let [prefix_dims, dims, compared] = dims_of(&mut Random(!seed));
+        let (d, a) = check_case(seed, prefix_dims, dims, compared);
+        decided += d;
+        all += a;
+    }
+    println!(
+        "{all} decisions, {:.3}% decided",
+        100.0 * decided as f64 / all as f64
+    );
+    decided as f64 / all as f64
+}
+
+/// The property that the index stands on. With the three tests below, more than ten million
+/// decisions in a run.
+#[test]
+fn no_verdict_is_wrong_where_the_query_compares_the_coded_prefix() {
+    let share = check_cases(7000, 1, |random| {
+        let prefix = [1, 7, 16, 31, 64, 100, 128, 128, 128, 256][random.below(10)];
+        [prefix, prefix + random.below(3) * 50, prefix]
+    });
+    assert!(share > 0.6, "codes decide {share} of the rows");
+}
+
+#[test]
+fn no_verdict_is_wrong_where_the_query_compares_less() {
+    let share = check_cases(2500, 1_000_000, |random| {
+        let prefix = [7, 64, 128, 256][random.below(4)];
+        [
+            prefix,
+            prefix + random.below(3) * 50,
+            1 + random.below(prefix),
+        ]
+    });
+    assert!(share > 0.5, "codes decide {share} of the rows");
+}
+
+#[test]
+fn no_verdict_is_wrong_where_the_query_compares_more() {
+    let share = check_cases(2500, 2_000_000, |random| {
+        let prefix = [1, 16, 64, 128][random.below(4)];
+        let compared = prefix + 1 + random.below(prefix);
+        [prefix, compared + random.below(3) * 50, compared]
+    });
+    assert!(share > 0.05, "codes decide {share} of the rows");
+}
+
+#[test]
+fn no_verdict_is_wrong_on_long_prefixes() {
+    check_cases(60, 3_000_000, |random| {
+        let prefix = [1023, 1040, 2048, 4096][random.below(4)];
+        [
+            prefix,
+            4096,
+            [prefix, prefix / 2 + 1, 4096][random.below(3)],
+        ]
+    });
+}
+
+#[test]
+fn filters_of_a_conjunction_are_judged_together() {
+    let layout = Layout::new(32, SLAB_LEN).unwrap();
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let queries: Vec<Vec<f16>> = (0..3)
+            .map(|_| (0..32).map(|_| finite(random.normal())).collect())
+            .collect();
+        let rows: Vec<Vec<f16>> = (0..layout.capacity())
+            .map(|i| row(&mut random, 32, &queries[i % 3]))
+            .collect();
+        let page = Page::new(&layout, &rows);
+        let conjunction: Vec<(usize, f32, bool)> = (0..3)
+            .map(|i| (i, random.value() as f32 * 0.5, random.below(2) == 0))
+            .collect();
+        let filters = conjunction
+            .iter()
+            .map(|(i, t, negated)| (Filter::new(&layout, &queries[*i], *t), *negated))
+            .collect();
+        let mut judge = Judge::new(&layout, filters);
+        for (row, verdict) in rows.iter().zip(judge.judge(&page.slab())) {
+            let matches = conjunction.iter().all(|(i, t, negated)| {
+                let exact = Query::new(&queries[*i], 32).unwrap();
+                (exact.similarity(row) as f32 >= *t) != *negated
+            });
+            assert_ne!(*verdict, Verdict::of_bool(!matches), "seed {seed}");
+        }
+    }
+}
+
+impl Verdict {
+    fn of_bool(matches: bool) -> Verdict {
+        if matches { Verdict::Yes } else { Verdict::No }
+    }
+}
+
+#[test]
+fn an_undecided_filter_leaves_what_others_do_not_reject() {
+    let layout = Layout::new(16, SLAB_LEN).unwrap();
+    let mut random = Random(5);
+    let query: Vec<f16> = (0..16).map(|_| finite(random.normal())).collect();
+    let page = Page::new(
+        &layout,
+        &[query.clone(), query.iter().map(|q| -*q).collect()],
+    );
+    let filters = vec![
+        (Filter::undecided(), false),
+        (Filter::new(&layout, &query, 0.5), false),
+    ];
+    let mut judge = Judge::new(&layout, filters);
+    assert_eq!(judge.judge(&page.slab()), [Verdict::Maybe, Verdict::No]);
+}
+
+#[test]
+fn corrupt_scales_and_bounds_decide_nothing_by_accident() {
+    // Whatever the bits are, judging them neither panics nor reads elsewhere.
+    let mut random = Random(9);
+    for dims in [1, 16, 128, 1000] {
+        let layout = Layout::new(dims, SLAB_LEN).unwrap();
+        let query: Vec<f16> = (0..2 * dims).map(|_| finite(random.normal())).collect();
+        for compared in [dims, dims.div_ceil(2), dims + 1] {
+            for _ in 0..50 {
+                let bytes: Vec<u8> = (0..SLAB_LEN).map(|_| random.next() as u8).collect();
+                let slab = Slab::new(&layout, &bytes, layout.capacity()).unwrap();
+                let filter = Filter::new(&layout, &query[..compared], 0.2);
+                let mut judge = Judge::new(&layout, vec![(filter, false)]);
+                assert_eq!(judge.judge(&slab).len(), layout.capacity());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kernel_gives_the_integer_dot_product() {
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let stride = 16 * (1 + random.below(40));
+        let unit: Vec<f64> = match random.below(3) {
+            0 => vec![1.0 / (stride as f64).sqrt(); stride],
+            _ => {
+                let v: Vec<f64> = (0..stride).map(|_| random.normal()).collect();
+                let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
+                v.iter().map(|v| v / norm).collect()
+            }
+        };
+        let query = QuantizedQuery::new(&unit, stride);
+        let extreme = random.below(3) == 0;
+        let codes: Vec<u8> = (0..stride * 9)
+            .map(|_| {
+                if extreme {
+                    255
+                } else {
+                    1 + (random.next() % 255) as u8
+                }
+            })
+            .collect();
+        let expected: Vec<i64> = codes
+            .chunks(stride)
+            .map(|row| {
+                let values = row.iter().zip(query.values());
+                values
+                    .map(|(c, k)| (i64::from(*c) - 128) * i64::from(*k))
+                    .sum()
+            })
+            .collect();
+        for kernel in kernels() {
+            let mut dots = [0; 9];
+            kernel.dots(&codes, &query, &mut dots);
+            assert_eq!(dots.map(i64::from).to_vec(), expected, "{kernel:?}");
+        }
+        // The quantised query is as far off as it says.
+        let lost: f64 = unit
+            .iter()
+            .zip(query.values())
+            .map(|(u, k)| (u - f64::from(*k) * query.scale()).powi(2))
+            .sum();
+        assert!(lost.sqrt() <= query.lost() && query.lost() < 4e-4);
+    }
+}
+
+#[test]
+fn removing_keeps_the_others_as_they_are() {
+    let layout = Layout::new(40, SLAB_LEN).unwrap();
+    for seed in 0..200 {
+        let mut random = Random(seed);
+        let query = vec![f16::ONE; 40];
+        let rows: Vec<Vec<f16>> = (0..random.below(layout.capacity() + 1))
+            .map(|_| row(&mut random, 40, &query))
+            .collect();
+        let mut page = Page::new(&layout, &rows);
+        let dead: Vec<bool> = rows.iter().map(|_| random.below(2) == 0).collect();
+        let mut slab = SlabMut::new(&layout, &mut page.bytes, page.count).unwrap();
+        let removed = slab.remove(|i| dead[i]);
+        page.count = slab.count();
+        assert_eq!(removed, dead.iter().filter(|d| **d).count());
+        let mut encoder = Encoder::new(&layout);
+        let kept: Vec<usize> = (0..rows.len()).filter(|i| !dead[*i]).collect();
+        assert_eq!(page.count, kept.len());
+        for (entry, i) in kept.iter().enumerate() {
+            encoder.encode(&rows[*i]);
+            assert!(page.slab().holds(entry, &encoder), "seed {seed}, row {i}");
+            assert_eq!(page.slab().tid(entry), tid(*i));
+        }
+        // The places behind are as on a page that never held more.
+        let left: Vec<Vec<f16>> = kept.iter().map(|i| rows[*i].clone()).collect();
+        let mut again = vec![0; SLAB_LEN];
+        let mut slab = SlabMut::new(&layout, &mut again, 0).unwrap();
+        for (row, i) in left.iter().zip(&kept) {
+            encoder.encode(row);
+            slab.push(&encoder, tid(*i));
+        }
+        assert_eq!(page.bytes, again);
+    }
+}
+
+#[test]
+fn a_page_holds_what_it_promises() {
+    // 39 entries of 128 dimensions, and never less than nine tenths of the page.
+    let layout = Layout::new(128, SLAB_LEN).unwrap();
+    assert_eq!((layout.capacity(), layout.entry_len()), (39, 206));
+    for dims in 1..=4096 {
+        let layout = Layout::new(dims, SLAB_LEN).unwrap();
+        assert!(layout.slab_len() <= SLAB_LEN && layout.capacity() >= 1);
+        let unused = SLAB_LEN - layout.capacity() * layout.entry_len();
+        assert!(unused < layout.entry_len() + 64, "{dims}");
+    }
+    assert!(Layout::new(0, SLAB_LEN).is_none());
+    assert!(Layout::new(4097, SLAB_LEN).is_none());
+    assert!(Layout::new(4096, 6000).is_none());
+    assert!(Slab::new(&layout, &[0; SLAB_LEN], 40).is_none());
+    assert!(Slab::new(&layout, &[0; 100], 1).is_none());
+}
+
+/// On rows like a model's, the levels decide what the documentation says they do.
+#[test]
+fn two_levels_leave_few_rows_undecided() {
+    let layout = Layout::new(128, SLAB_LEN).unwrap();
+    let mut random = Random(77);
+    let vector = |random: &mut Random| -> Vec<f16> {
+        (0..128)
+            .map(|i| finite(random.normal() / (1.0 + i as f64 / 16.0)))
+            .collect()
+    };
+    let query = vector(&mut random);
+    let filter = Filter::new(&layout, &query, 0.35);
+    let mut judge = Judge::new(&layout, vec![(filter, false)]);
+    for _ in 0..1000 {
+        let rows: Vec<Vec<f16>> = (0..39).map(|_| vector(&mut random)).collect();
+        judge.judge(&Page::new(&layout, &rows).slab());
+    }
+    let counters = judge.counters();
+    println!("{counters:?}");
+    assert_eq!(counters.entries, 39_000);
+    assert!(counters.matches > 50);
+    assert!(counters.refined < counters.entries / 50);
+    assert!(counters.undecided < counters.entries / 1000);
+}
+
+#[test]
+fn the_similarity_error_holds() {
+    // Values that make f32 sums round as badly as may be.
+    let mut random = Random(3);
+    for _ in 0..2000 {
+        let dims = 1 + random.below(3000);
+        let query: Vec<f16> = (0..dims)
+            .map(|_| finite(1.0 + random.value() * 0.5))
+            .collect();
+        let row = row(&mut random, dims, &query);
+        let seen = Query::new(&query, dims).unwrap().similarity(&row);
+        let (mut dot, mut x, mut q) = (0.0, 0.0, 0.0);
+        for (a, b) in row.iter().zip(&query) {
+            dot += a.to_f64() * b.to_f64();
+            x += a.to_f64().powi(2);
+            q += b.to_f64().powi(2);
+        }
+        let exact = if x > 0.0 { dot / (x * q).sqrt() } else { 0.0 };
+        assert!((seen - exact).abs() <= crate::vector::similarity_error(dims));
+        assert_eq!(cosine(0.0, squared_norm(&row), 1.0), 0.0);
+    }
+}
