@@ -10,6 +10,7 @@ pub mod vector;
 
 mod functions;
 mod guc;
+mod index;
 mod planner;
 mod types;
 
@@ -20,11 +21,13 @@ pgrx::pg_module_magic!();
 pgrx::extension_sql_file!("../sql/types.sql", name = "types", bootstrap);
 pgrx::extension_sql_file!("../sql/pair.sql", name = "pair", requires = ["types"]);
 pgrx::extension_sql_file!("../sql/embed.sql", name = "embed", requires = ["pair"]);
+pgrx::extension_sql_file!("../sql/index.sql", name = "index", requires = ["embed"]);
 
 /// Called by Postgres when the library is loaded, in the postmaster too: starts no thread.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::register();
+    index::register_options();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

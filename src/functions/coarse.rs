@@ -3,6 +3,7 @@
 //! Each form exists twice: the function that people type (`coarse_match`), which the planner
 //! rewrites, and the one behind the operator (`@~`, `!@~`), which is leakproof.
 
+use half::f16;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -12,6 +13,50 @@ use crate::types::{
     Prepared, ProbeArg, VectorArg, call_site_state, check_threshold, first_argument_is_query,
 };
 use crate::vector::{MAX_DIMS, Query, VectorError};
+
+/// What a coarse filter compares rows with.
+pub struct CoarseQuery {
+    /// The query's prefix, as much of it as is compared.
+    pub prefix: Vec<f16>,
+    /// Dimensions of the whole query vector.
+    pub of: usize,
+    pub threshold: f32,
+}
+
+impl CoarseQuery {
+    /// The right-hand side of `embedding @~ probe`.
+    pub fn of_probe(probe: ProbeArg<'_>) -> Result<CoarseQuery, ErrorReport> {
+        let probe = probe.probe()?;
+        Ok(CoarseQuery {
+            prefix: probe.values,
+            of: probe.of,
+            threshold: probe.threshold,
+        })
+    }
+
+    /// The right-hand side of `embedding @~ query`, under the settings as they are now.
+    pub fn of_vector(query: VectorArg<'_>) -> Result<CoarseQuery, ErrorReport> {
+        let of = query.dims()?;
+        CoarseQuery::under(query, of, CoarseSettings::current().resolve(of)?)
+    }
+
+    fn under(query: VectorArg<'_>, of: usize, coarse: Coarse) -> Result<CoarseQuery, ErrorReport> {
+        Ok(CoarseQuery {
+            prefix: query.exact_prefix(coarse.dims as i64)?.as_slice().to_vec(),
+            of,
+            threshold: coarse.threshold,
+        })
+    }
+}
+
+impl From<CoarseQuery> for Filter {
+    fn from(query: CoarseQuery) -> Filter {
+        Filter {
+            query: Query::from_prefix(&query.prefix, query.of),
+            threshold: query.threshold,
+        }
+    }
+}
 
 /// A query and its threshold, ready for many rows.
 struct Filter {
@@ -41,12 +86,7 @@ fn mrl_coarse_match_probe(
     // SAFETY: this call's fcinfo; the functions of this signature keep a Prepared<Filter>.
     let site: &mut Prepared<Filter> = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
     let filter = site.get(probe.identity(), || {
-        let probe = probe.probe()?;
-        let query = Query::from_prefix(&probe.values, probe.of);
-        Ok::<_, ErrorReport>(Filter {
-            query,
-            threshold: probe.threshold,
-        })
+        CoarseQuery::of_probe(probe).map(Filter::from)
     })?;
     filter.matches(embedding)
 }
@@ -102,11 +142,7 @@ fn mrl_coarse_match(
             Some((dims, coarse)) if dims == of => coarse,
             _ => site.resolved.insert((of, settings.resolve(of)?)).1,
         };
-        let values = query.exact_prefix(coarse.dims as i64)?;
-        Ok::<_, ErrorReport>(Filter {
-            query: Query::from_prefix(values.as_slice(), of),
-            threshold: coarse.threshold,
-        })
+        CoarseQuery::under(query, of, coarse).map(Filter::from)
     })?;
     filter.matches(row)
 }

@@ -7,3 +7,5 @@ mod fine;
 mod query_cache;
 mod settings;
 mod worker;
+
+pub use coarse::CoarseQuery;

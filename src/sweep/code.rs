@@ -94,14 +94,18 @@ impl Encoder {
             lost[1] += (unit - step * f64::from(steps)).powi(2);
         }
         self.scale = scale.to_ne_bytes();
-        for level in 0..2 {
+        for ((lost, unit), stored) in lost
+            .into_iter()
+            .zip(self.units)
+            .zip(self.bounds.as_chunks_mut().0)
+        {
             let bound = if scale > 0.0 {
-                ((lost[level].sqrt() + ARITHMETIC) / self.units[level]).ceil()
+                ((lost.sqrt() + ARITHMETIC) / unit).ceil()
             } else {
                 0.0
             };
             assert!(bound <= f64::from(u16::MAX), "what a code loses is bounded");
-            self.bounds[2 * level..][..2].copy_from_slice(&(bound as u16).to_ne_bytes());
+            *stored = (bound as u16).to_ne_bytes();
         }
     }
 

@@ -187,6 +187,17 @@ impl<'a> Slab<'a> {
         }
     }
 
+    /// Whether `count` is where the taken places end: the offset of a TID is never 0, and a place
+    /// that is free is. So a damaged count is noticed, in most cases.
+    pub fn ends_at_count(&self) -> bool {
+        let is_taken = |entry: usize| {
+            let at = self.layout.tids + entry * TID + 4;
+            self.bytes[at..at + 2] != [0, 0]
+        };
+        (self.count == 0 || is_taken(self.count - 1))
+            && (self.count == self.layout.capacity || !is_taken(self.count))
+    }
+
     /// Whether an entry holds what this encoder has encoded last.
     pub fn holds(&self, entry: usize, encoder: &Encoder) -> bool {
         let parts = encoder.parts();

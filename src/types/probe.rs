@@ -86,6 +86,13 @@ pub fn check_threshold(threshold: f32) -> Result<(), ErrorReport> {
 pub struct ProbeArg<'fcx>(RawVarlena<'fcx>);
 
 impl<'fcx> ProbeArg<'fcx> {
+    /// # Safety
+    /// `datum` is a non-null `mrl_probe` that lives as long as `'fcx`.
+    pub unsafe fn from_datum(datum: pg_sys::Datum) -> ProbeArg<'fcx> {
+        // SAFETY: the caller's promise.
+        ProbeArg(unsafe { RawVarlena::from_datum(datum) })
+    }
+
     /// Bytes that stand for the probe (see [`RawVarlena::identity`]).
     pub fn identity(&self) -> Option<&'fcx [u8]> {
         self.0.identity(usize::MAX)

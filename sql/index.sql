@@ -1,0 +1,31 @@
+-- The access method mrl.
+
+CREATE FUNCTION mrl_handler(internal) RETURNS index_am_handler
+    AS 'MODULE_PATHNAME', 'mrl_handler_wrapper' LANGUAGE C PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_handler(internal) IS 'mrl index access method handler';
+
+CREATE ACCESS METHOD mrl TYPE INDEX HANDLER mrl_handler;
+COMMENT ON ACCESS METHOD mrl IS 'complete answers to coarse_match by a sweep over packed prefixes';
+
+CREATE OPERATOR CLASS mrl_ops DEFAULT FOR TYPE mrl_vector USING mrl AS
+    OPERATOR 1 @~ (mrl_vector, mrl_vector),
+    OPERATOR 2 @~ (mrl_vector, mrl_probe),
+    OPERATOR 3 !@~ (mrl_vector, mrl_vector),
+    OPERATOR 4 !@~ (mrl_vector, mrl_probe);
+
+CREATE FUNCTION photosearch.check_index(
+    index regclass, OUT block bigint, OUT entry integer, OUT row_id tid, OUT problem text
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'mrl_check_index_wrapper'
+    LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 10000;
+COMMENT ON FUNCTION photosearch.check_index(regclass) IS
+    'every disagreement between an mrl index and its table; no rows if there is none';
+REVOKE EXECUTE ON FUNCTION photosearch.check_index(regclass) FROM PUBLIC;
+
+CREATE FUNCTION photosearch.last_sweep(
+    OUT index regclass, OUT sweeps bigint, OUT pages bigint, OUT entries bigint, OUT matches bigint,
+    OUT rejected bigint, OUT undecided bigint, OUT refined bigint, OUT milliseconds double precision
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'mrl_last_sweep_wrapper' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION photosearch.last_sweep() IS
+    'what this session''s last statement with scans of mrl indexes did in them, a row for each scan';

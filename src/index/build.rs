@@ -1,0 +1,238 @@
+//! CREATE INDEX and REINDEX.
+
+use std::ffi::c_void;
+
+use half::f16;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
+use pgrx::prelude::*;
+
+use super::handler::Options;
+use super::page::{Block, Meta, PAGE, empty_page, meta_page, set_count, slab_mut};
+use crate::sweep::{Encoder, Layout, MAX_PREFIX_DIMS, Tid};
+use crate::types::{VectorArg, sql_error};
+use crate::vector::VectorError;
+
+/// Dimensions that are coded where the index does not say: 128 bytes and a half for each row.
+const DEFAULT_PREFIX_DIMS: usize = 128;
+
+/// Builds page after page, in the order of the table.
+struct Build {
+    index: pg_sys::Relation,
+    meta: Meta,
+    layout: Layout,
+    encoder: Encoder,
+    page: Box<[u8; PAGE]>,
+    count: usize,
+    entries: u64,
+}
+
+impl Build {
+    fn add(&mut self, datum: pg_sys::Datum, tid: Tid) -> Result<(), ErrorReport> {
+        encode(&self.meta, &mut self.encoder, datum)?;
+        self.count = {
+            let mut slab = slab_mut(&self.layout, &mut self.page, self.count)
+                .expect("the page was made for this layout");
+            slab.push(&self.encoder, tid);
+            slab.count()
+        };
+        self.entries += 1;
+        if self.count == self.layout.capacity() {
+            self.flush();
+            // SAFETY: only counts; progress is reported for this CREATE INDEX.
+            unsafe {
+                pg_sys::pgstat_progress_update_param(
+                    pg_sys::PROGRESS_CREATEIDX_TUPLES_DONE as i32,
+                    self.entries as i64,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        if self.count > 0 {
+            set_count(&mut self.page, self.count);
+            // SAFETY: nobody else knows the new file.
+            let mut block = unsafe { Block::extend(self.index, pg_sys::ForkNumber::MAIN_FORKNUM) };
+            block.overwrite(&self.page);
+            self.page = empty_page(&self.layout);
+            self.count = 0;
+        }
+    }
+}
+
+/// Encodes the prefix of a vector of the indexed column.
+///
+/// A row of other dimensions than the column's can't be there: the column's type has them.
+pub fn encode(meta: &Meta, encoder: &mut Encoder, datum: pg_sys::Datum) -> Result<(), ErrorReport> {
+    // SAFETY: the opclass is for mrl_vector, and the value is not null (callers look).
+    let values = unsafe { VectorArg::from_datum(datum) }.prefix(meta.prefix_dims)?;
+    if values.dims() != meta.dims {
+        return Err(VectorError::DifferentDimensions(values.dims(), meta.dims).into());
+    }
+    let prefix: &[f16] = values.as_slice();
+    encoder.encode(prefix);
+    Ok(())
+}
+
+/// A heap TID, from Postgres' form.
+pub fn tid_of(item: &pg_sys::ItemPointerData) -> Tid {
+    Tid {
+        block: u32::from(item.ip_blkid.bi_hi) << 16 | u32::from(item.ip_blkid.bi_lo),
+        offset: item.ip_posid,
+    }
+}
+
+/// A heap TID, to Postgres' form.
+pub fn item_pointer(tid: Tid) -> pg_sys::ItemPointerData {
+    pg_sys::ItemPointerData {
+        ip_blkid: pg_sys::BlockIdData {
+            bi_hi: (tid.block >> 16) as u16,
+            bi_lo: tid.block as u16,
+        },
+        ip_posid: tid.offset,
+    }
+}
+
+/// What an index on this column, with these options, is made for.
+///
+/// # Safety
+/// `index` is open.
+unsafe fn meta_of(index: pg_sys::Relation) -> Result<Meta, ErrorReport> {
+    // SAFETY: a key column exists; getBaseTypeAndTypmod looks through domains.
+    let (dims, option) = unsafe {
+        let descriptor = (*index).rd_att;
+        #[cfg(not(feature = "pg18"))]
+        let attribute = &*(*descriptor).attrs.as_ptr();
+        #[cfg(feature = "pg18")]
+        let attribute = &*pg_sys::TupleDescAttr(descriptor, 0);
+        let mut typmod = attribute.atttypmod;
+        pg_sys::getBaseTypeAndTypmod(attribute.atttypid, &mut typmod);
+        (typmod, Options::prefix_dims(index))
+    };
+    let dims = usize::try_from(dims).map_err(|_| {
+        sql_error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "column of an mrl index must have a number of dimensions",
+        )
+        .set_hint("Declare it, for instance as mrl_vector(2048).")
+    })?;
+    let prefix_dims = option.unwrap_or(DEFAULT_PREFIX_DIMS.min(dims));
+    if prefix_dims > dims {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("prefix_dims {prefix_dims} exceeds the column's {dims} dimensions"),
+        ));
+    }
+    Ok(Meta { dims, prefix_dims })
+}
+
+fn layout_of(meta: &Meta) -> Result<Layout, ErrorReport> {
+    meta.layout().ok_or_else(|| {
+        sql_error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!(
+                "prefix_dims {} is outside 1 .. {MAX_PREFIX_DIMS}",
+                meta.prefix_dims
+            ),
+        )
+    })
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambuild(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    info: *mut pg_sys::IndexInfo,
+) -> *mut pg_sys::IndexBuildResult {
+    // SAFETY: Postgres passes open relations; `build` outlives the scan that gets its address.
+    unsafe {
+        let meta = meta_of(index).unwrap_or_report();
+        let layout = layout_of(&meta).unwrap_or_report();
+        Block::extend(index, pg_sys::ForkNumber::MAIN_FORKNUM).overwrite(&meta_page(&meta));
+        let mut build = Build {
+            index,
+            meta,
+            encoder: Encoder::new(&layout),
+            page: empty_page(&layout),
+            layout,
+            count: 0,
+            entries: 0,
+        };
+        let heap_tuples = pg_sys::table_index_build_scan(
+            heap,
+            index,
+            info,
+            true,
+            true,
+            Some(add_row),
+            (&raw mut build).cast(),
+            std::ptr::null_mut(),
+        );
+        build.flush();
+        if needs_wal(index) {
+            let blocks =
+                pg_sys::RelationGetNumberOfBlocksInFork(index, pg_sys::ForkNumber::MAIN_FORKNUM);
+            pg_sys::log_newpage_range(index, pg_sys::ForkNumber::MAIN_FORKNUM, 0, blocks, true);
+        }
+        let mut result = PgBox::<pg_sys::IndexBuildResult>::alloc0();
+        result.heap_tuples = heap_tuples;
+        result.index_tuples = build.entries as f64;
+        result.into_pg()
+    }
+}
+
+/// Every row that the index is to have, as the table's scan meets it; answers to cancel there.
+#[pg_guard]
+unsafe extern "C-unwind" fn add_row(
+    _index: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    values: *mut pg_sys::Datum,
+    is_null: *mut bool,
+    _is_alive: bool,
+    state: *mut c_void,
+) {
+    // SAFETY: `state` is the Build of `ambuild`; one column.
+    unsafe {
+        if !*is_null {
+            let build = &mut *state.cast::<Build>();
+            build.add(*values, tid_of(&*tid)).unwrap_or_report();
+        }
+    }
+}
+
+/// The init fork of an unlogged index: what it is reset to after a crash.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
+    // SAFETY: Postgres passes an open relation with an empty init fork.
+    unsafe {
+        let meta = meta_of(index).unwrap_or_report();
+        layout_of(&meta).unwrap_or_report();
+        let mut block = Block::extend(index, pg_sys::ForkNumber::INIT_FORKNUM);
+        block.overwrite(&meta_page(&meta));
+        pg_sys::log_newpage_buffer(block.buffer(), true);
+    }
+}
+
+/// RelationNeedsWAL of `utils/rel.h`: a permanent relation, unless its file is of this transaction
+/// and `wal_level` is minimal (then Postgres syncs the file at commit).
+///
+/// # Safety
+/// `relation` is open.
+unsafe fn needs_wal(relation: pg_sys::Relation) -> bool {
+    const WAL_LEVEL_REPLICA: i32 = 1;
+    const INVALID_SUB_TRANSACTION_ID: pg_sys::SubTransactionId = 0;
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let first = (*relation).rd_firstRelfilenodeSubid;
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let first = (*relation).rd_firstRelfilelocatorSubid;
+        let is_permanent =
+            (*(*relation).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT;
+        let is_new = (*relation).rd_createSubid != INVALID_SUB_TRANSACTION_ID
+            || first != INVALID_SUB_TRANSACTION_ID;
+        is_permanent && (pg_sys::wal_level >= WAL_LEVEL_REPLICA || !is_new)
+    }
+}

@@ -1,0 +1,365 @@
+//! `photosearch.check_index`: whether an index holds exactly what it should.
+//!
+//! In the manner of Postgres' amcheck. Writers are kept out while it runs (ShareLock on the table).
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::ptr::null_mut;
+
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::build::{ambuild, encode, item_pointer, tid_of};
+use super::page::{Block, Content, FIRST_BLOCK, Index, META_BLOCK, relation_name};
+use crate::sweep::{Encoder, Tid};
+use crate::types::sql_error;
+
+/// Something that is not as it should be.
+struct Problem {
+    block: Option<pg_sys::BlockNumber>,
+    entry: Option<usize>,
+    tid: Option<Tid>,
+    problem: &'static str,
+}
+
+/// Where an entry is, and whether the table has a row for it.
+struct Place {
+    block: pg_sys::BlockNumber,
+    entry: u16,
+    seen: bool,
+}
+
+struct Check {
+    index: Index,
+    encoder: Encoder,
+    places: HashMap<Tid, Place>,
+    problems: Vec<Problem>,
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the macro reads the columns from the return type
+fn mrl_check_index(
+    index: pg_sys::Oid,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(block, Option<i64>),
+            name!(entry, Option<i32>),
+            name!(row_id, Option<pg_sys::ItemPointerData>),
+            name!(problem, &'static str),
+        ),
+    >,
+    ErrorReport,
+> {
+    // SAFETY: called in a transaction; `check` keeps to open relations.
+    let problems = unsafe { check(index)? };
+    Ok(TableIterator::new(problems.into_iter().map(|p| {
+        (
+            p.block.map(i64::from),
+            p.entry.map(|entry| entry as i32),
+            p.tid.map(item_pointer),
+            p.problem,
+        )
+    })))
+}
+
+/// # Safety
+/// Called in a transaction.
+unsafe fn check(oid: pg_sys::Oid) -> Result<Vec<Problem>, ErrorReport> {
+    let share = pg_sys::ShareLock as pg_sys::LOCKMODE;
+    let access_share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: relations are opened with a lock, the table before its index, as everywhere; they are
+    // closed at the end, or with the transaction where an error comes.
+    unsafe {
+        let table = pg_sys::IndexGetRelation(oid, true);
+        if table == pg_sys::InvalidOid {
+            return Err(not_ours(oid));
+        }
+        let table = pg_sys::table_open(table, share);
+        let relation = pg_sys::index_open(oid, access_share);
+        is_checkable(relation, oid)?;
+        let problems = match Index::read_meta(relation) {
+            // What is cached of the index may be older than the damage.
+            Some(meta) => match meta.layout() {
+                Some(layout) => {
+                    let mut check = Check {
+                        encoder: Encoder::new(&layout),
+                        index: Index {
+                            relation,
+                            meta,
+                            layout,
+                        },
+                        places: HashMap::new(),
+                        problems: Vec::new(),
+                    };
+                    check.read_index();
+                    check.read_table(table);
+                    check.judge_unseen(table);
+                    check.problems
+                }
+                None => vec![Problem::of_block(META_BLOCK)],
+            },
+            None => vec![Problem::of_block(META_BLOCK)],
+        };
+        pg_sys::index_close(relation, access_share);
+        pg_sys::table_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        Ok(problems)
+    }
+}
+
+fn not_ours(oid: pg_sys::Oid) -> ErrorReport {
+    sql_error(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("relation with OID {} is not an mrl index", oid.to_u32()),
+    )
+}
+
+/// # Safety
+/// `relation` is an open index.
+unsafe fn is_checkable(relation: pg_sys::Relation, oid: pg_sys::Oid) -> Result<(), ErrorReport> {
+    // SAFETY: the caller's promise. Each index has an access method, and a row in pg_index.
+    unsafe {
+        let is_ours = (*(*relation).rd_indam)
+            .ambuild
+            .is_some_and(|build| build as usize == ambuild as *const () as usize);
+        if !is_ours || (*(*relation).rd_rel).relkind as u8 != pg_sys::RELKIND_INDEX {
+            return Err(not_ours(oid));
+        }
+        let name = relation_name(relation);
+        if !(*(*relation).rd_index).indisvalid {
+            return Err(sql_error(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("index \"{name}\" is not valid"),
+            )
+            .set_hint("REINDEX it, or drop it."));
+        }
+        let is_temporary =
+            (*(*relation).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP;
+        if is_temporary && !(*relation).rd_islocaltemp {
+            return Err(sql_error(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("index \"{name}\" is a temporary index of another session"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Problem {
+    fn of_block(block: pg_sys::BlockNumber) -> Problem {
+        Problem {
+            block: Some(block),
+            entry: None,
+            tid: None,
+            problem: "page is corrupted",
+        }
+    }
+
+    fn of_row(tid: Tid, problem: &'static str) -> Problem {
+        Problem {
+            block: None,
+            entry: None,
+            tid: Some(tid),
+            problem,
+        }
+    }
+
+    fn of_entry(place: &Place, tid: Tid, problem: &'static str) -> Problem {
+        Problem {
+            block: Some(place.block),
+            entry: Some(place.entry.into()),
+            tid: Some(tid),
+            problem,
+        }
+    }
+}
+
+impl Check {
+    /// Every page, and where each row's entry is.
+    fn read_index(&mut self) {
+        for block in FIRST_BLOCK..self.index.block_count() {
+            pgrx::check_for_interrupts!();
+            let Ok((page, content)) = self
+                .index
+                .read(block, pg_sys::BUFFER_LOCK_SHARE, null_mut())
+            else {
+                self.problems.push(Problem::of_block(block));
+                continue;
+            };
+            let count = match content {
+                Content::New => 0,
+                Content::Entries(count) => count,
+            };
+            let Ok(slab) = self.index.slab(&page, count) else {
+                self.problems.push(Problem::of_block(block));
+                continue;
+            };
+            for entry in 0..count {
+                let tid = slab.tid(entry);
+                let place = Place {
+                    block,
+                    entry: entry as u16,
+                    seen: false,
+                };
+                if let Some(first) = self.places.get(&tid) {
+                    let problem = "row has more than one entry";
+                    self.problems.push(Problem::of_entry(&place, tid, problem));
+                    self.problems.push(Problem::of_entry(first, tid, problem));
+                } else {
+                    self.places.insert(tid, place);
+                }
+            }
+        }
+    }
+
+    /// Every row that the index is to have, and its entry.
+    ///
+    /// # Safety
+    /// `table` is the index' table, open.
+    unsafe fn read_table(&mut self, table: pg_sys::Relation) {
+        // SAFETY: the scan ends, and lets go of itself, in table_index_build_scan. `ii_Concurrent`
+        // makes it go by the snapshot that we give, as in amcheck.
+        unsafe {
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+            let info = pg_sys::BuildIndexInfo(self.index.relation);
+            (*info).ii_Concurrent = true;
+            let scan = pg_sys::table_beginscan_strat(table, snapshot, 0, null_mut(), true, false);
+            pg_sys::table_index_build_scan(
+                table,
+                self.index.relation,
+                info,
+                false,
+                false,
+                Some(check_row),
+                std::ptr::from_mut(self).cast(),
+                scan,
+            );
+            pg_sys::UnregisterSnapshot(snapshot);
+        }
+    }
+
+    /// # Safety
+    /// `datum` is the indexed value of the row at `tid`, unless `is_null`.
+    unsafe fn check_row(&mut self, tid: Tid, datum: pg_sys::Datum, is_null: bool) {
+        let Some(place) = self.places.get_mut(&tid) else {
+            if !is_null {
+                self.problems
+                    .push(Problem::of_row(tid, "row has no entry in the index"));
+            }
+            return;
+        };
+        place.seen = true;
+        if is_null {
+            let problem = "entry of a row whose value is NULL";
+            self.problems.push(Problem::of_entry(place, tid, problem));
+            return;
+        }
+        let holds = encode(&self.index.meta, &mut self.encoder, datum).and_then(|()| {
+            let (block, content) =
+                self.index
+                    .read(place.block, pg_sys::BUFFER_LOCK_SHARE, null_mut())?;
+            let count = match content {
+                Content::New => 0,
+                Content::Entries(count) => count,
+            };
+            let slab = self.index.slab(&block, count)?;
+            let entry = usize::from(place.entry);
+            Ok(entry < count && slab.holds(entry, &self.encoder))
+        });
+        if !matches!(holds, Ok(true)) {
+            let problem = "entry does not agree with its row";
+            self.problems.push(Problem::of_entry(place, tid, problem));
+        }
+    }
+
+    /// Entries for which the table's scan met no row: those of dead rows wait for vacuum, others
+    /// should not be there.
+    ///
+    /// # Safety
+    /// `table` is the index' table, open.
+    unsafe fn judge_unseen(&mut self, table: pg_sys::Relation) {
+        let mut unseen: Vec<(&Tid, &Place)> = self.places.iter().filter(|p| !p.1.seen).collect();
+        unseen.sort_unstable_by_key(|(tid, _)| **tid);
+        for (tid, place) in unseen {
+            pgrx::check_for_interrupts!();
+            // SAFETY: the caller's promise.
+            if let Some(problem) = unsafe { why_wrong(table, *tid) } {
+                self.problems.push(Problem::of_entry(place, *tid, problem));
+            }
+        }
+    }
+}
+
+/// What is wrong with an entry for this TID, although no row that the index is to have is there.
+/// `None`: the row is dead, and vacuum has yet to come.
+///
+/// # Safety
+/// `table` is open.
+unsafe fn why_wrong(table: pg_sys::Relation, tid: Tid) -> Option<&'static str> {
+    const GONE: Option<&str> = Some("entry of a row that is gone");
+    // SAFETY: the caller's promise; line pointers are read under a lock of their page.
+    unsafe {
+        let blocks =
+            pg_sys::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
+        if tid.offset == 0 {
+            return Some("entry has no valid row identifier");
+        }
+        // Only of Postgres' own heap do we know how its pages look.
+        let is_heap = (*(*table).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID;
+        if is_heap {
+            if tid.block >= blocks {
+                return GONE;
+            }
+            let block = Block::read(table, tid.block, pg_sys::BUFFER_LOCK_SHARE, null_mut());
+            let page = pg_sys::BufferGetPage(block.buffer());
+            if pg_sys::PageIsNew(page) || tid.offset > pg_sys::PageGetMaxOffsetNumber(page) {
+                return GONE;
+            }
+            let line = &*pg_sys::PageGetItemId(page, tid.offset);
+            match line.lp_flags() {
+                pg_sys::LP_UNUSED => return GONE,
+                pg_sys::LP_NORMAL => {
+                    let header = &*page
+                        .cast::<u8>()
+                        .add(line.lp_off() as usize)
+                        .cast::<pg_sys::HeapTupleHeaderData>();
+                    if header.t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 != 0 {
+                        return Some("entry of a row version that is reached through another one");
+                    }
+                }
+                _ => {}
+            }
+        }
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let mut all_dead = false;
+        let visible = pg_sys::table_index_fetch_tuple_check(
+            table,
+            &mut item_pointer(tid),
+            snapshot,
+            &mut all_dead,
+        );
+        pg_sys::UnregisterSnapshot(snapshot);
+        visible.then_some("entry of a row that the index should not have")
+    }
+}
+
+/// # Safety
+/// Called by Postgres with the state that [`Check::read_table`] has given.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_row(
+    _index: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    values: *mut pg_sys::Datum,
+    is_null: *mut bool,
+    _is_alive: bool,
+    state: *mut c_void,
+) {
+    // SAFETY: the state is the Check; one column.
+    unsafe {
+        let check = &mut *state.cast::<Check>();
+        check.check_row(tid_of(&*tid), *values, *is_null);
+    }
+}

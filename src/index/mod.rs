@@ -1,0 +1,17 @@
+//! The access method `mrl`: the sweep of [`crate::sweep`], kept on pages by Postgres.
+//!
+//! Block 0 says what the index is for and never changes. All other blocks hold entries, in no
+//! order. An entry stays on the page on which it was inserted until vacuum takes it out: that is
+//! what lets scans, inserts and vacuum share an index with one lock of one page at a time.
+
+mod build;
+mod check;
+mod cost;
+mod handler;
+mod insert;
+mod page;
+mod scan;
+mod sweeps;
+mod vacuum;
+
+pub use handler::register_options;

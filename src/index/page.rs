@@ -1,0 +1,465 @@
+//! Blocks of an index: reading, checking and changing them.
+//!
+//! | bytes of a block | what |
+//! | --- | --- |
+//! | 0..24 | Postgres' page header |
+//! | 24.. | block 0: the [`Meta`]; others: the slab ([`crate::sweep::layout`]) |
+//! | the last 8 | how many entries, u16; kind of page, u16; zero, u16; page id, u16 |
+//!
+//! `pd_lower` lies behind the slab whatever part of it is taken: generic WAL does not keep what
+//! lies between `pd_lower` and `pd_upper`.
+
+use std::ptr::null_mut;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::sweep::{Layout, Slab, SlabMut};
+use crate::types::sql_error;
+
+pub const PAGE: usize = pg_sys::BLCKSZ as usize;
+const HEADER: usize = crate::sweep::layout::SLAB_START;
+const SPECIAL: usize = 8;
+const SLAB_END: usize = PAGE - SPECIAL;
+
+/// The block of the [`Meta`].
+pub const META_BLOCK: pg_sys::BlockNumber = 0;
+/// The first block with entries.
+pub const FIRST_BLOCK: pg_sys::BlockNumber = 1;
+
+/// Tells our pages from other access methods' (`pg_filedump` goes by it; see Postgres'
+/// `access/bloom.h` for the others').
+const PAGE_ID: u16 = 0xFF8D;
+const KIND_META: u16 = 1;
+const KIND_ENTRIES: u16 = 2;
+
+const MAGIC: u32 = 0x6d72_6c69;
+const VERSION: u32 = 1;
+/// Bits of a code's two levels.
+const BITS: [u32; 2] = [8, 4];
+
+/// What an index is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// Dimensions of the column's vectors.
+    pub dims: usize,
+    /// Dimensions of the prefixes that are coded.
+    pub prefix_dims: usize,
+}
+
+impl Meta {
+    /// How entries lie on a page. `None` where no page can hold one.
+    pub fn layout(&self) -> Option<Layout> {
+        Layout::new(self.prefix_dims, SLAB_END - HEADER)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let numbers = [
+            MAGIC,
+            VERSION,
+            self.dims as u32,
+            self.prefix_dims as u32,
+            BITS[0],
+            BITS[1],
+        ];
+        numbers.into_iter().flat_map(u32::to_ne_bytes).collect()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Meta> {
+        let mut numbers = bytes.as_chunks().0.iter().map(|b| u32::from_ne_bytes(*b));
+        let fixed = [numbers.next()?, numbers.next()?];
+        let meta = Meta {
+            dims: numbers.next()? as usize,
+            prefix_dims: numbers.next()? as usize,
+        };
+        let bits = [numbers.next()?, numbers.next()?];
+        (fixed == [MAGIC, VERSION] && bits == BITS && meta.prefix_dims <= meta.dims).then_some(meta)
+    }
+}
+
+/// What a block is found to be.
+pub enum Content {
+    /// All zero: the file was extended, and what was to come did not.
+    New,
+    /// So many entries.
+    Entries(usize),
+}
+
+/// The bytes of a block as a page of an index.
+#[derive(Clone, Copy)]
+pub struct Page<'a>(&'a [u8; PAGE]);
+
+impl<'a> Page<'a> {
+    fn header(&self, at: usize) -> u16 {
+        u16::from_ne_bytes([self.0[at], self.0[at + 1]])
+    }
+
+    /// Whether the header is one that we have written, with data up to `end`.
+    fn has_form(&self, kind: u16, end: usize) -> bool {
+        let [lower, upper, special, size_version] = [12, 14, 16, 18].map(|at| self.header(at));
+        usize::from(lower) == end
+            && usize::from(upper) == SLAB_END
+            && usize::from(special) == SLAB_END
+            && size_version == PAGE as u16 | pg_sys::PG_PAGE_LAYOUT_VERSION as u16
+            && self.header(SLAB_END + 2) == kind
+            && self.header(SLAB_END + 4) == 0
+            && self.header(SLAB_END + 6) == PAGE_ID
+    }
+
+    /// What it holds. `None` where it can't be a page of entries.
+    pub fn content(&self, layout: &Layout) -> Option<Content> {
+        // As PageIsNew; but what only looks new is not.
+        if self.header(14) == 0 {
+            return self.0.iter().all(|b| *b == 0).then_some(Content::New);
+        }
+        if !self.has_form(KIND_ENTRIES, HEADER + layout.slab_len()) {
+            return None;
+        }
+        let count = usize::from(self.header(SLAB_END));
+        let slab = Slab::new(layout, &self.0[HEADER..SLAB_END], count)?;
+        slab.ends_at_count().then_some(Content::Entries(count))
+    }
+
+    /// The entries, after [`Page::content`] has said how many.
+    fn slab(&self, layout: &'a Layout, count: usize) -> Option<Slab<'a>> {
+        Slab::new(layout, &self.0[HEADER..SLAB_END], count)
+    }
+}
+
+/// A block that is locked and pinned, until this is dropped.
+pub struct Block {
+    buffer: pg_sys::Buffer,
+}
+
+impl Block {
+    /// Reads and locks a block.
+    ///
+    /// # Safety
+    /// `relation` is open, and has this block.
+    pub unsafe fn read(
+        relation: pg_sys::Relation,
+        block: pg_sys::BlockNumber,
+        lock: u32,
+        strategy: pg_sys::BufferAccessStrategy,
+    ) -> Block {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let buffer = pg_sys::ReadBufferExtended(
+                relation,
+                pg_sys::ForkNumber::MAIN_FORKNUM,
+                block,
+                pg_sys::ReadBufferMode::RBM_NORMAL,
+                strategy,
+            );
+            pg_sys::LockBuffer(buffer, lock as i32);
+            Block { buffer }
+        }
+    }
+
+    /// Reads a block and locks it for writing, if nobody has it locked.
+    ///
+    /// # Safety
+    /// As [`Block::read`].
+    pub unsafe fn try_read(
+        relation: pg_sys::Relation,
+        block: pg_sys::BlockNumber,
+    ) -> Option<Block> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let buffer = pg_sys::ReadBuffer(relation, block);
+            if pg_sys::ConditionalLockBuffer(buffer) {
+                Some(Block { buffer })
+            } else {
+                pg_sys::ReleaseBuffer(buffer);
+                None
+            }
+        }
+    }
+
+    /// Adds a block of zeros to a fork, and locks it for writing.
+    ///
+    /// # Safety
+    /// `relation` is open, and nobody else extends it at this moment.
+    pub unsafe fn extend(relation: pg_sys::Relation, fork: pg_sys::ForkNumber::Type) -> Block {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let buffer = pg_sys::ReadBufferExtended(
+                relation,
+                fork,
+                pg_sys::InvalidBlockNumber,
+                pg_sys::ReadBufferMode::RBM_NORMAL,
+                null_mut(),
+            );
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
+            Block { buffer }
+        }
+    }
+
+    pub fn buffer(&self) -> pg_sys::Buffer {
+        self.buffer
+    }
+
+    pub fn number(&self) -> pg_sys::BlockNumber {
+        // SAFETY: the buffer is pinned.
+        unsafe { pg_sys::BufferGetBlockNumber(self.buffer) }
+    }
+
+    pub fn page(&self) -> Page<'_> {
+        // SAFETY: a pinned buffer is a page in shared memory; it is locked, so nobody changes it
+        // while `self` is borrowed.
+        Page(unsafe { &*pg_sys::BufferGetPage(self.buffer).cast() })
+    }
+
+    /// The page, to be written at once. For pages that need no WAL record of the change (those of a
+    /// build, which are logged whole at its end, and of an init fork).
+    fn page_mut(&mut self) -> &mut [u8; PAGE] {
+        // SAFETY: as above; the lock is exclusive.
+        unsafe { &mut *pg_sys::BufferGetPage(self.buffer).cast() }
+    }
+
+    /// Replaces the page, without a WAL record.
+    pub fn overwrite(&mut self, page: &[u8; PAGE]) {
+        *self.page_mut() = *page;
+        // SAFETY: the buffer is pinned and locked for writing.
+        unsafe { pg_sys::MarkBufferDirty(self.buffer) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // After an ERROR, Postgres has forgotten that it holds off interrupts for the lock, and the
+        // end of the transaction gives up lock and pin.
+        if !std::thread::panicking() {
+            // SAFETY: the buffer is pinned and locked by us.
+            unsafe { pg_sys::UnlockReleaseBuffer(self.buffer) }
+        }
+    }
+}
+
+/// An empty page of entries.
+pub fn empty_page(layout: &Layout) -> Box<[u8; PAGE]> {
+    let mut page = Box::new([0; PAGE]);
+    init_page(&mut page, KIND_ENTRIES, HEADER + layout.slab_len());
+    page
+}
+
+/// Block 0.
+pub fn meta_page(meta: &Meta) -> Box<[u8; PAGE]> {
+    let bytes = meta.encode();
+    let mut page = Box::new([0; PAGE]);
+    init_page(&mut page, KIND_META, HEADER + bytes.len());
+    page[HEADER..HEADER + bytes.len()].copy_from_slice(&bytes);
+    page
+}
+
+fn init_page(page: &mut [u8; PAGE], kind: u16, end: usize) {
+    // SAFETY: PageInit zeroes BLCKSZ bytes and writes a header; `pd_lower` is part of it.
+    unsafe {
+        let pointer: pg_sys::Page = page.as_mut_ptr().cast();
+        pg_sys::PageInit(pointer, PAGE, SPECIAL);
+        (*pointer.cast::<pg_sys::PageHeaderData>()).pd_lower = end as u16;
+    }
+    page[SLAB_END + 2..][..2].copy_from_slice(&kind.to_ne_bytes());
+    page[SLAB_END + 6..][..2].copy_from_slice(&PAGE_ID.to_ne_bytes());
+}
+
+/// The entries of a page to be changed; their number is written back by [`set_count`].
+pub fn slab_mut<'a>(
+    layout: &'a Layout,
+    page: &'a mut [u8; PAGE],
+    count: usize,
+) -> Option<SlabMut<'a>> {
+    SlabMut::new(layout, &mut page[HEADER..SLAB_END], count)
+}
+
+pub fn set_count(page: &mut [u8; PAGE], count: usize) {
+    page[SLAB_END..][..2].copy_from_slice(&(count as u16).to_ne_bytes());
+}
+
+/// An open index.
+pub struct Index {
+    pub relation: pg_sys::Relation,
+    pub meta: Meta,
+    pub layout: Layout,
+}
+
+/// What we keep with Postgres' relation cache, until the relation's definition changes.
+struct Cache {
+    meta: Meta,
+    insert_block: pg_sys::BlockNumber,
+}
+
+impl Index {
+    /// # Safety
+    /// `relation` is an open index of this access method, and stays open.
+    pub unsafe fn open(relation: pg_sys::Relation) -> Result<Index, ErrorReport> {
+        // SAFETY: the caller's promise.
+        let meta = unsafe { Index::cache(relation)?.meta };
+        Ok(Index {
+            relation,
+            meta,
+            layout: meta
+                .layout()
+                .ok_or_else(|| unsafe { corrupted(relation, META_BLOCK) })?,
+        })
+    }
+
+    /// Block 0 as it is in the file. `None` where it can't be one of ours.
+    ///
+    /// # Safety
+    /// As [`Index::open`].
+    pub unsafe fn read_meta(relation: pg_sys::Relation) -> Option<Meta> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if block_count(relation) == 0 {
+                return None;
+            }
+            let block = Block::read(relation, META_BLOCK, pg_sys::BUFFER_LOCK_SHARE, null_mut());
+            let page = block.page();
+            let meta = Meta::decode(&page.0[HEADER..])?;
+            (page.has_form(KIND_META, HEADER + meta.encode().len()) && meta.layout().is_some())
+                .then_some(meta)
+        }
+    }
+
+    /// # Safety
+    /// As [`Index::open`].
+    unsafe fn cache<'a>(relation: pg_sys::Relation) -> Result<&'a mut Cache, ErrorReport> {
+        // SAFETY: `rd_amcache` is the access method's own; Postgres frees it when it invalidates
+        // the relation's entry.
+        unsafe {
+            if (*relation).rd_amcache.is_null() {
+                let meta =
+                    Index::read_meta(relation).ok_or_else(|| corrupted(relation, META_BLOCK))?;
+                let size = size_of::<Cache>();
+                let cache: *mut Cache =
+                    pg_sys::MemoryContextAlloc((*relation).rd_indexcxt, size).cast();
+                cache.write(Cache {
+                    meta,
+                    insert_block: pg_sys::InvalidBlockNumber,
+                });
+                (*relation).rd_amcache = cache.cast();
+            }
+            Ok(&mut *(*relation).rd_amcache.cast())
+        }
+    }
+
+    /// The block on which this backend inserted last; invalid where it has not.
+    pub fn insert_block(&self) -> Result<pg_sys::BlockNumber, ErrorReport> {
+        // SAFETY: the relation is open (`open`).
+        Ok(unsafe { Index::cache(self.relation)?.insert_block })
+    }
+
+    pub fn set_insert_block(&self, block: pg_sys::BlockNumber) -> Result<(), ErrorReport> {
+        // SAFETY: as above.
+        unsafe { Index::cache(self.relation)?.insert_block = block };
+        Ok(())
+    }
+
+    /// Blocks of the file at this moment.
+    pub fn block_count(&self) -> pg_sys::BlockNumber {
+        // SAFETY: the relation is open.
+        unsafe { block_count(self.relation) }
+    }
+
+    /// Reads and locks a block, and checks it.
+    pub fn read(
+        &self,
+        number: pg_sys::BlockNumber,
+        lock: u32,
+        strategy: pg_sys::BufferAccessStrategy,
+    ) -> Result<(Block, Content), ErrorReport> {
+        // SAFETY: the relation is open; a block that it lacks is an ERROR.
+        let block = unsafe { Block::read(self.relation, number, lock, strategy) };
+        let content = self.content(&block)?;
+        Ok((block, content))
+    }
+
+    pub fn content(&self, block: &Block) -> Result<Content, ErrorReport> {
+        block
+            .page()
+            .content(&self.layout)
+            .ok_or_else(|| self.corrupted(block.number()))
+    }
+
+    /// The entries of a block, of which [`Index::content`] has said that there are `count`.
+    pub fn slab<'a>(&'a self, block: &'a Block, count: usize) -> Result<Slab<'a>, ErrorReport> {
+        block
+            .page()
+            .slab(&self.layout, count)
+            .ok_or_else(|| self.corrupted(block.number()))
+    }
+
+    /// Changes a block under generic WAL. `change` gets the page, which has `count` entries, or is
+    /// initialised if it is new, and returns how many it has then.
+    ///
+    /// # Safety
+    /// `block` is a block of this index, locked for writing.
+    pub unsafe fn change(
+        &self,
+        block: &Block,
+        content: &Content,
+        change: impl FnOnce(&mut SlabMut<'_>),
+    ) -> Result<usize, ErrorReport> {
+        // SAFETY: the caller's promise; GenericXLogRegisterBuffer returns a copy of the page, which
+        // Finish writes back and logs. An error in between leaves the page as it was.
+        unsafe {
+            let state = pg_sys::GenericXLogStart(self.relation);
+            let (flags, count) = match content {
+                Content::New => (pg_sys::GENERIC_XLOG_FULL_IMAGE as i32, 0),
+                Content::Entries(count) => (0, *count),
+            };
+            let page = pg_sys::GenericXLogRegisterBuffer(state, block.buffer(), flags);
+            let page: &mut [u8; PAGE] = &mut *page.cast();
+            if matches!(content, Content::New) {
+                init_page(page, KIND_ENTRIES, HEADER + self.layout.slab_len());
+            }
+            let mut slab = slab_mut(&self.layout, page, count)
+                .ok_or_else(|| self.corrupted(block.number()))?;
+            change(&mut slab);
+            let count = slab.count();
+            set_count(page, count);
+            pg_sys::GenericXLogFinish(state);
+            Ok(count)
+        }
+    }
+
+    /// Notes in the free space map how much room a block with `count` entries has.
+    pub fn record_room(&self, block: pg_sys::BlockNumber, count: usize) {
+        let room = (self.layout.capacity() - count) * self.layout.entry_len();
+        // SAFETY: the relation is open.
+        unsafe { pg_sys::RecordPageWithFreeSpace(self.relation, block, room) }
+    }
+
+    pub fn corrupted(&self, block: pg_sys::BlockNumber) -> ErrorReport {
+        // SAFETY: the relation is open.
+        unsafe { corrupted(self.relation, block) }
+    }
+}
+
+/// # Safety
+/// `relation` is open.
+unsafe fn block_count(relation: pg_sys::Relation) -> pg_sys::BlockNumber {
+    // SAFETY: the caller's promise.
+    unsafe { pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
+}
+
+/// # Safety
+/// `relation` is open.
+pub unsafe fn relation_name(relation: pg_sys::Relation) -> String {
+    // SAFETY: the relation's catalog row lives as long as it is open.
+    unsafe { pgrx::name_data_to_str(&(*(*relation).rd_rel).relname).to_owned() }
+}
+
+/// # Safety
+/// `relation` is open.
+unsafe fn corrupted(relation: pg_sys::Relation, block: pg_sys::BlockNumber) -> ErrorReport {
+    // SAFETY: the caller's promise.
+    let name = unsafe { relation_name(relation) };
+    sql_error(
+        PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,
+        format!("index \"{name}\" contains corrupted page at block {block}"),
+    )
+    .set_hint("Please REINDEX it.")
+}

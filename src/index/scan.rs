@@ -1,0 +1,452 @@
+//! Scans: one sweep over the file answers all conditions.
+//!
+//! # Why a scan misses no row, and returns no wrong one, whatever happens meanwhile
+//!
+//! A row that the scan's snapshot sees was inserted, with its entry, by a transaction that had ended
+//! before the snapshot was taken, and vacuum can't remove it while the snapshot lives. The number
+//! of blocks is read after that: the entry is on one of them. It stays on its page; vacuum may
+//! move it only within the page, under an exclusive lock, while a page is judged under a share
+//! lock. So it is judged once.
+//!
+//! What the scan returns may be gone by the time the executor looks at the row, and its TID used
+//! again: entries of dead rows are taken out, and then their line pointers freed, without waiting
+//! for scans that have judged the page. The row that is there then was inserted after the snapshot
+//! was taken, or by a transaction that the snapshot takes for running: it is not visible to the
+//! scan. That holds for MVCC snapshots, and Postgres uses no others with an access method that
+//! neither is unique, nor clusters, nor backs an exclusion constraint (its operators don't
+//! commute).
+//!
+//! On a standby the same holds: replay of the heap's pruning has ended every query with a snapshot
+//! that sees the row, before it comes to the index.
+
+use std::ffi::c_void;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
+use pgrx::prelude::*;
+use pgrx::{PgMemoryContexts, pg_sys};
+
+use super::build::item_pointer;
+use super::handler::Strategy;
+use super::page::{Content, FIRST_BLOCK, Index};
+use super::sweeps::{self, Sweeps};
+use crate::functions::CoarseQuery;
+use crate::sweep::filter::Verdict;
+use crate::sweep::{Filter, Judge};
+use crate::types::{ProbeArg, VectorArg};
+
+/// Blocks that a participant of a parallel scan takes at a time: 256 kB.
+const PARALLEL_BLOCKS: u32 = 32;
+
+/// The largest offset that a row of a table can have (`access/htup_details.h`).
+const MAX_OFFSET: u16 = (pg_sys::BLCKSZ / 28) as u16;
+
+/// What the participants of a parallel scan share.
+struct Shared {
+    /// The first block that nobody has taken.
+    next: AtomicU32,
+}
+
+/// A scan's own state.
+struct Scan {
+    index: Index,
+    /// `None` where a condition is NULL: no row can match.
+    judge: Option<Judge>,
+    /// Whether this sweep has been counted.
+    begun: bool,
+    blocks: pg_sys::BlockNumber,
+    /// The blocks that are still to be judged, of those that this process has taken.
+    next: pg_sys::BlockNumber,
+    end: pg_sys::BlockNumber,
+    strategy: pg_sys::BufferAccessStrategy,
+    /// Matches of the page that was judged last, of two kinds: certain ones, and ones to recheck.
+    certain: Vec<pg_sys::ItemPointerData>,
+    undecided: Vec<pg_sys::ItemPointerData>,
+    /// How many of both have been returned.
+    returned: usize,
+    sweeps: Sweeps,
+}
+
+impl Scan {
+    /// Makes ready for a sweep from the start.
+    ///
+    /// # Safety
+    /// `keys` are the scan's keys, with arguments of the operators' types.
+    unsafe fn restart(&mut self, keys: &[pg_sys::ScanKeyData]) -> Result<(), ErrorReport> {
+        self.publish_counters();
+        let mut filters = Vec::with_capacity(keys.len());
+        let mut has_null = false;
+        for key in keys {
+            let strategy = Strategy::from_number(key.sk_strategy)
+                .ok_or_else(|| self.index.corrupted(super::page::META_BLOCK))?;
+            if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
+                has_null = true;
+                continue;
+            }
+            // SAFETY: the caller's promise.
+            let filter = unsafe { self.filter(strategy, key.sk_argument) };
+            filters.push((filter, strategy.is_negated()));
+        }
+        self.judge = (!has_null).then(|| Judge::new(&self.index.layout, filters));
+        self.begun = false;
+        self.blocks = self.index.block_count();
+        self.next = FIRST_BLOCK;
+        self.end = FIRST_BLOCK;
+        self.certain.clear();
+        self.undecided.clear();
+        self.returned = 0;
+        Ok(())
+    }
+
+    /// The filter of one key. A query that can't be compared with the column's vectors is an error
+    /// where a row is compared with it, and only there: the executor's recheck raises it, as a
+    /// sequential scan would.
+    ///
+    /// # Safety
+    /// `argument` is of the type that the strategy's operator has on its right.
+    unsafe fn filter(&self, strategy: Strategy, argument: pg_sys::Datum) -> Filter {
+        // SAFETY: the caller's promise.
+        let query = unsafe {
+            if strategy.takes_probe() {
+                CoarseQuery::of_probe(ProbeArg::from_datum(argument))
+            } else {
+                CoarseQuery::of_vector(VectorArg::from_datum(argument))
+            }
+        };
+        match query {
+            Ok(query) if query.of == self.index.meta.dims => {
+                Filter::new(&self.index.layout, &query.prefix, query.threshold)
+            }
+            _ => Filter::undecided(),
+        }
+    }
+
+    /// Judges one block, and leaves its matches in `certain` and `undecided`.
+    fn judge_block(&mut self, number: pg_sys::BlockNumber) -> Result<(), ErrorReport> {
+        self.certain.clear();
+        self.undecided.clear();
+        self.returned = 0;
+        self.sweeps.pages += 1;
+        let Some(judge) = &mut self.judge else {
+            return Ok(());
+        };
+        let (block, content) = self
+            .index
+            .read(number, pg_sys::BUFFER_LOCK_SHARE, self.strategy)?;
+        let Content::Entries(count) = content else {
+            return Ok(());
+        };
+        let slab = self.index.slab(&block, count)?;
+        let verdicts = judge.judge(&slab);
+        if verdicts.iter().all(|verdict| *verdict == Verdict::No) {
+            return Ok(());
+        }
+        for (entry, verdict) in verdicts.iter().enumerate() {
+            let list = match verdict {
+                Verdict::No => continue,
+                Verdict::Maybe => &mut self.undecided,
+                Verdict::Yes => &mut self.certain,
+            };
+            let tid = slab.tid(entry);
+            if !(1..=MAX_OFFSET).contains(&tid.offset) {
+                return Err(self.index.corrupted(number));
+            }
+            list.push(item_pointer(tid));
+        }
+        Ok(())
+    }
+
+    /// Judges blocks up to one with matches. False where there is none left.
+    fn advance(&mut self, shared: Option<&Shared>) -> Result<bool, ErrorReport> {
+        let start = Instant::now();
+        let mut found = false;
+        while !found && self.take_block(shared) {
+            pgrx::check_for_interrupts!();
+            let number = self.next;
+            self.next += 1;
+            self.judge_block(number)?;
+            found = !self.certain.is_empty() || !self.undecided.is_empty();
+        }
+        self.sweeps.seconds += start.elapsed().as_secs_f64();
+        Ok(found)
+    }
+
+    /// Whether `next` is a block to judge, taking some from what is shared if need be.
+    ///
+    /// Participants may see files of different lengths. The shorter one is long enough: see the
+    /// head of this file.
+    fn take_block(&mut self, shared: Option<&Shared>) -> bool {
+        if self.next < self.end {
+            return true;
+        }
+        let first = match shared {
+            Some(shared) => shared.next.fetch_add(PARALLEL_BLOCKS, Ordering::Relaxed),
+            None => self.next,
+        };
+        if first >= self.blocks {
+            return false;
+        }
+        self.next = first;
+        self.end = match shared {
+            Some(_) => self.blocks.min(first + PARALLEL_BLOCKS),
+            None => self.blocks,
+        };
+        true
+    }
+
+    /// Whether this is the start of a sweep; if so, it is counted.
+    fn begins(&mut self) -> bool {
+        let begins = !std::mem::replace(&mut self.begun, true);
+        self.sweeps.sweeps += u64::from(begins);
+        begins
+    }
+
+    /// The counters of the sweep that ends here become part of the scan's.
+    fn publish_counters(&mut self) {
+        if let Some(judge) = self.judge.take() {
+            let (sum, one) = (&mut self.sweeps.counters, judge.counters());
+            sum.entries += one.entries;
+            sum.matches += one.matches;
+            sum.rejected += one.rejected;
+            sum.undecided += one.undecided;
+            sum.refined += one.refined;
+        }
+    }
+}
+
+/// # Safety
+/// `scan` is one that `ambeginscan` has made.
+unsafe fn state<'a>(scan: pg_sys::IndexScanDesc) -> &'a mut Scan {
+    // SAFETY: the caller's promise.
+    unsafe { &mut *(*scan).opaque.cast() }
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambeginscan(
+    index: pg_sys::Relation,
+    keys: i32,
+    order_bys: i32,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: Postgres passes an open index, and keeps it open; the state is dropped with the
+    // context in which the scan lives.
+    unsafe {
+        let scan = pg_sys::RelationGetIndexScan(index, keys, order_bys);
+        let index = Index::open(index).unwrap_or_report();
+        let state = Scan {
+            sweeps: Sweeps {
+                index: (*index.relation).rd_id,
+                ..Sweeps::default()
+            },
+            strategy: strategy(&index),
+            index,
+            judge: None,
+            begun: false,
+            blocks: 0,
+            next: 0,
+            end: 0,
+            certain: Vec::new(),
+            undecided: Vec::new(),
+            returned: 0,
+        };
+        let state = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(state);
+        (*scan).opaque = state.cast();
+        scan
+    }
+}
+
+/// An index is swept whole by every query: it is worth its place in shared buffers, unless it would
+/// take more than half of them. Then a ring of a few buffers spares the others.
+fn strategy(index: &Index) -> pg_sys::BufferAccessStrategy {
+    // SAFETY: reads a setting; the strategy is palloc'd.
+    unsafe {
+        let is_large = u64::from(index.block_count()) > pg_sys::NBuffers as u64 / 2;
+        if is_large
+            && (*(*index.relation).rd_rel).relpersistence as u8 != pg_sys::RELPERSISTENCE_TEMP
+        {
+            pg_sys::GetAccessStrategy(pg_sys::BufferAccessStrategyType::BAS_BULKREAD)
+        } else {
+            null_mut()
+        }
+    }
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amrescan(
+    scan: pg_sys::IndexScanDesc,
+    keys: pg_sys::ScanKey,
+    _key_count: i32,
+    _order_bys: pg_sys::ScanKey,
+    _order_by_count: i32,
+) {
+    // SAFETY: `keyData` has room for `numberOfKeys`, and so many come.
+    unsafe {
+        let count = usize::try_from((*scan).numberOfKeys).unwrap_or(0);
+        if !keys.is_null() && count > 0 {
+            std::ptr::copy(keys, (*scan).keyData, count);
+        }
+        let keys = if count > 0 {
+            std::slice::from_raw_parts((*scan).keyData, count)
+        } else {
+            &[]
+        };
+        state(scan).restart(keys).unwrap_or_report();
+    }
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amgettuple(
+    scan: pg_sys::IndexScanDesc,
+    _direction: pg_sys::ScanDirection::Type,
+) -> bool {
+    // SAFETY: `scan` is ours; the shared part lies `ps_offset` behind what is Postgres' own.
+    unsafe {
+        let own = state(scan);
+        let parallel = (*scan).parallel_scan;
+        let shared = parallel.as_ref().map(|p| {
+            #[cfg(not(feature = "pg18"))]
+            let offset = p.ps_offset;
+            #[cfg(feature = "pg18")]
+            let offset = p.ps_offset_am;
+            &*parallel.cast::<u8>().add(offset).cast::<Shared>()
+        });
+        loop {
+            let certain = own.certain.len();
+            let found = if own.returned < certain {
+                own.certain.get(own.returned)
+            } else {
+                own.undecided.get(own.returned - certain)
+            };
+            if let Some(tid) = found {
+                (*scan).xs_heaptid = *tid;
+                (*scan).xs_recheck = own.returned >= certain;
+                own.returned += 1;
+                return true;
+            }
+            if own.begins() {
+                count_scan((*scan).indexRelation);
+            }
+            if !own.advance(shared).unwrap_or_report() {
+                return false;
+            }
+        }
+    }
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amgetbitmap(
+    scan: pg_sys::IndexScanDesc,
+    bitmap: *mut pg_sys::TIDBitmap,
+) -> i64 {
+    // SAFETY: `scan` is ours; tbm_add_tuples copies the TIDs.
+    unsafe {
+        let own = state(scan);
+        if own.begins() {
+            count_scan((*scan).indexRelation);
+        }
+        let mut count = 0;
+        while own.advance(None).unwrap_or_report() {
+            for (tids, recheck) in [(&mut own.certain, false), (&mut own.undecided, true)] {
+                if !tids.is_empty() {
+                    pg_sys::tbm_add_tuples(bitmap, tids.as_mut_ptr(), tids.len() as i32, recheck);
+                    count += tids.len() as i64;
+                }
+            }
+        }
+        count
+    }
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: `scan` is ours.
+    unsafe {
+        let own = state(scan);
+        own.publish_counters();
+        if own.sweeps.sweeps > 0 {
+            sweeps::record(own.sweeps);
+        }
+        if !own.strategy.is_null() {
+            pg_sys::FreeAccessStrategy(own.strategy);
+            own.strategy = null_mut();
+        }
+        // The state itself goes with its context.
+        own.certain = Vec::new();
+        own.undecided = Vec::new();
+    }
+}
+
+// What differs here between versions is only what is passed for array keys.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amestimateparallelscan() -> pg_sys::Size {
+    size_of::<Shared>()
+}
+
+#[cfg(feature = "pg17")]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amestimateparallelscan(
+    _keys: i32,
+    _order_bys: i32,
+) -> pg_sys::Size {
+    size_of::<Shared>()
+}
+
+#[cfg(feature = "pg18")]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amestimateparallelscan(
+    _index: pg_sys::Relation,
+    _keys: i32,
+    _order_bys: i32,
+) -> pg_sys::Size {
+    size_of::<Shared>()
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn aminitparallelscan(target: *mut c_void) {
+    // SAFETY: `amestimateparallelscan` has asked for this room, which is aligned for anything.
+    unsafe {
+        target.cast::<Shared>().write(Shared {
+            next: AtomicU32::new(FIRST_BLOCK),
+        });
+    }
+}
+
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amparallelrescan(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: Postgres calls this between scans, with the shared part in place.
+    unsafe {
+        let parallel = (*scan).parallel_scan;
+        #[cfg(not(feature = "pg18"))]
+        let offset = (*parallel).ps_offset;
+        #[cfg(feature = "pg18")]
+        let offset = (*parallel).ps_offset_am;
+        let shared = &*parallel.cast::<u8>().add(offset).cast::<Shared>();
+        shared.next.store(FIRST_BLOCK, Ordering::Relaxed);
+    }
+}
+
+/// pgstat_count_index_scan of `pgstat.h`: counts a scan of the index in `pg_stat_user_indexes`.
+///
+/// # Safety
+/// `index` is open.
+unsafe fn count_scan(index: pg_sys::Relation) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(not(feature = "pg14"))]
+        if (*index).pgstat_info.is_null() && (*index).pgstat_enabled {
+            pg_sys::pgstat_assoc_relation(index);
+        }
+        if let Some(stats) = (*index).pgstat_info.as_mut() {
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            {
+                stats.t_counts.t_numscans += 1;
+            }
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            {
+                stats.counts.numscans += 1;
+            }
+        }
+    }
+}

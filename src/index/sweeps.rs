@@ -1,0 +1,79 @@
+//! What the last sweeps of this session did, for whoever wants to see more than EXPLAIN shows.
+
+use std::sync::Mutex;
+
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::sweep::filter::Counters;
+
+/// All sweeps of one scan: it sweeps again for every rescan.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sweeps {
+    pub index: pg_sys::Oid,
+    pub sweeps: u64,
+    pub pages: u64,
+    pub counters: Counters,
+    pub seconds: f64,
+}
+
+/// A statement with more index scans than this keeps the last ones.
+const KEPT: usize = 100;
+
+/// The scans of the statement that ended one last, with the time at which it began.
+static LAST: Mutex<(pg_sys::TimestampTz, Vec<Sweeps>)> = Mutex::new((0, Vec::new()));
+
+/// Remembers a scan that has ended.
+pub fn record(sweeps: Sweeps) {
+    // SAFETY: reads a variable of the backend.
+    let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    let mut last = LAST.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if last.0 != statement {
+        *last = (statement, Vec::new());
+    }
+    if last.1.len() == KEPT {
+        last.1.remove(0);
+    }
+    last.1.push(sweeps);
+}
+
+type Row = (pg_sys::Oid, i64, i64, i64, i64, i64, i64, i64, f64);
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the macro reads the columns from the return type
+fn mrl_last_sweep() -> TableIterator<
+    'static,
+    (
+        name!(index, pg_sys::Oid),
+        name!(sweeps, i64),
+        name!(pages, i64),
+        name!(entries, i64),
+        name!(matches, i64),
+        name!(rejected, i64),
+        name!(undecided, i64),
+        name!(refined, i64),
+        name!(milliseconds, f64),
+    ),
+> {
+    let last = LAST.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let rows: Vec<Row> = last
+        .1
+        .iter()
+        .map(|s| {
+            let c = s.counters;
+            (
+                s.index,
+                s.sweeps as i64,
+                s.pages as i64,
+                c.entries as i64,
+                c.matches as i64,
+                c.rejected as i64,
+                c.undecided as i64,
+                c.refined as i64,
+                s.seconds * 1000.0,
+            )
+        })
+        .collect();
+    TableIterator::new(rows)
+}
