@@ -12,7 +12,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::build::{ambuild, encode, item_pointer, tid_of};
-use super::page::{Block, Content, FIRST_BLOCK, Index, META_BLOCK, relation_name};
+use super::page::{Content, FIRST_BLOCK, Index, META_BLOCK, Pin, relation_name};
 use crate::sweep::{Encoder, Tid};
 use crate::types::sql_error;
 
@@ -313,7 +313,7 @@ unsafe fn why_wrong(table: pg_sys::Relation, tid: Tid) -> Option<&'static str> {
             if tid.block >= blocks {
                 return GONE;
             }
-            let block = Block::read(table, tid.block, pg_sys::BUFFER_LOCK_SHARE, null_mut());
+            let block = Pin::read(table, tid.block, null_mut()).lock(pg_sys::BUFFER_LOCK_SHARE);
             let page = pg_sys::BufferGetPage(block.buffer());
             if pg_sys::PageIsNew(page) || tid.offset > pg_sys::PageGetMaxOffsetNumber(page) {
                 return GONE;

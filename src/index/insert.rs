@@ -11,7 +11,7 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
 use super::build::{encode, tid_of};
-use super::page::{Block, Content, FIRST_BLOCK, Index};
+use super::page::{Block, Content, FIRST_BLOCK, Index, Pin};
 use crate::sweep::{Encoder, Tid};
 
 #[pg_guard]
@@ -55,7 +55,7 @@ fn insert(index: &Index, encoder: &Encoder, tid: Tid) -> Result<(), ErrorReport>
         // A backend's first entry: what the last one left of the last page, unless somebody is
         // busy there. (The map learns of that page only from vacuum.)
         // SAFETY: the block is there; an index never shrinks while it is open.
-        let last = unsafe { Block::try_read(index.relation, blocks - 1) };
+        let last = unsafe { Pin::read(index.relation, blocks - 1, null_mut()) }.try_lock();
         if let Some(block) = last {
             let content = index.content(&block)?;
             if add(index, &block, &content, encoder, tid)? {

@@ -127,56 +127,88 @@ impl<'a> Page<'a> {
     }
 }
 
-/// A block that is locked and pinned, until this is dropped.
-pub struct Block {
+/// A block that is pinned, in shared memory, until this is dropped.
+pub struct Pin {
     buffer: pg_sys::Buffer,
 }
 
-impl Block {
-    /// Reads and locks a block.
+impl Pin {
+    /// Finds or reads a block.
     ///
     /// # Safety
     /// `relation` is open, and has this block.
     pub unsafe fn read(
         relation: pg_sys::Relation,
         block: pg_sys::BlockNumber,
-        lock: u32,
         strategy: pg_sys::BufferAccessStrategy,
-    ) -> Block {
+    ) -> Pin {
         // SAFETY: the caller's promise.
-        unsafe {
-            let buffer = pg_sys::ReadBufferExtended(
+        let buffer = unsafe {
+            pg_sys::ReadBufferExtended(
                 relation,
                 pg_sys::ForkNumber::MAIN_FORKNUM,
                 block,
                 pg_sys::ReadBufferMode::RBM_NORMAL,
                 strategy,
-            );
-            pg_sys::LockBuffer(buffer, lock as i32);
-            Block { buffer }
-        }
+            )
+        };
+        Pin { buffer }
     }
 
-    /// Reads a block and locks it for writing, if nobody has it locked.
-    ///
-    /// # Safety
-    /// As [`Block::read`].
-    pub unsafe fn try_read(
-        relation: pg_sys::Relation,
-        block: pg_sys::BlockNumber,
-    ) -> Option<Block> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let buffer = pg_sys::ReadBuffer(relation, block);
-            if pg_sys::ConditionalLockBuffer(buffer) {
-                Some(Block { buffer })
-            } else {
-                pg_sys::ReleaseBuffer(buffer);
-                None
+    pub fn number(&self) -> pg_sys::BlockNumber {
+        // SAFETY: the buffer is pinned.
+        unsafe { pg_sys::BufferGetBlockNumber(self.buffer) }
+    }
+
+    /// Asks the CPU for what a sweep will read of the page: while another one is judged, this comes
+    /// from memory.
+    pub fn prefetch(&self, layout: &Layout) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: the buffer is pinned; a prefetch reads nothing.
+            unsafe {
+                let page: *const i8 = pg_sys::BufferGetPage(self.buffer).cast();
+                for at in (0..HEADER + layout.swept_len()).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(page.add(at));
+                }
+                _mm_prefetch::<_MM_HINT_T0>(page.add(SLAB_END));
             }
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = layout;
     }
 
+    /// Waits for the lock.
+    pub fn lock(self, lock: u32) -> Block {
+        // SAFETY: the buffer is pinned.
+        unsafe { pg_sys::LockBuffer(self.buffer, lock as i32) };
+        Block { pin: self }
+    }
+
+    /// Locks for writing, if nobody has it locked.
+    pub fn try_lock(self) -> Option<Block> {
+        // SAFETY: as above.
+        unsafe { pg_sys::ConditionalLockBuffer(self.buffer) }.then_some(Block { pin: self })
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        // After an ERROR the end of the transaction gives up pins.
+        if !std::thread::panicking() {
+            // SAFETY: pinned by us.
+            unsafe { pg_sys::ReleaseBuffer(self.buffer) }
+        }
+    }
+}
+
+/// A block that is pinned and locked, until this is dropped.
+pub struct Block {
+    pin: Pin,
+}
+
+impl Block {
     /// Adds a block of zeros to a fork, and locks it for writing.
     ///
     /// # Safety
@@ -191,48 +223,46 @@ impl Block {
                 pg_sys::ReadBufferMode::RBM_NORMAL,
                 null_mut(),
             );
-            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
-            Block { buffer }
+            Pin { buffer }.lock(pg_sys::BUFFER_LOCK_EXCLUSIVE)
         }
     }
 
     pub fn buffer(&self) -> pg_sys::Buffer {
-        self.buffer
+        self.pin.buffer
     }
 
     pub fn number(&self) -> pg_sys::BlockNumber {
-        // SAFETY: the buffer is pinned.
-        unsafe { pg_sys::BufferGetBlockNumber(self.buffer) }
+        self.pin.number()
     }
 
     pub fn page(&self) -> Page<'_> {
         // SAFETY: a pinned buffer is a page in shared memory; it is locked, so nobody changes it
         // while `self` is borrowed.
-        Page(unsafe { &*pg_sys::BufferGetPage(self.buffer).cast() })
+        Page(unsafe { &*pg_sys::BufferGetPage(self.buffer()).cast() })
     }
 
     /// The page, to be written at once. For pages that need no WAL record of the change (those of a
     /// build, which are logged whole at its end, and of an init fork).
     fn page_mut(&mut self) -> &mut [u8; PAGE] {
         // SAFETY: as above; the lock is exclusive.
-        unsafe { &mut *pg_sys::BufferGetPage(self.buffer).cast() }
+        unsafe { &mut *pg_sys::BufferGetPage(self.buffer()).cast() }
     }
 
     /// Replaces the page, without a WAL record.
     pub fn overwrite(&mut self, page: &[u8; PAGE]) {
         *self.page_mut() = *page;
         // SAFETY: the buffer is pinned and locked for writing.
-        unsafe { pg_sys::MarkBufferDirty(self.buffer) }
+        unsafe { pg_sys::MarkBufferDirty(self.buffer()) }
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
         // After an ERROR, Postgres has forgotten that it holds off interrupts for the lock, and the
-        // end of the transaction gives up lock and pin.
+        // end of the transaction gives up locks.
         if !std::thread::panicking() {
-            // SAFETY: the buffer is pinned and locked by us.
-            unsafe { pg_sys::UnlockReleaseBuffer(self.buffer) }
+            // SAFETY: locked by us. The pin goes after this.
+            unsafe { pg_sys::LockBuffer(self.buffer(), pg_sys::BUFFER_LOCK_UNLOCK as i32) }
         }
     }
 }
@@ -315,7 +345,7 @@ impl Index {
             if block_count(relation) == 0 {
                 return None;
             }
-            let block = Block::read(relation, META_BLOCK, pg_sys::BUFFER_LOCK_SHARE, null_mut());
+            let block = Pin::read(relation, META_BLOCK, null_mut()).lock(pg_sys::BUFFER_LOCK_SHARE);
             let page = block.page();
             let meta = Meta::decode(&page.0[HEADER..])?;
             (page.has_form(KIND_META, HEADER + meta.encode().len()) && meta.layout().is_some())
@@ -371,7 +401,7 @@ impl Index {
         strategy: pg_sys::BufferAccessStrategy,
     ) -> Result<(Block, Content), ErrorReport> {
         // SAFETY: the relation is open; a block that it lacks is an ERROR.
-        let block = unsafe { Block::read(self.relation, number, lock, strategy) };
+        let block = unsafe { Pin::read(self.relation, number, strategy) }.lock(lock);
         let content = self.content(&block)?;
         Ok((block, content))
     }

@@ -30,7 +30,7 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::build::item_pointer;
 use super::handler::Strategy;
-use super::page::{Content, FIRST_BLOCK, Index};
+use super::page::{Content, FIRST_BLOCK, Index, Pin};
 use super::sweeps::{self, Sweeps};
 use crate::functions::CoarseQuery;
 use crate::sweep::filter::Verdict;
@@ -124,7 +124,7 @@ impl Scan {
     }
 
     /// Judges one block, and leaves its matches in `certain` and `undecided`.
-    fn judge_block(&mut self, number: pg_sys::BlockNumber) -> Result<(), ErrorReport> {
+    fn judge_block(&mut self, pin: Pin) -> Result<(), ErrorReport> {
         self.certain.clear();
         self.undecided.clear();
         self.returned = 0;
@@ -132,18 +132,13 @@ impl Scan {
         let Some(judge) = &mut self.judge else {
             return Ok(());
         };
-        let (block, content) = self
-            .index
-            .read(number, pg_sys::BUFFER_LOCK_SHARE, self.strategy)?;
+        let block = pin.lock(pg_sys::BUFFER_LOCK_SHARE);
+        let content = self.index.content(&block)?;
         let Content::Entries(count) = content else {
             return Ok(());
         };
         let slab = self.index.slab(&block, count)?;
-        let verdicts = judge.judge(&slab);
-        if verdicts.iter().all(|verdict| *verdict == Verdict::No) {
-            return Ok(());
-        }
-        for (entry, verdict) in verdicts.iter().enumerate() {
+        for (entry, verdict) in judge.judge(&slab).left() {
             let list = match verdict {
                 Verdict::No => continue,
                 Verdict::Maybe => &mut self.undecided,
@@ -151,26 +146,41 @@ impl Scan {
             };
             let tid = slab.tid(entry);
             if !(1..=MAX_OFFSET).contains(&tid.offset) {
-                return Err(self.index.corrupted(number));
+                return Err(self.index.corrupted(block.number()));
             }
             list.push(item_pointer(tid));
         }
         Ok(())
     }
 
-    /// Judges blocks up to one with matches. False where there is none left.
-    fn advance(&mut self, shared: Option<&Shared>) -> Result<bool, ErrorReport> {
+    /// Judges blocks up to one with matches. False where there is none left. `ahead` keeps the pin
+    /// of the block that comes next.
+    fn advance(
+        &mut self,
+        shared: Option<&Shared>,
+        ahead: &mut Option<Pin>,
+    ) -> Result<bool, ErrorReport> {
         let start = Instant::now();
         let mut found = false;
         while !found && self.take_block(shared) {
             pgrx::check_for_interrupts!();
-            let number = self.next;
+            let pin = ahead.take().unwrap_or_else(|| self.pin(self.next));
             self.next += 1;
-            self.judge_block(number)?;
+            if self.next < self.end {
+                ahead
+                    .insert(self.pin(self.next))
+                    .prefetch(&self.index.layout);
+            }
+            self.judge_block(pin)?;
             found = !self.certain.is_empty() || !self.undecided.is_empty();
         }
         self.sweeps.seconds += start.elapsed().as_secs_f64();
         Ok(found)
+    }
+
+    fn pin(&self, number: pg_sys::BlockNumber) -> Pin {
+        // SAFETY: the index is open, and has `blocks` blocks.
+        unsafe { Pin::read(self.index.relation, number, self.strategy) }
     }
 
     /// Whether `next` is a block to judge, taking some from what is shared if need be.
@@ -311,6 +321,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
             let offset = p.ps_offset_am;
             &*parallel.cast::<u8>().add(offset).cast::<Shared>()
         });
+        let mut ahead = None;
         loop {
             let certain = own.certain.len();
             let found = if own.returned < certain {
@@ -327,7 +338,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
             if own.begins() {
                 count_scan((*scan).indexRelation);
             }
-            if !own.advance(shared).unwrap_or_report() {
+            if !own.advance(shared, &mut ahead).unwrap_or_report() {
                 return false;
             }
         }
@@ -345,8 +356,8 @@ pub unsafe extern "C-unwind" fn amgetbitmap(
         if own.begins() {
             count_scan((*scan).indexRelation);
         }
-        let mut count = 0;
-        while own.advance(None).unwrap_or_report() {
+        let (mut count, mut ahead) = (0, None);
+        while own.advance(None, &mut ahead).unwrap_or_report() {
             for (tids, recheck) in [(&mut own.certain, false), (&mut own.undecided, true)] {
                 if !tids.is_empty() {
                     pg_sys::tbm_add_tuples(bitmap, tids.as_mut_ptr(), tids.len() as i32, recheck);

@@ -10,7 +10,8 @@
 //! a unit, rounded up. The unit is fixed by the number of dimensions such that the worst case
 //! fits into 16 bits.
 //!
-//! A prefix of zeros has scale 0: its code stands for itself.
+//! A prefix of zeros has scale 0: its code loses nothing. No first bound is 0 all the same: that
+//! marks a place on a page that is free.
 
 use half::f16;
 
@@ -99,11 +100,7 @@ impl Encoder {
             .zip(self.units)
             .zip(self.bounds.as_chunks_mut().0)
         {
-            let bound = if scale > 0.0 {
-                ((lost.sqrt() + ARITHMETIC) / unit).ceil()
-            } else {
-                0.0
-            };
+            let bound = ((lost.sqrt() + ARITHMETIC) / unit).ceil();
             assert!(bound <= f64::from(u16::MAX), "what a code loses is bounded");
             *stored = (bound as u16).to_ne_bytes();
         }

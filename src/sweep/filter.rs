@@ -4,12 +4,12 @@ use half::f16;
 
 use super::ARITHMETIC;
 use super::code::{STEP, bound_units, split_bounds, steps};
-use super::kernel::{Kernel, QuantizedQuery};
+use super::kernel::{Cutoffs, Entries, Kernel, QuantizedQuery};
 use super::layout::{Layout, Slab};
 use crate::vector::similarity_error;
 
-/// What the codes say of a row. Ordered such that a conjunction is the least of its parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What the codes say of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The row does not match.
     No,
@@ -20,17 +20,95 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn not(self) -> Verdict {
-        match self {
-            Verdict::No => Verdict::Yes,
-            Verdict::Maybe => Verdict::Maybe,
-            Verdict::Yes => Verdict::No,
-        }
-    }
-
     fn of(matches: bool) -> Verdict {
         if matches { Verdict::Yes } else { Verdict::No }
     }
+}
+
+/// Verdicts on the entries of a page: bit `i % 64` of word `i / 64` is entry `i`'s. None of the two
+/// bits set means [`Verdict::Maybe`].
+#[derive(Debug, Clone, Default)]
+pub struct Verdicts {
+    no: Vec<u64>,
+    yes: Vec<u64>,
+    count: usize,
+}
+
+const WORD: usize = u64::BITS as usize;
+
+impl Verdicts {
+    fn new(capacity: usize) -> Verdicts {
+        Verdicts {
+            no: vec![0; capacity.div_ceil(WORD)],
+            yes: vec![0; capacity.div_ceil(WORD)],
+            count: 0,
+        }
+    }
+
+    fn fill(&mut self, verdict: Verdict) {
+        self.no
+            .fill(if verdict == Verdict::No { u64::MAX } else { 0 });
+        self.yes
+            .fill(if verdict == Verdict::Yes { u64::MAX } else { 0 });
+    }
+
+    fn set(&mut self, entry: usize, verdict: Verdict) {
+        let (word, bit) = (entry / WORD, 1 << (entry % WORD));
+        self.no[word] = self.no[word] & !bit | if verdict == Verdict::No { bit } else { 0 };
+        self.yes[word] = self.yes[word] & !bit | if verdict == Verdict::Yes { bit } else { 0 };
+    }
+
+    /// A conjunction fails where a part does, and holds where all do.
+    fn and(&mut self, other: &Verdicts, negated: bool) {
+        let (no, yes) = if negated {
+            (&other.yes, &other.no)
+        } else {
+            (&other.no, &other.yes)
+        };
+        self.no.iter_mut().zip(no).for_each(|(a, b)| *a |= b);
+        self.yes.iter_mut().zip(yes).for_each(|(a, b)| *a &= b);
+    }
+
+    pub fn get(&self, entry: usize) -> Verdict {
+        let is_set = |bits: &[u64]| bits[entry / WORD] >> (entry % WORD) & 1 == 1;
+        if is_set(&self.no) {
+            Verdict::No
+        } else if is_set(&self.yes) {
+            Verdict::Yes
+        } else {
+            Verdict::Maybe
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The entries that are not rejected, in order, with what is said of them.
+    pub fn left(&self) -> impl Iterator<Item = (usize, Verdict)> + '_ {
+        (0..self.count.div_ceil(WORD)).flat_map(move |word| {
+            let taken = u64::MAX >> (WORD - (self.count - word * WORD).min(WORD));
+            bits(!self.no[word] & taken).map(move |bit| {
+                let entry = word * WORD + bit;
+                (entry, self.get(entry))
+            })
+        })
+    }
+}
+
+/// The numbers of the bits that are set.
+fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        (word != 0).then(|| {
+            let bit = word.trailing_zeros() as usize;
+            word &= word - 1;
+            bit
+        })
+    })
 }
 
 /// A query and its threshold, ready to be compared with codes.
@@ -124,21 +202,26 @@ impl Filter {
         Filter(Kind::Every(Verdict::Maybe))
     }
 
-    fn first_level(&self, kernel: Kernel, slab: &Slab, dots: &mut [i32], verdicts: &mut [Verdict]) {
+    fn first_level(&self, kernel: Kernel, slab: &Slab, dots: &mut [i32], verdicts: &mut Verdicts) {
         match &self.0 {
             Kind::Every(verdict) => verdicts.fill(*verdict),
             Kind::Shorter(_) => verdicts.fill(Verdict::Maybe),
             Kind::Prefix(prefix) => {
                 kernel.dots(slab.codes(), &prefix.quantized, dots);
                 let lost = prefix.quantized.lost();
-                let first = FirstLevel {
+                let cutoffs = Cutoffs {
                     dot_scale: prefix.quantized.scale(),
                     bound_unit: prefix.units[0] * (1.0 + lost),
                     error: prefix.error + lost,
                     no_below: prefix.no_below,
                     yes_from: prefix.yes_from,
                 };
-                first.decide(slab, dots, verdicts);
+                let entries = Entries {
+                    scales: slab.scales(),
+                    bounds: slab.bounds(),
+                    dots,
+                };
+                kernel.decide(&entries, &cutoffs, &mut verdicts.no, &mut verdicts.yes);
             }
         }
     }
@@ -160,36 +243,6 @@ impl Filter {
             Verdict::Yes
         } else {
             Verdict::Maybe
-        }
-    }
-}
-
-/// What decides an entry from the dot product of its first level.
-struct FirstLevel {
-    dot_scale: f64,
-    bound_unit: f64,
-    error: f64,
-    no_below: f64,
-    yes_from: f64,
-}
-
-impl FirstLevel {
-    fn decide(&self, slab: &Slab, dots: &[i32], verdicts: &mut [Verdict]) {
-        let entries = slab.scales().iter().zip(slab.bounds()).zip(dots);
-        for (((scale, bounds), dot), verdict) in entries.zip(verdicts) {
-            let scale = f64::from(f32::from_ne_bytes(*scale)) * self.dot_scale;
-            let estimate = scale * f64::from(*dot);
-            let error = f64::from(split_bounds(*bounds)[0]) * self.bound_unit + self.error;
-            // A comparison with NaN is false: a corrupt scale decides nothing.
-            let no = estimate + error < self.no_below;
-            let yes = estimate - error >= self.yes_from;
-            *verdict = if no {
-                Verdict::No
-            } else if yes {
-                Verdict::Yes
-            } else {
-                Verdict::Maybe
-            };
         }
     }
 }
@@ -303,8 +356,8 @@ pub struct Judge {
     filters: Vec<(Filter, bool)>,
     kernel: Kernel,
     dots: Vec<i32>,
-    one: Vec<Verdict>,
-    verdicts: Vec<Verdict>,
+    one: Verdicts,
+    all: Verdicts,
     counters: Counters,
 }
 
@@ -320,44 +373,49 @@ impl Judge {
             filters,
             kernel,
             dots: vec![0; layout.capacity()],
-            one: vec![Verdict::Maybe; layout.capacity()],
-            verdicts: vec![Verdict::Maybe; layout.capacity()],
+            one: Verdicts::new(layout.capacity()),
+            all: Verdicts::new(layout.capacity()),
             counters: Counters::default(),
         }
     }
 
     /// A verdict for each entry.
-    pub fn judge(&mut self, slab: &Slab) -> &[Verdict] {
+    pub fn judge(&mut self, slab: &Slab) -> &Verdicts {
         let count = slab.count();
-        let (dots, one) = (&mut self.dots[..count], &mut self.one[..count]);
-        let verdicts = &mut self.verdicts[..count];
-        verdicts.fill(Verdict::Yes);
+        self.all.count = count;
+        self.all.fill(Verdict::Yes);
         for (filter, negated) in &self.filters {
-            filter.first_level(self.kernel, slab, dots, one);
-            for (all, one) in verdicts.iter_mut().zip(one.iter()) {
-                *all = (*all).min(if *negated { one.not() } else { *one });
-            }
+            filter.first_level(self.kernel, slab, &mut self.dots[..count], &mut self.one);
+            self.all.and(&self.one, *negated);
         }
         self.counters.entries += count as u64;
-        let mut rejected = 0;
-        for (entry, verdict) in verdicts.iter_mut().enumerate() {
-            if *verdict == Verdict::Maybe {
+        let mut left = 0;
+        for word in 0..count.div_ceil(WORD) {
+            let taken = u64::MAX >> (WORD - (count - word * WORD).min(WORD));
+            for bit in bits(!self.all.no[word] & !self.all.yes[word] & taken) {
+                let entry = word * WORD + bit;
                 self.counters.refined += 1;
-                let of_filter = |(filter, negated): &(Filter, bool)| {
-                    let one = filter.second_level(slab, entry);
-                    if *negated { one.not() } else { one }
-                };
-                let all = self.filters.iter().map(of_filter).min();
-                *verdict = all.unwrap_or(Verdict::Yes);
+                self.all.set(entry, self.second_level(slab, entry));
             }
-            match verdict {
-                Verdict::No => rejected += 1,
-                Verdict::Maybe => self.counters.undecided += 1,
-                Verdict::Yes => self.counters.matches += 1,
+            let (not_no, yes) = (!self.all.no[word] & taken, self.all.yes[word] & taken);
+            left += not_no.count_ones() as u64;
+            self.counters.matches += u64::from(yes.count_ones());
+            self.counters.undecided += u64::from((not_no & !yes).count_ones());
+        }
+        self.counters.rejected += count as u64 - left;
+        &self.all
+    }
+
+    fn second_level(&self, slab: &Slab, entry: usize) -> Verdict {
+        let mut all = Verdict::Yes;
+        for (filter, negated) in &self.filters {
+            match (filter.second_level(slab, entry), negated) {
+                (Verdict::Yes, false) | (Verdict::No, true) => {}
+                (Verdict::No, false) | (Verdict::Yes, true) => return Verdict::No,
+                (Verdict::Maybe, _) => all = Verdict::Maybe,
             }
         }
-        self.counters.rejected += rejected;
-        verdicts
+        all
     }
 
     pub fn counters(&self) -> Counters {

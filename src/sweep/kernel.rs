@@ -1,13 +1,16 @@
-//! Dot products of many codes with one query, in whole numbers: every instruction set gives the
-//! same.
+//! The inner loops of a sweep. Every instruction set gives the same.
 //!
+//! First, dot products of many codes with one query, in whole numbers.
 //! The query's values are whole numbers of 15 bits. Codes are unsigned bytes `c + 128`, so a kernel
 //! gives `Σ (c + 128) k`, and `128 Σ k` is taken off. Sums wrap at 32 bits, which does no harm: the
 //! query's scale is chosen such that the result fits ([`QuantizedQuery::new`]).
+//!
+//! Then, from these and what is kept beside the codes, what is decided ([`Cutoffs`]): the same
+//! multiplications and additions of f64, none fused, in the same order.
 
 use std::sync::LazyLock;
 
-use super::code::BIAS;
+use super::code::{BIAS, split_bounds};
 
 /// A unit vector as whole numbers times a scale.
 #[derive(Debug, Clone)]
@@ -67,6 +70,27 @@ impl QuantizedQuery {
     pub fn values(&self) -> &[i16] {
         &self.values
     }
+}
+
+/// What decides entries by the first level of their codes.
+#[derive(Debug, Clone, Copy)]
+pub struct Cutoffs {
+    /// `dot · scale · dot_scale` estimates the cosine,
+    pub dot_scale: f64,
+    /// and is off by at most `bound · bound_unit + error`.
+    pub bound_unit: f64,
+    pub error: f64,
+    /// Below this, a row is none;
+    pub no_below: f64,
+    /// from this on, it is one.
+    pub yes_from: f64,
+}
+
+/// Scale, bounds and dot product of so many entries.
+pub struct Entries<'a> {
+    pub scales: &'a [[u8; 4]],
+    pub bounds: &'a [[u8; 4]],
+    pub dots: &'a [i32],
 }
 
 /// An instruction set that the kernel is written for.
@@ -138,6 +162,48 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// Sets bit `i % 64` of word `i / 64` of `no` and `yes` where entry `i` is decided so, and
+    /// clears it where not. (Bits behind the last entry may be either.)
+    ///
+    /// # Panics
+    /// If the lengths don't agree, or the CPU lacks the instruction set.
+    pub fn decide(self, entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64]) {
+        let count = entries.dots.len();
+        assert!(
+            entries.scales.len() == count
+                && entries.bounds.len() == count
+                && no.len() * 64 >= count
+                && yes.len() * 64 >= count,
+            "entries and verdicts of different lengths"
+        );
+        assert!(self.is_available(), "{self:?} is not available on this CPU");
+        match self {
+            // SAFETY: the CPU has the features, and the lengths agree (both asserted above).
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Vnni => unsafe { x86::decide(entries, cutoffs, no, yes) },
+            _ => decide(entries, cutoffs, no, yes),
+        }
+    }
+}
+
+fn decide(entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64]) {
+    let chunks = entries.scales.chunks(64).zip(entries.bounds.chunks(64));
+    let chunks = chunks.zip(entries.dots.chunks(64)).zip(no).zip(yes);
+    for ((((scales, bounds), dots), no), yes) in chunks {
+        (*no, *yes) = (0, 0);
+        for (i, ((scale, bounds), dot)) in scales.iter().zip(bounds).zip(dots).enumerate() {
+            let scale = f64::from(f32::from_ne_bytes(*scale)) * cutoffs.dot_scale;
+            let estimate = scale * f64::from(*dot);
+            let bound = f64::from(split_bounds(*bounds)[0]);
+            let error = bound * cutoffs.bound_unit + cutoffs.error;
+            // A comparison with NaN is false: a corrupt scale decides nothing.
+            *no |= u64::from(estimate + error < cutoffs.no_below) << i;
+            *yes |= u64::from(estimate - error >= cutoffs.yes_from) << i;
+        }
+    }
+}
+
 fn portable(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
     for (row, dot) in codes.chunks_exact(query.values.len()).zip(dots) {
         let mut sum = 0i32;
@@ -152,7 +218,7 @@ fn portable(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::QuantizedQuery;
+    use super::{Cutoffs, Entries, QuantizedQuery};
 
     /// Rows whose sums are folded together.
     const ROWS: usize = 4;
@@ -240,6 +306,47 @@ mod x86 {
         }
         for row in 0..N {
             sums[row] = _mm512_add_epi32(_mm512_slli_epi32::<7>(high[row]), low[row]);
+        }
+    }
+
+    /// # Safety
+    /// The CPU has AVX-512 F, BW, DQ, VL; all arrays are as long as `entries.dots`, and `no` and
+    /// `yes` have a bit for each.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub unsafe fn decide(entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64]) {
+        let dot_scale = _mm512_set1_pd(cutoffs.dot_scale);
+        let bound_unit = _mm512_set1_pd(cutoffs.bound_unit);
+        let error = _mm512_set1_pd(cutoffs.error);
+        let no_below = _mm512_set1_pd(cutoffs.no_below);
+        let yes_from = _mm512_set1_pd(cutoffs.yes_from);
+        // On x86-64, little-endian, the first of two u16 is the lower half of a u32.
+        let first_bound = _mm256_set1_epi32(0xffff);
+        let count = entries.dots.len();
+        for word in 0..count.div_ceil(64) {
+            let (mut no_bits, mut yes_bits) = (0, 0);
+            for at in (word * 64..count.min(word * 64 + 64)).step_by(8) {
+                let mask = u8::MAX >> (8 - (count - at).min(8));
+                // SAFETY: the mask keeps every load within the arrays.
+                let (scale, bound, dot) = unsafe {
+                    (
+                        _mm256_maskz_loadu_ps(mask, entries.scales.as_ptr().add(at).cast()),
+                        _mm256_maskz_loadu_epi32(mask, entries.bounds.as_ptr().add(at).cast()),
+                        _mm256_maskz_loadu_epi32(mask, entries.dots.as_ptr().add(at)),
+                    )
+                };
+                let scale = _mm512_mul_pd(_mm512_cvtps_pd(scale), dot_scale);
+                let estimate = _mm512_mul_pd(scale, _mm512_cvtepi32_pd(dot));
+                let bound = _mm512_cvtepi32_pd(_mm256_and_si256(bound, first_bound));
+                let off = _mm512_add_pd(_mm512_mul_pd(bound, bound_unit), error);
+                let high = _mm512_add_pd(estimate, off);
+                let low = _mm512_sub_pd(estimate, off);
+                let no = _mm512_cmp_pd_mask::<_CMP_LT_OQ>(high, no_below);
+                let yes = _mm512_cmp_pd_mask::<_CMP_GE_OQ>(low, yes_from);
+                no_bits |= u64::from(no) << (at % 64);
+                yes_bits |= u64::from(yes) << (at % 64);
+            }
+            no[word] = no_bits;
+            yes[word] = yes_bits;
         }
     }
 

@@ -106,6 +106,11 @@ impl Layout {
         self.end
     }
 
+    /// Bytes of the slab that a sweep reads of a full page.
+    pub fn swept_len(&self) -> usize {
+        self.fine
+    }
+
     /// The arrays: where each begins, and the bytes of one entry in it.
     fn arrays(&self) -> [(usize, usize); 5] {
         [
@@ -187,11 +192,11 @@ impl<'a> Slab<'a> {
         }
     }
 
-    /// Whether `count` is where the taken places end: the offset of a TID is never 0, and a place
-    /// that is free is. So a damaged count is noticed, in most cases.
+    /// Whether `count` is where the taken places end: the first bound of an entry is never 0, and
+    /// that of a free place is. So a damaged count is noticed, in most cases.
     pub fn ends_at_count(&self) -> bool {
-        let is_taken = |entry: usize| {
-            let at = self.layout.tids + entry * TID + 4;
+        let is_taken = |place: usize| {
+            let at = SCALES + self.layout.capacity * SCALE + place * BOUNDS;
             self.bytes[at..at + 2] != [0, 0]
         };
         (self.count == 0 || is_taken(self.count - 1))

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::filter::Verdict;
+use super::filter::{Verdict, Verdicts};
 use super::kernel::{Kernel, QuantizedQuery};
 use super::{Encoder, Filter, Judge, Layout, Slab, SlabMut, Tid};
 use crate::vector::{Query, cosine, squared_norm};
@@ -125,6 +125,10 @@ fn tid(i: usize) -> Tid {
     }
 }
 
+fn all(verdicts: &Verdicts) -> Vec<Verdict> {
+    (0..verdicts.len()).map(|i| verdicts.get(i)).collect()
+}
+
 fn kernels() -> impl Iterator<Item = Kernel> {
     Kernel::ALL.into_iter().filter(|k| k.is_available())
 }
@@ -155,7 +159,7 @@ fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (u
         for kernel in kernels() {
             let filter = Filter::new(&layout, &query[..compared], threshold);
             let mut judge = Judge::with_kernel(&layout, vec![(filter, negated)], kernel);
-            let verdicts = judge.judge(&page.slab()).to_vec();
+            let verdicts = all(judge.judge(&page.slab()));
             for (i, verdict) in verdicts.iter().enumerate() {
                 let matches = (similarities[i] as f32 >= threshold) != negated;
                 let right = match verdict {
@@ -170,6 +174,18 @@ fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (u
                     similarities[i]
                 );
             }
+            let left: Vec<_> = judge.judge(&page.slab()).left().collect();
+            let expected: Vec<_> = verdicts.iter().copied().enumerate().collect();
+            assert!(
+                left.iter()
+                    .eq(expected.iter().filter(|(_, v)| *v != Verdict::No))
+            );
+            let mut judge = Judge::with_kernel(
+                &layout,
+                vec![(Filter::new(&layout, &query[..compared], threshold), negated)],
+                kernel,
+            );
+            judge.judge(&page.slab());
             let counters = judge.counters();
             let maybe = verdicts.iter().filter(|v| **v == Verdict::Maybe).count();
             assert_eq!(counters.entries as usize, rows.len());
@@ -271,12 +287,12 @@ fn filters_of_a_conjunction_are_judged_together() {
             .map(|(i, t, negated)| (Filter::new(&layout, &queries[*i], *t), *negated))
             .collect();
         let mut judge = Judge::new(&layout, filters);
-        for (row, verdict) in rows.iter().zip(judge.judge(&page.slab())) {
+        for (row, verdict) in rows.iter().zip(all(judge.judge(&page.slab()))) {
             let matches = conjunction.iter().all(|(i, t, negated)| {
                 let exact = Query::new(&queries[*i], 32).unwrap();
                 (exact.similarity(row) as f32 >= *t) != *negated
             });
-            assert_ne!(*verdict, Verdict::of_bool(!matches), "seed {seed}");
+            assert_ne!(verdict, Verdict::of_bool(!matches), "seed {seed}");
         }
     }
 }
@@ -301,7 +317,9 @@ fn an_undecided_filter_leaves_what_others_do_not_reject() {
         (Filter::new(&layout, &query, 0.5), false),
     ];
     let mut judge = Judge::new(&layout, filters);
-    assert_eq!(judge.judge(&page.slab()), [Verdict::Maybe, Verdict::No]);
+    let verdicts = judge.judge(&page.slab());
+    assert_eq!(all(verdicts), [Verdict::Maybe, Verdict::No]);
+    assert_eq!(verdicts.left().collect::<Vec<_>>(), [(0, Verdict::Maybe)]);
 }
 
 #[test]
