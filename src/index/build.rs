@@ -64,7 +64,8 @@ impl Build {
 
 /// Encodes the prefix of a vector of the indexed column.
 ///
-/// A row of other dimensions than the column's can't be there: the column's type has them.
+/// A row of other dimensions than the index is made for is an error. (A column that declares them
+/// has none, unless they are lifted later.)
 pub fn encode(meta: &Meta, encoder: &mut Encoder, datum: pg_sys::Datum) -> Result<(), ErrorReport> {
     // SAFETY: the opclass is for mrl_vector, and the value is not null (callers look).
     let values = unsafe { VectorArg::from_datum(datum) }.prefix(meta.prefix_dims)?;

@@ -12,9 +12,8 @@
 //! again: entries of dead rows are taken out, and then their line pointers freed, without waiting
 //! for scans that have judged the page. The row that is there then was inserted after the snapshot
 //! was taken, or by a transaction that the snapshot takes for running: it is not visible to the
-//! scan. That holds for MVCC snapshots, and Postgres uses no others with an access method that
-//! neither is unique, nor clusters, nor backs an exclusion constraint (its operators don't
-//! commute).
+//! scan. That holds for MVCC snapshots. Postgres uses another kind here only to check an exclusion
+//! constraint, and then everything is returned with a recheck, on the row as it is.
 //!
 //! On a standby the same holds: replay of the heap's pruning has ended every query with a snapshot
 //! that sees the row, before it comes to the index.
@@ -331,7 +330,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
             };
             if let Some(tid) = found {
                 (*scan).xs_heaptid = *tid;
-                (*scan).xs_recheck = own.returned >= certain;
+                (*scan).xs_recheck = own.returned >= certain || !is_mvcc(&*(*scan).xs_snapshot);
                 own.returned += 1;
                 return true;
             }
@@ -436,6 +435,14 @@ pub unsafe extern "C-unwind" fn amparallelrescan(scan: pg_sys::IndexScanDesc) {
         let shared = &*parallel.cast::<u8>().add(offset).cast::<Shared>();
         shared.next.store(FIRST_BLOCK, Ordering::Relaxed);
     }
+}
+
+/// IsMVCCSnapshot of `utils/snapmgr.h`.
+fn is_mvcc(snapshot: &pg_sys::SnapshotData) -> bool {
+    matches!(
+        snapshot.snapshot_type,
+        pg_sys::SnapshotType::SNAPSHOT_MVCC | pg_sys::SnapshotType::SNAPSHOT_HISTORIC_MVCC
+    )
 }
 
 /// pgstat_count_index_scan of `pgstat.h`: counts a scan of the index in `pg_stat_user_indexes`.

@@ -24,7 +24,7 @@ $$;
 SELECT slow_similarity('[3,4,9]', '[3,4,-9]', 2), slow_similarity('[3,4]', '[1,0]', 2), slow_similarity('[0,0]', '[1,0]', 2);
 
 -- A vector of the given number of dimensions that depends on seed alone.
-CREATE FUNCTION some_vector(seed integer, dims integer) RETURNS mrl_vector LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION some_vector(seed integer, dims integer) RETURNS mrl_vector LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT array_agg(round(sin(seed * 1.7 + i * i * 0.37 + seed * i * 0.11)::numeric, 3) ORDER BY i)::mrl_vector FROM generate_series(1, dims) AS i
 $$;
 SELECT some_vector(1, 4), vector_dims(some_vector(2, 700));

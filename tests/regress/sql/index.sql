@@ -1,0 +1,335 @@
+-- The access method: whatever is asked, its scans find what a sequential scan finds.
+CREATE TABLE photos (id int PRIMARY KEY, year int, e mrl_vector(64));
+INSERT INTO photos SELECT i, 2000 + i % 20, some_vector(i, 64) FROM generate_series(1, 600) AS i;
+-- Duplicates, opposites, vectors of zeros, a prefix of zeros, NULLs.
+INSERT INTO photos SELECT 1000 + i, 2030, some_vector(i, 64) FROM generate_series(1, 30) AS i;
+INSERT INTO photos SELECT 2000 + i, 2031, some_vector(i, 64) * -2 FROM generate_series(1, 30) AS i;
+INSERT INTO photos SELECT 3000 + i, 2032, array_fill(0, ARRAY[64])::mrl_vector FROM generate_series(1, 3) AS i;
+INSERT INTO photos SELECT 3010 + i, 2033, (array_fill(0::real, ARRAY[32]) || (some_vector(i, 32)::real[]))::mrl_vector FROM generate_series(1, 3) AS i;
+INSERT INTO photos SELECT 4000 + i, 2034, NULL FROM generate_series(1, 5) AS i;
+CREATE INDEX photos_e ON photos USING mrl (e) WITH (prefix_dims = 32);
+ANALYZE photos;
+SELECT * FROM photosearch.check_index('photos_e');
+
+-- The rows that a statement finds, by a sequential scan, a bitmap scan and a plain index scan: "differs", or "no
+-- index", or how many there are.
+CREATE FUNCTION found(statement text, index text DEFAULT 'photos_e') RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    kinds text[] := ARRAY['seqscan', 'bitmapscan', 'indexscan'];
+    kind text;
+    ids int[];
+    expected int[];
+    line text;
+    plan text;
+BEGIN
+    FOREACH kind IN ARRAY kinds LOOP
+        FOR line IN SELECT unnest(kinds) LOOP
+            PERFORM set_config('enable_' || line, (line = kind)::text, true);
+        END LOOP;
+        EXECUTE 'SELECT array_agg(id ORDER BY id) FROM (' || statement || ') AS s' INTO ids;
+        plan := '';
+        FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || statement LOOP
+            plan := plan || line;
+        END LOOP;
+        FOR line IN SELECT unnest(kinds) LOOP
+            PERFORM set_config('enable_' || line, 'on', true);
+        END LOOP;
+        IF kind = 'seqscan' THEN
+            expected := ids;
+        ELSIF plan !~ (CASE kind WHEN 'bitmapscan' THEN 'Bitmap Index Scan on ' ELSE 'Index Scan using ' END || index) THEN
+            RETURN 'no index: ' || plan;
+        ELSIF ids IS DISTINCT FROM expected THEN
+            RETURN format('%s differs: %s, not %s', kind, ids, expected);
+        END IF;
+    END LOOP;
+    RETURN coalesce(cardinality(expected), 0) || ' rows';
+END
+$$;
+
+-- Every form of the filter, alone and together.
+SET photosearch.coarse_threshold = 0.5; SET photosearch.coarse_dims = 32;
+SELECT condition, found('SELECT id FROM photos WHERE ' || condition)
+FROM unnest(ARRAY[
+    $$coarse_match(e, some_vector(5, 64), 0.5, 32)$$,
+    $$coarse_match(e, some_vector(5, 64))$$,
+    $$e @~ some_vector(5, 64)$$,
+    $$some_vector(5, 64) @~ e$$,
+    $$e @~ mrl_probe(some_vector(5, 64), 0.5, 32)$$,
+    $$NOT coarse_match(e, some_vector(5, 64), 0.5, 32)$$,
+    $$NOT coarse_match(e, some_vector(5, 64))$$,
+    $$e !@~ some_vector(5, 64)$$,
+    $$e !@~ mrl_probe(some_vector(5, 64), 0.5, 32)$$,
+    $$coarse_match(e, some_vector(5, 64), 0.2, 32) AND NOT coarse_match(e, some_vector(9, 64), 0.1, 32)$$,
+    $$coarse_match(e, some_vector(5, 64), 0.2, 32) AND NOT coarse_match(e, some_vector(9, 64)) AND coarse_match(e, some_vector(6, 64), 0.1, 7)$$,
+    $$coarse_match(e, some_vector(5, 64), 0.5, 32) AND year > 2010$$,
+    $$coarse_match(e, NULL, 0.5, 32)$$,
+    $$e IS NOT NULL AND coarse_match(e, array_fill(0, ARRAY[64])::mrl_vector, 0.0, 32)$$,
+    $$coarse_match(e, array_fill(0, ARRAY[64])::mrl_vector, 0.1, 32)$$
+]) AS condition;
+-- A NULL that is known only when the scan runs.
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, (SELECT e FROM photos WHERE id = 4001), 0.5, 32)');
+EXPLAIN (COSTS OFF) SELECT id FROM photos WHERE e @~ mrl_probe('[1,2]', 0.5, 1) OR e !@~ mrl_probe('[1,2]', 0.5, 1);
+
+-- Any number of dimensions, any threshold: at those of rows, and the next numbers beside them.
+SELECT dims, count(*), array_agg(DISTINCT answer) FILTER (WHERE answer !~ '^\d+ rows$') AS wrong
+FROM unnest(ARRAY[1, 2, 16, 31, 32, 33, 48, 64]) AS dims,
+    LATERAL (SELECT slow_similarity(a.e, b.e, dims)::real AS t FROM photos AS a, photos AS b WHERE a.id IN (5, 17) AND b.id IN (5, 1005, 2005, 80, 333)) AS similarities,
+    unnest(ARRAY[t, t + 1e-7, t - 1e-7]) AS threshold,
+    found(format('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), %s, %s)', threshold, dims)) AS answer
+GROUP BY dims ORDER BY dims;
+SELECT threshold, found(format('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), %L, 32)', threshold)) AS matches, found(format('SELECT id FROM photos WHERE NOT coarse_match(e, some_vector(5, 64), %L, 32)', threshold)) AS others
+FROM unnest(ARRAY['-Infinity', '-2', '-1', '0', '1', '2', 'Infinity']) AS threshold;
+
+-- The query from elsewhere: a subselect, a function in FROM, a parameter, another table's column.
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, (SELECT e FROM photos WHERE id = 7), 0.5, 32)');
+SELECT found('SELECT id FROM photos, some_vector(3 + (random() * 0)::int, 64) AS q WHERE coarse_match(e, q, 0.5, 32)');
+SELECT found('SELECT b.id FROM (SELECT e FROM photos WHERE id < 9 OFFSET 0) AS a, photos AS b WHERE coarse_match(b.e, a.e, 0.5, 32)');
+SELECT found('SELECT b.id FROM (SELECT e FROM photos WHERE id < 9 OR id > 3000 OFFSET 0) AS a, photos AS b WHERE b.e @~ a.e');
+SELECT found('SELECT id FROM photos WHERE id IN (SELECT b.id FROM (SELECT e FROM photos WHERE id = 4) AS a, photos AS b WHERE coarse_match(b.e, a.e, 0.5, 32))');
+SET enable_seqscan = off;
+PREPARE by_query (mrl_vector, real, int) AS SELECT count(*) FROM photos WHERE coarse_match(e, $1, $2, $3);
+SET plan_cache_mode = force_generic_plan;
+EXPLAIN (COSTS OFF) EXECUTE by_query(some_vector(5, 64), 0.5, 32);
+EXECUTE by_query(some_vector(5, 64), 0.5, 32);
+EXECUTE by_query(some_vector(6, 64), 0.5, 32);
+EXECUTE by_query(some_vector(6, 64), 0.5, 20);
+EXECUTE by_query(NULL, 0.5, 20);
+RESET plan_cache_mode;
+SELECT count(*) FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.5, 32) OR coarse_match(e, some_vector(6, 64), 0.5, 20);
+EXPLAIN (COSTS OFF) SELECT count(*) FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.5, 1) OR coarse_match(e, some_vector(6, 64), 0.5, 2);
+RESET enable_seqscan;
+SELECT count(*) FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.5, 32) OR coarse_match(e, some_vector(6, 64), 0.5, 20);
+DEALLOCATE by_query;
+
+-- Part of an answer: LIMIT, a cursor.
+BEGIN;
+SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
+SELECT count(*) FROM (SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.1, 32) LIMIT 7) AS s;
+DECLARE c CURSOR FOR SELECT id, year FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.5, 32);
+FETCH 2 FROM c;
+UPDATE photos SET year = 1999 WHERE id = 5;
+FETCH 2 FROM c;
+MOVE ALL FROM c;
+CLOSE c;
+ROLLBACK;
+
+-- What a query can't be compared with is an error where there is a row to compare, and only there.
+SELECT raised($$SELECT found('SELECT id FROM photos WHERE coarse_match(e, ''[1,2,3]'', 0.5, 2)')$$);
+SET enable_seqscan = off;
+SELECT raised($$SELECT id FROM photos WHERE coarse_match(e, '[1,2,3]', 0.5, 2)$$);
+SET photosearch.coarse_dims = 100;
+SELECT raised($$SELECT id FROM photos WHERE e @~ some_vector(5, 64)$$);
+RESET photosearch.coarse_dims; RESET photosearch.coarse_threshold;
+SELECT split_part(raised($$SELECT id FROM photos WHERE e @~ some_vector(5, 64)$$), ' /', 1);
+CREATE TABLE empty (id int, e mrl_vector(64));
+CREATE INDEX empty_e ON empty USING mrl (e);
+SELECT id FROM empty WHERE coarse_match(e, '[1,2,3]', 0.5, 2);
+SELECT id FROM empty WHERE e @~ some_vector(5, 64);
+-- All rows are dead, or invisible.
+INSERT INTO empty VALUES (1, some_vector(1, 64));
+DELETE FROM empty;
+SELECT id FROM empty WHERE coarse_match(e, '[1,2,3]', 0.5, 2);
+DROP TABLE empty;
+RESET enable_seqscan;
+
+-- Changes: insert, delete, update, rollback, vacuum.
+DELETE FROM photos WHERE id % 3 = 0;
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)');
+VACUUM photos;
+SELECT * FROM photosearch.check_index('photos_e');
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)');
+INSERT INTO photos SELECT 5000 + i, 2040, some_vector(i, 64) FROM generate_series(1, 300) AS i;
+UPDATE photos SET e = some_vector(id + 1, 64) WHERE id % 7 = 1 AND e IS NOT NULL;
+UPDATE photos SET year = year + 1 WHERE id % 5 = 1;
+UPDATE photos SET e = NULL WHERE id = 10;
+BEGIN;
+INSERT INTO photos SELECT 6000 + i, 2041, some_vector(i, 64) FROM generate_series(1, 100) AS i;
+SAVEPOINT s;
+INSERT INTO photos SELECT 7000 + i, 2041, some_vector(i, 64) FROM generate_series(1, 100) AS i;
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)');
+ROLLBACK TO s;
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)');
+ROLLBACK;
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)');
+SELECT * FROM photosearch.check_index('photos_e');
+VACUUM photos;
+SELECT * FROM photosearch.check_index('photos_e');
+REINDEX INDEX photos_e;
+SELECT * FROM photosearch.check_index('photos_e');
+REINDEX INDEX CONCURRENTLY photos_e;
+SELECT * FROM photosearch.check_index('photos_e');
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)');
+TRUNCATE photos;
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)');
+INSERT INTO photos SELECT i, 2000 + i % 20, some_vector(i, 64) FROM generate_series(1, 300) AS i;
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)');
+
+-- Kinds of indexes: several on a table, partial, on an expression, concurrently; a longer prefix.
+CREATE INDEX CONCURRENTLY photos_whole ON photos USING mrl (e) WITH (prefix_dims = 64);
+CREATE INDEX photos_new ON photos USING mrl (e) WITH (prefix_dims = 8) WHERE year >= 2010;
+CREATE INDEX photos_half ON photos USING mrl ((subvector(e, 1, 16)::mrl_vector(16)));
+SELECT * FROM photosearch.check_index('photos_whole');
+SELECT * FROM photosearch.check_index('photos_new');
+SELECT * FROM photosearch.check_index('photos_half');
+DROP INDEX photos_e;
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 48)', 'photos_whole');
+DROP INDEX photos_whole;
+SELECT found('SELECT id FROM photos WHERE year >= 2010 AND coarse_match(e, some_vector(5, 64), 0.3, 48)', 'photos_new');
+SELECT found('SELECT id FROM photos WHERE coarse_match(subvector(e, 1, 16)::mrl_vector(16), some_vector(5, 16), 0.3, 16)', 'photos_half');
+UPDATE photos SET year = year + 15 WHERE id % 4 = 0;
+UPDATE photos SET year = year - 15 WHERE id % 6 = 0;
+SELECT found('SELECT id FROM photos WHERE year >= 2010 AND coarse_match(e, some_vector(5, 64), 0.3, 8)', 'photos_new');
+SELECT * FROM photosearch.check_index('photos_new');
+DROP INDEX photos_new, photos_half;
+
+-- Kinds of tables: unlogged, temporary, partitioned, a domain, other storage.
+CREATE UNLOGGED TABLE fast AS SELECT id, e::mrl_vector FROM photos;
+SELECT raised('CREATE INDEX ON fast USING mrl (e)');
+ALTER TABLE fast ALTER e TYPE mrl_vector(64);
+CREATE INDEX fast_e ON fast USING mrl (e);
+SELECT found('SELECT id FROM fast WHERE coarse_match(e, some_vector(5, 64), 0.3, 64)', 'fast_e');
+ALTER TABLE fast SET LOGGED;
+SELECT found('SELECT id FROM fast WHERE coarse_match(e, some_vector(5, 64), 0.3, 64)', 'fast_e');
+ALTER TABLE fast ALTER e SET STORAGE EXTERNAL;
+INSERT INTO fast SELECT id + 1000, e FROM photos;
+ALTER TABLE fast ALTER e SET STORAGE PLAIN;
+INSERT INTO fast SELECT id + 2000, e FROM photos;
+SELECT found('SELECT id FROM fast WHERE coarse_match(e, some_vector(5, 64), 0.3, 64)', 'fast_e');
+VACUUM FULL fast;
+SELECT found('SELECT id FROM fast WHERE coarse_match(e, some_vector(5, 64), 0.3, 64)', 'fast_e');
+SELECT * FROM photosearch.check_index('fast_e');
+DROP TABLE fast;
+CREATE TEMP TABLE mine (id int, e mrl_vector(64));
+CREATE INDEX mine_e ON mine USING mrl (e) WITH (prefix_dims = 16);
+INSERT INTO mine SELECT id, e FROM photos;
+DELETE FROM mine WHERE id % 2 = 0;
+VACUUM mine;
+SELECT found('SELECT id FROM mine WHERE coarse_match(e, some_vector(5, 64), 0.3, 16)', 'mine_e');
+SELECT * FROM photosearch.check_index('mine_e');
+DROP TABLE mine;
+CREATE TABLE parts (id int, e mrl_vector(64)) PARTITION BY RANGE (id);
+CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (150);
+CREATE TABLE part_2 PARTITION OF parts FOR VALUES FROM (150) TO (1000);
+INSERT INTO parts SELECT id, e FROM photos;
+CREATE INDEX parts_e ON parts USING mrl (e) WITH (prefix_dims = 32);
+SELECT found('SELECT id FROM parts WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)', 'part_1_e_idx');
+SELECT found('SELECT id FROM parts WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)', 'part_2_e_idx');
+SELECT raised($$SELECT photosearch.check_index('parts_e')$$);
+DROP TABLE parts;
+CREATE DOMAIN embedding AS mrl_vector(64) CHECK (VALUE IS NOT NULL);
+CREATE TABLE with_domain (id int, e embedding);
+INSERT INTO with_domain SELECT id, e FROM photos;
+CREATE INDEX with_domain_e ON with_domain USING mrl (e);
+SELECT found('SELECT id FROM with_domain WHERE coarse_match(e, some_vector(5, 64), 0.3, 64)', 'with_domain_e');
+DROP TABLE with_domain;
+DROP DOMAIN embedding;
+
+-- Storage parameters.
+SELECT statement, raised(statement) FROM unnest(ARRAY[
+    'CREATE INDEX ON photos USING mrl (e) WITH (prefix_dims = 65)',
+    'CREATE INDEX ON photos USING mrl (e) WITH (prefix_dims = 0)',
+    'CREATE INDEX ON photos USING mrl (e) WITH (prefix_dims = 5000)',
+    'CREATE INDEX ON photos USING mrl (e) WITH (lists = 5)',
+    'CREATE INDEX ON photos USING mrl (e, e)',
+    'CREATE UNIQUE INDEX ON photos USING mrl (e)',
+    'CREATE INDEX ON photos USING mrl (e DESC)',
+    'CREATE INDEX ON photos USING mrl (e) INCLUDE (id)',
+    'CREATE INDEX ON photos USING mrl (year)'
+]) AS statement;
+CREATE INDEX photos_e ON photos USING mrl (e) WITH (prefix_dims = 40);
+ALTER INDEX photos_e SET (prefix_dims = 20);
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 40)');
+INSERT INTO photos VALUES (500, 2000, some_vector(500, 64));
+SELECT * FROM photosearch.check_index('photos_e');
+REINDEX INDEX photos_e;
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 20)');
+ALTER INDEX photos_e RESET (prefix_dims);
+ALTER TABLE photos ALTER e TYPE mrl_vector(32) USING subvector(e, 1, 32);
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 32), 0.3, 20)');
+SELECT * FROM photosearch.check_index('photos_e');
+-- A column whose dimensions are lifted: the index still takes only those that it was made for.
+ALTER TABLE photos ALTER e TYPE mrl_vector;
+SELECT raised('INSERT INTO photos VALUES (600, 2000, ''[1,2,3]'')');
+SELECT raised('REINDEX INDEX photos_e');
+SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 32), 0.3, 20)');
+
+-- No two rows that match: an exclusion constraint.
+CREATE TABLE apart (id int, e mrl_vector(64));
+INSERT INTO apart SELECT i, some_vector(i, 64) FROM generate_series(1, 20) AS i;
+SET photosearch.coarse_threshold = 0.999; SET photosearch.coarse_dims = 64;
+ALTER TABLE apart ADD CONSTRAINT apart_e EXCLUDE USING mrl (e WITH @~);
+INSERT INTO apart VALUES (30, some_vector(30, 64));
+SELECT split_part(raised($$INSERT INTO apart VALUES (31, some_vector(3, 64))$$), ' /', 1);
+UPDATE apart SET id = 40 WHERE id = 3;
+RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
+DROP TABLE apart;
+
+-- What sweeps have done.
+CREATE TABLE album (id int, e mrl_vector(64));
+INSERT INTO album SELECT i, some_vector(i, 64) FROM generate_series(1, 400) AS i;
+CREATE INDEX album_e ON album USING mrl (e) WITH (prefix_dims = 32);
+SET enable_seqscan = off;
+SELECT count(*) FROM album WHERE coarse_match(e, some_vector(5, 64), 0.9, 32);
+SELECT index, sweeps, entries, matches + undecided > 0 AS some, entries = matches + rejected + undecided AS adds_up, undecided < 3 AS few, milliseconds > 0 AS timed FROM photosearch.last_sweep();
+SELECT count(*) FROM album WHERE coarse_match(e, some_vector(5, 64), 2, 32);
+SELECT index, sweeps, entries, matches, rejected, undecided, refined FROM photosearch.last_sweep();
+SELECT count(*) FROM generate_series(1, 5) AS i, album WHERE coarse_match(e, some_vector(i, 64), 2, 32);
+SELECT index, sweeps, entries FROM photosearch.last_sweep();
+SELECT count(*) FROM album WHERE coarse_match(e, some_vector(5, 64), 0.9, 32) OR coarse_match(e, some_vector(6, 64), 0.9, 32);
+SELECT index, sweeps, entries FROM photosearch.last_sweep();
+-- No row is fetched from the table to answer this, but the matches.
+SELECT 'ok' AS no_toast_read FROM album WHERE coarse_match(e, some_vector(5, 64), 2, 32) HAVING count(*) = 0;
+RESET enable_seqscan;
+SELECT raised($$SELECT photosearch.check_index('photos_pkey')$$), raised($$SELECT photosearch.check_index('photos')$$);
+BEGIN;
+SET LOCAL enable_seqscan = off;
+SELECT pg_stat_get_xact_numscans('album_e'::regclass) AS before \gset
+SELECT count(*) FROM generate_series(1, 3) AS i, album WHERE coarse_match(e, some_vector(i, 64), 2, 32);
+SELECT pg_stat_get_xact_numscans('album_e'::regclass) - :before AS counted;
+COMMIT;
+
+-- The opclass.
+SELECT opcname, opcdefault, amvalidate(c.oid) FROM pg_opclass AS c JOIN pg_am AS a ON opcmethod = a.oid WHERE amname = 'mrl';
+SELECT amopstrategy, amopopr::regoperator FROM pg_amop JOIN pg_am AS a ON amopmethod = a.oid WHERE amname = 'mrl' ORDER BY 1;
+SELECT name, pg_index_has_property('album_e'::regclass, name) FROM unnest(ARRAY['clusterable', 'index_scan', 'bitmap_scan', 'backward_scan']) AS name;
+
+-- Under row-level security, behind a security barrier, without a right to the table.
+SET client_min_messages = warning;
+DROP ROLE IF EXISTS regress_photosearch_guest;
+RESET client_min_messages;
+CREATE ROLE regress_photosearch_guest;
+CREATE TABLE owned (id int, owner name, e mrl_vector(64));
+INSERT INTO owned SELECT i, CASE WHEN i % 3 = 0 THEN 'regress_photosearch_guest' ELSE 'host' END, some_vector(i, 64) FROM generate_series(1, 300) AS i;
+CREATE INDEX owned_e ON owned USING mrl (e) WITH (prefix_dims = 32);
+ANALYZE owned;
+ALTER TABLE owned ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON owned USING (owner = current_user);
+CREATE VIEW shown WITH (security_barrier) AS SELECT id, e FROM owned WHERE id % 3 <> 1;
+GRANT SELECT ON owned, shown TO regress_photosearch_guest;
+SELECT found('SELECT id FROM owned WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)', 'owned_e');
+SET ROLE regress_photosearch_guest;
+SELECT found('SELECT id FROM owned WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)', 'owned_e');
+SELECT found('SELECT id FROM shown WHERE NOT coarse_match(e, some_vector(5, 64), 0.3, 32)', 'owned_e');
+SELECT raised($$SELECT * FROM photosearch.check_index('owned_e')$$);
+SELECT count(*) >= 0 AS own_sweeps FROM photosearch.last_sweep();
+RESET ROLE;
+REVOKE SELECT ON owned FROM regress_photosearch_guest;
+SET ROLE regress_photosearch_guest;
+SELECT raised($$SELECT id FROM owned WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)$$);
+SELECT found('SELECT id FROM shown WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)', 'owned_e');
+RESET ROLE;
+DROP TABLE owned CASCADE;
+DROP ROLE regress_photosearch_guest;
+
+-- A parallel scan finds the same.
+SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET max_parallel_workers_per_gather = 2;
+INSERT INTO album SELECT i, some_vector(i, 64) FROM generate_series(401, 3000) AS i;
+ANALYZE album;
+EXPLAIN (COSTS OFF) SELECT count(*), sum(id) FROM album WHERE coarse_match(e, some_vector(5, 64), 0.3, 2);
+SELECT count(*), sum(id) FROM album WHERE coarse_match(e, some_vector(5, 64), 0.3, 32);
+RESET enable_seqscan; SET enable_indexscan = off; SET max_parallel_workers_per_gather = 0;
+SELECT count(*), sum(id) FROM album WHERE coarse_match(e, some_vector(5, 64), 0.3, 32);
+RESET ALL;
+DROP TABLE album, photos;
+DROP FUNCTION found;
