@@ -3,7 +3,7 @@
 //! In the manner of Postgres' amcheck. Writers are kept out while it runs (ShareLock on the table).
 
 use std::collections::HashMap;
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 
 use pgrx::iter::TableIterator;
@@ -111,9 +111,18 @@ unsafe fn check(oid: pg_sys::Oid) -> Result<Vec<Problem>, ErrorReport> {
 }
 
 fn not_ours(oid: pg_sys::Oid) -> ErrorReport {
+    // SAFETY: reads the system catalogs; the name is palloc'd.
+    let name = unsafe {
+        let name = pg_sys::get_rel_name(oid);
+        if name.is_null() {
+            oid.to_u32().to_string()
+        } else {
+            CStr::from_ptr(name).to_string_lossy().into_owned()
+        }
+    };
     sql_error(
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-        format!("relation with OID {} is not an mrl index", oid.to_u32()),
+        format!("\"{name}\" is not an mrl index"),
     )
 }
 

@@ -15,6 +15,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::sweep::kernel::Ahead;
 use crate::sweep::{Layout, Slab, SlabMut};
 use crate::types::sql_error;
 
@@ -160,23 +161,44 @@ impl Pin {
         unsafe { pg_sys::BufferGetBlockNumber(self.buffer) }
     }
 
-    /// Asks the CPU for what a sweep will read of the page: while another one is judged, this comes
-    /// from memory.
-    pub fn prefetch(&self, layout: &Layout) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: the buffer is pinned; a prefetch reads nothing.
-            unsafe {
-                let page: *const i8 = pg_sys::BufferGetPage(self.buffer).cast();
-                for at in (0..HEADER + layout.swept_len()).step_by(64) {
-                    _mm_prefetch::<_MM_HINT_T0>(page.add(at));
-                }
-                _mm_prefetch::<_MM_HINT_T0>(page.add(SLAB_END));
-            }
+    /// How far the buffer of `next` lies from this one.
+    pub fn distance(&self, next: &Pin) -> i32 {
+        next.buffer.wrapping_sub(self.buffer)
+    }
+
+    /// The block, if it is in the buffer at this distance. Blocks that were read or written one after
+    /// another mostly lie at the same distance, and to look one up costs several times as much: the
+    /// table of buffers is larger than the caches of a CPU.
+    ///
+    /// # Safety
+    /// As [`Pin::read`].
+    pub unsafe fn guess(
+        &self,
+        distance: i32,
+        relation: pg_sys::Relation,
+        block: pg_sys::BlockNumber,
+    ) -> Option<Pin> {
+        let buffer = self.buffer.checked_add(distance)?;
+        // SAFETY: the caller's promise. ReadRecentBuffer pins the buffer if it holds the block, and
+        // else returns false; the number is checked against those that there are.
+        unsafe {
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            let file = (*relation).rd_node;
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            let file = (*relation).rd_locator;
+            let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
+            // Buffers of temporary tables, counted downwards from -1, are not guessed.
+            let is_buffer = (1..=pg_sys::NBuffers).contains(&buffer);
+            (is_buffer && pg_sys::ReadRecentBuffer(file, fork, block, buffer))
+                .then(|| Pin { buffer })
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = layout;
+    }
+
+    /// What a sweep will read of the page.
+    pub fn ahead(&self, layout: &Layout) -> Ahead {
+        // SAFETY: the buffer is pinned.
+        let page = unsafe { pg_sys::BufferGetPage(self.buffer) };
+        Ahead::new(page.cast::<u8>().cast_const(), HEADER + layout.swept_len())
     }
 
     /// Waits for the lock.
@@ -189,7 +211,7 @@ impl Pin {
     /// Locks for writing, if nobody has it locked.
     pub fn try_lock(self) -> Option<Block> {
         // SAFETY: as above.
-        unsafe { pg_sys::ConditionalLockBuffer(self.buffer) }.then_some(Block { pin: self })
+        unsafe { pg_sys::ConditionalLockBuffer(self.buffer) }.then(|| Block { pin: self })
     }
 }
 

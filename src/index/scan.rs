@@ -33,6 +33,7 @@ use super::page::{Content, FIRST_BLOCK, Index, Pin};
 use super::sweeps::{self, Sweeps};
 use crate::functions::CoarseQuery;
 use crate::sweep::filter::Verdict;
+use crate::sweep::kernel::Ahead;
 use crate::sweep::{Filter, Judge};
 use crate::types::{ProbeArg, VectorArg};
 
@@ -60,6 +61,8 @@ struct Scan {
     next: pg_sys::BlockNumber,
     end: pg_sys::BlockNumber,
     strategy: pg_sys::BufferAccessStrategy,
+    /// From one block's buffer to the next one's, where that was last looked up.
+    distance: i32,
     /// Matches of the page that was judged last, of two kinds: certain ones, and ones to recheck.
     certain: Vec<pg_sys::ItemPointerData>,
     undecided: Vec<pg_sys::ItemPointerData>,
@@ -123,7 +126,7 @@ impl Scan {
     }
 
     /// Judges one block, and leaves its matches in `certain` and `undecided`.
-    fn judge_block(&mut self, pin: Pin) -> Result<(), ErrorReport> {
+    fn judge_block(&mut self, pin: Pin, next: Option<&Pin>) -> Result<(), ErrorReport> {
         self.certain.clear();
         self.undecided.clear();
         self.returned = 0;
@@ -137,7 +140,8 @@ impl Scan {
             return Ok(());
         };
         let slab = self.index.slab(&block, count)?;
-        for (entry, verdict) in judge.judge(&slab).left() {
+        let mut ahead = next.map_or(Ahead::none(), |next| next.ahead(&self.index.layout));
+        for (entry, verdict) in judge.judge_and_ask(&slab, &mut ahead).left() {
             let list = match verdict {
                 Verdict::No => continue,
                 Verdict::Maybe => &mut self.undecided,
@@ -166,11 +170,9 @@ impl Scan {
             let pin = ahead.take().unwrap_or_else(|| self.pin(self.next));
             self.next += 1;
             if self.next < self.end {
-                ahead
-                    .insert(self.pin(self.next))
-                    .prefetch(&self.index.layout);
+                *ahead = Some(self.pin_next(&pin));
             }
-            self.judge_block(pin)?;
+            self.judge_block(pin, ahead.as_ref())?;
             found = !self.certain.is_empty() || !self.undecided.is_empty();
         }
         self.sweeps.seconds += start.elapsed().as_secs_f64();
@@ -180,6 +182,24 @@ impl Scan {
     fn pin(&self, number: pg_sys::BlockNumber) -> Pin {
         // SAFETY: the index is open, and has `blocks` blocks.
         unsafe { Pin::read(self.index.relation, number, self.strategy) }
+    }
+
+    /// The block `next`, of which the one before is pinned.
+    ///
+    /// A buffer that is guessed is not marked as used (`usage_count`), so every eighth is looked up,
+    /// in each sweep others: an index that is swept often stays in memory.
+    fn pin_next(&mut self, before: &Pin) -> Pin {
+        const LOOKED_UP: u64 = 8;
+        let is_guessed = !(u64::from(self.next) + self.sweeps.sweeps).is_multiple_of(LOOKED_UP);
+        // SAFETY: as below.
+        let guess = is_guessed
+            .then(|| unsafe { before.guess(self.distance, self.index.relation, self.next) })
+            .flatten();
+        guess.unwrap_or_else(|| {
+            let pin = self.pin(self.next);
+            self.distance = before.distance(&pin);
+            pin
+        })
     }
 
     /// Whether `next` is a block to judge, taking some from what is shared if need be.
@@ -249,6 +269,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
                 ..Sweeps::default()
             },
             strategy: strategy(&index),
+            distance: 1,
             index,
             judge: None,
             begun: false,

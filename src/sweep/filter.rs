@@ -4,7 +4,7 @@ use half::f16;
 
 use super::ARITHMETIC;
 use super::code::{STEP, bound_units, split_bounds, steps};
-use super::kernel::{Cutoffs, Entries, Kernel, QuantizedQuery};
+use super::kernel::{Ahead, Cutoffs, Entries, Kernel, QuantizedQuery};
 use super::layout::{Layout, Slab};
 use crate::vector::similarity_error;
 
@@ -202,12 +202,19 @@ impl Filter {
         Filter(Kind::Every(Verdict::Maybe))
     }
 
-    fn first_level(&self, kernel: Kernel, slab: &Slab, dots: &mut [i32], verdicts: &mut Verdicts) {
+    fn first_level(
+        &self,
+        kernel: Kernel,
+        slab: &Slab,
+        dots: &mut [i32],
+        verdicts: &mut Verdicts,
+        ahead: &mut Ahead,
+    ) {
         match &self.0 {
             Kind::Every(verdict) => verdicts.fill(*verdict),
             Kind::Shorter(_) => verdicts.fill(Verdict::Maybe),
             Kind::Prefix(prefix) => {
-                kernel.dots(slab.codes(), &prefix.quantized, dots);
+                kernel.dots(slab.codes(), &prefix.quantized, dots, ahead);
                 let lost = prefix.quantized.lost();
                 let cutoffs = Cutoffs {
                     dot_scale: prefix.quantized.scale(),
@@ -381,11 +388,22 @@ impl Judge {
 
     /// A verdict for each entry.
     pub fn judge(&mut self, slab: &Slab) -> &Verdicts {
+        self.judge_and_ask(slab, &mut Ahead::none())
+    }
+
+    /// [`Judge::judge`], while what will be judged next comes from memory.
+    pub fn judge_and_ask(&mut self, slab: &Slab, ahead: &mut Ahead) -> &Verdicts {
         let count = slab.count();
         self.all.count = count;
         self.all.fill(Verdict::Yes);
         for (filter, negated) in &self.filters {
-            filter.first_level(self.kernel, slab, &mut self.dots[..count], &mut self.one);
+            filter.first_level(
+                self.kernel,
+                slab,
+                &mut self.dots[..count],
+                &mut self.one,
+                ahead,
+            );
             self.all.and(&self.one, *negated);
         }
         self.counters.entries += count as u64;

@@ -93,6 +93,53 @@ pub struct Entries<'a> {
     pub dots: &'a [i32],
 }
 
+/// What will be read next, to be asked for from memory while something else is computed.
+pub struct Ahead {
+    at: *const u8,
+    lines: usize,
+}
+
+impl Ahead {
+    const LINE: usize = 64;
+
+    /// Nothing.
+    pub fn none() -> Ahead {
+        Ahead {
+            at: std::ptr::null(),
+            lines: 0,
+        }
+    }
+
+    /// `len` bytes from `at`. Nothing is read through the pointer, whatever it is.
+    pub fn new(at: *const u8, len: usize) -> Ahead {
+        Ahead {
+            at,
+            lines: len.div_ceil(Ahead::LINE),
+        }
+    }
+
+    /// Lines to ask for with each of `steps`, to be through at the end.
+    fn pace(&self, steps: usize) -> usize {
+        self.lines.div_ceil(steps.max(1))
+    }
+
+    /// Asks for so many lines more.
+    #[inline(always)]
+    fn ask(&mut self, lines: usize) {
+        let lines = lines.min(self.lines);
+        for _ in 0..lines {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a prefetch has no effect but on caches.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(self.at.cast());
+            }
+            self.at = self.at.wrapping_add(Ahead::LINE);
+        }
+        self.lines -= lines;
+    }
+}
+
 /// An instruction set that the kernel is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
@@ -138,12 +185,12 @@ impl Kernel {
         *BEST
     }
 
-    /// `dots[i] = Σ c k` of the `i`-th row of `codes`.
+    /// `dots[i] = Σ c k` of the `i`-th row of `codes`. Asks for what is `ahead` meanwhile.
     ///
     /// # Panics
     /// If `codes` is not `dots.len()` rows of the query's stride, or the CPU lacks the instruction
     /// set.
-    pub fn dots(self, codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
+    pub fn dots(self, codes: &[u8], query: &QuantizedQuery, dots: &mut [i32], ahead: &mut Ahead) {
         assert_eq!(
             codes.len(),
             dots.len() * query.values.len(),
@@ -153,10 +200,10 @@ impl Kernel {
         match self {
             // SAFETY: the CPU has the features, and the shapes agree (both asserted above).
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Vnni => unsafe { x86::avx512vnni(codes, query, dots) },
+            Kernel::Avx512Vnni => unsafe { x86::avx512vnni(codes, query, dots, ahead) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => unsafe { x86::avx2(codes, query, dots) },
+            Kernel::Avx2 => unsafe { x86::avx2(codes, query, dots, ahead) },
             _ => portable(codes, query, dots),
         }
     }
@@ -218,7 +265,7 @@ fn portable(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Cutoffs, Entries, QuantizedQuery};
+    use super::{Ahead, Cutoffs, Entries, QuantizedQuery};
 
     /// Rows whose sums are folded together.
     const ROWS: usize = 4;
@@ -227,11 +274,18 @@ mod x86 {
     /// The CPU has AVX-512 F, BW, DQ, VL and VNNI; `codes` is `dots.len()` rows of the query's
     /// stride, a multiple of 16.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub unsafe fn avx512vnni(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
+    pub unsafe fn avx512vnni(
+        codes: &[u8],
+        query: &QuantizedQuery,
+        dots: &mut [i32],
+        ahead: &mut Ahead,
+    ) {
         let stride = query.values.len();
+        let pace = ahead.pace(dots.len().div_ceil(ROWS));
         let bias = _mm_set1_epi32(query.bias);
         let mut row = 0;
         while row < dots.len() {
+            ahead.ask(pace);
             let rows = ROWS.min(dots.len() - row);
             let mut sums = [_mm512_setzero_si512(); ROWS];
             if rows == ROWS {
@@ -353,9 +407,11 @@ mod x86 {
     /// # Safety
     /// The CPU has AVX2; `codes` is `dots.len()` rows of the query's stride, a multiple of 16.
     #[target_feature(enable = "avx2")]
-    pub unsafe fn avx2(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
+    pub unsafe fn avx2(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32], ahead: &mut Ahead) {
         let stride = query.values.len();
+        let pace = ahead.pace(dots.len());
         for (row, dot) in dots.iter_mut().enumerate() {
+            ahead.ask(pace);
             let mut sum = _mm256_setzero_si256();
             for at in (0..stride).step_by(16) {
                 // SAFETY: 16 codes of this row, and 16 values of the query.

@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::filter::{Verdict, Verdicts};
-use super::kernel::{Kernel, QuantizedQuery};
+use super::kernel::{Ahead, Kernel, QuantizedQuery};
 use super::{Encoder, Filter, Judge, Layout, Slab, SlabMut, Tid};
 use crate::vector::{Query, cosine, squared_norm};
 
@@ -376,7 +376,12 @@ fn every_kernel_gives_the_integer_dot_product() {
             .collect();
         for kernel in kernels() {
             let mut dots = [0; 9];
-            kernel.dots(&codes, &query, &mut dots);
+            kernel.dots(
+                &codes,
+                &query,
+                &mut dots,
+                &mut Ahead::new(codes.as_ptr(), codes.len()),
+            );
             assert_eq!(dots.map(i64::from).to_vec(), expected, "{kernel:?}");
         }
         // The quantised query is as far off as it says.
