@@ -1,26 +1,36 @@
 -- The pair: a coarse filter on a prefix, a fine score on all dimensions.
 
+-- The price of a comparison depends on where the vector lies: COST is for whoever does not ask.
+
+CREATE FUNCTION mrl_prefix_support(internal) RETURNS internal
+    AS 'MODULE_PATHNAME', 'mrl_prefix_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for functions that read a prefix: their price';
+
+CREATE FUNCTION mrl_vector_support(internal) RETURNS internal
+    AS 'MODULE_PATHNAME', 'mrl_vector_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_vector_support(internal) IS 'planner support for functions that read a whole vector: their price';
+
 -- Behind the operators. Leakproof: all that they can tell of a row is its number of dimensions.
 -- Without it a table under row-level security would be filtered only after its policy.
 
 CREATE FUNCTION mrl_coarse_match(mrl_vector, mrl_probe) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_probe_wrapper'
-    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10;
+    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
 COMMENT ON FUNCTION mrl_coarse_match(mrl_vector, mrl_probe) IS 'implementation of @~ operator';
 
 CREATE FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_probe) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_mismatch_probe_wrapper'
-    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10;
+    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
 COMMENT ON FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_probe) IS 'implementation of !@~ operator';
 
 CREATE FUNCTION mrl_coarse_match(mrl_vector, mrl_vector) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_wrapper'
-    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10;
+    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
 COMMENT ON FUNCTION mrl_coarse_match(mrl_vector, mrl_vector) IS 'implementation of @~ operator';
 
 CREATE FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_mismatch_wrapper'
-    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10;
+    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
 COMMENT ON FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) IS 'implementation of !@~ operator';
 
 CREATE FUNCTION mrl_coarse_match_sel(internal, oid, internal, integer) RETURNS double precision
@@ -83,12 +93,12 @@ COMMENT ON FUNCTION coarse_match(mrl_vector, mrl_vector) IS
 
 CREATE FUNCTION fine_score(embedding mrl_vector, query mrl_vector) RETURNS double precision
     AS 'MODULE_PATHNAME', 'mrl_fine_score_wrapper'
-    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 50;
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 50 SUPPORT mrl_vector_support;
 COMMENT ON FUNCTION fine_score(mrl_vector, mrl_vector) IS 'cosine similarity over all dimensions, from -1 to 1';
 
 CREATE FUNCTION mrl_cosine_distance(mrl_vector, mrl_vector) RETURNS double precision
     AS 'MODULE_PATHNAME', 'mrl_cosine_distance_wrapper'
-    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 50;
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 50 SUPPORT mrl_vector_support;
 COMMENT ON FUNCTION mrl_cosine_distance(mrl_vector, mrl_vector) IS 'implementation of <=> operator';
 
 CREATE OPERATOR <=> (

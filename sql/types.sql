@@ -28,6 +28,10 @@ CREATE FUNCTION mrl_vector_typmod_in(cstring[]) RETURNS integer
     AS 'MODULE_PATHNAME', 'mrl_vector_typmod_in_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_vector_typmod_in(cstring[]) IS 'I/O typmod';
 
+CREATE FUNCTION mrl_vector_typanalyze(internal) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_vector_typanalyze_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_vector_typanalyze(internal) IS 'ANALYZE: keeps a sample of prefixes for the planner';
+
 -- External storage: kept uncompressed, so that a prefix is read without the rest.
 CREATE TYPE mrl_vector (
     INPUT = mrl_vector_in,
@@ -35,6 +39,7 @@ CREATE TYPE mrl_vector (
     RECEIVE = mrl_vector_recv,
     SEND = mrl_vector_send,
     TYPMOD_IN = mrl_vector_typmod_in,
+    ANALYZE = mrl_vector_typanalyze,
     ALIGNMENT = int4,
     STORAGE = external
 );

@@ -28,6 +28,7 @@ pgrx::extension_sql_file!("../sql/index.sql", name = "index", requires = ["embed
 pub extern "C-unwind" fn _PG_init() {
     guc::register();
     index::register_options();
+    index::register_hook();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -125,6 +125,7 @@ def main():
             client = ROOT / "tests" / "client"
             python = venv(scratch / "venv", client / "requirements.txt")
             results.stage("clients", [*run, python, client / "run_client.py"])
+            results.stage("estimates", [*run, sys.executable, ROOT / "tests/estimates/run_estimates.py"])
             results.stage("hostile files", [*run, python, ROOT / "tests/hostile/run_hostile.py"])
             results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
             results.stage("bridge", [*run, *regress, ROOT / "tests/bridge"])

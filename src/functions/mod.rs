@@ -9,3 +9,4 @@ mod settings;
 mod worker;
 
 pub use coarse::CoarseQuery;
+pub use settings::{Coarse, CoarseSettings};

@@ -1,12 +1,11 @@
 //! What a scan costs.
 
+use pgrx::PgList;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{PgList, is_a};
 
 use super::page::{Index, Meta};
-use crate::functions::CoarseQuery;
-use crate::types::{ProbeArg, VectorArg};
+use crate::planner::compared_dims;
 
 /// Comparing one entry with one query, in `cpu_operator_cost`s: a few nanoseconds, where that
 /// setting's unit is a comparison of integers through the executor.
@@ -67,7 +66,11 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         let meta = meta((*info).indexoid);
         let compared: Vec<Compared> = clauses
             .iter_ptr()
-            .map(|clause| meta.map_or(Compared::Equal, |meta| compared(clause, &meta)))
+            .map(|clause| {
+                meta.map_or(Compared::Equal, |meta| {
+                    Compared::of(compared_dims(root, clause), &meta)
+                })
+            })
             .collect();
         let an_entry: f64 = compared
             .iter()
@@ -76,19 +79,22 @@ pub unsafe extern "C-unwind" fn amcostestimate(
                 Compared::Equal | Compared::Longer => ENTRY,
             })
             .sum();
-        // Codes say little of a query that compares more than they cover: most rows are left to
-        // the executor, on top of the sweep.
-        let all_longer = !compared.is_empty() && compared.iter().all(|c| *c == Compared::Longer);
-        let returned = if all_longer {
+        // Codes say little of a query that compares more than they cover: the executor looks at most
+        // rows, as in a sequential scan.
+        let undecided = if compared.iter().all(|c| *c == Compared::Longer) {
             1.0
         } else {
-            (matching + UNDECIDED).min(1.0)
+            UNDECIDED
         };
+        let mut recheck = pg_sys::QualCost::default();
+        pg_sys::cost_qual_eval(&mut recheck, clauses.as_ptr(), root);
 
         let entries = (*info).tuples;
         *startup = 0.0;
-        *total = read * seq_page + entries * an_entry * pg_sys::cpu_operator_cost;
-        *selectivity = returned;
+        *total = read * seq_page
+            + entries * an_entry * pg_sys::cpu_operator_cost
+            + entries * undecided * recheck.per_tuple;
+        *selectivity = matching.max(undecided);
         *correlation = CORRELATION;
         *pages = all_pages;
     }
@@ -106,45 +112,13 @@ unsafe fn meta(index: pg_sys::Oid) -> Option<Meta> {
     }
 }
 
-/// # Safety
-/// `clause` is a condition of an index of `meta`, an operator of the opclass with the column on its
-/// left.
-unsafe fn compared(clause: *mut pg_sys::Node, meta: &Meta) -> Compared {
-    // SAFETY: the caller's promise.
-    let query = unsafe { constant_query(clause) };
-    match query {
-        Some(query) if query.prefix.len() < meta.prefix_dims => Compared::Shorter,
-        Some(query) if query.prefix.len() > meta.prefix_dims => Compared::Longer,
-        // Not known while planning: most probably what the index was made for.
-        _ => Compared::Equal,
-    }
-}
-
-/// The query of `column operator constant`.
-///
-/// # Safety
-/// As [`compared`].
-unsafe fn constant_query(clause: *mut pg_sys::Node) -> Option<CoarseQuery> {
-    // SAFETY: the caller's promise; a constant has the type that the operator takes.
-    unsafe {
-        if !is_a(clause, pg_sys::NodeTag::T_OpExpr) {
-            return None;
+impl Compared {
+    fn of(dims: Option<usize>, meta: &Meta) -> Compared {
+        match dims {
+            Some(dims) if dims < meta.prefix_dims => Compared::Shorter,
+            Some(dims) if dims > meta.prefix_dims => Compared::Longer,
+            // Not known while planning: most probably what the index was made for.
+            _ => Compared::Equal,
         }
-        let args = PgList::<pg_sys::Node>::from_pg((*clause.cast::<pg_sys::OpExpr>()).args);
-        let right = args.get_ptr(1)?;
-        if !is_a(right, pg_sys::NodeTag::T_Const) {
-            return None;
-        }
-        let right = &*right.cast::<pg_sys::Const>();
-        if right.constisnull {
-            return None;
-        }
-        let left_type = pg_sys::exprType(args.get_ptr(0)?);
-        let query = if pg_sys::getBaseType(right.consttype) == pg_sys::getBaseType(left_type) {
-            CoarseQuery::of_vector(VectorArg::from_datum(right.constvalue))
-        } else {
-            CoarseQuery::of_probe(ProbeArg::from_datum(right.constvalue))
-        };
-        query.ok()
     }
 }

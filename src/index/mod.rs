@@ -10,8 +10,10 @@ mod cost;
 mod handler;
 mod insert;
 mod page;
+mod parallel;
 mod scan;
 mod sweeps;
 mod vacuum;
 
 pub use handler::register_options;
+pub use parallel::register_hook;

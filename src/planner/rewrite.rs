@@ -9,8 +9,10 @@ use std::ptr::null_mut;
 use pgrx::prelude::*;
 use pgrx::{Internal, PgList, is_a, pg_sys};
 
+use super::price::{self, Reads};
+
 /// Support function of both forms of `coarse_match`. Returns the replacement, or null for "as it
-/// is".
+/// is"; where one stays a call, its price.
 #[pg_extern(sql = false)]
 fn mrl_coarse_match_support(request: Internal) -> Internal {
     // SAFETY: Postgres hands a support function a node of some request type.
@@ -21,7 +23,7 @@ fn mrl_coarse_match_support(request: Internal) -> Internal {
         if !node.is_null() && is_a(node, pg_sys::NodeTag::T_SupportRequestSimplify) {
             simplify(&*node.cast::<pg_sys::SupportRequestSimplify>())
         } else {
-            null_mut()
+            price::price(node, Reads::Prefix)
         }
     };
     Internal::from(Some(pg_sys::Datum::from(replacement)))

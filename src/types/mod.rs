@@ -15,4 +15,5 @@ mod vector_io;
 pub use call_site::{Prepared, call_site_state, first_argument_is_query};
 pub use error::sql_error;
 pub use probe::{ProbeArg, check_threshold};
+pub use varlena::new_varlena;
 pub use vector::{MrlVector, VectorArg, VectorArray};

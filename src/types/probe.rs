@@ -203,7 +203,7 @@ unsafe impl<'fcx> ArgAbi<'fcx> for ProbeArg<'fcx> {
             let datum: RawDatum = arg
                 .unbox_arg_using_from_datum()
                 .expect("argument is not null");
-            ProbeArg(RawVarlena::from_datum(datum.0))
+            ProbeArg::from_datum(datum.0)
         }
     }
 }

@@ -3,11 +3,13 @@
 
 mod error;
 mod kernel;
+mod sample;
 mod similarity;
 mod text;
 
 pub use error::VectorError;
 pub use kernel::{Kernel, dot_and_squared_norm, squared_norm};
+pub use sample::{SAMPLE_DIMS, Sample, SampleBuilder, SampleQuery};
 pub use similarity::{Query, cosine, similarity_error};
 pub use text::parse;
 

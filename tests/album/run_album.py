@@ -83,6 +83,19 @@ def main():
     """)
     check("the settings' form follows the model's recommendation", by_settings == "0", by_settings)
 
+    # The planner foresees what the filter keeps, of a question in FROM too.
+    server.psql("ANALYZE photos;")
+    questions = ["a baby", "a dog", "a cat", "a car", "a beach", "a birthday cake", "mountains", "people", "a boat", "snow"]
+    missed = []
+    for question in questions:
+        for threshold, dims in [(COARSE, DIMS), (COARSE - 0.1, DIMS), (COARSE, 192), (COARSE + 0.1, 32)]:
+            query = f"FROM photos, embed_text('{question}') AS q WHERE coarse_match(embedding, q, {threshold}, {dims})"
+            plan = json.loads(server.psql(f"EXPLAIN (FORMAT json) SELECT {query};", "-A", "-t"))
+            expected, counted = plan[0]["Plan"]["Plan Rows"], int(server.value(f"SELECT count(*) {query}"))
+            if max(expected, counted) > 3 * max(min(expected, counted), 1):
+                missed.append((question, threshold, dims, expected, counted))
+    check("the planner's estimates are within a factor of 3", len(missed) <= 2, str(missed))
+
     # A photo that a telephone stored on its side is the same photo.
     turned = server.rows("SELECT path FROM truth WHERE orientation <> 1 ORDER BY path")
     check("the album has turned photos", len(turned) >= 3, str(len(turned)))

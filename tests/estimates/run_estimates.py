@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""How well the planner foresees what a coarse filter keeps.
+
+Clustered vectors of 2048 dimensions whose variances fall along the dimensions as a Matryoshka
+model's do, or those of a file; queries that are not among them; thresholds that keep from 0.3% to
+half of the rows. The estimate that EXPLAIN shows has to lie within a factor of 3 of the count, for
+95% of them. The server is the one that PGHOST names. Needs python3-numpy. Last line: how many
+checks passed and failed.
+
+    run_estimates.py [--rows 20000] [--vectors rows.npy --queries queries.npy] [--details]
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "demo"))
+
+from album import Server  # noqa: E402
+
+DIMENSIONS, CLUSTERS, SEED = 2048, 200, 11
+QUERIES = 60
+SHARES = [0.003, 0.005, 0.01, 0.03, 0.1, 0.5]
+COMPARED = [32, 64, 128, 256]
+# Longer than the prefixes that ANALYZE keeps, and judged by those: shown with --details, not held
+# to anything. (Similarities of longer prefixes spread less, so that the estimates are too high.)
+LONGER = [512, 2048]
+FACTOR, WANTED = 3, 0.95
+
+failures = []
+checks = 0
+
+
+def check(name, ok, detail=""):
+    global checks
+    checks += 1
+    print(f"{'ok  ' if ok else 'FAIL'} {name} {detail}", flush=True)
+    if not ok:
+        failures.append(name)
+
+
+def clustered(count, rng, centres, scale):
+    """Float16 rows of length one."""
+    noise = 0.8 * rng.standard_normal((count, DIMENSIONS), dtype=np.float32) * scale
+    rows = centres[rng.integers(CLUSTERS, size=count)] + noise
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+
+def made(rows, rng):
+    scale = ((1 + np.arange(DIMENSIONS)) ** -0.35).astype(np.float32)
+    centres = rng.standard_normal((CLUSTERS, DIMENSIONS), dtype=np.float32) * scale
+    batches = [clustered(min(2000, rows - start), rng, centres, scale) for start in range(0, rows, 2000)]
+    return np.concatenate(batches), clustered(QUERIES, rng, centres, scale)
+
+
+def copy(server_directory, database, table, vectors):
+    """COPY BINARY of rows (id integer, vector)."""
+    command = [str(ROOT / "tests/cluster.sh"), "run", server_directory, "psql", "-X", "-q", "-d", database]
+    command += ["-c", f"COPY {table} FROM STDIN WITH (FORMAT binary)"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        process.stdin.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
+        for number, row in enumerate(vectors, 1):
+            body = len(row).to_bytes(2, "big") + bytes(2) + row.astype(">f2").tobytes()
+            process.stdin.write(b"\0\2\0\0\0\4" + number.to_bytes(4, "big") + len(body).to_bytes(4, "big") + body)
+        process.stdin.write(b"\xff\xff")
+        process.stdin.close()
+    if process.returncode != 0:
+        raise SystemExit(f"could not fill {table}")
+
+
+def thresholds(rows, query, dims):
+    """Similarities that the shares of the rows reach."""
+    prefixes, prefix = rows[:, :dims].astype(np.float32), query[:dims].astype(np.float32)
+    similarities = prefixes @ prefix / (np.linalg.norm(prefixes, axis=1) * np.linalg.norm(prefix))
+    return np.quantile(similarities, [1 - share for share in SHARES])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--vectors", help="float16 rows (.npy) instead of clustered ones")
+    parser.add_argument("--queries", help="float16 queries (.npy)")
+    parser.add_argument("--details", action="store_true", help="shares by dims and selectivity")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(SEED)
+    if arguments.vectors:
+        rows, queries = np.load(arguments.vectors), np.load(arguments.queries)
+    else:
+        rows, queries = made(arguments.rows, rng)
+    dimensions = rows.shape[1]
+
+    directory = os.environ["PGHOST"]
+    Server(directory, "postgres").psql("DROP DATABASE IF EXISTS estimates_test; CREATE DATABASE estimates_test;")
+    server = Server(directory, "estimates_test")
+    server.psql(f"""
+        CREATE EXTENSION photosearch;
+        CREATE UNLOGGED TABLE photos (id int, e mrl_vector({dimensions}));
+        CREATE UNLOGGED TABLE queries (id int, q mrl_vector);
+        CREATE TABLE filters (query int, dims int, share float, threshold float);
+    """)
+    copy(directory, "estimates_test", "photos", rows)
+    copy(directory, "estimates_test", "queries", queries)
+    compared = {min(dims, dimensions) for dims in COMPARED + LONGER * arguments.details}
+    filters = [
+        f"({number}, {dims}, {share}, {threshold})"
+        for number, query in enumerate(queries, 1)
+        for dims in compared
+        # All shares for each query at one of the lengths, and two of them at the others.
+        for place, (share, threshold) in enumerate(zip(SHARES, thresholds(rows, query, dims)))
+        if COMPARED[number % len(COMPARED)] == dims or place in (number % 2, 2 + number % 4)
+    ]
+    server.psql(f"INSERT INTO filters VALUES {', '.join(filters)};")
+    server.psql("""
+        VACUUM ANALYZE photos;
+        CREATE FUNCTION estimate(q mrl_vector, threshold float, dims int) RETURNS float LANGUAGE plpgsql AS $$
+        DECLARE
+            plan json;
+        BEGIN
+            EXECUTE format('EXPLAIN (FORMAT json) SELECT FROM photos WHERE coarse_match(e, %L, %s, %s)', q, threshold, dims) INTO plan;
+            RETURN plan -> 0 -> 'Plan' -> 'Plan Rows';
+        END
+        $$;
+        SET max_parallel_workers_per_gather = 0;
+        CREATE TABLE answers AS
+            SELECT f.dims, f.share, estimate(q, threshold, dims) AS estimate,
+                (SELECT count(*) FROM photos WHERE coarse_match(e, q, threshold, dims)) AS matches
+            FROM filters AS f JOIN queries AS q ON q.id = f.query;
+    """)
+    within = f"avg((greatest(estimate, matches) <= {FACTOR} * least(estimate, matches))::int)"
+    if arguments.details:
+        columns = f"dims, share, count(*), round({within}, 3), round(avg(ln(estimate / matches))::numeric, 2)"
+        for row in server.rows(f"SELECT {columns} FROM answers GROUP BY dims, share ORDER BY dims, share"):
+            print("dims {:>5}  share {:>6}  queries {:>4}  within {}  mean of ln(estimate / count) {}".format(*row))
+    selected = f"matches >= 0.003 * {len(rows)} AND dims <= {max(COMPARED)}"
+    count, share = server.rows(f"SELECT count(*), round({within}, 3) FROM answers WHERE {selected}")[0]
+    detail = f"{float(share):.1%} of {count}, {len(rows)} rows"
+    check(f"estimates within a factor of {FACTOR}", float(share) >= WANTED, detail)
+    Server(directory, "postgres").psql("DROP DATABASE estimates_test;")
+    print(f"{checks - len(failures)} passed, {len(failures)} failed", flush=True)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

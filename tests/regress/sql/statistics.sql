@@ -1,0 +1,188 @@
+-- What ANALYZE keeps of a column of vectors, and the estimates that come of it.
+CREATE TABLE album (id int, e mrl_vector(32));
+-- Ten scenes of 400 photos each; every twentieth photo has no embedding yet.
+INSERT INTO album SELECT i, CASE WHEN i % 20 <> 0 THEN some_vector(i % 10, 32) * 2 + some_vector(i, 32) END FROM generate_series(1, 4000) AS i;
+ANALYZE album;
+SELECT round(stanullfrac::numeric, 2) AS nulls, stawidth, round(stadistinct::numeric, 2) AS "distinct", stakind1, stakind2, staop1, array_length(stavalues1::text::text[], 1) AS values, length((stavalues1::text::text[])[1]::bytea) = 8 + 3000 * (2 + 32) AS size
+FROM pg_statistic WHERE starelid = 'album'::regclass AND staattnum = 2;
+SELECT most_common_vals, histogram_bounds, n_distinct < 0 AS "distinct" FROM pg_stats WHERE tablename = 'album' AND attname = 'e';
+
+-- The rows that EXPLAIN expects at the top, and the rows that there are. Within a factor of 3?
+CREATE FUNCTION expected(query text) RETURNS float LANGUAGE plpgsql AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT json) ' || query INTO plan;
+    RETURN plan -> 0 -> 'Plan' -> 'Plan Rows';
+END
+$$;
+CREATE FUNCTION foreseen(query text) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+    expected float := expected(query);
+    counted float;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM (%s) AS x', query) INTO counted;
+    -- The planner expects one row at least, but for conditions that are never true.
+    counted := greatest(counted, 1);
+    expected := greatest(expected, 1);
+    IF counted <= 3 * expected AND expected <= 3 * counted THEN
+        RETURN true;
+    END IF;
+    RAISE NOTICE 'expected %, counted %: %', expected, counted, query;
+    RETURN false;
+END
+$$;
+-- The prior is another answer than most of these.
+SELECT count(*) FILTER (WHERE coarse_match(e, q, 0.6, 16)) BETWEEN 200 AND 800 AS some, count(*) FILTER (WHERE coarse_match(e, q, 0.1, 16)) > 1200 AS many, count(*) FILTER (WHERE coarse_match(e, q, 0.999, 16)) < 5 AS none
+FROM album, some_vector(3, 32) AS q;
+
+-- A constant, a folded call, the settings, the negations, together.
+SET photosearch.coarse_threshold = 0.6; SET photosearch.coarse_dims = 16;
+SELECT condition, foreseen('SELECT FROM album WHERE ' || condition) FROM unnest(ARRAY[
+    'coarse_match(e, some_vector(3, 32), 0.6, 16)', 'coarse_match(e, some_vector(3, 32), 0.1, 16)', 'coarse_match(e, some_vector(3, 32), 0.999, 16)',
+    'coarse_match(e, some_vector(3, 32), 0.6, 32)', 'coarse_match(e, some_vector(3, 32), 0.6, 3)', 'coarse_match(e, some_vector(3, 32), 2, 32)', 'coarse_match(e, some_vector(3, 32), -2, 32)',
+    'NOT coarse_match(e, some_vector(3, 32), 0.6, 16)', 'e !@~ mrl_probe(some_vector(3, 32), 0.1, 16)',
+    'coarse_match(e, some_vector(3, 32))', 'coarse_match(some_vector(3, 32), e)', 'NOT coarse_match(e, some_vector(3, 32))', 'some_vector(3, 32) !@~ e',
+    'coarse_match(e, some_vector(3, 32)) AND NOT coarse_match(e, some_vector(4, 32))', 'coarse_match(e, some_vector(3, 32)) OR coarse_match(e, some_vector(4, 32))',
+    'coarse_match(e, NULL)', 'coarse_match(e, NULL::mrl_vector, 0.6, 16)', 'NOT coarse_match(e, NULL::mrl_vector, 0.6, 16)',
+    'coarse_match(e, some_vector(3, 32) * 0, 0, 16)', 'coarse_match(e, some_vector(3, 32) * 0, 0.1, 16)']) AS condition
+UNION ALL SELECT 'a literal', foreseen(format('SELECT FROM album WHERE coarse_match(e, %L, 0.6, 16)', some_vector(3, 32)));
+
+-- Stable calls are evaluated while planning: in the filter, in FROM, in a subselect. A volatile one
+-- is not, nor one that is too dear.
+CREATE FUNCTION found(seed int) RETURNS mrl_vector LANGUAGE plpgsql STABLE COST 1 AS $$ BEGIN RETURN some_vector(seed, 32); END $$;
+CREATE FUNCTION drawn(seed int) RETURNS mrl_vector LANGUAGE plpgsql VOLATILE COST 1 AS $$ BEGIN RETURN some_vector(seed, 32); END $$;
+CREATE FUNCTION dear(seed int) RETURNS mrl_vector LANGUAGE plpgsql STABLE COST 10000000 AS $$ BEGIN RAISE NOTICE 'called'; RETURN some_vector(seed, 32); END $$;
+SELECT query, foreseen(query) FROM unnest(ARRAY[
+    'SELECT FROM album WHERE coarse_match(e, found(3))', 'SELECT FROM album WHERE coarse_match(e, found(3), 0.1, 16)',
+    'SELECT FROM album, found(3) AS q WHERE coarse_match(e, q)', 'SELECT FROM album, found(3) AS q WHERE coarse_match(e, q, 0.1, 16)', 'SELECT FROM album, found(3) AS q WHERE NOT coarse_match(e, q, 0.1, 16)',
+    'SELECT FROM album, found(3) AS q (vector) WHERE coarse_match(vector, e)', 'SELECT FROM album, found(3) AS a, found(4) AS b WHERE coarse_match(e, a) AND NOT coarse_match(e, b)',
+    'SELECT FROM album, (SELECT found(3) AS v) AS q WHERE coarse_match(e, q.v)', 'WITH q AS (SELECT found(3) AS v) SELECT FROM album, q WHERE coarse_match(e, q.v)',
+    'SELECT FROM album WHERE coarse_match(e, (SELECT found(3)))', 'SELECT FROM album WHERE coarse_match(e, (SELECT found(3)), 0.1, 16)',
+    'SELECT FROM album LEFT JOIN found(3) AS q ON true WHERE coarse_match(e, q)']) AS query;
+SELECT query, expected(query) FROM unnest(ARRAY[
+    'SELECT FROM album, drawn(3) AS q WHERE coarse_match(e, q)', 'SELECT FROM album WHERE coarse_match(e, (SELECT drawn(3)), 0.1, 16)', 'SELECT FROM album, dear(3) AS q WHERE coarse_match(e, q)',
+    'SELECT FROM album, LATERAL found(id) AS q WHERE coarse_match(e, q)', 'SELECT FROM album WHERE coarse_match(e, (SELECT found(3) LIMIT 1))',
+    -- The threshold alone can tell.
+    'SELECT FROM album, drawn(3) AS q WHERE coarse_match(e, q, 1.5, 16)', 'SELECT FROM album, drawn(3) AS q WHERE coarse_match(e, q, -1, 16)']) AS query;
+
+-- Prepared statements: the values where the plan is made for them.
+PREPARE by_query (mrl_vector, float) AS SELECT FROM album WHERE coarse_match(e, $1, $2, 16);
+SET plan_cache_mode = force_custom_plan;
+SELECT threshold, expected(format('EXECUTE by_query(%L, %s)', some_vector(3, 32), threshold)) / count(*) FILTER (WHERE coarse_match(e, some_vector(3, 32), threshold, 16)) BETWEEN 1.0 / 3 AND 3 AS foreseen
+FROM album, unnest(ARRAY[0.1, 0.6]) AS threshold GROUP BY threshold ORDER BY threshold;
+SET plan_cache_mode = force_generic_plan;
+SELECT expected(format('EXECUTE by_query(%L, 0.1)', some_vector(3, 32)));
+RESET plan_cache_mode;
+DEALLOCATE by_query;
+
+-- Joins: a photo's like in the same table and in another, and whether there is any.
+CREATE TABLE others AS SELECT id, e FROM album WHERE id <= 300;
+ALTER TABLE others ALTER e TYPE mrl_vector(32);
+ANALYZE others;
+SELECT query, foreseen(query) FROM unnest(ARRAY[
+    'SELECT FROM album, others WHERE coarse_match(album.e, others.e, 0.6, 16)', 'SELECT FROM album, others WHERE coarse_match(album.e, others.e)', 'SELECT FROM album, others WHERE NOT coarse_match(others.e, album.e)',
+    'SELECT FROM others AS a, others AS b WHERE coarse_match(a.e, b.e, 0.6, 16)', 'SELECT FROM others AS a, others AS b WHERE coarse_match(a.e, b.e, 0.99, 32)',
+    'SELECT FROM album WHERE EXISTS (SELECT FROM others WHERE coarse_match(album.e, others.e, 0.6, 16) AND others.id < 4)',
+    'SELECT FROM album WHERE NOT EXISTS (SELECT FROM others WHERE coarse_match(album.e, others.e, 0.6, 16) AND others.id < 4)']) AS query;
+
+-- Vectors of other dimensions in a column without a number: no error while planning, and a filter
+-- speaks of its own.
+CREATE TABLE mixed (model text, e mrl_vector);
+INSERT INTO mixed SELECT CASE WHEN i % 4 = 0 THEN 'short' ELSE 'long' END, CASE WHEN i % 4 = 0 THEN some_vector(i % 10, 8) + some_vector(i, 8) ELSE some_vector(i % 10, 300) * 2 + some_vector(i, 300) END FROM generate_series(1, 2000) AS i;
+ANALYZE mixed;
+SELECT expected($$SELECT FROM mixed WHERE model = 'short' AND coarse_match(e, some_vector(3, 8), 0.5, 8)$$) /
+    (SELECT count(*) FROM (SELECT e FROM mixed WHERE model = 'short' OFFSET 0) AS x WHERE coarse_match(e, some_vector(3, 8), 0.5, 8)) BETWEEN 1.0 / 3 AND 3 AS short, expected($$SELECT FROM mixed WHERE model = 'long' AND coarse_match(e, some_vector(3, 300), 0.6, 300)$$) /
+    (SELECT count(*) FROM (SELECT e FROM mixed WHERE model = 'long' OFFSET 0) AS x WHERE coarse_match(e, some_vector(3, 300), 0.6, 300)) BETWEEN 1.0 / 3 AND 3 AS long;
+SELECT expected('SELECT FROM mixed WHERE ' || condition) FROM unnest(ARRAY['coarse_match(e, some_vector(3, 5), 0.5, 5)', 'coarse_match(e, found(3), 0.5, 16)', 'e @~ (SELECT found(3))']) AS condition;
+SELECT expected('SELECT FROM album, some_vector(3, 5) AS q WHERE ' || condition) > 0 AS no_error FROM unnest(ARRAY['coarse_match(e, q)', 'coarse_match(e, q, 0.5, 3)']) AS condition;
+-- An unknown model, or one whose vectors these are not: the error is the execution's.
+RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
+SELECT expected('SELECT FROM album WHERE coarse_match(e, some_vector(3, 32))'), expected('SELECT FROM album AS a, others AS b WHERE coarse_match(a.e, b.e)');
+SELECT split_part(raised('SELECT count(*) FROM album WHERE coarse_match(e, some_vector(3, 32))'), ' /', 1) AS raised;
+SET photosearch.model = 'none';
+SELECT expected('SELECT FROM album WHERE coarse_match(e, some_vector(3, 32))');
+RESET photosearch.model;
+
+-- No statistics, no rows, nothing but NULLs, no target.
+CREATE TABLE bare (e mrl_vector(32)) WITH (autovacuum_enabled = off);
+ANALYZE bare;
+SELECT count(*) FROM pg_statistic WHERE starelid = 'bare'::regclass;
+INSERT INTO bare SELECT NULL FROM generate_series(1, 100);
+SELECT expected('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.1, 16)') < 10 AS prior;
+ANALYZE bare;
+SELECT stanullfrac, stadistinct, stakind1 FROM pg_statistic WHERE starelid = 'bare'::regclass;
+SELECT foreseen('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.1, 16)'), foreseen('SELECT FROM bare WHERE NOT coarse_match(e, some_vector(3, 32), 0.1, 16)');
+TRUNCATE bare;
+INSERT INTO bare SELECT e FROM album;
+ALTER TABLE bare ALTER e SET STATISTICS 10;
+ANALYZE bare;
+SELECT length((stavalues1::text::text[])[1]::bytea) = 8 + 300 * (2 + 32) AS size FROM pg_statistic WHERE starelid = 'bare'::regclass;
+SELECT foreseen('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)');
+ALTER TABLE bare ALTER e SET STATISTICS 0;
+DELETE FROM pg_statistic WHERE starelid = 'bare'::regclass;
+ANALYZE bare;
+SELECT count(*) FROM pg_statistic WHERE starelid = 'bare'::regclass;
+-- Whatever stands in the slot, planning goes on.
+ALTER TABLE bare ALTER e SET STATISTICS -1;
+ANALYZE bare;
+SET allow_system_table_mods = on;
+SELECT expected('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)') AS known \gset
+UPDATE pg_statistic SET stakind1 = 18257 WHERE starelid = 'bare'::regclass;
+SELECT expected('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)') <> :known AS prior;
+UPDATE pg_statistic SET stakind1 = 18256, stavalues1 = NULL WHERE starelid = 'bare'::regclass;
+SELECT expected('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)') <> :known AS prior;
+RESET allow_system_table_mods;
+
+-- Partitions, and the table that they make; a domain; an expression with an index.
+CREATE TABLE years (year int, e mrl_vector(32)) PARTITION BY LIST (year);
+CREATE TABLE year_1 PARTITION OF years FOR VALUES IN (1);
+CREATE TABLE year_2 PARTITION OF years FOR VALUES IN (2);
+INSERT INTO years SELECT 1 + id % 2, e FROM album;
+ANALYZE years;
+SELECT starelid::regclass, stainherit, stakind1 FROM pg_statistic WHERE starelid IN ('years'::regclass, 'year_1'::regclass, 'year_2'::regclass) AND staattnum = 2 ORDER BY 1::text, 2;
+SELECT foreseen('SELECT FROM years WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)'), foreseen('SELECT FROM years WHERE year = 2 AND coarse_match(e, some_vector(3, 32), 0.6, 16)');
+CREATE DOMAIN embedding AS mrl_vector(32);
+CREATE TABLE domains (e embedding, more mrl_vector(64));
+INSERT INTO domains SELECT e, (e::real[] || e::real[])::mrl_vector FROM album;
+CREATE INDEX ON domains (subvector(more, 1, 32));
+ANALYZE domains;
+SELECT foreseen('SELECT FROM domains WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)'), foreseen('SELECT FROM domains WHERE coarse_match(subvector(more, 1, 32), some_vector(3, 32), 0.6, 16)');
+
+-- A role that may not see all rows gets the estimates too: the filter is leakproof.
+CREATE ROLE regress_photosearch_guest;
+ALTER TABLE album ENABLE ROW LEVEL SECURITY;
+CREATE POLICY few ON album USING (id % 2 = 0);
+GRANT SELECT ON album TO regress_photosearch_guest;
+SET ROLE regress_photosearch_guest;
+SELECT expected('SELECT FROM album WHERE coarse_match(e, some_vector(3, 32), 0.1, 16)') BETWEEN 5 AND 20 AS no_prior, (SELECT count(*) FROM pg_stats WHERE tablename = 'album') AS sees;
+RESET ROLE;
+DROP TABLE album, others, mixed, bare, years, domains;
+DROP DOMAIN embedding;
+DROP ROLE regress_photosearch_guest;
+
+-- The price: a vector out of line costs many times one in its row, the whole more than a prefix.
+CREATE TABLE inside (e mrl_vector(128));
+INSERT INTO inside SELECT some_vector(1, 128) FROM generate_series(1, 100);
+CREATE TABLE outside (e mrl_vector(2048));
+INSERT INTO outside SELECT some_vector(1, 2048) FROM generate_series(1, 100);
+CREATE TABLE plain (e mrl_vector(2048));
+ALTER TABLE plain ALTER e SET STORAGE plain;
+INSERT INTO plain SELECT some_vector(1, 2048) FROM generate_series(1, 100);
+ANALYZE inside; ANALYZE outside; ANALYZE plain;
+-- Units of cpu_operator_cost a row, above what the scan itself costs.
+CREATE FUNCTION price(relation regclass, condition text) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+    whole json;
+    scan json;
+BEGIN
+    EXECUTE format('EXPLAIN (FORMAT json) SELECT FROM %s', relation) INTO scan;
+    EXECUTE format('EXPLAIN (FORMAT json) SELECT FROM %s WHERE %s', relation, condition) INTO whole;
+    RETURN ((whole -> 0 -> 'Plan' ->> 'Total Cost')::numeric - (scan -> 0 -> 'Plan' ->> 'Total Cost')::numeric) / 100 / current_setting('cpu_operator_cost')::numeric;
+END
+$$;
+SELECT relation, price(relation, format('coarse_match(e, some_vector(2, vector_dims(%L)), 0.5, 128)', e)) AS coarse, price(relation, format('fine_score(e, some_vector(2, vector_dims(%L))) > 0.5', e)) AS fine, price(relation, format('coarse_match(e, some_vector(2, vector_dims(%L)))', e)) AS by_settings
+FROM (SELECT 'inside'::regclass AS relation, (SELECT e FROM inside LIMIT 1) AS e UNION ALL SELECT 'outside', (SELECT e FROM outside LIMIT 1) UNION ALL SELECT 'plain', (SELECT e FROM plain LIMIT 1)) AS x;
+SELECT price('outside', 'coarse_match(e, some_vector(2, 2048), 0.5, 2048)') > price('outside', 'coarse_match(e, some_vector(2, 2048), 0.5, 128)') AS longer, price('outside', 'NOT coarse_match(e, some_vector(2, 2048), 0.5, 128)') = price('outside', 'coarse_match(e, some_vector(2, 2048), 0.5, 128)') AS negated;
+DROP TABLE inside, outside, plain;
+DROP FUNCTION expected, foreseen, price, found, drawn, dear;
