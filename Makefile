@@ -9,6 +9,7 @@ export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND := 1
 # Debian's own, which has Debian's Pillow and numpy.
 PYTHON ?= /usr/bin/python3
 DEMO_DIR ?= /var/lib/photosearch-demo
+BENCH_DIR ?= /var/lib/photosearch-bench
 
 # Looked up when used: setup may have just installed it.
 pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
@@ -22,7 +23,7 @@ help:
 	@echo 'make demo-stop   stop the server of the demo'
 	@echo 'make test        everything'
 	@echo 'make install     build the extension and install it into the server of $$PG_CONFIG'
-	@echo 'make bench       compare the coarse filter with pgvector on this machine'
+	@echo 'make bench       measure the index against its aims and pgvector (BENCH="--ten-million", "--quick")'
 
 # Debian packages, cargo-pgrx, and where it finds Postgres. Quick where all is there already.
 setup:
@@ -57,4 +58,4 @@ test: install
 	$(PYTHON) tests/run.py
 
 bench: install
-	$(PYTHON) benches/coarse.py
+	$(PYTHON) benches/index.py --dir $(BENCH_DIR) $(BENCH)

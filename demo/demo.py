@@ -7,6 +7,7 @@ a private Postgres; asks for all of something, and measures what comes back.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,8 @@ from album import DIMENSIONS, MODEL, ROOT, Server, draw, embed, load
 SEED = 20261124
 COUNT = 2000
 DATABASE = "album"
+RECOMMENDED = json.loads((ROOT / "models" / MODEL / "photosearch.json").read_text())
+COARSE_DIMS = RECOMMENDED["coarse_dims"]
 
 
 def heading(text):
@@ -37,6 +40,19 @@ def show(server, sql, rows=8):
     if len(body) > rows:
         print(f" … {len(body) - rows} more")
     print(f"{count} in {seconds * 1000:.0f} ms, start of the session included")
+
+
+def explain(server, sql):
+    """Prints a plan as it ran, without the values of vectors, and what its sweep counted."""
+    plan, sweep = server.psql(f"""
+        EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {textwrap.dedent(sql).strip()}
+        \\echo == sweep
+        SELECT index, entries, matches, rejected, undecided, round(milliseconds::numeric, 3) AS ms FROM photosearch.last_sweep();
+    """).split("== sweep\n", 1)
+    for line in plan.rstrip().splitlines()[2:-1]:
+        print("   " + re.sub(r"\[[-0-9.e,]{20,}\]", "[…]", line))
+    print("\nWhat the sweep over the index did:\n")
+    print("\n".join(sweep.rstrip().splitlines()[:-1]))
 
 
 def measure(server, title, condition):
@@ -67,6 +83,9 @@ def prepare(directory):
     if not Server(cluster, "postgres").rows(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"):
         Server(cluster, "postgres").psql(f"CREATE DATABASE {DATABASE}")
     server = Server(cluster, DATABASE)
+    if server.value("SELECT to_regclass('photos') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_am WHERE amname = 'mrl')") == "t":
+        # An album of a version without the index.
+        Server(cluster, "postgres").psql(f"DROP DATABASE {DATABASE}; CREATE DATABASE {DATABASE}")
     if server.value("SELECT to_regclass('photos') IS NULL") == "t":
         load(server, album)
 
@@ -78,6 +97,7 @@ def prepare(directory):
 
     embed(server, progress)
     print(f"\nevery photo has an embedding of {DIMENSIONS} dimensions")
+    server.psql(f"CREATE INDEX IF NOT EXISTS photos_embedding ON photos USING mrl (embedding) WITH (prefix_dims = {COARSE_DIMS}); ANALYZE photos")
     return server, album
 
 
@@ -88,9 +108,7 @@ def main():
     directory.mkdir(parents=True, exist_ok=True)
     server, album = prepare(directory)
 
-    recommended = json.loads((ROOT / "models" / MODEL / "photosearch.json").read_text())
-    coarse, dims = recommended["coarse_threshold"], recommended["coarse_dims"]
-    fine = recommended["fine_threshold"]
+    coarse, dims, fine = RECOMMENDED["coarse_threshold"], COARSE_DIMS, RECOMMENDED["fine_threshold"]
 
     heading("1. Find all the baby photos")
     all_babies = f"""
@@ -122,6 +140,9 @@ def main():
             "This model scores a prefix higher than the whole, so that even carelessness costs nothing here.\n"
             "Other models lose 3 to 5% of the answers at that point: see \"Which threshold?\" in the README."
         )
+
+    print("\nHow it ran:\n")
+    explain(server, all_babies)
 
     heading("2. Skip the ones with a dog, but show me all the baby photos")
     show(

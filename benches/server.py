@@ -1,0 +1,141 @@
+"""A private server for the bench, and psql sessions in it whose statements are timed."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CLUSTER = str(ROOT / "tests/cluster.sh")
+
+# One process a query and its plan as users get it, except where a measure says otherwise. A plan
+# made for the query vector at hand, as a driver's parameters get it the first five times.
+BASE = "SET max_parallel_workers_per_gather = 0; SET jit = off; SET plan_cache_mode = force_custom_plan;"
+
+
+@dataclass
+class Statement:
+    """What to time, and the settings to time it under."""
+
+    sql: str
+    settings: str = ""
+    # Run before each time, not timed.
+    before: str = ""
+
+
+@dataclass
+class Result:
+    """The runs of one statement, the first one left out: it warms the buffers."""
+
+    times: list[float] = field(default_factory=list)
+    # The rows of the last run.
+    rows: list[str] = field(default_factory=list)
+    # photosearch.last_sweep() after each run; None where no statement of the session has swept.
+    sweeps: list[dict | None] = field(default_factory=list)
+
+    @property
+    def ms(self):
+        return statistics.median(self.times)
+
+    @property
+    def sweep_ms(self):
+        return statistics.median(sweep["milliseconds"] for sweep in self.swept())
+
+    def counter(self, name):
+        """A counter of the last sweep."""
+        return self.swept()[-1][name]
+
+    def swept(self):
+        if None in self.sweeps:
+            raise SystemExit("no index was used by a statement whose sweep is to be measured")
+        return self.sweeps
+
+
+class Database:
+    def __init__(self, directory, name):
+        self.directory, self.name = directory, name
+        self.command = [CLUSTER, "run", str(directory), "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
+        self.environment = os.environ | {"PGDATABASE": name}
+
+    def psql(self, script):
+        """What a script prints."""
+        done = subprocess.run(
+            [*self.command, "-f", "-"], input=script, text=True, capture_output=True, env=self.environment
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"psql failed: {done.stderr}\n{script[:1000]}")
+        return done.stdout
+
+    def value(self, query):
+        return self.psql(query).strip()
+
+    def time(self, sql, before=""):
+        """The milliseconds of one run."""
+        return float(TIME.search(self.psql(f"{BASE} {before}\n\\timing on\n{sql};")).group(1))
+
+    def copy(self, statement, chunks):
+        """Feeds COPY FROM STDIN."""
+        with subprocess.Popen([*self.command, "-c", statement], stdin=subprocess.PIPE, env=self.environment) as process:
+            for chunk in chunks:
+                process.stdin.write(chunk)
+            process.stdin.close()
+        if process.returncode != 0:
+            raise SystemExit(f"{statement} failed")
+
+    def in_turn(self, statements, runs, prepare="", sweeps=False):
+        """Times each of several statements (by name), one after the other, `runs` times over, in
+        one session that has run `prepare` before. What disturbs the machine disturbs all of them."""
+        script = [prepare]
+        for _ in range(runs + 1):
+            for name, statement in statements.items():
+                script += ["RESET ALL;", BASE, statement.settings, statement.before, f"\\echo {MARK}{name}"]
+                script += ["\\timing on", f"{statement.sql};", "\\timing off"]
+                if sweeps:
+                    # Several index scans of one statement are summed; no row where nothing swept.
+                    script.append(f"\\echo {COUNTERS}")
+                    script.append(LAST_SWEEP)
+                script.append(f"\\echo {END}")
+        results = {name: Result() for name in statements}
+        for block in self.psql("\n".join(script)).split(MARK)[1:]:
+            name, _, body = block.partition("\n")
+            body, _, _ = body.partition(END)
+            body, _, counters = body.partition(COUNTERS)
+            result = results[name]
+            result.times.append(float(TIME.search(body).group(1)))
+            result.rows = TIME.sub("", body).split()
+            result.sweeps.append(json.loads(counters) if counters.strip() else None)
+        for result in results.values():
+            result.times = result.times[1:] if runs else result.times
+            result.sweeps = result.sweeps[1:] if runs else result.sweeps
+        return results
+
+
+TIME = re.compile(r"^Time: ([\d.]+) ms.*$", re.M)
+MARK, COUNTERS, END = "@statement ", "@counters", "@end"
+LAST_SWEEP = """
+    SELECT to_json(s) FROM (
+        SELECT sum(sweeps) AS sweeps, sum(pages) AS pages, sum(entries) AS entries, sum(matches) AS matches,
+               sum(rejected) AS rejected, sum(undecided) AS undecided, sum(refined) AS refined,
+               sum(milliseconds) AS milliseconds
+        FROM photosearch.last_sweep() HAVING count(*) > 0) AS s;
+"""
+
+
+class Server:
+    """A cluster of tests/cluster.sh that runs while the block does; its data stays."""
+
+    def __init__(self, directory, options):
+        self.directory, self.options = directory, options
+
+    def __enter__(self):
+        subprocess.run([CLUSTER, "start", self.directory, self.options], check=True)
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run([CLUSTER, "stop", self.directory], check=True)
+
+    def database(self, name):
+        return Database(self.directory, name)

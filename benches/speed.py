@@ -1,0 +1,311 @@
+"""What a query costs: the sweep, what lies around it, and pgvector's ways beside it."""
+
+import re
+import statistics
+import subprocess
+
+from report import Line
+from server import BASE, Statement
+from vectors import DIMENSIONS, PREFIX, literal
+
+MATCHES, MANY = 400, 5000
+
+# One way to read a table each, and its name in EXPLAIN.
+FORCED = {
+    "Seq Scan": "SET enable_indexscan = off; SET enable_bitmapscan = off;",
+    "Bitmap Heap Scan": "SET enable_seqscan = off; SET enable_indexscan = off;",
+    "Index Scan": "SET enable_seqscan = off; SET enable_bitmapscan = off;",
+}
+ONE_WORKER = "SET max_parallel_workers_per_gather = 1;"
+# Postgres divides among the participants what the rows of a parallel index scan cost, and not what
+# the index itself does: dear rows make it choose one.
+FORCED_PARALLEL = f"""
+    {FORCED["Index Scan"]} {ONE_WORKER} SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
+    SET min_parallel_index_scan_size = 0; SET cpu_tuple_cost = 100;
+"""
+
+
+def count(table, dims=PREFIX, name="matching"):
+    return f"""
+        PREPARE {name}(mrl_vector, double precision) AS
+        SELECT count(*) FROM {table} WHERE coarse_match(e, $1, $2, {dims});
+    """
+
+
+def matching(query, threshold, settings="", name="matching"):
+    return Statement(f"EXECUTE {name}('{literal(query)}', {threshold!r})", settings)
+
+
+def bare_loop(program, rows, runs):
+    """Milliseconds and the kernel's name."""
+    output = subprocess.check_output([program, str(rows), str(PREFIX), str(runs)], text=True)
+    milliseconds, name = re.match(r"([\d.]+) ms, (.+)", output).groups()
+    return float(milliseconds), name
+
+
+def sweep(tables, program, runs):
+    """The sweep against the bare loop, a few times in turn; and psql's time against the sweep."""
+    rows = tables.prefixes.count
+    query = tables.prefixes.queries(1)[0]
+    [[threshold]] = tables.thresholds("prefixes", PREFIX, PREFIX, [query], [0])
+    loops, sweeps, times = [], [], []
+    for _ in range(3):
+        milliseconds, kernel = bare_loop(program, rows, runs)
+        loops.append(milliseconds)
+        result = tables.database.in_turn({"empty": matching(query, threshold)}, runs, count("prefixes"), sweeps=True)[
+            "empty"
+        ]
+        sweeps.append(result.sweep_ms)
+        times.append(result.ms)
+    loop, swept, time = map(statistics.median, (loops, sweeps, times))
+    checked = f"{result.rows[0]} rows found, {result.counter('entries')} entries in {result.counter('pages')} pages"
+    yield Line(
+        f"the sweep, {rows:,} × {PREFIX} (prefixes only on disk), one core",
+        f"{swept:.2f} ms, {swept / loop:.2f} × a bare loop ({loop:.2f} ms, {kernel}); {checked}",
+        "≤ 1.5 × the bare loop",
+        swept <= 1.5 * loop,
+    )
+    yield Line(
+        f"an empty answer over {rows:,}, as psql sees it",
+        f"{time:.2f} ms, {time / swept:.2f} × the sweep",
+        "≤ 1.2 × the sweep",
+        time <= 1.2 * swept,
+    )
+
+
+def mission(tables, runs):
+    """All matches in order: the index; pgvector with a column of prefixes; pgvector's graph."""
+    matches = min(MATCHES, tables.full.count // 25)
+    queries = tables.full.queries(3)
+    thresholds = tables.thresholds("full_vectors", DIMENSIONS, PREFIX, queries, [matches])
+    # With the graph out of sight, or the planner takes it for the order, and the answer is cut.
+    exact, graph = "SET enable_indexscan = off;", "SET enable_seqscan = off;"
+    prepare = f"""
+        PREPARE mission(mrl_vector, double precision) AS
+        SELECT id FROM full_vectors WHERE coarse_match(e, $1, $2, {PREFIX}) ORDER BY fine_score(e, $1) DESC;
+        PREPARE exact(halfvec, halfvec, double precision) AS
+        SELECT id FROM halfvecs WHERE p <=> $2 <= $3 ORDER BY e <=> $1;
+        PREPARE graph(halfvec) AS SELECT id FROM halfvecs ORDER BY e <=> $1 LIMIT {matches};
+    """
+    statements, truth = {}, {}
+    for n, (query, [threshold]) in enumerate(zip(queries, thresholds)):
+        whole, prefix = literal(query), literal(query[:PREFIX])
+        statements[f"ours {n}"] = Statement(f"EXECUTE mission('{whole}', {threshold!r})")
+        statements[f"exact {n}"] = Statement(f"EXECUTE exact('{whole}', '{prefix}', {1 - threshold!r})", exact)
+        statements[f"graph {n}"] = Statement(
+            f"EXECUTE graph('{whole}')", f"{graph} SET hnsw.ef_search = {min(1000, matches)};"
+        )
+        truth[f"graph {n}"] = Statement(f"EXECUTE graph('{whole}')", exact)
+    results = tables.database.in_turn(statements, runs, prepare)
+    truth = tables.database.in_turn(truth, 0, prepare)
+
+    def median(way):
+        return statistics.median(time for name, result in results.items() if way in name for time in result.times)
+
+    def rows(way):
+        return " / ".join(str(len(result.rows)) for name, result in results.items() if way in name)
+
+    recall = statistics.mean(len({*results[name].rows} & {*best.rows}) / matches for name, best in truth.items())
+    ours, theirs, approximate = map(median, ("ours", "exact", "graph"))
+    of = f"{matches} matches of {tables.full.count:,}"
+    yield Line(
+        f"the mission's query: {of}, complete and ordered",
+        f"{ours:.2f} ms ({rows('ours')} rows)",
+    )
+    yield Line(
+        "  pgvector, exact, a hand-kept halfvec(128) column",
+        f"{theirs:.2f} ms ({rows('exact')} rows), {theirs / ours:.1f} × ours",
+        "≥ 4 × ours",
+        theirs >= 4 * ours,
+    )
+    yield Line(
+        f"  pgvector, HNSW, ef_search = {min(1000, matches)}",
+        f"{approximate:.2f} ms ({rows('graph')} rows, recall {recall:.3f}), {approximate / ours:.1f} × ours",
+        "> ours",
+        approximate > ours,
+    )
+
+
+def many(tables, runs):
+    """Thousands of matches: the price of the refine decides."""
+    matches = min(MANY, tables.full.count // 10)
+    query = tables.full.queries(1)[0]
+    [[threshold]] = tables.thresholds("full_vectors", DIMENSIONS, PREFIX, [query], [matches])
+    prepare = f"""
+        PREPARE mission(mrl_vector, double precision) AS
+        SELECT id FROM full_vectors WHERE coarse_match(e, $1, $2, {PREFIX}) ORDER BY fine_score(e, $1) DESC;
+        PREPARE refine(mrl_vector) AS SELECT count(fine_score(e, $1)) FROM full_vectors;
+    """
+    result = tables.database.in_turn(
+        {"mission": Statement(f"EXECUTE mission('{literal(query)}', {threshold!r})")}, runs, prepare, sweeps=True
+    )["mission"]
+    prices = tables.database.in_turn(
+        {
+            "refine": Statement(f"EXECUTE refine('{literal(query)}')"),
+            "read": Statement("SELECT count(id) FROM full_vectors"),
+        },
+        2,
+        prepare,
+    )
+    price = (prices["refine"].ms - prices["read"].ms) / tables.full.count
+    expected = result.sweep_ms + len(result.rows) * price
+    yield Line(
+        f"{matches:,} matches of {tables.full.count:,}, ordered",
+        f"{result.ms:.1f} ms, {result.ms / expected:.2f} × (the sweep, {result.sweep_ms:.2f} ms, "
+        f"+ {len(result.rows)} refines at {price * 1000:.2f} µs)",
+        "≤ 1.3 × their sum",
+        result.ms <= 1.3 * expected,
+    )
+
+
+def undecided(tables):
+    """What the bound leaves to the table, on real vectors."""
+    if tables.real_queries is None:
+        yield Line("undecided rows, real MRL vectors", "not measured: WordLlama could not be installed", "≤ 0.1%")
+        return
+    rows = int(tables.database.value("SELECT count(*) FROM real_vectors"))
+    shares = [0.0005, 0.01, 0.05]
+    counts = [round(rows * share) for share in shares]
+    dims = tables.real_queries.shape[1]
+    thresholds = tables.thresholds("real_vectors", dims, PREFIX, tables.real_queries, counts)
+    statements = {
+        f"{share} {n}": matching(query, at[number], FORCED["Bitmap Heap Scan"])
+        for n, (query, at) in enumerate(zip(tables.real_queries, thresholds))
+        for number, share in enumerate(shares)
+    }
+    results = tables.database.in_turn(statements, 0, count("real_vectors"), sweeps=True)
+    for share in shares:
+        of = [result for name, result in results.items() if name.startswith(f"{share} ")]
+        swept = sum(result.counter("entries") for result in of)
+        left = [result.counter("undecided") / result.counter("entries") for result in of]
+        refined = sum(result.counter("refined") for result in of)
+        mean = sum(result.counter("undecided") for result in of) / swept
+        yield Line(
+            f"undecided, thresholds that keep {share:.2%} of {rows:,} real vectors",
+            f"{mean:.4%} of the swept (worst of {len(of)} queries {max(left):.4%}); "
+            f"second level of codes read for {refined / swept:.3%}",
+            "≤ 0.1%" if share == 0.01 else "",
+            mean <= 0.001 if share == 0.01 else None,
+        )
+
+
+def other_dims(tables, runs):
+    """Queries of other prefix lengths than the index's."""
+    matches = min(MATCHES, tables.full.count // 25)
+    query = tables.full.queries(1)[0]
+    for dims in (PREFIX // 2, 2 * PREFIX):
+        [[threshold]] = tables.thresholds("full_vectors", DIMENSIONS, dims, [query], [matches])
+        prepare = count("full_vectors", dims)
+        chosen = tables.database.in_turn({"chosen": matching(query, threshold)}, runs, prepare)["chosen"]
+        forced = tables.database.in_turn(
+            {"index": matching(query, threshold, FORCED["Bitmap Heap Scan"])}, runs, prepare, sweeps=True
+        )["index"]
+        scan = tables.database.in_turn({"scan": matching(query, threshold, FORCED["Seq Scan"])}, 1, prepare)["scan"]
+        same_rows({"chosen": chosen, "index": forced, "scan": scan})
+        yield Line(
+            f"{forced.rows[0]} matches by {dims} dims, index of {PREFIX}",
+            f"{chosen.ms:.2f} ms (by the index {forced.ms:.2f}, sequential {scan.ms:.1f}); "
+            f"undecided {forced.counter('undecided')}, refined {forced.counter('refined')}",
+        )
+
+
+def parallel(tables, vectors, table, runs, aim=""):
+    """Leader and one worker against one process, inside the sweep. The leader's time is that of the
+    whole: it sweeps as long as there is something to sweep."""
+    query = vectors.queries(1)[0]
+    [[threshold]] = tables.thresholds(table, PREFIX, PREFIX, [query], [0])
+    statement = matching(query, threshold)
+    results = tables.database.in_turn(
+        {
+            "one": matching(query, threshold, FORCED["Index Scan"]),
+            "two": matching(query, threshold, FORCED_PARALLEL),
+        },
+        runs,
+        count(table),
+        sweeps=True,
+    )
+    one, two = results["one"], results["two"]
+    share = two.counter("entries") / one.counter("entries")
+    if share == 1:
+        yield Line(f"parallel sweep, {vectors.count:,} × {PREFIX}", "no worker took part", aim, False if aim else None)
+        return
+    plan = tables.database.psql(f"{BASE} {ONE_WORKER} {count(table)} EXPLAIN {statement.sql};")
+    ratio = two.sweep_ms / one.sweep_ms
+    yield Line(
+        f"parallel sweep, {vectors.count:,} × {PREFIX}, leader and one worker",
+        f"{ratio:.2f} × one process's ({two.sweep_ms:.2f} and {one.sweep_ms:.2f} ms; as psql sees it {two.ms:.1f} and "
+        f"{one.ms:.1f}); the leader swept {share:.0%}; chosen by the planner itself: "
+        f"{'yes' if 'Parallel Index Scan' in plan else 'no'}",
+        aim,
+        ratio <= 0.6 if aim else None,
+    )
+
+
+def without_index(tables, runs):
+    """The sequential scans, and pgvector's."""
+    query = tables.full.queries(1)[0]
+    whole, prefix = literal(query), literal(query[:PREFIX])
+    matches = min(MATCHES, tables.full.count // 25)
+    [[threshold]] = tables.thresholds("full_vectors", DIMENSIONS, PREFIX, [query], [matches])
+    prepare = f"""
+        {count("full_vectors")}
+        PREPARE subvectors(halfvec, double precision) AS
+        SELECT count(*) FROM halfvecs WHERE subvector(e, 1, {PREFIX})::halfvec({PREFIX}) <=> $1 <= $2;
+        PREPARE fine(mrl_vector) AS SELECT count(*) FROM full_vectors WHERE fine_score(e, $1) > 0.3;
+        PREPARE distances(halfvec) AS SELECT count(*) FROM halfvecs WHERE e <=> $1 < 0.7;
+    """
+    results = tables.database.in_turn(
+        {
+            "coarse": matching(query, threshold, FORCED["Seq Scan"]),
+            "subvectors": Statement(f"EXECUTE subvectors('{prefix}', {1 - threshold!r})"),
+            "fine": Statement(f"EXECUTE fine('{whole}')"),
+            "distances": Statement(f"EXECUTE distances('{whole}')"),
+        },
+        runs,
+        prepare,
+    )
+    for title, ours, theirs in [
+        ("no index: coarse_match, 128 of 2048 dims", "coarse", "subvectors"),
+        ("no index: fine_score, all 2048 dims", "fine", "distances"),
+    ]:
+        ours, theirs = results[ours], results[theirs]
+        yield Line(
+            f"{title}, {tables.full.count:,} rows",
+            f"{ours.ms:.1f} ms ({ours.rows[0]} rows); pgvector {theirs.ms:.1f} ms ({theirs.rows[0]} rows), "
+            f"{theirs.ms / ours.ms:.2f} × ours",
+        )
+
+
+def same_rows(results):
+    counts = {name: result.rows for name, result in results.items()}
+    if len({tuple(rows) for rows in counts.values()}) > 1:
+        raise SystemExit(f"wrong answers: the ways to read a table differ in what they count: {counts}")
+
+
+def plans(tables, table, stored, queries, runs):
+    """For each selectivity the time of each way to read the table, and the planner's choice.
+    Prints its own table, and returns the line for the main one."""
+    rows = int(tables.database.value(f"SELECT count(*) FROM {table}"))
+    shares = [0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5]
+    [thresholds] = tables.thresholds(table, stored, PREFIX, queries, [round(rows * share) for share in shares])
+    print(f"\ncount(*) of the matches in {table}, milliseconds; the planner's choice in brackets")
+    print(f"{'matches':>9} {'estimated':>9} " + " ".join(f"{name:>18}" for name in FORCED))
+    good, loss = 0, 0.0
+    for share, threshold in zip(shares, thresholds):
+        statements = {name: matching(queries[0], threshold, settings) for name, settings in FORCED.items()}
+        results = tables.database.in_turn(statements, runs, count(table))
+        same_rows(results)
+        execute = matching(queries[0], threshold).sql
+        explain = tables.database.psql(f"SET max_parallel_workers_per_gather = 0; {count(table)} EXPLAIN {execute};")
+        [(chosen, estimated)] = re.findall(rf"({'|'.join(FORCED)})\b.* on {table}.*rows=(\d+)", explain)
+        ratio = results[chosen].ms / min(result.ms for result in results.values())
+        loss = max(loss, ratio)
+        good += ratio <= 1.1
+        cells = [f"[{r.ms:.2f}]" if name == chosen else f"{r.ms:.2f} " for name, r in results.items()]
+        print(f"{results[chosen].rows[0]:>9} {estimated:>9} " + " ".join(f"{cell:>18}" for cell in cells), flush=True)
+    return Line(
+        f"plans chosen in {table}, selectivities 0.01% to 50%",
+        f"{good} of {len(shares)} within 10% of the fastest; the worst costs {loss:.2f} × the fastest",
+        "all",
+        good == len(shares),
+    )

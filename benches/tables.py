@@ -1,0 +1,168 @@
+"""The bench's tables: each is made once and kept, in a database of its own directory."""
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+
+import real_vectors
+from vectors import DIMENSIONS, PREFIX, SEED, Clustered, copy_stream, literal
+
+PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
+QUERIES = 3
+
+
+def extension_scripts():
+    """A hash of what CREATE EXTENSION photosearch runs: tables made by other scripts are stale."""
+    sharedir = Path(subprocess.check_output([PG_CONFIG, "--sharedir"], text=True).strip())
+    scripts = sorted((sharedir / "extension").glob("photosearch--*.sql"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in scripts)).hexdigest()
+
+
+class Tables:
+    """The database, and the sets in it: `full` (external, 2048 dimensions), `prefixes` (128, as many
+    as a large library), `real` (WordLlama's, 256), `ten_million` (128) where asked for."""
+
+    def __init__(self, server, directory, rows, prefix_rows):
+        self.directory = directory
+        self.full = Clustered(rows, DIMENSIONS)
+        self.prefixes = Clustered(prefix_rows, PREFIX)
+        self.ten_million = Clustered(10 * prefix_rows, PREFIX)
+        self.real_queries = self.real_texts = None
+        if server.database("postgres").value("SELECT 1 FROM pg_database WHERE datname = 'bench'") == "":
+            server.database("postgres").psql("CREATE DATABASE bench")
+        self.database = server.database("bench")
+        self.database.psql("""
+            SET client_min_messages = warning;
+            CREATE EXTENSION IF NOT EXISTS vector;
+            CREATE TABLE IF NOT EXISTS made (what text PRIMARY KEY, how text NOT NULL, seconds double precision);
+        """)
+
+    def make(self, ten_million):
+        """Makes what is missing or stale."""
+        if self.how("photosearch") != extension_scripts():
+            self.database.psql("""
+                SET client_min_messages = warning;
+                DROP EXTENSION IF EXISTS photosearch CASCADE;
+                DROP TABLE IF EXISTS full_vectors, prefixes, ten_million, real_vectors;
+                DELETE FROM made WHERE what NOT IN ('halfvecs', 'hnsw');
+                CREATE EXTENSION photosearch;
+            """)
+            self.made("photosearch", extension_scripts(), 0)
+        columns = f"id int, e mrl_vector({DIMENSIONS})"
+        # Those of an earlier run may be of an earlier format.
+        self.database.psql("""
+            SET client_min_messages = warning;
+            DROP INDEX IF EXISTS full_vectors_index, prefixes_index, real_vectors_index, ten_million_index;
+        """)
+        self.fill("full_vectors", columns, self.full, [DIMENSIONS])
+        self.fill("prefixes", f"id int, e mrl_vector({PREFIX})", self.prefixes, [PREFIX])
+        if ten_million:
+            self.fill("ten_million", f"id int, e mrl_vector({PREFIX})", self.ten_million, [PREFIX])
+        self.fill_real()
+        columns = f"id int, p halfvec({PREFIX}), e halfvec({DIMENSIONS})"
+        self.fill("halfvecs", columns, self.full, [PREFIX, DIMENSIONS])
+        self.build_hnsw()
+        self.database.psql("ANALYZE full_vectors; ANALYZE prefixes;")
+
+    def how(self, what):
+        return self.database.value(f"SELECT how FROM made WHERE what = '{what}'")
+
+    def seconds(self, what):
+        return float(self.database.value(f"SELECT seconds FROM made WHERE what = '{what}'"))
+
+    def made(self, what, how, seconds):
+        self.database.psql(f"""
+            INSERT INTO made VALUES ('{what}', '{how}', {seconds})
+            ON CONFLICT (what) DO UPDATE SET how = excluded.how, seconds = excluded.seconds;
+        """)
+
+    def fill(self, table, columns, vectors, dims, how=""):
+        """One of the clustered sets, in a table of these columns: the id, then vectors of `dims`
+        dimensions, those of 2048 stored external."""
+        how = how or f"{vectors.count} rows, {columns}, seed {SEED}"
+        if self.how(table) == how:
+            return
+        print(f"making {table}: {how}", flush=True)
+        started = time.monotonic()
+        self.database.psql(f"""
+            SET client_min_messages = warning;
+            DROP TABLE IF EXISTS {table}; CREATE TABLE {table} ({columns});
+            ALTER TABLE {table} ALTER e SET STORAGE external;
+        """)
+        self.database.copy(f"COPY {table} FROM STDIN WITH (FORMAT binary)", copy_stream(vectors.batches(), dims))
+        self.database.psql(f"VACUUM ANALYZE {table}")
+        self.made(table, how, time.monotonic() - started)
+
+    def fill_real(self):
+        """WordLlama's vectors, where its package can be had."""
+        file = self.directory / "real_vectors.npz"
+        try:
+            real_vectors.make(file)
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            print(f"no real vectors: {error}", flush=True)
+            return
+        arrays = np.load(file)
+        self.real_queries, self.real_texts = arrays["queries"], arrays["texts"].tolist()
+
+        class Rows:
+            count = len(arrays["rows"])
+
+            def batches(self):
+                yield arrays["rows"]
+
+        dims = real_vectors.DIMENSIONS
+        how = f"{Rows.count} descriptions, {real_vectors.MODEL}, {file.stat().st_mtime_ns}"
+        self.fill("real_vectors", f"id int, e mrl_vector({dims})", Rows(), [dims], how)
+
+    def build_hnsw(self):
+        """pgvector's graph over the whole vectors, with its defaults and memory enough. Takes
+        minutes, and its time is kept beside it."""
+        how = self.how("halfvecs")
+        if self.how("hnsw") == how:
+            return
+        print("building pgvector's HNSW index, once: this takes minutes", flush=True)
+        self.database.psql("DROP INDEX IF EXISTS halfvecs_hnsw")
+        milliseconds = self.database.time(
+            "CREATE INDEX halfvecs_hnsw ON halfvecs USING hnsw (e halfvec_cosine_ops)",
+            before="SET maintenance_work_mem = '2GB';",
+        )
+        self.made("hnsw", how, milliseconds / 1000)
+
+    def thresholds(self, table, stored, dims, queries, counts):
+        """For each query, and for each of `counts`, a coarse threshold on `dims` of the `stored`
+        dimensions which that many rows of the table reach (a few more where rows are equal).
+        Computed by a sequential scan with fine_score, once; kept in a file."""
+        file = self.directory / "thresholds.json"
+        kept = json.loads(file.read_text()) if file.exists() else {}
+        found = []
+        for query in queries:
+            text = literal(query)
+            key = hashlib.sha256(f"{self.how(table)} {dims} {counts} {text}".encode()).hexdigest()
+            if key not in kept:
+                kept[key] = [between(self.scores(table, stored, dims, text), count) for count in counts]
+                file.write_text(json.dumps(kept))
+            found.append(kept[key])
+        return found
+
+    def scores(self, table, stored, dims, query):
+        """The coarse similarity of every row, falling."""
+        row, probe = "e", f"'{query}'::mrl_vector"
+        if dims < stored:
+            row, probe = f"subvector(e, 1, {dims})", f"subvector({probe}, 1, {dims})"
+        values = self.database.psql(
+            f"WITH q AS MATERIALIZED (SELECT {probe} AS v) SELECT fine_score({row}, v) FROM {table}, q"
+        )
+        return np.sort(np.array(values.split(), dtype=np.float64))[::-1]
+
+
+def between(scores, count):
+    """A number that about `count` of the falling scores reach, halfway to the next lower one."""
+    if count == 0:
+        return float(scores[0] + 0.02)
+    lower = scores[scores < scores[count - 1]]
+    return float((scores[count - 1] + lower[0]) / 2)
