@@ -17,7 +17,7 @@ CREATE FUNCTION photosearch.check_index(
     index regclass, OUT block bigint, OUT entry integer, OUT row_id tid, OUT problem text
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'mrl_check_index_wrapper'
-    LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 10000;
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 10000;
 COMMENT ON FUNCTION photosearch.check_index(regclass) IS
     'every disagreement between an mrl index and its table; no rows if there is none';
 REVOKE EXECUTE ON FUNCTION photosearch.check_index(regclass) FROM PUBLIC;
@@ -28,4 +28,4 @@ CREATE FUNCTION photosearch.last_sweep(
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'mrl_last_sweep_wrapper' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION photosearch.last_sweep() IS
-    'what this session''s last statement with scans of mrl indexes did in them, a row for each scan';
+    'what this session''s last statement with scans of mrl indexes did in them, a row for each scan of a table that the user may read whole';

@@ -34,10 +34,27 @@ impl CoarseQuery {
         })
     }
 
-    /// The right-hand side of `embedding @~ query`, under the settings as they are now.
-    pub fn of_vector(query: VectorArg<'_>) -> Result<CoarseQuery, ErrorReport> {
+    /// The right-hand side of `embedding @~ query`, under the settings as they are now. `resolved`
+    /// is kept by the caller from one query to the next.
+    pub fn of_vector(
+        query: VectorArg<'_>,
+        resolved: &mut Option<Resolved>,
+    ) -> Result<CoarseQuery, ErrorReport> {
         let of = query.dims()?;
-        CoarseQuery::under(query, of, CoarseSettings::current().resolve(of)?)
+        let settings = CoarseSettings::current();
+        let coarse = match resolved {
+            Some(kept) if kept.settings == settings && kept.of == of => kept.coarse,
+            _ => {
+                let coarse = settings.resolve(of)?;
+                *resolved = Some(Resolved {
+                    settings,
+                    of,
+                    coarse,
+                });
+                coarse
+            }
+        };
+        CoarseQuery::under(query, of, coarse)
     }
 
     fn under(query: VectorArg<'_>, of: usize, coarse: Coarse) -> Result<CoarseQuery, ErrorReport> {
@@ -47,6 +64,13 @@ impl CoarseQuery {
             threshold: coarse.threshold,
         })
     }
+}
+
+/// What some settings mean for queries of so many dimensions.
+pub struct Resolved {
+    settings: CoarseSettings,
+    of: usize,
+    coarse: Coarse,
 }
 
 impl From<CoarseQuery> for Filter {

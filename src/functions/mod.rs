@@ -8,5 +8,5 @@ mod query_cache;
 mod settings;
 mod worker;
 
-pub use coarse::CoarseQuery;
+pub use coarse::{CoarseQuery, Resolved};
 pub use settings::{Coarse, CoarseSettings};

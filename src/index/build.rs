@@ -8,7 +8,7 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
 use super::handler::Options;
-use super::page::{Block, Meta, PAGE, empty_page, meta_page, set_count, slab_mut};
+use super::page::{Block, Meta, PAGE, empty_page, meta_page, relation_name, set_count, slab_mut};
 use crate::sweep::{Encoder, Layout, MAX_PREFIX_DIMS, Tid};
 use crate::types::{VectorArg, sql_error};
 use crate::vector::VectorError;
@@ -149,6 +149,15 @@ pub unsafe extern "C-unwind" fn ambuild(
 ) -> *mut pg_sys::IndexBuildResult {
     // SAFETY: Postgres passes open relations; `build` outlives the scan that gets its address.
     unsafe {
+        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+        if pg_sys::RelationGetNumberOfBlocksInFork(index, main) != 0 {
+            let name = relation_name(index);
+            sql_error(
+                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                format!("index \"{name}\" already contains data"),
+            )
+            .report(PgLogLevel::ERROR);
+        }
         let meta = meta_of(index).unwrap_or_report();
         let layout = layout_of(&meta).unwrap_or_report();
         Block::extend(index, pg_sys::ForkNumber::MAIN_FORKNUM).overwrite(&meta_page(&meta));
@@ -211,8 +220,12 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
         let meta = meta_of(index).unwrap_or_report();
         layout_of(&meta).unwrap_or_report();
         let mut block = Block::extend(index, pg_sys::ForkNumber::INIT_FORKNUM);
-        block.overwrite(&meta_page(&meta));
+        let page = meta_page(&meta);
+        // START_CRIT_SECTION and END_CRIT_SECTION of `miscadmin.h`: a page that is dirty is logged.
+        pg_sys::CritSectionCount += 1;
+        block.overwrite(&page);
         pg_sys::log_newpage_buffer(block.buffer(), true);
+        pg_sys::CritSectionCount -= 1;
     }
 }
 

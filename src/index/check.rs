@@ -1,8 +1,9 @@
 //! `photosearch.check_index`: whether an index holds exactly what it should.
 //!
 //! In the manner of Postgres' amcheck. Writers are kept out while it runs (ShareLock on the table).
+//! A page that Postgres itself refuses (by its checksum, or its header) ends the check with Postgres'
+//! error, which names the block.
 
-use std::collections::HashMap;
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 
@@ -24,8 +25,9 @@ struct Problem {
     problem: &'static str,
 }
 
-/// Where an entry is, and whether the table has a row for it.
+/// Where an entry is, for which row, and whether the table has that.
 struct Place {
+    tid: Tid,
     block: pg_sys::BlockNumber,
     entry: u16,
     seen: bool,
@@ -34,7 +36,8 @@ struct Place {
 struct Check {
     index: Index,
     encoder: Encoder,
-    places: HashMap<Tid, Place>,
+    /// All entries; ordered by TID, once all pages have been read.
+    places: Vec<Place>,
     problems: Vec<Problem>,
 }
 
@@ -72,41 +75,104 @@ unsafe fn check(oid: pg_sys::Oid) -> Result<Vec<Problem>, ErrorReport> {
     let share = pg_sys::ShareLock as pg_sys::LOCKMODE;
     let access_share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     // SAFETY: relations are opened with a lock, the table before its index, as everywhere; they are
-    // closed at the end, or with the transaction where an error comes.
+    // closed at the end, or with the transaction where an error comes, which also gives the user
+    // back.
     unsafe {
-        let table = pg_sys::IndexGetRelation(oid, true);
-        if table == pg_sys::InvalidOid {
+        let table_oid = pg_sys::IndexGetRelation(oid, true);
+        if table_oid == pg_sys::InvalidOid || !is_ours(oid) {
             return Err(not_ours(oid));
         }
-        let table = pg_sys::table_open(table, share);
+        let table = pg_sys::table_open(table_oid, share);
+        // Expressions of the index are code of the table's owner: they run with his rights.
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(
+            (*(*table).rd_rel).relowner,
+            context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
+        );
+        let settings = pg_sys::NewGUCNestLevel();
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pg_sys::RestrictSearchPath();
+
         let relation = pg_sys::index_open(oid, access_share);
-        is_checkable(relation, oid)?;
-        let problems = match Index::read_meta(relation) {
-            // What is cached of the index may be older than the damage.
-            Some(meta) => match meta.layout() {
-                Some(layout) => {
-                    let mut check = Check {
-                        encoder: Encoder::new(&layout),
-                        index: Index {
-                            relation,
-                            meta,
-                            layout,
-                        },
-                        places: HashMap::new(),
-                        problems: Vec::new(),
-                    };
-                    check.read_index();
-                    check.read_table(table);
-                    check.judge_unseen(table);
-                    check.problems
-                }
-                None => vec![Problem::of_block(META_BLOCK)],
-            },
-            None => vec![Problem::of_block(META_BLOCK)],
-        };
+        // The table may have been another one's before it was locked.
+        if pg_sys::IndexGetRelation(oid, true) != table_oid {
+            return Err(not_ours(oid));
+        }
+        is_checkable(relation)?;
+        let problems = check_open(relation, table)?;
         pg_sys::index_close(relation, access_share);
+
+        pg_sys::AtEOXact_GUC(false, settings);
+        pg_sys::SetUserIdAndSecContext(user, context);
         pg_sys::table_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
         Ok(problems)
+    }
+}
+
+/// # Safety
+/// `relation` is an open index of ours, of the open table.
+unsafe fn check_open(
+    relation: pg_sys::Relation,
+    table: pg_sys::Relation,
+) -> Result<Vec<Problem>, ErrorReport> {
+    // SAFETY: the caller's promise. What is cached of the index may be older than the damage, and
+    // is not used.
+    unsafe {
+        let meta = Index::read_meta(relation);
+        let Some((meta, layout)) = meta.and_then(|meta| Some((meta, meta.layout()?))) else {
+            return Ok(vec![Problem::of_block(META_BLOCK)]);
+        };
+        let mut check = Check {
+            encoder: Encoder::new(&layout),
+            index: Index {
+                relation,
+                meta,
+                layout,
+            },
+            places: Vec::new(),
+            problems: Vec::new(),
+        };
+        check.read_index()?;
+        check.read_table(table);
+        check.judge_unseen(table);
+        Ok(check.problems)
+    }
+}
+
+fn out_of_memory(entries: usize) -> ErrorReport {
+    sql_error(
+        PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+        format!("out of memory while checking an index of more than {entries} entries"),
+    )
+}
+
+/// Whether this is an index of ours, by its access method's handler.
+///
+/// # Safety
+/// Called in a transaction.
+unsafe fn is_ours(oid: pg_sys::Oid) -> bool {
+    // SAFETY: reads the system catalogs; the routine is palloc'd.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::RELOID as i32,
+            pg_sys::Datum::from(oid),
+        );
+        if tuple.is_null() {
+            return false;
+        }
+        let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let (kind, method) = (form.relkind as u8, form.relam);
+        pg_sys::ReleaseSysCache(tuple);
+        if kind != pg_sys::RELKIND_INDEX {
+            return false;
+        }
+        let routine = pg_sys::GetIndexAmRoutineByAmId(method, true);
+        routine.as_ref().is_some_and(|routine| {
+            routine
+                .ambuild
+                .is_some_and(|build| build as usize == ambuild as *const () as usize)
+        })
     }
 }
 
@@ -128,15 +194,9 @@ fn not_ours(oid: pg_sys::Oid) -> ErrorReport {
 
 /// # Safety
 /// `relation` is an open index.
-unsafe fn is_checkable(relation: pg_sys::Relation, oid: pg_sys::Oid) -> Result<(), ErrorReport> {
-    // SAFETY: the caller's promise. Each index has an access method, and a row in pg_index.
+unsafe fn is_checkable(relation: pg_sys::Relation) -> Result<(), ErrorReport> {
+    // SAFETY: the caller's promise. Each index has a row in pg_index.
     unsafe {
-        let is_ours = (*(*relation).rd_indam)
-            .ambuild
-            .is_some_and(|build| build as usize == ambuild as *const () as usize);
-        if !is_ours || (*(*relation).rd_rel).relkind as u8 != pg_sys::RELKIND_INDEX {
-            return Err(not_ours(oid));
-        }
         let name = relation_name(relation);
         if !(*(*relation).rd_index).indisvalid {
             return Err(sql_error(
@@ -176,11 +236,11 @@ impl Problem {
         }
     }
 
-    fn of_entry(place: &Place, tid: Tid, problem: &'static str) -> Problem {
+    fn of_entry(place: &Place, problem: &'static str) -> Problem {
         Problem {
             block: Some(place.block),
             entry: Some(place.entry.into()),
-            tid: Some(tid),
+            tid: Some(place.tid),
             problem,
         }
     }
@@ -188,7 +248,7 @@ impl Problem {
 
 impl Check {
     /// Every page, and where each row's entry is.
-    fn read_index(&mut self) {
+    fn read_index(&mut self) -> Result<(), ErrorReport> {
         for block in FIRST_BLOCK..self.index.block_count() {
             pgrx::check_for_interrupts!();
             let Ok((page, content)) = self
@@ -206,22 +266,26 @@ impl Check {
                 self.problems.push(Problem::of_block(block));
                 continue;
             };
-            for entry in 0..count {
-                let tid = slab.tid(entry);
-                let place = Place {
-                    block,
-                    entry: entry as u16,
-                    seen: false,
-                };
-                if let Some(first) = self.places.get(&tid) {
-                    let problem = "row has more than one entry";
-                    self.problems.push(Problem::of_entry(&place, tid, problem));
-                    self.problems.push(Problem::of_entry(first, tid, problem));
-                } else {
-                    self.places.insert(tid, place);
-                }
+            // An allocation that fails would end the server process, and with it all others.
+            self.places
+                .try_reserve(count)
+                .map_err(|_| out_of_memory(self.places.len()))?;
+            self.places.extend((0..count).map(|entry| Place {
+                tid: slab.tid(entry),
+                block,
+                entry: entry as u16,
+                seen: false,
+            }));
+        }
+        self.places
+            .sort_unstable_by_key(|place| (place.tid, place.block, place.entry));
+        for pair in self.places.windows(2) {
+            if pair[0].tid == pair[1].tid {
+                let problem = "row has more than one entry";
+                self.problems.push(Problem::of_entry(&pair[1], problem));
             }
         }
+        Ok(())
     }
 
     /// Every row that the index is to have, and its entry.
@@ -253,7 +317,8 @@ impl Check {
     /// # Safety
     /// `datum` is the indexed value of the row at `tid`, unless `is_null`.
     unsafe fn check_row(&mut self, tid: Tid, datum: pg_sys::Datum, is_null: bool) {
-        let Some(place) = self.places.get_mut(&tid) else {
+        let first = self.places.partition_point(|place| place.tid < tid);
+        let Some(place) = self.places.get_mut(first).filter(|p| p.tid == tid) else {
             if !is_null {
                 self.problems
                     .push(Problem::of_row(tid, "row has no entry in the index"));
@@ -263,7 +328,7 @@ impl Check {
         place.seen = true;
         if is_null {
             let problem = "entry of a row whose value is NULL";
-            self.problems.push(Problem::of_entry(place, tid, problem));
+            self.problems.push(Problem::of_entry(place, problem));
             return;
         }
         let holds = encode(&self.index.meta, &mut self.encoder, datum).and_then(|()| {
@@ -280,7 +345,7 @@ impl Check {
         });
         if !matches!(holds, Ok(true)) {
             let problem = "entry does not agree with its row";
-            self.problems.push(Problem::of_entry(place, tid, problem));
+            self.problems.push(Problem::of_entry(place, problem));
         }
     }
 
@@ -290,13 +355,11 @@ impl Check {
     /// # Safety
     /// `table` is the index' table, open.
     unsafe fn judge_unseen(&mut self, table: pg_sys::Relation) {
-        let mut unseen: Vec<(&Tid, &Place)> = self.places.iter().filter(|p| !p.1.seen).collect();
-        unseen.sort_unstable_by_key(|(tid, _)| **tid);
-        for (tid, place) in unseen {
+        for place in self.places.iter().filter(|place| !place.seen) {
             pgrx::check_for_interrupts!();
             // SAFETY: the caller's promise.
-            if let Some(problem) = unsafe { why_wrong(table, *tid) } {
-                self.problems.push(Problem::of_entry(place, *tid, problem));
+            if let Some(problem) = unsafe { why_wrong(table, place.tid) } {
+                self.problems.push(Problem::of_entry(place, problem));
             }
         }
     }

@@ -63,7 +63,10 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         };
 
         let clauses = PgList::<pg_sys::Node>::from_pg(clauses);
-        let meta = meta((*info).indexoid);
+        // One that somebody only imagines has no file.
+        let meta = (!(*info).hypothetical)
+            .then(|| meta((*info).indexoid))
+            .flatten();
         let compared: Vec<Compared> = clauses
             .iter_ptr()
             .map(|clause| {
@@ -89,12 +92,17 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         let mut recheck = pg_sys::QualCost::default();
         pg_sys::cost_qual_eval(&mut recheck, clauses.as_ptr(), root);
 
+        // A bitmap has a whole page of the table rechecked where one row of it is undecided; Postgres
+        // charges the recheck of every row of a bitmap anyway (`cost_bitmap_heap_scan`).
         let entries = (*info).tuples;
-        *startup = 0.0;
-        *total = read * seq_page
+        let returned = matching.max(undecided);
+        *startup = pg_sys::index_other_operands_eval_cost(root, clauses.as_ptr());
+        *total = *startup
+            + read * seq_page
             + entries * an_entry * pg_sys::cpu_operator_cost
-            + entries * undecided * recheck.per_tuple;
-        *selectivity = matching.max(undecided);
+            + entries * undecided * recheck.per_tuple
+            + entries * returned * pg_sys::cpu_index_tuple_cost;
+        *selectivity = returned;
         *correlation = CORRELATION;
         *pages = all_pages;
     }

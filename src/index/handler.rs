@@ -52,7 +52,6 @@ fn mrl_handler() -> Internal {
     unsafe {
         let mut am = PgBox::<pg_sys::IndexAmRoutine>::alloc_node(pg_sys::NodeTag::T_IndexAmRoutine);
         am.amstrategies = Strategy::ALL.len() as u16;
-        // Several conditions on the column are several keys of one scan.
         am.amcanparallel = true;
         am.amparallelvacuumoptions = (pg_sys::VACUUM_OPTION_PARALLEL_BULKDEL
             | pg_sys::VACUUM_OPTION_PARALLEL_COND_CLEANUP)

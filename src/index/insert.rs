@@ -11,7 +11,7 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
 use super::build::{encode, tid_of};
-use super::page::{Block, Content, FIRST_BLOCK, Index, Pin};
+use super::page::{Block, Content, FIRST_BLOCK, Index, Pin, ROOM_FOR_ONE};
 use crate::sweep::{Encoder, Tid};
 
 #[pg_guard]
@@ -41,21 +41,20 @@ pub unsafe extern "C-unwind" fn aminsert(
 
 fn insert(index: &Index, encoder: &Encoder, tid: Tid) -> Result<(), ErrorReport> {
     let own = index.insert_block()?;
-    let blocks = if own == pg_sys::InvalidBlockNumber {
-        index.block_count()
-    } else {
-        0
-    };
     if own != pg_sys::InvalidBlockNumber {
         let (block, content) = index.read(own, pg_sys::BUFFER_LOCK_EXCLUSIVE, null_mut())?;
         if add(index, &block, &content, encoder, tid)? {
             return Ok(());
         }
-    } else if blocks > FIRST_BLOCK {
+    } else if let Some(last) = index
+        .block_count()
+        .checked_sub(1)
+        .filter(|b| *b >= FIRST_BLOCK)
+    {
         // A backend's first entry: what the last one left of the last page, unless somebody is
         // busy there. (The map learns of that page only from vacuum.)
         // SAFETY: the block is there; an index never shrinks while it is open.
-        let last = unsafe { Pin::read(index.relation, blocks - 1, null_mut()) }.try_lock();
+        let last = unsafe { Pin::read(index.relation, last, null_mut()) }.try_lock();
         if let Some(block) = last {
             let content = index.content(&block)?;
             if add(index, &block, &content, encoder, tid)? {
@@ -65,8 +64,7 @@ fn insert(index: &Index, encoder: &Encoder, tid: Tid) -> Result<(), ErrorReport>
     }
 
     // SAFETY: the relation is open.
-    let mut number =
-        unsafe { pg_sys::GetPageWithFreeSpace(index.relation, index.layout.entry_len()) };
+    let mut number = unsafe { pg_sys::GetPageWithFreeSpace(index.relation, ROOM_FOR_ONE) };
     while number != pg_sys::InvalidBlockNumber {
         pgrx::check_for_interrupts!();
         // The map is a hint, and after a crash may speak of blocks that are not there.
@@ -79,22 +77,24 @@ fn insert(index: &Index, encoder: &Encoder, tid: Tid) -> Result<(), ErrorReport>
         } else {
             index.layout.capacity()
         };
-        let room = (index.layout.capacity() - count) * index.layout.entry_len();
         // SAFETY: as above. Corrects the map, and asks again.
         number = unsafe {
             pg_sys::RecordAndGetPageWithFreeSpace(
                 index.relation,
                 number,
-                room,
-                index.layout.entry_len(),
+                index.room(count),
+                ROOM_FOR_ONE,
             )
         };
     }
 
-    let block = extend(index);
-    let content = index.content(&block)?;
-    add(index, &block, &content, encoder, tid)?;
-    index.set_insert_block(block.number())
+    loop {
+        let block = extend(index);
+        let content = index.content(&block)?;
+        if add(index, &block, &content, encoder, tid)? {
+            return index.set_insert_block(block.number());
+        }
+    }
 }
 
 pub fn entries_of(content: &Content) -> usize {
@@ -104,7 +104,8 @@ pub fn entries_of(content: &Content) -> usize {
     }
 }
 
-/// Adds the entry, if there is room.
+/// Adds the entry, if there is room; false where there is none.
+#[must_use = "an entry that is not added is a row that is not found"]
 fn add(
     index: &Index,
     block: &Block,

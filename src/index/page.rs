@@ -24,6 +24,9 @@ const HEADER: usize = crate::sweep::layout::SLAB_START;
 const SPECIAL: usize = 8;
 const SLAB_END: usize = PAGE - SPECIAL;
 
+/// A step of the free space map (`FSM_CAT_STEP` of Postgres' `freespace.c`).
+pub const ROOM_FOR_ONE: usize = PAGE / 256;
+
 /// The block of the [`Meta`].
 pub const META_BLOCK: pg_sys::BlockNumber = 0;
 /// The first block with entries.
@@ -238,14 +241,17 @@ impl Block {
     pub unsafe fn extend(relation: pg_sys::Relation, fork: pg_sys::ForkNumber::Type) -> Block {
         // SAFETY: the caller's promise.
         unsafe {
+            // Locked before anybody else can see it: else it might be full by the time we have it.
             let buffer = pg_sys::ReadBufferExtended(
                 relation,
                 fork,
                 pg_sys::InvalidBlockNumber,
-                pg_sys::ReadBufferMode::RBM_NORMAL,
+                pg_sys::ReadBufferMode::RBM_ZERO_AND_LOCK,
                 null_mut(),
             );
-            Pin { buffer }.lock(pg_sys::BUFFER_LOCK_EXCLUSIVE)
+            Block {
+                pin: Pin { buffer },
+            }
         }
     }
 
@@ -347,7 +353,7 @@ impl Index {
     /// `relation` is an open index of this access method, and stays open.
     pub unsafe fn open(relation: pg_sys::Relation) -> Result<Index, ErrorReport> {
         // SAFETY: the caller's promise.
-        let meta = unsafe { Index::cache(relation)?.meta };
+        let meta = unsafe { (*Index::cache(relation)?).meta };
         Ok(Index {
             relation,
             meta,
@@ -375,9 +381,12 @@ impl Index {
         }
     }
 
+    /// What is kept with the relation's entry of Postgres' cache, made if need be.
+    ///
     /// # Safety
-    /// As [`Index::open`].
-    unsafe fn cache<'a>(relation: pg_sys::Relation) -> Result<&'a mut Cache, ErrorReport> {
+    /// As [`Index::open`]. The pointer is good until Postgres may look for invalidations: until the
+    /// next call into it.
+    unsafe fn cache(relation: pg_sys::Relation) -> Result<*mut Cache, ErrorReport> {
         // SAFETY: `rd_amcache` is the access method's own; Postgres frees it when it invalidates
         // the relation's entry.
         unsafe {
@@ -393,19 +402,19 @@ impl Index {
                 });
                 (*relation).rd_amcache = cache.cast();
             }
-            Ok(&mut *(*relation).rd_amcache.cast())
+            Ok((*relation).rd_amcache.cast())
         }
     }
 
     /// The block on which this backend inserted last; invalid where it has not.
     pub fn insert_block(&self) -> Result<pg_sys::BlockNumber, ErrorReport> {
-        // SAFETY: the relation is open (`open`).
-        Ok(unsafe { Index::cache(self.relation)?.insert_block })
+        // SAFETY: the relation is open (`open`), and the pointer used at once.
+        Ok(unsafe { (*Index::cache(self.relation)?).insert_block })
     }
 
     pub fn set_insert_block(&self, block: pg_sys::BlockNumber) -> Result<(), ErrorReport> {
         // SAFETY: as above.
-        unsafe { Index::cache(self.relation)?.insert_block = block };
+        unsafe { (*Index::cache(self.relation)?).insert_block = block };
         Ok(())
     }
 
@@ -454,14 +463,14 @@ impl Index {
         content: &Content,
         change: impl FnOnce(&mut SlabMut<'_>),
     ) -> Result<usize, ErrorReport> {
+        let (flags, count) = match content {
+            Content::New => (pg_sys::GENERIC_XLOG_FULL_IMAGE as i32, 0),
+            Content::Entries(count) => (0, *count),
+        };
         // SAFETY: the caller's promise; GenericXLogRegisterBuffer returns a copy of the page, which
         // Finish writes back and logs. An error in between leaves the page as it was.
         unsafe {
             let state = pg_sys::GenericXLogStart(self.relation);
-            let (flags, count) = match content {
-                Content::New => (pg_sys::GENERIC_XLOG_FULL_IMAGE as i32, 0),
-                Content::Entries(count) => (0, *count),
-            };
             let page = pg_sys::GenericXLogRegisterBuffer(state, block.buffer(), flags);
             let page: &mut [u8; PAGE] = &mut *page.cast();
             if matches!(content, Content::New) {
@@ -477,11 +486,16 @@ impl Index {
         }
     }
 
+    /// What the free space map is told of a block with `count` entries: a step of its scale for each
+    /// free place. (In bytes, rounded down by the map, the last place would never be found.)
+    pub fn room(&self, count: usize) -> usize {
+        ((self.layout.capacity() - count) * ROOM_FOR_ONE).min(PAGE / 2)
+    }
+
     /// Notes in the free space map how much room a block with `count` entries has.
     pub fn record_room(&self, block: pg_sys::BlockNumber, count: usize) {
-        let room = (self.layout.capacity() - count) * self.layout.entry_len();
         // SAFETY: the relation is open.
-        unsafe { pg_sys::RecordPageWithFreeSpace(self.relation, block, room) }
+        unsafe { pg_sys::RecordPageWithFreeSpace(self.relation, block, self.room(count)) }
     }
 
     pub fn corrupted(&self, block: pg_sys::BlockNumber) -> ErrorReport {
@@ -492,7 +506,7 @@ impl Index {
 
 /// # Safety
 /// `relation` is open.
-unsafe fn block_count(relation: pg_sys::Relation) -> pg_sys::BlockNumber {
+pub unsafe fn block_count(relation: pg_sys::Relation) -> pg_sys::BlockNumber {
     // SAFETY: the caller's promise.
     unsafe { pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
 }

@@ -15,6 +15,10 @@
 //! scan. That holds for MVCC snapshots. Postgres uses another kind here only to check an exclusion
 //! constraint, and then everything is returned with a recheck, on the row as it is.
 //!
+//! (Postgres itself had a gap here until 13.21, 14.18, 15.13, 16.9 and 17.5: a bitmap scan that needs
+//! nothing of the rows did not look at pages that are visible to all, and counted rows that vacuum
+//! had removed meanwhile.)
+//!
 //! On a standby the same holds: replay of the heap's pruning has ended every query with a snapshot
 //! that sees the row, before it comes to the index.
 
@@ -29,9 +33,9 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::build::item_pointer;
 use super::handler::Strategy;
-use super::page::{Content, FIRST_BLOCK, Index, Pin};
+use super::page::{Content, FIRST_BLOCK, Index, Pin, block_count};
 use super::sweeps::{self, Sweeps};
-use crate::functions::CoarseQuery;
+use crate::functions::{CoarseQuery, Resolved};
 use crate::sweep::filter::Verdict;
 use crate::sweep::kernel::Ahead;
 use crate::sweep::{Filter, Judge};
@@ -40,8 +44,9 @@ use crate::types::{ProbeArg, VectorArg};
 /// Blocks that a participant of a parallel scan takes at a time: 256 kB.
 const PARALLEL_BLOCKS: u32 = 32;
 
-/// The largest offset that a row of a table can have (`access/htup_details.h`).
-const MAX_OFFSET: u16 = (pg_sys::BLCKSZ / 28) as u16;
+/// The largest offset that a row of a table can have, `MaxHeapTuplesPerPage` of
+/// `access/htup_details.h`.
+const MAX_OFFSET: u16 = ((pg_sys::BLCKSZ - 24) / 28) as u16;
 
 /// What the participants of a parallel scan share.
 struct Shared {
@@ -51,7 +56,16 @@ struct Shared {
 
 /// A scan's own state.
 struct Scan {
+    /// Where it lives.
+    context: pg_sys::MemoryContext,
     index: Index,
+    /// The table; null in a scan for a bitmap.
+    table: pg_sys::Relation,
+    /// How many blocks it has, or had.
+    table_blocks: pg_sys::BlockNumber,
+    /// What the settings mean for queries of so many dimensions: a join starts a sweep for every
+    /// row, and the model's directory is not read for each.
+    resolved: Option<Resolved>,
     /// `None` where a condition is NULL: no row can match.
     judge: Option<Judge>,
     /// Whether this sweep has been counted.
@@ -108,13 +122,13 @@ impl Scan {
     ///
     /// # Safety
     /// `argument` is of the type that the strategy's operator has on its right.
-    unsafe fn filter(&self, strategy: Strategy, argument: pg_sys::Datum) -> Filter {
+    unsafe fn filter(&mut self, strategy: Strategy, argument: pg_sys::Datum) -> Filter {
         // SAFETY: the caller's promise.
         let query = unsafe {
             if strategy.takes_probe() {
                 CoarseQuery::of_probe(ProbeArg::from_datum(argument))
             } else {
-                CoarseQuery::of_vector(VectorArg::from_datum(argument))
+                CoarseQuery::of_vector(VectorArg::from_datum(argument), &mut self.resolved)
             }
         };
         match query {
@@ -130,10 +144,10 @@ impl Scan {
         self.certain.clear();
         self.undecided.clear();
         self.returned = 0;
-        self.sweeps.pages += 1;
         let Some(judge) = &mut self.judge else {
             return Ok(());
         };
+        self.sweeps.pages += 1;
         let block = pin.lock(pg_sys::BUFFER_LOCK_SHARE);
         let content = self.index.content(&block)?;
         let Content::Entries(count) = content else {
@@ -148,7 +162,11 @@ impl Scan {
                 Verdict::Yes => &mut self.certain,
             };
             let tid = slab.tid(entry);
-            if !(1..=MAX_OFFSET).contains(&tid.offset) {
+            if tid.block >= self.table_blocks && !self.table.is_null() {
+                // SAFETY: the table is open as long as the scan. Others may have extended it.
+                self.table_blocks = unsafe { block_count(self.table) };
+            }
+            if tid.block >= self.table_blocks || !(1..=MAX_OFFSET).contains(&tid.offset) {
                 return Err(self.index.corrupted(block.number()));
             }
             list.push(item_pointer(tid));
@@ -210,6 +228,9 @@ impl Scan {
         if self.next < self.end {
             return true;
         }
+        if self.judge.is_none() {
+            return false;
+        }
         let first = match shared {
             Some(shared) => shared.next.fetch_add(PARALLEL_BLOCKS, Ordering::Relaxed),
             None => self.next,
@@ -219,7 +240,7 @@ impl Scan {
         }
         self.next = first;
         self.end = match shared {
-            Some(_) => self.blocks.min(first + PARALLEL_BLOCKS),
+            Some(_) => self.blocks.min(first.saturating_add(PARALLEL_BLOCKS)),
             None => self.blocks,
         };
         true
@@ -258,17 +279,32 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     keys: i32,
     order_bys: i32,
 ) -> pg_sys::IndexScanDesc {
-    // SAFETY: Postgres passes an open index, and keeps it open; the state is dropped with the
-    // context in which the scan lives.
+    // SAFETY: Postgres passes an open index, and keeps it open. The scan has a memory context of its
+    // own, which goes with the scan: one query may have many scans, an exclusion constraint one for
+    // each row.
     unsafe {
         let scan = pg_sys::RelationGetIndexScan(index, keys, order_bys);
         let index = Index::open(index).unwrap_or_report();
+        let context = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::CurrentMemoryContext,
+            c"mrl scan".as_ptr(),
+            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        let mut own = PgMemoryContexts::For(context);
         let state = Scan {
+            context,
+            table: null_mut(),
+            // No block has this number, and a scan for a bitmap passes over those that the table
+            // does not have.
+            table_blocks: pg_sys::InvalidBlockNumber,
+            resolved: None,
             sweeps: Sweeps {
                 index: (*index.relation).rd_id,
                 ..Sweeps::default()
             },
-            strategy: strategy(&index),
+            strategy: own.switch_to(|_| strategy(&index)),
             distance: 1,
             index,
             judge: None,
@@ -280,8 +316,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
             undecided: Vec::new(),
             returned: 0,
         };
-        let state = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(state);
-        (*scan).opaque = state.cast();
+        (*scan).opaque = own.leak_and_drop_on_delete(state).cast();
         scan
     }
 }
@@ -321,7 +356,13 @@ pub unsafe extern "C-unwind" fn amrescan(
         } else {
             &[]
         };
-        state(scan).restart(keys).unwrap_or_report();
+        let own = state(scan);
+        // Postgres sets it after `ambeginscan`.
+        own.table = (*scan).heapRelation;
+        if !own.table.is_null() {
+            own.table_blocks = block_count(own.table);
+        }
+        own.restart(keys).unwrap_or_report();
     }
 }
 
@@ -356,7 +397,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
                 return true;
             }
             if own.begins() {
-                count_scan((*scan).indexRelation);
+                count_scan(scan);
             }
             if !own.advance(shared, &mut ahead).unwrap_or_report() {
                 return false;
@@ -374,7 +415,7 @@ pub unsafe extern "C-unwind" fn amgetbitmap(
     unsafe {
         let own = state(scan);
         if own.begins() {
-            count_scan((*scan).indexRelation);
+            count_scan(scan);
         }
         let (mut count, mut ahead) = (0, None);
         while own.advance(None, &mut ahead).unwrap_or_report() {
@@ -398,13 +439,8 @@ pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
         if own.sweeps.sweeps > 0 {
             sweeps::record(own.sweeps);
         }
-        if !own.strategy.is_null() {
-            pg_sys::FreeAccessStrategy(own.strategy);
-            own.strategy = null_mut();
-        }
-        // The state itself goes with its context.
-        own.certain = Vec::new();
-        own.undecided = Vec::new();
+        (*scan).opaque = null_mut();
+        pg_sys::MemoryContextDelete(own.context);
     }
 }
 
@@ -469,10 +505,16 @@ fn is_mvcc(snapshot: &pg_sys::SnapshotData) -> bool {
 /// pgstat_count_index_scan of `pgstat.h`: counts a scan of the index in `pg_stat_user_indexes`.
 ///
 /// # Safety
-/// `index` is open.
-unsafe fn count_scan(index: pg_sys::Relation) {
+/// `scan` is a scan of an open index.
+unsafe fn count_scan(scan: pg_sys::IndexScanDesc) {
     // SAFETY: the caller's promise.
     unsafe {
+        let index = (*scan).indexRelation;
+        // What EXPLAIN shows as "Index Searches".
+        #[cfg(feature = "pg18")]
+        if let Some(instrument) = (*scan).instrument.as_mut() {
+            instrument.nsearches += 1;
+        }
         #[cfg(not(feature = "pg14"))]
         if (*index).pgstat_info.is_null() && (*index).pgstat_enabled {
             pg_sys::pgstat_assoc_relation(index);

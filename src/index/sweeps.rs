@@ -57,9 +57,9 @@ fn mrl_last_sweep() -> TableIterator<
     ),
 > {
     let last = LAST.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let rows: Vec<Row> = last
-        .1
-        .iter()
+    // SAFETY: called in a transaction.
+    let shown = last.1.iter().filter(|s| unsafe { may_see(s.index) });
+    let rows: Vec<Row> = shown
         .map(|s| {
             let c = s.counters;
             (
@@ -76,4 +76,22 @@ fn mrl_last_sweep() -> TableIterator<
         })
         .collect();
     TableIterator::new(rows)
+}
+
+/// Whether the user may read the whole table: else the counters would tell of rows that are hidden,
+/// by a policy, or behind a view or function that scanned the table with its owner's rights.
+///
+/// # Safety
+/// Called in a transaction.
+unsafe fn may_see(index: pg_sys::Oid) -> bool {
+    // SAFETY: reads the system catalogs. An index that is gone has no table.
+    unsafe {
+        let table = pg_sys::IndexGetRelation(index, true);
+        let select = pg_sys::ACL_SELECT as pg_sys::AclMode;
+        table != pg_sys::InvalidOid
+            && pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), select)
+                == pg_sys::AclResult::ACLCHECK_OK
+            && pg_sys::check_enable_rls(table, pg_sys::InvalidOid, true)
+                != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+    }
 }

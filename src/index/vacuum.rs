@@ -22,11 +22,16 @@ pub unsafe extern "C-unwind" fn ambulkdelete(
 ) -> *mut pg_sys::IndexBulkDeleteResult {
     // SAFETY: Postgres passes an open index, and a callback for `state`.
     unsafe {
-        let mut is_dead = |tid: &mut pg_sys::ItemPointerData| match callback {
-            Some(callback) => callback(tid, state),
-            None => false,
+        let mut judge = |tids: &mut [pg_sys::ItemPointerData], dead: &mut [bool]| {
+            let Some(callback) = callback else { return };
+            // What Postgres raises in its callback, becomes a panic here, as everywhere.
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                for (tid, dead) in tids.iter_mut().zip(dead) {
+                    *dead = callback(tid, state);
+                }
+            });
         };
-        pass(&*info, stats, Some(&mut is_dead)).unwrap_or_report()
+        pass(&*info, stats, Some(&mut judge)).unwrap_or_report()
     }
 }
 
@@ -51,8 +56,8 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
     }
 }
 
-/// Whether the row at a TID is dead.
-type IsDead<'a> = &'a mut dyn FnMut(&mut pg_sys::ItemPointerData) -> bool;
+/// Says of each row of a page whether it is dead.
+type JudgeRows<'a> = &'a mut dyn FnMut(&mut [pg_sys::ItemPointerData], &mut [bool]);
 
 /// Visits every page. Adds to `stats`, or makes them.
 ///
@@ -64,7 +69,7 @@ type IsDead<'a> = &'a mut dyn FnMut(&mut pg_sys::ItemPointerData) -> bool;
 unsafe fn pass(
     info: &pg_sys::IndexVacuumInfo,
     stats: *mut pg_sys::IndexBulkDeleteResult,
-    mut is_dead: Option<IsDead>,
+    mut judge: Option<JudgeRows>,
 ) -> Result<*mut pg_sys::IndexBulkDeleteResult, ErrorReport> {
     // SAFETY: the caller's promise; what `alloc0` gives is Postgres' to free.
     let (index, stats) = unsafe {
@@ -78,6 +83,7 @@ unsafe fn pass(
     let (mut entries, mut removed, mut free) = (0, 0, 0);
     let blocks = index.block_count();
     let mut dead = vec![false; index.layout.capacity()];
+    let mut tids = Vec::with_capacity(index.layout.capacity());
     for number in FIRST_BLOCK..blocks {
         // SAFETY: sleeps, and answers to cancel; no lock is held.
         #[cfg(not(feature = "pg18"))]
@@ -88,18 +94,18 @@ unsafe fn pass(
         unsafe {
             pg_sys::vacuum_delay_point(false)
         };
-        let lock = if is_dead.is_some() {
+        let lock = if judge.is_some() {
             pg_sys::BUFFER_LOCK_EXCLUSIVE
         } else {
             pg_sys::BUFFER_LOCK_SHARE
         };
         let (block, content) = index.read(number, lock, info.strategy)?;
         let mut count = entries_of(&content);
-        if let Some(is_dead) = &mut is_dead {
+        if let Some(judge) = &mut judge {
             let slab = index.slab(&block, count)?;
-            for (entry, dead) in dead.iter_mut().enumerate().take(count) {
-                *dead = is_dead(&mut item_pointer(slab.tid(entry)));
-            }
+            tids.clear();
+            tids.extend((0..count).map(|entry| item_pointer(slab.tid(entry))));
+            judge(&mut tids, &mut dead[..count]);
             if dead[..count].contains(&true) {
                 // SAFETY: the block is of this index, and locked for writing.
                 let left = unsafe {

@@ -114,14 +114,19 @@ impl Query {
 /// How many dimensions `vector operator right` compares, where that is known while planning.
 ///
 /// # Safety
-/// `clause` is an operator of the opclass of mrl indexes, with the column on its left, in the query
-/// of `root`.
+/// `clause` is an operator of the opclass of mrl indexes, with the column on its left, as it is or in
+/// a RestrictInfo, in the query of `root`.
 pub unsafe fn compared_dims(
     root: *mut pg_sys::PlannerInfo,
     clause: *mut pg_sys::Node,
 ) -> Option<usize> {
     // SAFETY: the caller's promise; cast after a look at the tag.
     unsafe {
+        let clause = if is_a(clause, pg_sys::NodeTag::T_RestrictInfo) {
+            (*clause.cast::<pg_sys::RestrictInfo>()).clause.cast()
+        } else {
+            clause
+        };
         if !is_a(clause, pg_sys::NodeTag::T_OpExpr) {
             return None;
         }

@@ -244,7 +244,7 @@ fn decide(entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64])
             let estimate = scale * f64::from(*dot);
             let bound = f64::from(split_bounds(*bounds)[0]);
             let error = bound * cutoffs.bound_unit + cutoffs.error;
-            // A comparison with NaN is false: a corrupt scale decides nothing.
+            // A comparison with NaN, from a corrupt scale, is false, and decides nothing.
             *no |= u64::from(estimate + error < cutoffs.no_below) << i;
             *yes |= u64::from(estimate - error >= cutoffs.yes_from) << i;
         }

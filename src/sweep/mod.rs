@@ -31,10 +31,11 @@ pub use code::Encoder;
 pub use filter::{Filter, Judge};
 pub use layout::{Layout, MAX_PREFIX_DIMS, Slab, SlabMut, Tid};
 
-/// More than all f64 roundings of one estimate together. Sums have at most
+/// More than all f64 roundings of one estimate together. The longest sums, the norm of a query and
+/// the share of it in a prefix, have up to 16,000 terms of one sign, so that a sum is off by at most
+/// 16,008 · 2^-53 < 2 · 10^-12 of itself, and its root by half of that. Dot products have at most
 /// [`MAX_PREFIX_DIMS`] = 2^12 terms whose absolute values add up to at most 2 (Cauchy-Schwarz on
-/// vectors of norms near 1), hence an error of at most 2 · (2^12 + 8) · 2^-53 < 10^-12; scales,
-/// norms and quotients add a few times 2^-53.
+/// vectors of norms near 1): off by less than 10^-12. Scales and quotients add a few times 2^-53.
 pub const ARITHMETIC: f64 = 1e-11;
 
 #[cfg(test)]
