@@ -39,7 +39,7 @@ use crate::functions::{CoarseQuery, Resolved};
 use crate::sweep::filter::Verdict;
 use crate::sweep::kernel::Ahead;
 use crate::sweep::{Filter, Judge};
-use crate::types::{ProbeArg, VectorArg};
+use crate::types::{ProbeArg, VectorArg, sql_error};
 
 /// Blocks that a participant of a parallel scan takes at a time: 256 kB.
 const PARALLEL_BLOCKS: u32 = 32;
@@ -95,8 +95,12 @@ impl Scan {
         let mut filters = Vec::with_capacity(keys.len());
         let mut has_null = false;
         for key in keys {
-            let strategy = Strategy::from_number(key.sk_strategy)
-                .ok_or_else(|| self.index.corrupted(super::page::META_BLOCK))?;
+            let strategy = Strategy::from_number(key.sk_strategy).ok_or_else(|| {
+                sql_error(
+                    PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                    format!("unrecognized strategy number: {}", key.sk_strategy),
+                )
+            })?;
             if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
                 has_null = true;
                 continue;
