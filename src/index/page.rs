@@ -58,6 +58,8 @@ impl Meta {
         Layout::new(self.prefix_dims, SLAB_END - HEADER)
     }
 
+    /// All numbers, and then all of them once more with every bit turned: without data checksums
+    /// too, a bit that flips here is noticed.
     fn encode(&self) -> Vec<u8> {
         let numbers = [
             MAGIC,
@@ -67,18 +69,20 @@ impl Meta {
             BITS[0],
             BITS[1],
         ];
-        numbers.into_iter().flat_map(u32::to_ne_bytes).collect()
+        let turned = numbers.map(|number| !number);
+        let all = numbers.into_iter().chain(turned);
+        all.flat_map(u32::to_ne_bytes).collect()
     }
 
+    /// What [`Meta::encode`] has written at the start of `bytes`.
     fn decode(bytes: &[u8]) -> Option<Meta> {
-        let mut numbers = bytes.as_chunks().0.iter().map(|b| u32::from_ne_bytes(*b));
-        let fixed = [numbers.next()?, numbers.next()?];
+        let number = |at: usize| Some(u32::from_ne_bytes(*bytes.as_chunks().0.get(at)?));
         let meta = Meta {
-            dims: numbers.next()? as usize,
-            prefix_dims: numbers.next()? as usize,
+            dims: number(2)? as usize,
+            prefix_dims: number(3)? as usize,
         };
-        let bits = [numbers.next()?, numbers.next()?];
-        (fixed == [MAGIC, VERSION] && bits == BITS && meta.prefix_dims <= meta.dims).then_some(meta)
+        let is_whole = bytes.starts_with(&meta.encode());
+        (is_whole && meta.prefix_dims <= meta.dims).then_some(meta)
     }
 }
 
