@@ -16,12 +16,13 @@ pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/
 sharedir = $(shell $(PG_CONFIG) --sharedir)
 cargo_pg = --no-default-features --features pg$(pg_major)
 
-.PHONY: help setup install demo demo-stop demo-clean test bench
+.PHONY: help setup install demo demo-stop demo-clean test crash bench
 
 help:
 	@echo 'make demo        build, draw an album of 2,000 pictures, find all the baby photos'
 	@echo 'make demo-stop   stop the server of the demo'
 	@echo 'make test        everything'
+	@echo 'make crash       crash servers at random moments, ROUNDS=200 times; then the other tests of trust'
 	@echo 'make install     build the extension and install it into the server of $$PG_CONFIG'
 	@echo 'make bench       measure the index against its aims and pgvector (BENCH="--ten-million", "--quick")'
 
@@ -56,6 +57,16 @@ demo-clean: demo-stop
 
 test: install
 	$(PYTHON) tests/run.py
+
+# The stages of trust for as long as one likes. Needs psycopg: tests/client/requirements.txt.
+ROUNDS ?= 200
+CRASH_VENV ?= target/crash-venv
+crash: install
+	$(PYTHON) -m venv $(CRASH_VENV) && $(CRASH_VENV)/bin/pip install -q -r tests/client/requirements.txt
+	$(CRASH_VENV)/bin/python tests/crash/run_crash.py --rounds $(ROUNDS)
+	$(CRASH_VENV)/bin/python tests/crash/run_standby.py --seconds 60
+	$(CRASH_VENV)/bin/python tests/crash/run_corrupt.py --copies 1000
+	$(CRASH_VENV)/bin/python tests/crash/run_churn.py --minutes 10
 
 bench: install
 	$(PYTHON) benches/index.py --dir $(BENCH_DIR) $(BENCH)

@@ -33,7 +33,7 @@ start)
     chmod 700 "$dir"
     if [ ! -e "$dir/data/PG_VERSION" ]; then
         as_owner "$bindir/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 \
-            --locale=C.UTF-8 >"$dir/initdb.log" 2>&1 || { cat "$dir/initdb.log"; exit 1; }
+            --locale=C.UTF-8 ${INITDB_OPTIONS:-} >"$dir/initdb.log" 2>&1 || { cat "$dir/initdb.log"; exit 1; }
     fi
     if ! as_owner "$bindir/pg_ctl" -D "$dir/data" status >/dev/null 2>&1; then
         options="-c listen_addresses='' -c unix_socket_directories='$dir' $*"

@@ -116,14 +116,14 @@ def main():
         # cargo pgrx test has left a library with the test functions in it.
         results.stage("install", ["make", "--no-print-directory", "install-extension"])
 
+        client = ROOT / "tests" / "client"
+        python = venv(scratch / "venv", client / "requirements.txt")
         server = scratch / "server"
         subprocess.run([cluster, "start", server], check=True)
         run = [cluster, "run", server]
         try:
             regress = ["sh", ROOT / "tests/regress/run.sh"]
             results.stage("regression", [*run, *regress, ROOT / "tests/regress"])
-            client = ROOT / "tests" / "client"
-            python = venv(scratch / "venv", client / "requirements.txt")
             results.stage("clients", [*run, python, client / "run_client.py"])
             results.stage("estimates", [*run, sys.executable, ROOT / "tests/estimates/run_estimates.py"])
             results.stage("hostile files", [*run, python, ROOT / "tests/hostile/run_hostile.py"])
@@ -132,6 +132,12 @@ def main():
             results.stage("album", [*run, sys.executable, ROOT / "tests/album/run_album.py"])
         finally:
             subprocess.run([cluster, "stop", server], check=True)
+        # Servers of their own, which these crash, copy and damage.
+        crash = ROOT / "tests" / "crash"
+        results.stage("crashes", [python, crash / "run_crash.py"])
+        results.stage("standby and backup", [python, crash / "run_standby.py"])
+        results.stage("corrupt pages", [python, crash / "run_corrupt.py"])
+        results.stage("churn", [python, crash / "run_churn.py"])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     results.report()

@@ -380,8 +380,8 @@ impl Index {
             let block = Pin::read(relation, META_BLOCK, null_mut()).lock(pg_sys::BUFFER_LOCK_SHARE);
             let page = block.page();
             let meta = Meta::decode(&page.0[HEADER..])?;
-            (page.has_form(KIND_META, HEADER + meta.encode().len()) && meta.layout().is_some())
-                .then_some(meta)
+            let has_form = page.has_form(KIND_META, HEADER + meta.encode().len());
+            (has_form && page.header(SLAB_END) == 0 && meta.layout().is_some()).then_some(meta)
         }
     }
 

@@ -1,0 +1,133 @@
+"""Ways to damage the file of an index.
+
+Each returns whether that has to be noticed: True; False where only a page's unused space is damaged;
+None where it may be, or not.
+"""
+
+import os
+import struct
+import sys
+
+from pages import FLAGS, HEADER, META_USED, PAGE, SPECIAL, flip, read, write
+
+# The fields of block 0, in the order in which they lie there.
+META_FIELDS = ("magic", "version", "dims", "prefix_dims", "bits of the first level", "bits of the second level")
+
+
+class File:
+    """The file of an index, while the server is stopped. Strangers are files of other relations."""
+
+    def __init__(self, path, layout, strangers):
+        self.path, self.layout, self.strangers = path, layout, strangers
+        self.blocks = os.path.getsize(path) // PAGE
+
+    def overwrite(self, block, start, data):
+        """Puts bytes onto a page. Whether that matters."""
+        page = read(self.path, block)
+        used = META_USED if block == 0 else self.layout.used(page)
+        either = FLAGS if block == 0 else self.layout.either(page)
+        changed = {start + i for i, byte in enumerate(data) if page[start + i] != byte}
+        page[start : start + len(data)] = data
+        write(self.path, block, page)
+        if changed & used:
+            return True
+        return None if changed & either else False
+
+
+def random_page(file, block, rng):
+    return file.overwrite(block, 0, rng.randbytes(PAGE))
+
+
+def random_behind_header(file, block, rng):
+    return file.overwrite(block, HEADER, rng.randbytes(PAGE - HEADER - SPECIAL))
+
+
+def random_header(file, block, rng):
+    return file.overwrite(block, 0, rng.randbytes(HEADER))
+
+
+def random_special(file, block, rng):
+    return file.overwrite(block, PAGE - SPECIAL, rng.randbytes(SPECIAL))
+
+
+def a_word_of_the_header(file, block, rng):
+    """Of pd_lower to pd_pagesize_version: lengths and offsets that lead elsewhere."""
+    return file.overwrite(block, rng.choice((12, 14, 16, 18)), rng.choice((0, 1, PAGE, 0xFFFF, rng.randrange(1 << 16))).to_bytes(2, sys.byteorder))
+
+
+def another_count(file, block, rng):
+    return file.overwrite(block, PAGE - SPECIAL, rng.choice((0, 1, file.layout.capacity, file.layout.capacity + 1, 0xFFFF, rng.randrange(1 << 16))).to_bytes(2, sys.byteorder))
+
+
+def zero_page(file, block, rng):
+    return file.overwrite(block, 0, bytes(PAGE))
+
+
+def zero_behind_header(file, block, rng):
+    return file.overwrite(block, HEADER, bytes(PAGE - HEADER - SPECIAL))
+
+
+def ones(file, block, rng):
+    return file.overwrite(block, HEADER, b"\xff" * (PAGE - HEADER - SPECIAL))
+
+
+def one_bit(file, block, rng):
+    page = read(file.path, block)
+    flip(page, rng.randrange(PAGE), rng.randrange(8))
+    return file.overwrite(block, 0, page)
+
+
+def some_bits(file, block, rng):
+    page = read(file.path, block)
+    for byte in rng.sample(range(PAGE), rng.randint(2, 40)):
+        flip(page, byte, rng.randrange(8))
+    return file.overwrite(block, 0, page)
+
+
+def tids(file, block, rng):
+    """TIDs anywhere: beyond the table, beyond a page, of no row at all."""
+    start, length = file.layout.arrays["TID"]
+    entries = file.layout.count(read(file.path, block))
+    return file.overwrite(block, start, rng.choice((rng.randbytes, lambda n: b"\xff" * n, bytes))(length * entries))
+
+
+def scales(file, block, rng):
+    """Infinities, NaNs and huge numbers among them."""
+    start, length = file.layout.arrays["scale"]
+    entries = file.layout.count(read(file.path, block))
+    return file.overwrite(block, start, rng.choice((rng.randbytes, lambda n: struct.pack("=f", float("inf")) * (n // 4), lambda n: b"\xff" * n))(length * entries))
+
+
+def another_block(file, block, rng):
+    other = rng.choice([b for b in range(file.blocks) if b != block])
+    return file.overwrite(block, 0, read(file.path, other))
+
+
+def a_stranger(file, block, rng):
+    return file.overwrite(block, 0, read(rng.choice(file.strangers), rng.randrange(2)))
+
+
+def cut(file, block, rng):
+    """The file ends in or before a block."""
+    os.truncate(file.path, block * PAGE + rng.choice((0, 0, 1, HEADER, PAGE - 1)))
+    return True
+
+
+def a_meta_field(file, block, rng):
+    number = rng.randrange(len(META_FIELDS))
+    value = rng.choice((0, 1, 16, 64, 127, 129, 4097, 16001, 0xFFFFFFFF, rng.randrange(1 << 32)))
+    return file.overwrite(block, HEADER + 4 * number, value.to_bytes(4, sys.byteorder))
+
+
+def free_space_map(file, block, rng):
+    """It is a hint: whatever it says, what is inserted finds a place."""
+    path = f"{file.path}_fsm"
+    for block in range(os.path.getsize(path) // PAGE):
+        page = read(path, block)
+        page[HEADER + 4 :] = rng.choice((rng.randbytes(PAGE - HEADER - 4), b"\xff" * (PAGE - HEADER - 4)))
+        write(path, block, page)
+    return False
+
+
+KINDS = (random_page, random_behind_header, random_header, random_special, a_word_of_the_header, another_count, zero_page, zero_behind_header,
+         ones, one_bit, some_bits, tids, scales, another_block, a_stranger, cut, a_meta_field, free_space_map)  # fmt: skip

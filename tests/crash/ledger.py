@@ -1,0 +1,106 @@
+"""What the server has acknowledged, and must still have after a crash."""
+
+import threading
+from contextlib import contextmanager
+
+import psycopg
+
+# Rows of a worker have ids of their own: only it changes them, so it knows what they must be.
+ID_STRIDE = 64
+
+
+def is_conflict(error):
+    """What a statement may meet beside others: a deadlock, a conflict with replay on a standby, or
+    another's change of the same row of a catalogue."""
+    return error.sqlstate in ("40P01", "40001") or "tuple concurrently updated" in str(error)
+
+
+class Gate:
+    """Many may hold it shared, or one alone."""
+
+    def __init__(self):
+        self.condition = threading.Condition()
+        self.holders = 0
+
+    @contextmanager
+    def shared(self):
+        with self.condition:
+            self.holders += 1
+        try:
+            yield
+        finally:
+            with self.condition:
+                self.holders -= 1
+                self.condition.notify_all()
+
+    @contextmanager
+    def alone(self):
+        """New sharers wait for the condition's lock."""
+        with self.condition:
+            self.condition.wait_for(lambda: self.holders == 0)
+            yield
+
+
+class Ledger:
+    """What the tables must hold: for each the version of each id, as acknowledged."""
+
+    def __init__(self, tables):
+        self.lock = threading.Lock()
+        self.rows = {table.name: {} for table in tables}
+        # Of each session, the commit of which nobody knows whether it happened: table, whether that
+        # was truncated first, and versions by id (None: deleted).
+        self.pending = {}
+        self.gates = {table.name: Gate() for table in tables}
+        self.commits = 0
+        self.counters = {}
+
+    def own(self, table, worker):
+        with self.lock:
+            return [number for number in self.rows[table] if number % ID_STRIDE == worker]
+
+    @contextmanager
+    def commit(self, worker, table, changes, truncated=False):
+        """Around the statement that commits. Where the session ends in it, the commit stays pending."""
+        with self.lock:
+            self.pending[worker] = (table, truncated, changes)
+        try:
+            yield
+        except psycopg.Error as error:
+            # Then the server has said that it did not commit.
+            if is_conflict(error):
+                with self.lock:
+                    del self.pending[worker]
+            raise
+        with self.lock:
+            del self.pending[worker]
+            self.rows[table] = changed(self.rows[table], truncated, changes)
+            self.commits += 1
+
+    def settle(self, connection, tables):
+        """After recovery: complaints. What was pending must be there whole or not at all."""
+        complaints = []
+        for table in tables:
+            found = dict(connection.execute(f"SELECT id, version FROM {table.name}").fetchall())
+            expected = {} if table.persistence == "UNLOGGED" else self.rows[table.name]
+            for name, truncated, changes in self.pending.values():
+                if name == table.name and table.persistence != "UNLOGGED":
+                    after = changed(expected, truncated, changes)
+                    concerned = set(changes) | (set(expected) if truncated else set())
+                    if all(found.get(number) == after.get(number) for number in concerned):
+                        expected = after
+            if found != expected:
+                wrong = [(n, expected.get(n), found.get(n)) for n in sorted(found.keys() | expected.keys()) if found.get(n) != expected.get(n)]
+                complaints.append(f"{table.name}: {len(wrong)} rows are not as committed (id, version committed, version found): {wrong[:10]}")
+            self.rows[table.name] = found
+        self.pending.clear()
+        return complaints
+
+
+def changed(rows, truncated, changes):
+    after = {} if truncated else dict(rows)
+    for number, version in changes.items():
+        if version is None:
+            after.pop(number, None)
+        else:
+            after[number] = version
+    return after

@@ -1,0 +1,90 @@
+"""What lies where on a page of an `mrl` index, as src/sweep/layout.rs and src/index/page.rs say."""
+
+import struct
+import sys
+
+PAGE = 8192
+HEADER = 24
+SPECIAL = 8
+# Six numbers, and then each of them with every bit turned.
+META_LENGTH = 48
+LINE = 64
+
+
+class Layout:
+    """The arrays of a page of entries, for prefixes of so many dimensions."""
+
+    def __init__(self, prefix_dims):
+        stride = -(-prefix_dims // 16) * 16
+        length = PAGE - HEADER - SPECIAL
+        for capacity in range(length // (8 + stride + stride // 2 + 6), 0, -1):
+            codes = -(-(HEADER + 8 * capacity) // LINE) * LINE
+            second = codes + capacity * stride
+            tids = second + capacity * stride // 2
+            self.capacity, self.end = capacity, tids + 6 * capacity
+            # name: (offset on the page, bytes of an entry)
+            self.arrays = {
+                "scale": (HEADER, 4),
+                "bounds": (HEADER + 4 * capacity, 4),
+                "codes": (codes, stride),
+                "second level": (second, stride // 2),
+                "TID": (tids, 6),
+            }
+            if self.end <= PAGE - SPECIAL:
+                break
+
+    def count(self, page):
+        return int.from_bytes(page[PAGE - SPECIAL : PAGE - SPECIAL + 2], sys.byteorder)
+
+    def part(self, name, entry):
+        """Where a part of an entry lies: first byte, and one behind the last."""
+        start, length = self.arrays[name]
+        return start + entry * length, start + (entry + 1) * length
+
+    def rows(self, page):
+        """The TIDs of a page of entries, as (block, offset)."""
+        for entry in range(self.count(page)):
+            high, low, offset = struct.unpack_from("=HHH", page, self.part("TID", entry)[0])
+            yield high << 16 | low, offset
+
+    def used(self, page):
+        """The bytes of a page of entries that say something: those of its entries, and what they end
+        with, a bound of 0; what the header says of the page's form; the special space."""
+        where = set(FORM)
+        count = self.count(page)
+        for entry in range(count):
+            for name in self.arrays:
+                where.update(range(*self.part(name, entry)))
+        if count < self.capacity:
+            start, _ = self.part("bounds", count)
+            where.update((start, start + 1))
+        return where
+
+    def either(self, page):
+        """Bytes that may be noticed at once, later, or never: flags, some of which Postgres rejects, and
+        the places of TIDs that are not taken yet."""
+        start, length = self.arrays["TID"]
+        return FLAGS | set(range(start + length * self.count(page), self.end))
+
+
+# pd_lower to pd_pagesize_version, and the special space.
+FORM = frozenset((*range(12, 20), *range(PAGE - SPECIAL, PAGE)))
+# pd_flags.
+FLAGS = frozenset((10, 11))
+META_USED = FORM | frozenset(range(HEADER, HEADER + META_LENGTH))
+
+
+def read(file, block):
+    with open(file, "rb") as stream:
+        stream.seek(block * PAGE)
+        return bytearray(stream.read(PAGE))
+
+
+def write(file, block, page):
+    with open(file, "r+b") as stream:
+        stream.seek(block * PAGE)
+        stream.write(page)
+
+
+def flip(page, byte, bit):
+    page[byte] ^= 1 << bit

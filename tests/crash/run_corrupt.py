@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Damages the files of indexes in every way, and looks at what the server makes of them.
+
+usage: run_corrupt.py [--copies N] [--seed S]
+
+Without checksums: N tables of the same rows, each index damaged in its own way while the server is
+stopped; then each is scanned, checked, inserted into, vacuumed, and built anew. No backend may crash or
+hang, an error has SQLSTATE XX002 (or XX001, where Postgres itself finds a page or a row missing), and
+a wrong answer is one that check_index knows of. Hundreds of single bits, flipped in the codes, bounds,
+scales and TIDs of as many entries, are each found by check_index. With checksums each damaged page is an
+error of the sweep. Needs what tests/client/requirements.txt names. The last line counts the checks;
+where one fails, the exit status is 1 and the data stays.
+"""
+
+import argparse
+import random
+import re
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import psycopg
+
+import damage
+from answers import BITMAP, PLAIN, SEQUENTIAL, Table, answer
+from checks import Checks
+from pages import PAGE, Layout, flip, read, write
+from server import Server
+from vectors import Vectors, copy_binary, text
+
+DIMS = 128
+ROWS = 220
+PREFIXES = (128, 20)
+# Corruption as the index reports it, and as Postgres does: a page that can't be one, a block that
+# is not there.
+CORRUPTED, POSTGRES = "XX002", "XX001"
+# A TID so far beyond the table's end that it would lie in another file of the table: Postgres then says
+# XX000, of any index.
+BEYOND = re.compile(r"error XX000 could not open file .*: previous segment is only")
+
+
+def fill(connection, table, rows):
+    """Rows, then an index with pages that are not full, and a free space map."""
+    table.create(connection)
+    with connection.cursor() as cursor:
+        copy_binary(cursor, table.name, rows)
+    for index in table.indexes:
+        table.create_index(connection, index)
+    connection.execute(f"DELETE FROM {table.name} WHERE id % 8 = 0")
+    connection.execute(f"VACUUM (INDEX_CLEANUP on) {table.name}")
+
+
+def paths(server, connection, relations):
+    rows = connection.execute("SELECT relname, pg_relation_filepath(oid) FROM pg_class WHERE relname = ANY(%s)", [list(relations)])
+    return {name: server.data / path for name, path in rows}
+
+
+def conditions(source, rng):
+    """One that few rows match, one that most do, one that every row does."""
+    vector = text(source.centres[0])
+    return [f"embedding @~ mrl_probe('{vector}', {least}, {dims})" for least, dims in ((0.6, 128), (0.6, 20), (-0.2, 16), (-1, 128))]
+
+
+def described(error):
+    outcome = f"error {error.sqlstate} {error.diag.message_primary}"
+    return f"error {POSTGRES} {outcome}" if BEYOND.match(outcome) else outcome
+
+
+class Patient:
+    """A table with a damaged index, and what came of each thing done to it."""
+
+    def __init__(self, connection, table, asked):
+        self.connection, self.table, self.asked = connection, table, asked
+        (self.index,) = table.indexes
+        self.outcomes = {}
+
+    def attempt(self, name, action):
+        try:
+            with self.connection.transaction():
+                outcome = action()
+        except psycopg.Error as error:
+            if error.sqlstate is None or self.connection.closed:
+                raise
+            outcome = described(error)
+        self.outcomes[name] = outcome
+        return outcome
+
+    def scan(self, shape):
+        for condition in self.asked:
+            expected = found = None
+            for settings in (SEQUENTIAL, shape):
+                for name, value in settings.items():
+                    self.connection.execute(f"SET LOCAL {name} = {value}")
+                found, plan = answer(self.connection, f"SELECT id FROM {self.table.name} WHERE {condition}")
+                expected = found if expected is None else expected
+            assert self.index in plan, plan
+            if found != expected:
+                return "wrong"
+        return "right"
+
+    def check(self):
+        rows = self.connection.execute("SELECT * FROM photosearch.check_index(%s::regclass)", [self.index]).fetchall()
+        return "content" if not rows else f"reports {len(rows)}: {rows[0]}"
+
+    def insert(self):
+        # Rather many, so that every page which the free space map names has its turn.
+        self.connection.execute(f"INSERT INTO {self.table.name} SELECT 100000 + id * 2, kind, 0, embedding FROM {self.table.name} WHERE id < 100")
+        return "done"
+
+    def vacuum(self):
+        try:
+            self.connection.execute(f"VACUUM (INDEX_CLEANUP on) {self.table.name}")
+            return "done"
+        except psycopg.Error as error:
+            if error.sqlstate is None:
+                raise
+            return described(error)
+
+    def examine(self):
+        """Scans, checks, writes; then the index is built anew and must be sound."""
+        self.attempt("bitmap scan", lambda: self.scan(BITMAP))
+        self.attempt("index scan", lambda: self.scan(PLAIN))
+        self.attempt("check", self.check)
+        self.attempt("delete", lambda: self.connection.execute(f"DELETE FROM {self.table.name} WHERE id % 8 = 1").statusmessage)
+        self.outcomes["vacuum"] = self.vacuum()
+        self.attempt("insert", self.insert)
+        self.attempt("check after writes", self.check)
+        self.attempt("reindex", lambda: self.connection.execute(f"REINDEX INDEX {self.index}").statusmessage)
+        self.attempt("bitmap scan of the new", lambda: self.scan(BITMAP))
+        self.attempt("check of the new", self.check)
+
+    def complaints(self, must_be_noticed):
+        outcomes = self.outcomes
+        states = {name: outcome.split()[1] for name, outcome in outcomes.items() if outcome.startswith("error")}
+        noticed = any(state in (CORRUPTED, POSTGRES) for state in states.values()) or outcomes["check"].startswith("reports")
+        for name, state in states.items():
+            if state not in (CORRUPTED, POSTGRES):
+                yield f"{name}: {outcomes[name]}"
+        if states.get("check") == CORRUPTED:
+            yield f"the check is an error: {outcomes['check']}"
+        if outcomes["check"] == "content" and "wrong" in (outcomes["bitmap scan"], outcomes["index scan"]):
+            yield "a wrong answer, and the check is content"
+        if must_be_noticed and not noticed:
+            yield "nobody noticed"
+        if must_be_noticed is False and noticed:
+            yield f"nothing that matters was damaged: {outcomes}"
+        sound = {"reindex": "REINDEX", "bitmap scan of the new": "right", "check of the new": "content"}
+        for name, outcome in sound.items():
+            if outcomes[name] != outcome:
+                yield f"{name}: {outcomes[name]}"
+
+
+def disease(number, file, rng):
+    """Damages one file. Returns what was done, and whether it must be noticed."""
+    kind = damage.KINDS[number % len(damage.KINDS)]
+    block = rng.randrange(file.blocks)
+    if kind in (damage.another_count, damage.tids, damage.scales):
+        block = rng.randrange(1, file.blocks)
+    elif kind is damage.a_meta_field:
+        block = 0
+    return f"{kind.__name__.replace('_', ' ')}, block {block}", kind(file, block, rng)
+
+
+def without_checksums(server, copies, rng, checks, source):
+    tables = [Table(f"c{n}", DIMS, {f"i{n}": (PREFIXES[n % 2], None)}, storage="plain") for n in range(copies)]
+    rows = [(i, i % 6, 0, source.one(rng)) for i in range(ROWS)]
+    with server.connect() as connection:
+        for table in tables:
+            fill(connection, table, rows)
+        asked = conditions(source, rng)
+        names = {name for table in tables for name in (table.name, *table.indexes)} | {"pg_class", "c0_pkey"}
+        files = paths(server, connection, names)
+    server.stop()
+    treated = []
+    for number, table in enumerate(tables):
+        (index,) = table.indexes
+        file = damage.File(files[index], Layout(PREFIXES[number % 2]), [files["c0"], files["c0_pkey"], files["i1"]])
+        treated.append((table, *disease(number // 2, file, rng)))
+    server.start()
+    outcomes = {}
+    with server.connect() as connection:
+        connection.execute("SET statement_timeout = '30s'")
+        pid = connection.info.backend_pid
+        for table, what, must_be_noticed in treated:
+            patient = Patient(connection, table, asked)
+            try:
+                patient.examine()
+            except psycopg.OperationalError as error:
+                checks.add(f"{table.name}, {what}", [f"the session ended: {error}", *server.disasters(), str(patient.outcomes)])
+                return
+            complaints = list(patient.complaints(must_be_noticed))
+            checks.add(f"{table.name}, {what}{' (unused space)' if must_be_noticed is False else ''}", complaints + ([str(patient.outcomes)] if complaints else []))
+            for name, outcome in patient.outcomes.items():
+                outcome = " ".join(outcome.split()[: 2 if outcome.startswith("error") else 1])
+                outcomes.setdefault(name, Counter())[outcome] += 1
+        checks.add("one backend lived through all", [] if connection.info.backend_pid == pid else ["another backend"])
+    for name, counts in outcomes.items():
+        print(f"        {name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
+    checks.add("the log tells of no crash", server.disasters())
+
+
+def flipped_bits(server, rng, checks, source, flips):
+    """One bit of each of many entries."""
+    prefixes = {"flips_128": 128, "flips_100": 100, "flips_7": 7}
+    table = Table("flips", DIMS, {index: (prefix, None) for index, prefix in prefixes.items()}, storage="plain")
+    rows = [(i, i % 6, 0, source.one(rng)) for i in range(2500)]
+    with server.connect() as connection:
+        fill(connection, table, rows)
+        files = paths(server, connection, prefixes)
+    server.stop()
+    flipped = {}
+    for index, file in files.items():
+        layout = Layout(prefixes[index])
+        places = [(block, entry) for block in range(1, file.stat().st_size // PAGE) for entry in range(layout.count(read(file, block)))]
+        for block, entry in rng.sample(places, flips):
+            part = rng.choice(list(layout.arrays))
+            byte = rng.randrange(*layout.part(part, entry))
+            page = read(file, block)
+            flip(page, byte, rng.randrange(8))
+            write(file, block, page)
+            flipped[index, block, entry] = part
+    server.start()
+    with server.connect() as connection:
+        reported = {}
+        for index in prefixes:
+            found = connection.execute("SELECT block, entry, row_id FROM photosearch.check_index(%s::regclass)", [index]).fetchall()
+            reported |= {(index, block, entry): (index, row) for block, entry, row in found if entry is not None}
+    missed = [f"{place}: {part}" for place, part in flipped.items() if place not in reported]
+    parts = ", ".join(f"{list(flipped.values()).count(part)} of {part}" for part in sorted(set(flipped.values())))
+    checks.add(f"check_index finds {len(flipped)} flipped bits ({parts})", missed and [f"{len(missed)} missed", *missed])
+    # But one whose row another entry now names too.
+    named = {row for place, row in reported.items() if flipped.get(place) == "TID"}
+    others = [f"{place}: row {row}" for place, row in reported.items() if place not in flipped and row not in named]
+    checks.add("check_index finds no other entry", others)
+
+
+def with_checksums(server, copies, rng, checks, source):
+    tables = [Table(f"c{n}", DIMS, {f"i{n}": (PREFIXES[n % 2], None)}, storage="plain") for n in range(copies)]
+    rows = [(i, i % 6, 0, source.one(rng)) for i in range(ROWS)]
+    with server.connect() as connection:
+        for table in tables:
+            fill(connection, table, rows)
+        (condition,) = conditions(source, rng)[:1]
+        files = paths(server, connection, {name for table in tables for name in (table.name, *table.indexes)})
+    server.stop()
+    # Postgres takes a page of zeros for a new one, and does not miss what a file lacks at its end.
+    kinds = (damage.one_bit, damage.random_page, damage.random_behind_header, damage.another_block)
+    for number, table in enumerate(tables):
+        (index,) = table.indexes
+        file = damage.File(files[index], Layout(PREFIXES[number % 2]), [])
+        kinds[number % len(kinds)](file, rng.randrange(1, file.blocks), rng)
+    server.start()
+    missed = []
+    with server.connect() as connection:
+        for table in tables:
+            patient = Patient(connection, table, [condition])
+            for name, shape in (("bitmap scan", BITMAP), ("index scan", PLAIN)):
+                outcome = patient.attempt(name, lambda shape=shape: patient.scan(shape))
+                if not outcome.startswith(f"error {POSTGRES}"):
+                    missed.append(f"{table.name}: {name}: {outcome}")
+            if not patient.attempt("check", patient.check).startswith((f"error {POSTGRES}", "reports")):
+                missed.append(f"{table.name}: {patient.outcomes}")
+    checks.add(f"with checksums the sweep reports {copies} damaged pages", missed)
+    checks.add("the log tells of no crash", server.disasters())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--copies", type=int, default=108, help="how many indexes are damaged as a whole")
+    parser.add_argument("--flips", type=int, default=250, help="how many bits are flipped in each of three indexes")
+    parser.add_argument("--seed", type=int, default=None, help="drawn where not given")
+    arguments = parser.parse_args()
+    seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    source = Vectors(DIMS, seed)
+    directory = Path(tempfile.mkdtemp(prefix="photosearch-corrupt-", dir="/tmp"))
+    directory.chmod(0o755)
+    checks = Checks()
+    for name, checksums in (("plain", False), ("checksums", True)):
+        server = Server(directory / name, checksums=checksums, autovacuum="off", shared_buffers="16MB")
+        server.start()
+        with server.connect() as connection:
+            connection.execute("CREATE EXTENSION photosearch")
+        if checksums:
+            with_checksums(server, 40, rng, checks, source)
+        else:
+            flipped_bits(server, rng, checks, source, arguments.flips)
+            without_checksums(server, arguments.copies, rng, checks, source)
+        server.stop()
+    return checks.end(directory, shutil.rmtree)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""A private server that may be crashed, copied and damaged."""
+
+import atexit
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psycopg
+
+CLUSTER = Path(__file__).resolve().parent.parent / "cluster.sh"
+BINDIR = Path(subprocess.check_output([os.environ.get("PG_CONFIG", "pg_config"), "--bindir"], text=True).strip())
+
+# What a log must not hold, whatever happened to the server or its files.
+DISASTER = re.compile(r"terminated by signal (?!9\b)|PANIC:|inconsistent page found|panicked at|TRAP:")
+
+
+class Server:
+    """DIRECTORY/data, a socket in DIRECTORY, and the log in DIRECTORY/data/server.log."""
+
+    def __init__(self, directory, *, checksums=True, **settings):
+        self.directory = Path(directory)
+        self.data = self.directory / "data"
+        self.checksums = checksums
+        self.settings = {"fsync": "off", "max_connections": "40", "log_checkpoints": "off"} | settings
+        # However the program ends, its servers do too.
+        atexit.register(self.stop, "immediate")
+
+    def start(self, **settings):
+        """Makes the cluster where there is none. The settings hold until the next start."""
+        options = [f"-c {name}={shlex.quote(value)}" for name, value in (self.settings | settings).items()]
+        environment = os.environ | {"INITDB_OPTIONS": "--data-checksums" if self.checksums else ""}
+        subprocess.run([CLUSTER, "start", self.directory, *options], check=True, env=environment)
+
+    def stop(self, mode="fast"):
+        if self.data.exists() and self.running():
+            self.program("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop")
+
+    def running(self):
+        return self.program("pg_ctl", "-D", self.data, "status", check=False).returncode == 0
+
+    def program(self, name, *arguments, check=True):
+        """One of Postgres's own programs, as the user whom the server belongs to."""
+        command = [BINDIR / name, *arguments]
+        if os.geteuid() == 0:
+            command = ["runuser", "-u", "postgres", "--", *command]
+        done = subprocess.run(list(map(str, command)), cwd="/", capture_output=True, text=True)
+        if check and done.returncode != 0:
+            raise RuntimeError(f"{name} failed: {done.stdout}{done.stderr}")
+        return done
+
+    def connect(self, **options):
+        return psycopg.connect(host=str(self.directory), user="postgres", dbname="postgres", autocommit=True, **options)
+
+    def wait(self, seconds=120):
+        """A connection, as soon as the server gives one: it may be recovering."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.connect()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def copy(self, directory, *arguments, **settings):
+        """A server made from a base backup of this one, not started."""
+        copy = Server(directory, checksums=self.checksums, **(self.settings | settings))
+        copy.directory.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            shutil.chown(copy.directory, "postgres")
+        self.program("pg_basebackup", "-h", self.directory, "-U", "postgres", "-D", copy.data, "-c", "fast", *arguments)
+        return copy
+
+    def log(self):
+        return (self.data / "server.log").read_text(errors="replace")
+
+    def disasters(self):
+        """Lines of the log that tell of a crash which nobody asked for, or of a replay that went wrong."""
+        return [line for line in self.log().splitlines() if DISASTER.search(line)]
+
+
+def kill(pid):
+    """Ends a process as a fault would, if it is still there. The postmaster then ends all others and recovers."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
