@@ -44,6 +44,9 @@ use crate::types::{ProbeArg, VectorArg, sql_error};
 /// Blocks that a participant of a parallel scan takes at a time: 256 kB.
 const PARALLEL_BLOCKS: u32 = 32;
 
+/// Matches that a scan collects at once, at most, and those of a page more.
+const BATCH: usize = 1024;
+
 /// The largest offset that a row of a table can have, `MaxHeapTuplesPerPage` of
 /// `access/htup_details.h`.
 const MAX_OFFSET: u16 = ((pg_sys::BLCKSZ - 24) / 28) as u16;
@@ -77,11 +80,15 @@ struct Scan {
     strategy: pg_sys::BufferAccessStrategy,
     /// From one block's buffer to the next one's, where that was last looked up.
     distance: i32,
-    /// Matches of the page that was judged last, of two kinds: certain ones, and ones to recheck.
+    /// Matches of the pages that were judged last, of two kinds: certain ones, and ones to recheck.
     certain: Vec<pg_sys::ItemPointerData>,
     undecided: Vec<pg_sys::ItemPointerData>,
     /// How many of both have been returned.
     returned: usize,
+    /// How many a plain scan collects next before it returns the first. It begins with one, so that
+    /// a LIMIT costs no more than it has to, and doubles: a sweep that stops for every match finds
+    /// the caches of the CPU full of the executor's data each time.
+    batch: usize,
     sweeps: Sweeps,
 }
 
@@ -117,6 +124,7 @@ impl Scan {
         self.certain.clear();
         self.undecided.clear();
         self.returned = 0;
+        self.batch = 1;
         Ok(())
     }
 
@@ -143,11 +151,8 @@ impl Scan {
         }
     }
 
-    /// Judges one block, and leaves its matches in `certain` and `undecided`.
+    /// Judges one block, and adds its matches to `certain` and `undecided`.
     fn judge_block(&mut self, pin: Pin, next: Option<&Pin>) -> Result<(), ErrorReport> {
-        self.certain.clear();
-        self.undecided.clear();
-        self.returned = 0;
         let Some(judge) = &mut self.judge else {
             return Ok(());
         };
@@ -178,27 +183,26 @@ impl Scan {
         Ok(())
     }
 
-    /// Judges blocks up to one with matches. False where there is none left. `ahead` keeps the pin
-    /// of the block that comes next.
-    fn advance(
-        &mut self,
-        shared: Option<&Shared>,
-        ahead: &mut Option<Pin>,
-    ) -> Result<bool, ErrorReport> {
+    /// Judges blocks until there are `wanted` matches, or no more blocks; false where there are no
+    /// more matches either.
+    fn advance(&mut self, shared: Option<&Shared>, wanted: usize) -> Result<bool, ErrorReport> {
         let start = Instant::now();
-        let mut found = false;
-        while !found && self.take_block(shared) {
+        self.certain.clear();
+        self.undecided.clear();
+        self.returned = 0;
+        // The pin of the block that comes next.
+        let mut ahead: Option<Pin> = None;
+        while self.certain.len() + self.undecided.len() < wanted && self.take_block(shared) {
             pgrx::check_for_interrupts!();
             let pin = ahead.take().unwrap_or_else(|| self.pin(self.next));
             self.next += 1;
             if self.next < self.end {
-                *ahead = Some(self.pin_next(&pin));
+                ahead = Some(self.pin_next(&pin));
             }
             self.judge_block(pin, ahead.as_ref())?;
-            found = !self.certain.is_empty() || !self.undecided.is_empty();
         }
         self.sweeps.seconds += start.elapsed().as_secs_f64();
-        Ok(found)
+        Ok(!self.certain.is_empty() || !self.undecided.is_empty())
     }
 
     fn pin(&self, number: pg_sys::BlockNumber) -> Pin {
@@ -319,6 +323,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
             certain: Vec::new(),
             undecided: Vec::new(),
             returned: 0,
+            batch: 1,
         };
         (*scan).opaque = own.leak_and_drop_on_delete(state).cast();
         scan
@@ -386,7 +391,6 @@ pub unsafe extern "C-unwind" fn amgettuple(
             let offset = p.ps_offset_am;
             &*parallel.cast::<u8>().add(offset).cast::<Shared>()
         });
-        let mut ahead = None;
         loop {
             let certain = own.certain.len();
             let found = if own.returned < certain {
@@ -403,7 +407,9 @@ pub unsafe extern "C-unwind" fn amgettuple(
             if own.begins() {
                 count_scan(scan);
             }
-            if !own.advance(shared, &mut ahead).unwrap_or_report() {
+            let wanted = own.batch;
+            own.batch = (2 * wanted).min(BATCH);
+            if !own.advance(shared, wanted).unwrap_or_report() {
                 return false;
             }
         }
@@ -421,8 +427,8 @@ pub unsafe extern "C-unwind" fn amgetbitmap(
         if own.begins() {
             count_scan(scan);
         }
-        let (mut count, mut ahead) = (0, None);
-        while own.advance(None, &mut ahead).unwrap_or_report() {
+        let mut count = 0;
+        while own.advance(None, BATCH).unwrap_or_report() {
             for (tids, recheck) in [(&mut own.certain, false), (&mut own.undecided, true)] {
                 if !tids.is_empty() {
                     pg_sys::tbm_add_tuples(bitmap, tids.as_mut_ptr(), tids.len() as i32, recheck);
