@@ -108,6 +108,9 @@ pub unsafe extern "C-unwind" fn amcostestimate(
     }
 }
 
+/// What the index is for. A corrupted one is for the scan to report: a query that does not use it
+/// goes on.
+///
 /// # Safety
 /// The planner holds a lock on the index.
 unsafe fn meta(index: pg_sys::Oid) -> Option<Meta> {

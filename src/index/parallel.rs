@@ -14,8 +14,8 @@ use super::cost::amcostestimate;
 
 /// What a page that is judged by a worker saves the leader, in units of `seq_page_cost`. A sweep is
 /// priced as if its pages came from disk; workers save time on pages in memory, where one takes
-/// about half a microsecond. Starting a worker takes milliseconds, so that only a sweep of about a
-/// million entries is worth one.
+/// about half a microsecond. Starting a worker takes milliseconds, so that only a sweep of millions of
+/// entries is worth one.
 const SHARED_PAGE: f64 = 0.1;
 
 static PREVIOUS: OnceLock<pg_sys::set_rel_pathlist_hook_type> = OnceLock::new();

@@ -89,12 +89,8 @@ fn mrl_coarse_match_joinsel(
     join_type: i16,
     join: Internal,
 ) -> f64 {
-    let (root, args) = (pointer(root), pointer(args));
     // SAFETY: as above.
-    unsafe {
-        let pairs = estimate(root, operator, args).selectivity(false);
-        of_join(pairs, root, args, join_type, pointer(join))
-    }
+    unsafe { join_selectivity(root, operator, args, join_type, join, false) }
 }
 
 #[pg_extern(sql = false)]
@@ -105,10 +101,24 @@ fn mrl_coarse_mismatch_joinsel(
     join_type: i16,
     join: Internal,
 ) -> f64 {
-    let (root, args) = (pointer(root), pointer(args));
     // SAFETY: as above.
+    unsafe { join_selectivity(root, operator, args, join_type, join, true) }
+}
+
+/// # Safety
+/// The arguments are those of a join selectivity function, as Postgres passes them.
+unsafe fn join_selectivity(
+    root: Internal,
+    operator: pg_sys::Oid,
+    args: Internal,
+    join_type: i16,
+    join: Internal,
+    negated: bool,
+) -> f64 {
+    let (root, args) = (pointer(root), pointer(args));
+    // SAFETY: the caller's promise.
     unsafe {
-        let pairs = estimate(root, operator, args).selectivity(true);
+        let pairs = estimate(root, operator, args).selectivity(negated);
         of_join(pairs, root, args, join_type, pointer(join))
     }
 }

@@ -127,7 +127,7 @@ fn sum(mut values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let mut lanes = [0.0; 8];
     for _ in 0..values.len() / lanes.len() {
         for lane in &mut lanes {
-            *lane += values.next().unwrap_or_default();
+            *lane += values.next().expect("as many values as there are");
         }
     }
     lanes.iter().sum::<f64>() + values.sum::<f64>()
