@@ -39,12 +39,18 @@ COMMENT ON FUNCTION embed_images(text, bytea[], text) IS 'embeddings of several 
 
 CREATE FUNCTION photosearch.list_models(
     OUT name text, OUT family text, OUT dimensions integer, OUT size bigint, OUT state text,
-    OUT coarse_threshold real, OUT coarse_dims integer, OUT fine_threshold real
+    OUT coarse_threshold real, OUT coarse_dims integer, OUT fine_threshold real,
+    OUT packed boolean, OUT dtype text, OUT kernel text, OUT mapped_size bigint, OUT fingerprint text
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'photosearch_list_models_wrapper'
     LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 10;
 COMMENT ON FUNCTION photosearch.list_models() IS 'the models that the server has';
 
 CREATE VIEW photosearch.models AS SELECT * FROM photosearch.list_models();
-COMMENT ON VIEW photosearch.models IS 'the models that the server has, with what each recommends for the coarse and the fine step';
+COMMENT ON VIEW photosearch.models IS 'the models that the server has, with what each recommends for the coarse and the fine step, and how its packed copy is held';
 GRANT SELECT ON photosearch.models TO PUBLIC;
+
+CREATE FUNCTION photosearch.prepare_model(model text, replace boolean DEFAULT false) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'photosearch_prepare_model_wrapper'
+    LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 100000000;
+COMMENT ON FUNCTION photosearch.prepare_model(text, boolean) IS 'pack a model, read it into memory, and tell the bytes that sessions map';

@@ -1,6 +1,8 @@
 //! Settings.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
@@ -17,9 +19,12 @@ pub const DIMS_OF_MODEL: i32 = 0;
 static MODEL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"photosearch-mini-1"));
 static MODEL_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static CACHE_DIR: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"pgsql_tmp_photosearch"));
 static COARSE_THRESHOLD: GucSetting<f64> = GucSetting::<f64>::new(THRESHOLD_OF_MODEL);
 static COARSE_DIMS: GucSetting<i32> = GucSetting::<i32>::new(DIMS_OF_MODEL);
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_EMBED_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(4 * 1024 * 1024);
 static MAX_IMAGE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
 static MAX_IMAGE_PIXELS: GucSetting<i32> = GucSetting::<i32>::new(200_000_000);
 
@@ -48,6 +53,20 @@ pub fn model_dir() -> String {
         .get()
         .map(|dir| dir.to_string_lossy().into_owned())
         .unwrap_or_default()
+}
+
+/// The directory in which the server keeps models as its kernels want them.
+pub fn cache_dir() -> PathBuf {
+    let set = CACHE_DIR.get().unwrap_or_default();
+    let set = Path::new(OsStr::from_bytes(set.as_bytes()));
+    // SAFETY: set by the postmaster before any backend runs, to a path that ends in a null byte.
+    let data = unsafe { CStr::from_ptr(pg_sys::DataDir) };
+    Path::new(OsStr::from_bytes(data.to_bytes())).join(set)
+}
+
+/// Bytes that a forward pass may take for itself.
+pub fn max_embed_memory() -> u64 {
+    u64::try_from(MAX_EMBED_MEMORY.get()).unwrap_or(0) * 1024
 }
 
 /// Differs from an earlier value if [`model`] or [`model_dir`] may have changed since.
@@ -110,6 +129,14 @@ pub fn register() {
             None,
         );
     }
+    GucRegistry::define_string_guc(
+        c"photosearch.cache_dir",
+        c"Directory in which the server keeps its own copies of models, which all sessions map.",
+        c"A relative path is one in the data directory. A name that begins with pgsql_tmp is left out of base backups.",
+        &CACHE_DIR,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
     GucRegistry::define_float_guc(
         c"photosearch.coarse_threshold",
         c"Similarity from which coarse_match(embedding, query) keeps a row.",
@@ -133,12 +160,22 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"photosearch.threads",
         c"Threads that a session uses to embed.",
-        c"0 stands for one for each core. Takes effect before the session embeds for the first time.",
+        c"0 stands for one for each processor. While other sessions embed, each uses fewer. Takes effect before the session embeds for the first time.",
         &THREADS,
         0,
         1024,
         GucContext::Userset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"photosearch.max_embed_memory",
+        c"Memory that one forward pass may take, beside the model's weights.",
+        c"What would take more is an error.",
+        &MAX_EMBED_MEMORY,
+        1024,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
     );
     GucRegistry::define_int_guc(
         c"photosearch.max_image_size",

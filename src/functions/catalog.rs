@@ -10,8 +10,9 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::worker;
 use crate::guc;
-use crate::model::{self, ModelError, ModelInfo};
+use crate::model::{self, Cache, ModelError, ModelInfo};
 use crate::types::sql_error;
 
 /// Where a model of this name lies.
@@ -91,6 +92,14 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
         ModelError::Unreadable { .. } => PgSqlErrorCode::ERRCODE_IO_ERROR,
         ModelError::InvalidInput(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         ModelError::LimitExceeded(_) => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        ModelError::Changed | ModelError::ChangedWhileRead => {
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+        }
+        ModelError::Cache(error) if error.kind() == ErrorKind::StorageFull => {
+            PgSqlErrorCode::ERRCODE_DISK_FULL
+        }
+        ModelError::Cache(_) => PgSqlErrorCode::ERRCODE_IO_ERROR,
+        ModelError::OutOfMemory(_) => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
         ModelError::Cancelled => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
         ModelError::Internal(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
     };
@@ -99,6 +108,14 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
         ModelError::InvalidInput(_) | ModelError::LimitExceeded(_) | ModelError::Cancelled => {
             sql_error(code, error.to_string())
         }
+        ModelError::OutOfMemory(_) => sql_error(code, error.to_string())
+            .set_hint("The limit is the setting photosearch.max_embed_memory."),
+        ModelError::Changed => sql_error(code, format!("cannot use model \"{name}\": {error}"))
+            .set_hint(format!(
+                "Vectors of the old and the new files must not be compared: give the new ones a directory with a new name. To go on under this name, call photosearch.prepare_model('{name}', replace => true) and embed everything anew."
+            )),
+        ModelError::Cache(_) => sql_error(code, format!("cannot use model \"{name}\": {error}"))
+            .set_hint("Copies are kept in photosearch.cache_dir."),
         _ => sql_error(code, format!("cannot use model \"{name}\": {error}")),
     }
 }
@@ -113,6 +130,11 @@ type ModelRow = (
     name!(coarse_threshold, Option<f32>),
     name!(coarse_dims, Option<i32>),
     name!(fine_threshold, Option<f32>),
+    name!(packed, bool),
+    name!(dtype, Option<String>),
+    name!(kernel, Option<String>),
+    name!(mapped_size, Option<i64>),
+    name!(fingerprint, Option<String>),
 );
 
 /// Every directory that could be a model, with what can be said of it. One that cannot be used is
@@ -131,6 +153,11 @@ fn photosearch_list_models() -> Result<
             name!(coarse_threshold, Option<f32>),
             name!(coarse_dims, Option<i32>),
             name!(fine_threshold, Option<f32>),
+            name!(packed, bool),
+            name!(dtype, Option<String>),
+            name!(kernel, Option<String>),
+            name!(mapped_size, Option<i64>),
+            name!(fingerprint, Option<String>),
         ),
     >,
     ErrorReport,
@@ -158,31 +185,57 @@ fn photosearch_list_models() -> Result<
             }
         }
     }
+    let cache = Cache::new(guc::cache_dir());
     let rows: Vec<ModelRow> = models
         .into_iter()
-        .map(|(name, dir)| row(name, &dir))
+        .map(|(name, dir)| row(name, &dir, &cache))
         .collect();
     Ok(TableIterator::new(rows))
 }
 
-fn row(name: String, dir: &Path) -> ModelRow {
-    match model::describe(dir) {
-        Ok(info) => {
-            let state = match info.missing.as_slice() {
-                [] => "ready".to_owned(),
-                missing => format!("lacks {}", missing.join(", ")),
-            };
-            (
-                name,
-                Some(info.family.to_owned()),
-                i32::try_from(info.dims).ok(),
-                i64::try_from(info.bytes).ok(),
-                state,
-                info.coarse_threshold,
-                info.coarse_dims.and_then(|dims| i32::try_from(dims).ok()),
-                info.fine_threshold,
-            )
-        }
-        Err(error) => (name, None, None, None, error.to_string(), None, None, None),
+fn row(name: String, dir: &Path, cache: &Cache) -> ModelRow {
+    let info = model::describe(dir);
+    let state = match &info {
+        Ok(info) if info.missing.is_empty() => "ready".to_owned(),
+        Ok(info) => format!("lacks {}", info.missing.join(", ")),
+        Err(error) => error.to_string(),
+    };
+    let info = info.ok();
+    let info = info.as_ref();
+    let packed = cache.packed(dir);
+    (
+        name,
+        info.map(|info| info.family.to_owned()),
+        info.and_then(|info| i32::try_from(info.dims).ok()),
+        info.and_then(|info| i64::try_from(info.bytes).ok()),
+        state,
+        info.and_then(|info| info.coarse_threshold),
+        info.and_then(|info| i32::try_from(info.coarse_dims?).ok()),
+        info.and_then(|info| info.fine_threshold),
+        packed.is_some(),
+        packed.as_ref().map(|packed| packed.dtype.to_owned()),
+        packed.as_ref().map(|packed| packed.kernel.clone()),
+        packed
+            .as_ref()
+            .and_then(|packed| i64::try_from(packed.bytes).ok()),
+        packed.map(|packed| packed.fingerprint),
+    )
+}
+
+/// Bytes that each session maps. Packs the model where that has not been done, and reads the pack
+/// into memory.
+#[pg_extern(sql = false)]
+fn photosearch_prepare_model(name: &str, replace: bool) -> Result<i64, ErrorReport> {
+    // SAFETY: has no preconditions.
+    if replace && !unsafe { pg_sys::superuser() } {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "must be superuser to replace a model",
+        ));
     }
+    let dir = find(name)?;
+    let cache = Cache::new(guc::cache_dir());
+    let prepared = worker::run(move |_, cancel| model::prepare(&dir, &cache, replace, cancel))?;
+    let packed = prepared.map_err(|error| model_error(name, error))?;
+    Ok(i64::try_from(packed.bytes).unwrap_or(i64::MAX))
 }

@@ -10,7 +10,7 @@ use pgrx::{Array, pg_sys};
 use super::{catalog, query_cache, worker};
 use crate::guc;
 use crate::image::{self, ImageError, Limits, RgbImage};
-use crate::model::{Cancel, Embedder, ModelError, Request};
+use crate::model::{Cache, Cancel, Embedder, ModelError, Request};
 use crate::types::{MrlVector, Prepared, VectorArray, call_site_state, sql_error};
 use crate::vector::from_f32s;
 
@@ -61,8 +61,11 @@ impl Target {
     fn embed(&self, contents: Vec<Content>) -> Result<Vec<Vec<f16>>, ErrorReport> {
         let (dir, instruction) = (self.dir.clone(), self.instruction.clone());
         let limits = guc::image_limits();
+        let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
         let result = worker::run(move |models, cancel| {
-            let embedder = models.get(&dir, cancel).map_err(EmbedError::Model)?;
+            let embedder = models
+                .get(&dir, &cache, cancel)
+                .map_err(EmbedError::Model)?;
             let images = decode_all(&contents, &limits, embedder, cancel)?;
             let requests: Vec<Request<'_>> = contents
                 .iter()
@@ -73,7 +76,9 @@ impl Target {
                     instruction: instruction.as_deref(),
                 })
                 .collect();
-            embedder.embed(&requests, cancel).map_err(EmbedError::Model)
+            embedder
+                .embed(&requests, memory, cancel)
+                .map_err(EmbedError::Model)
         })?;
         let vectors = result.map_err(|error| match error {
             EmbedError::Model(error) => catalog::model_error(&self.name, error),

@@ -2,22 +2,24 @@
 //!
 //! A backend is single-threaded, and Postgres' signal handlers must run on its one thread. So
 //! the backend's thread only waits, answering interrupts, while a thread of our own loads models
-//! and computes. Every signal is blocked in it, and so in all threads that it starts (rayon's and
-//! candle's: a new thread inherits its creator's mask). It never calls into Postgres.
+//! and computes, with a pool of threads that it starts. Every signal is blocked in it, and so in
+//! the pool's threads (a new thread inherits its creator's mask). None calls into Postgres.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::guc;
-use crate::model::{self, Cancel, Embedder, ModelError};
+use crate::model::compute::{Seats, configure_thread, pool};
+use crate::model::{self, Cache, Cancel, Embedder, Loaded, ModelError};
 use crate::types::sql_error;
 
 /// How often the waiting backend looks for an interrupt.
@@ -28,16 +30,24 @@ const STACK_SIZE: usize = 16 << 20;
 
 /// The models that this session has loaded, by directory. They belong to the thread.
 #[derive(Default)]
-pub struct Models(HashMap<PathBuf, Box<dyn Embedder>>);
+pub struct Models(HashMap<PathBuf, Loaded>);
 
 impl Models {
     /// The model in `dir`, loaded on its first use and kept for the session.
-    pub fn get(&mut self, dir: &Path, cancel: &Cancel) -> Result<&dyn Embedder, ModelError> {
+    pub fn get(
+        &mut self,
+        dir: &Path,
+        cache: &Cache,
+        cancel: &Cancel,
+    ) -> Result<&dyn Embedder, ModelError> {
         if !self.0.contains_key(dir) {
-            let embedder = model::load(dir, cancel)?;
-            self.0.insert(dir.to_owned(), embedder);
+            let loaded = model::load(dir, cache, cancel)?;
+            self.0.insert(dir.to_owned(), loaded);
         }
-        self.0.get(dir).map(Box::as_ref).ok_or(ModelError::NotFound)
+        self.0
+            .get(dir)
+            .map(|loaded| loaded.embedder.as_ref())
+            .ok_or(ModelError::NotFound)
     }
 }
 
@@ -121,21 +131,12 @@ fn submit(job: Job) -> Result<(), ErrorReport> {
 /// Starts the worker, with every signal blocked from its first instruction on.
 fn start() -> Result<Sender<Job>, ErrorReport> {
     let threads = guc::threads();
+    let seats = guc::cache_dir();
     let (sender, jobs) = mpsc::channel::<Job>();
     let spawned = with_signals_blocked(|| {
         std::thread::Builder::new()
             .name("photosearch".to_owned())
-            .stack_size(STACK_SIZE)
-            .spawn(move || {
-                // The pool's threads inherit the mask. It is built once a process; where that
-                // fails, rayon's own default pool is started from here later, with the same mask.
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
-                drop(pool.build_global());
-                let mut models = Models::default();
-                for job in jobs {
-                    job(&mut models);
-                }
-            })
+            .spawn(move || serve(jobs, threads, seats))
     })?;
     spawned.map(|_| sender).map_err(|error| {
         sql_error(
@@ -143,6 +144,27 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
             format!("could not start a thread to embed: {error}"),
         )
     })
+}
+
+/// Runs jobs, in the pool's threads, until the backend ends.
+fn serve(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = threads.unwrap_or(processors);
+    let built = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .stack_size(STACK_SIZE)
+        .thread_name(|i| format!("photosearch {i}"))
+        .start_handler(|_| configure_thread())
+        .build();
+    // Where no thread can be started, the jobs are dropped, and who waits for one is told so.
+    let Ok(pool) = built else { return };
+    let mut seats = Seats::new(seats, processors);
+    let mut models = Models::default();
+    for job in jobs {
+        let taken = seats.take(threads);
+        pool::set_width(taken.threads());
+        pool.install(|| job(&mut models));
+    }
 }
 
 /// Runs `start` with all signals blocked in this thread, and restores the mask.

@@ -1,17 +1,17 @@
-//! Scaled dot-product attention over one sequence, in f32 and in bounded memory.
+//! Scaled dot-product attention, in bounded memory.
 //!
-//! Several sequences are packed one after another, without padding, and each calls [`attend`] on
-//! its own rows. So no mask has to keep padding or a neighbour out, and none can fail to.
+//! Several sequences are packed one after another, without padding, and each attends to its own
+//! rows. So no mask has to keep padding or a neighbour out, and none can fail to.
 
-use candle_core::{Device, Tensor};
+use half::bf16;
 
+use super::compute::{self, Held, Kernel, Output, Target, gemm_f32, pool, to_bf16};
 use super::{Cancel, ModelError};
 
-/// Scores (query rows × keys × heads) that are held at once: 32 MiB in f32. A picture of 7,200
-/// patches under 16 heads would have 3.3 GB of them.
-const SCORE_ELEMENTS: usize = 8 << 20;
-/// Rows of a causal chunk. Smaller chunks leave out more of the keys that none of their rows sees.
-const CAUSAL_ROWS: usize = 256;
+/// Scores of a head that a thread holds at once: 512 kB, which stay in its cache.
+const SCORE_ELEMENTS: usize = 1 << 17;
+const MAX_ROWS: usize = 128;
+const MIN_ROWS: usize = 8;
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,75 +22,287 @@ pub(super) enum Mask {
     Causal,
 }
 
-/// `softmax(q kᵀ / √d) v` (Vaswani et al. 2017) with grouped queries: query head h reads key and
-/// value head h / (heads / kv heads) (Ainslie et al. 2023).
-///
-/// `query` is [heads, n, d]; `key` and `value` are [kv heads, n, d]; the result is [n, heads · d].
-pub(super) fn attend(
-    query: &Tensor,
-    key: &Tensor,
-    value: &Tensor,
-    mask: Mask,
-    cancel: &Cancel,
-) -> Result<Tensor, ModelError> {
-    attend_in_chunks(query, key, value, mask, SCORE_ELEMENTS, cancel)
+/// How the products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Precision {
+    /// In f32.
+    Exact,
+    /// Of factors rounded to bf16, with sums in f32.
+    Bf16(Kernel),
 }
 
-fn attend_in_chunks(
-    query: &Tensor,
-    key: &Tensor,
-    value: &Tensor,
+impl Precision {
+    /// That of a model whose matrices are held so.
+    pub fn of(held: Held, kernel: Kernel) -> Self {
+        match held {
+            Held::F32 | Held::F16 => Self::Exact,
+            Held::Bf16 | Held::Int8 => Self::Bf16(kernel),
+        }
+    }
+}
+
+/// Queries, keys and values of packed sequences.
+#[derive(Clone, Copy)]
+pub(super) struct Heads<'a> {
+    /// [heads, rows, size]
+    pub query: &'a [f32],
+    /// [kv heads, rows, size]
+    pub key: &'a [f32],
+    /// [kv heads, rows, size]
+    pub value: &'a [f32],
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub size: usize,
+    /// Rows of each sequence.
+    pub lengths: &'a [usize],
+}
+
+/// One sequence's part of the rows.
+#[derive(Clone, Copy)]
+struct Sequence {
+    start: usize,
+    length: usize,
+}
+
+/// What one thread does at a time: some rows of one head.
+struct Task {
+    sequence: usize,
+    head: usize,
+    /// Within the sequence.
+    start: usize,
+    rows: usize,
+}
+
+/// Keys and values of a head of a sequence, packed for products.
+struct PackedHead {
+    key: Vec<u8>,
+    /// Transposed.
+    value: Vec<u8>,
+}
+
+/// `softmax(q kᵀ / √size) v` (Vaswani et al. 2017) with grouped queries: query head h reads key
+/// and value head h / (heads / kv heads) (Ainslie et al. 2023). The result is [rows, heads · size].
+///
+/// # Errors
+/// [`ModelError::Cancelled`].
+pub(super) fn attend(
+    heads: Heads<'_>,
     mask: Mask,
+    precision: Precision,
+    cancel: &Cancel,
+) -> Result<Vec<f32>, ModelError> {
+    attend_in_blocks(heads, mask, precision, SCORE_ELEMENTS, cancel)
+}
+
+fn attend_in_blocks(
+    heads: Heads<'_>,
+    mask: Mask,
+    precision: Precision,
     score_elements: usize,
     cancel: &Cancel,
-) -> Result<Tensor, ModelError> {
-    let (heads, n, d) = query.dims3()?;
-    let kv_heads = key.dim(0)?;
-    let group = heads / kv_heads;
-    let query = (query * (d as f64).sqrt().recip())?;
-    let mut step = (score_elements / (heads * n)).clamp(1, n);
-    if mask == Mask::Causal {
-        step = step.min(CAUSAL_ROWS);
-    }
+) -> Result<Vec<f32>, ModelError> {
+    let mut start = 0;
+    let sequences: Vec<Sequence> = heads
+        .lengths
+        .iter()
+        .map(|&length| {
+            start += length;
+            Sequence {
+                start: start - length,
+                length,
+            }
+        })
+        .collect();
+    let total = start;
+    let width = heads.heads * heads.size;
+    let cost = |rows: usize, keys: usize| rows * keys * (heads.size / 4 + 4);
 
-    let mut chunks = Vec::with_capacity(n.div_ceil(step));
-    for start in (0..n).step_by(step) {
-        cancel.check()?;
-        let rows = step.min(n - start);
-        let keys = match mask {
-            Mask::Full => n,
-            Mask::Causal => start + rows,
-        };
-        // The query heads that share a key head are stacked into the rows of one product.
-        let q = query
-            .narrow(1, start, rows)?
-            .reshape((kv_heads, group * rows, d))?;
-        let mut scores = q.matmul(&key.narrow(1, 0, keys)?.transpose(1, 2)?)?;
-        if mask == Mask::Causal {
-            scores = scores
-                .reshape((heads, rows, keys))?
-                .broadcast_add(&causal_mask(start, rows)?)?
-                .reshape((kv_heads, group * rows, keys))?;
+    let mut tasks = Vec::new();
+    let mut operations = 0;
+    for (i, sequence) in sequences.iter().enumerate() {
+        let step = (score_elements / sequence.length.max(1))
+            .clamp(MIN_ROWS, MAX_ROWS)
+            .next_multiple_of(MIN_ROWS);
+        operations += heads.heads * cost(sequence.length, sequence.length);
+        for head in 0..heads.heads {
+            for start in (0..sequence.length).step_by(step) {
+                tasks.push(Task {
+                    sequence: i,
+                    head,
+                    start,
+                    rows: step.min(sequence.length - start),
+                });
+            }
         }
-        let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-        let mixed = weights.matmul(&value.narrow(1, 0, keys)?)?;
-        chunks.push(
-            mixed
-                .reshape((heads, rows, d))?
-                .transpose(0, 1)?
-                .reshape((rows, heads * d))?,
-        );
     }
-    Ok(Tensor::cat(&chunks, 0)?)
+    let threads = pool::width_for(operations);
+
+    // For a few keys packing costs more than it saves nothing; but one way for all is simpler.
+    let packed: Vec<PackedHead> = match precision {
+        Precision::Exact => Vec::new(),
+        Precision::Bf16(kernel) => {
+            let count = sequences.len() * heads.kv_heads;
+            let places: Vec<std::sync::OnceLock<PackedHead>> =
+                (0..count).map(|_| Default::default()).collect();
+            pool::for_each(count, threads, |i| {
+                let sequence = sequences[i / heads.kv_heads];
+                let head = pack_head(&heads, sequence, i % heads.kv_heads, kernel);
+                // Each place is one thread's.
+                drop(places[i].set(head));
+            });
+            places
+                .into_iter()
+                .map(|place| place.into_inner())
+                .collect::<Option<_>>()
+                .ok_or_else(|| ModelError::Internal("a head was not packed".into()))?
+        }
+    };
+
+    let mut out = vec![0.0; total * width];
+    let output = Output::new(&mut out, width);
+    pool::for_each(tasks.len(), threads, |i| {
+        if cancel.check().is_err() {
+            return;
+        }
+        let task = &tasks[i];
+        let sequence = sequences[task.sequence];
+        // SAFETY: no two tasks have rows of one head in common.
+        let target = unsafe {
+            output.target(
+                sequence.start + task.start,
+                task.rows,
+                task.head * heads.size,
+                heads.size,
+            )
+        };
+        let kv_head = task.head / (heads.heads / heads.kv_heads);
+        match precision {
+            Precision::Exact => exact(&heads, task, sequence, kv_head, mask, target),
+            Precision::Bf16(kernel) => {
+                let packed = &packed[task.sequence * heads.kv_heads + kv_head];
+                rounded(&heads, task, sequence, packed, kernel, mask, target);
+            }
+        }
+    });
+    cancel.check()?;
+    Ok(out)
 }
 
-/// [rows, start + rows]: what to add to the scores of the rows from `start` on.
-fn causal_mask(start: usize, rows: usize) -> Result<Tensor, ModelError> {
-    let keys = start + rows;
-    let mask: Vec<f32> = (start..keys)
-        .flat_map(|row| (0..keys).map(move |key| if key <= row { 0.0 } else { f32::NEG_INFINITY }))
-        .collect();
-    Ok(Tensor::from_vec(mask, (rows, keys), &Device::Cpu)?)
+impl<'a> Heads<'a> {
+    /// The rows of a sequence of one head of `all`.
+    fn rows(&self, all: &'a [f32], head: usize, sequence: Sequence) -> &'a [f32] {
+        let total: usize = self.lengths.iter().sum();
+        let start = (head * total + sequence.start) * self.size;
+        &all[start..start + sequence.length * self.size]
+    }
+
+    /// The queries of a task, scaled.
+    fn queries(&self, task: &Task, sequence: Sequence) -> Vec<f32> {
+        let scale = (self.size as f32).sqrt().recip();
+        let rows = self.rows(self.query, task.head, sequence);
+        rows[task.start * self.size..][..task.rows * self.size]
+            .iter()
+            .map(|x| x * scale)
+            .collect()
+    }
+}
+
+/// How many keys the rows of a task see together.
+fn keys_of(task: &Task, sequence: Sequence, mask: Mask) -> usize {
+    match mask {
+        Mask::Full => sequence.length,
+        Mask::Causal => task.start + task.rows,
+    }
+}
+
+fn exact(
+    heads: &Heads<'_>,
+    task: &Task,
+    sequence: Sequence,
+    kv_head: usize,
+    mask: Mask,
+    mut target: Target<'_>,
+) {
+    let size = heads.size;
+    let keys = keys_of(task, sequence, mask);
+    let query = heads.queries(task, sequence);
+    let key = &heads.rows(heads.key, kv_head, sequence)[..keys * size];
+    let value = &heads.rows(heads.value, kv_head, sequence)[..keys * size];
+    let mut scores = vec![0.0; task.rows * keys];
+    // SAFETY: the only target of the scores.
+    let all = unsafe { Output::new(&mut scores, keys).target(0, task.rows, 0, keys) };
+    gemm_f32(&query, size, key, (1, size), size, all);
+    let sums = exponentials(&mut scores, keys, task.start, mask);
+    gemm_f32(&scores, keys, value, (size, 1), keys, target.reborrow());
+    divide(&mut target, &sums);
+}
+
+fn pack_head(heads: &Heads<'_>, sequence: Sequence, head: usize, kernel: Kernel) -> PackedHead {
+    let (size, length) = (heads.size, sequence.length);
+    let key = heads.rows(heads.key, head, sequence);
+    let mut packed_key = vec![0; kernel.bf16_packed_bytes(length, size)];
+    kernel.bf16_pack(&to_bf16(key, size), length, size, &mut packed_key);
+    let value = to_bf16(heads.rows(heads.value, head, sequence), size);
+    let mut transposed = vec![bf16::ZERO; value.len()];
+    for (i, row) in value.chunks_exact(size).enumerate() {
+        for (j, &x) in row.iter().enumerate() {
+            transposed[j * length + i] = x;
+        }
+    }
+    let mut packed_value = vec![0; kernel.bf16_packed_bytes(size, length)];
+    kernel.bf16_pack(&transposed, size, length, &mut packed_value);
+    PackedHead {
+        key: packed_key,
+        value: packed_value,
+    }
+}
+
+fn rounded(
+    heads: &Heads<'_>,
+    task: &Task,
+    sequence: Sequence,
+    packed: &PackedHead,
+    kernel: Kernel,
+    mask: Mask,
+    mut target: Target<'_>,
+) {
+    let (size, length) = (heads.size, sequence.length);
+    let query = to_bf16(&heads.queries(task, sequence), size);
+    let mut scores = vec![0.0; task.rows * length];
+    // SAFETY: the only target of the scores.
+    let all = unsafe { Output::new(&mut scores, length).target(0, task.rows, 0, length) };
+    kernel.bf16_product(&query, size, &packed.key, None, all);
+    let sums = exponentials(&mut scores, length, task.start, mask);
+    let weights = to_bf16(&scores, length);
+    kernel.bf16_product(&weights, length, &packed.value, None, target.reborrow());
+    divide(&mut target, &sums);
+}
+
+/// `e^(score - largest)` of each row of `keys` scores, 0 where the row (the first is the one of
+/// number `start`) does not see the key; and each row's sum.
+fn exponentials(scores: &mut [f32], keys: usize, start: usize, mask: Mask) -> Vec<f32> {
+    scores
+        .chunks_exact_mut(keys)
+        .enumerate()
+        .map(|(i, row)| {
+            let seen = match mask {
+                Mask::Full => keys,
+                Mask::Causal => (start + i + 1).min(keys),
+            };
+            let (row, unseen) = row.split_at_mut(seen);
+            unseen.fill(0.0);
+            compute::exp_all(row, compute::largest(row));
+            compute::sum(row)
+        })
+        .collect()
+}
+
+fn divide(target: &mut Target<'_>, sums: &[f32]) {
+    for (i, sum) in sums.iter().enumerate() {
+        let scale = sum.recip();
+        target.row(i).iter_mut().for_each(|x| *x *= scale);
+    }
 }
 
 #[cfg(test)]
@@ -99,72 +311,90 @@ mod tests {
 
     const HEADS: usize = 4;
     const KV_HEADS: usize = 2;
-    const D: usize = 3;
+    const SIZE: usize = 3;
 
-    fn wave(heads: usize, n: usize, seed: f32) -> Tensor {
-        let values: Vec<f32> = (0..heads * n * D)
+    fn wave(heads: usize, rows: usize, seed: f32) -> Vec<f32> {
+        (0..heads * rows * SIZE)
             .map(|i| (i as f32 * 0.7 + seed).sin() * 1.5)
-            .collect();
-        Tensor::from_vec(values, (heads, n, D), &Device::Cpu).unwrap()
-    }
-
-    /// The definition, in f64, one query at a time.
-    fn by_definition(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask) -> Vec<Vec<f32>> {
-        let [q, k, v] = [q, k, v].map(|t| t.to_vec3::<f32>().unwrap());
-        let n = q[0].len();
-        (0..n)
-            .map(|row| {
-                (0..HEADS)
-                    .flat_map(|head| {
-                        let kv = head / (HEADS / KV_HEADS);
-                        let seen = if mask == Mask::Causal { row + 1 } else { n };
-                        let weights: Vec<f64> = (0..seen)
-                            .map(|key| {
-                                let dot: f64 = (0..D)
-                                    .map(|i| q[head][row][i] as f64 * k[kv][key][i] as f64)
-                                    .sum();
-                                (dot / (D as f64).sqrt()).exp()
-                            })
-                            .collect();
-                        let total: f64 = weights.iter().sum();
-                        let v = &v;
-                        (0..D)
-                            .map(move |i| {
-                                let sum: f64 = weights
-                                    .iter()
-                                    .enumerate()
-                                    .map(|(key, w)| w * v[kv][key][i] as f64)
-                                    .sum();
-                                (sum / total) as f32
-                            })
-                            .collect::<Vec<_>>()
-                    })
-                    .collect()
-            })
             .collect()
     }
 
+    /// The definition, in f64, one query at a time.
+    fn by_definition(heads: &Heads<'_>, mask: Mask) -> Vec<f32> {
+        let total: usize = heads.lengths.iter().sum();
+        let at = |all: &[f32], head: usize, row: usize, i: usize| {
+            f64::from(all[(head * total + row) * SIZE + i])
+        };
+        let mut out = Vec::new();
+        let mut start = 0;
+        for &length in heads.lengths {
+            for row in start..start + length {
+                for head in 0..HEADS {
+                    let kv = head / (HEADS / KV_HEADS);
+                    let end = if mask == Mask::Causal {
+                        row + 1
+                    } else {
+                        start + length
+                    };
+                    let weights: Vec<f64> = (start..end)
+                        .map(|key| {
+                            let dot: f64 = (0..SIZE)
+                                .map(|i| at(heads.query, head, row, i) * at(heads.key, kv, key, i))
+                                .sum();
+                            (dot / (SIZE as f64).sqrt()).exp()
+                        })
+                        .collect();
+                    let total: f64 = weights.iter().sum();
+                    for i in 0..SIZE {
+                        let sum: f64 = (start..end)
+                            .zip(&weights)
+                            .map(|(key, w)| w * at(heads.value, kv, key, i))
+                            .sum();
+                        out.push((sum / total) as f32);
+                    }
+                }
+            }
+            start += length;
+        }
+        out
+    }
+
     #[test]
-    fn chunks_of_any_size_give_the_definition() {
-        for n in [1, 2, 7, 13] {
-            let (q, k, v) = (
-                wave(HEADS, n, 0.1),
-                wave(KV_HEADS, n, 0.5),
-                wave(KV_HEADS, n, 0.9),
+    fn blocks_of_any_size_give_the_definition() {
+        for lengths in [&[1][..], &[2], &[7], &[13, 1, 20], &[40, 3]] {
+            let rows = lengths.iter().sum();
+            let (query, key, value) = (
+                wave(HEADS, rows, 0.1),
+                wave(KV_HEADS, rows, 0.5),
+                wave(KV_HEADS, rows, 0.9),
             );
+            let heads = Heads {
+                query: &query,
+                key: &key,
+                value: &value,
+                heads: HEADS,
+                kv_heads: KV_HEADS,
+                size: SIZE,
+                lengths,
+            };
             for mask in [Mask::Full, Mask::Causal] {
-                let expected = by_definition(&q, &k, &v, mask);
-                for rows in [1, 2, 5, 100] {
-                    let elements = rows * HEADS * n;
-                    let got = attend_in_chunks(&q, &k, &v, mask, elements, &Cancel::new())
-                        .unwrap()
-                        .to_vec2::<f32>()
-                        .unwrap();
-                    for (got, expected) in got.iter().flatten().zip(expected.iter().flatten()) {
-                        assert!(
-                            (got - expected).abs() < 1e-5,
-                            "{mask:?}, n {n}, {rows} rows: {got} for {expected}"
-                        );
+                let expected = by_definition(&heads, mask);
+                for (precision, tolerance) in [
+                    (Precision::Exact, 2e-6),
+                    (Precision::Bf16(Kernel::best()), 2e-2),
+                    (Precision::Bf16(Kernel::NumKong), 2e-2),
+                ] {
+                    for elements in [1, 100, 10_000] {
+                        let cancel = Cancel::new();
+                        let got =
+                            attend_in_blocks(heads, mask, precision, elements, &cancel).unwrap();
+                        assert_eq!(got.len(), expected.len());
+                        for (got, expected) in got.iter().zip(&expected) {
+                            assert!(
+                                (got - expected).abs() < tolerance,
+                                "{mask:?}, {precision:?}, {lengths:?}: {got} for {expected}"
+                            );
+                        }
                     }
                 }
             }
@@ -176,7 +406,16 @@ mod tests {
         let cancel = Cancel::new();
         cancel.cancel();
         let (q, kv) = (wave(HEADS, 3, 0.0), wave(KV_HEADS, 3, 0.0));
-        let result = attend(&q, &kv, &kv, Mask::Full, &cancel);
+        let heads = Heads {
+            query: &q,
+            key: &kv,
+            value: &kv,
+            heads: HEADS,
+            kv_heads: KV_HEADS,
+            size: SIZE,
+            lengths: &[3],
+        };
+        let result = attend(heads, Mask::Full, Precision::Exact, &cancel);
         assert!(matches!(result, Err(ModelError::Cancelled)));
     }
 }

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::DType;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::ModelError;
+use super::compute::Held;
+use super::pack::{Kind, Pack};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
@@ -47,8 +50,8 @@ pub(super) struct Recommendations {
     coarse_threshold: Option<f32>,
     coarse_dims: Option<usize>,
     fine_threshold: Option<f32>,
-    /// The type in which the weights are held, instead of the checkpoint's.
-    pub compute_dtype: Option<ComputeType>,
+    /// The form in which matrices are held, instead of the checkpoint's.
+    pub compute_dtype: Option<Held>,
     /// The system message where a request has none.
     pub default_instruction: Option<String>,
     /// Tokens to which a longer input is cut.
@@ -65,53 +68,158 @@ pub(super) struct ImageBudget {
     pub max_pixels: Option<u64>,
 }
 
-/// The floating-point types of weights, by the names that Hugging Face uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum ComputeType {
-    Float32,
-    Float16,
-    Bfloat16,
-}
-
-impl From<ComputeType> for DType {
-    fn from(compute: ComputeType) -> Self {
-        match compute {
-            ComputeType::Float32 => DType::F32,
-            ComputeType::Float16 => DType::F16,
-            ComputeType::Bfloat16 => DType::BF16,
-        }
-    }
-}
-
 /// `model.safetensors.index.json`: which shard holds which tensor.
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// A directory that exists.
+/// What tells that a file has changed, or at least was touched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stat {
+    bytes: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+    changed: (i64, i64),
+    inode: u64,
+}
+
+impl Stat {
+    /// `None` where there is no such file.
+    pub fn of(dir: &Path, name: &str) -> Result<Option<Self>, ModelError> {
+        match std::fs::metadata(dir.join(name)) {
+            Ok(found) => Ok(Some(Self {
+                bytes: found.len(),
+                modified: (found.mtime(), found.mtime_nsec()),
+                changed: (found.ctime(), found.ctime_nsec()),
+                inode: found.ino(),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(name, error)),
+        }
+    }
+}
+
+/// Of [`PHOTOSEARCH`] what decides vectors: thresholds may change, and the vectors stay. `None` for
+/// any other file, all of which counts.
+pub(super) fn vector_relevant(name: &str, file: &mut File) -> Result<Option<Vec<u8>>, ModelError> {
+    if name != PHOTOSEARCH {
+        return Ok(None);
+    }
+    let mut json = Vec::new();
+    file.take(MAX_JSON_BYTES)
+        .read_to_end(&mut json)
+        .map_err(|source| unreadable(name, source))?;
+    let malformed = |error: serde_json::Error| ModelError::malformed(name, error.to_string());
+    let found: Recommendations = serde_json::from_slice(&json).map_err(malformed)?;
+    let relevant = (
+        found.compute_dtype,
+        found.default_instruction,
+        found.max_tokens,
+        found.image.min_pixels,
+        found.image.max_pixels,
+    );
+    serde_json::to_vec(&relevant).map(Some).map_err(malformed)
+}
+
+/// The files of a model: those of a directory that exists, or the copies in a pack.
 pub(super) struct Directory {
     path: PathBuf,
+    files: Files,
+}
+
+enum Files {
+    Disk,
+    /// Every file that was asked for, whether there or not, as it was then.
+    Recorded(Mutex<BTreeMap<String, Seen>>),
+    Packed(Arc<Pack>),
+}
+
+#[derive(Clone)]
+struct Seen {
+    stat: Option<Stat>,
+    contents: Option<Arc<[u8]>>,
 }
 
 impl Directory {
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        Self::with(path, Files::Disk)
+    }
+
+    /// Remember what is read.
+    pub fn recording(path: &Path) -> Result<Self, ModelError> {
+        Self::with(path, Files::Recorded(Mutex::default()))
+    }
+
+    fn with(path: &Path, files: Files) -> Result<Self, ModelError> {
         if !path.is_dir() {
             return Err(ModelError::NotFound);
         }
         Ok(Self {
             path: path.to_owned(),
+            files,
         })
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.path.join(name).is_file()
+    /// The files that a pack has.
+    pub fn packed(pack: Arc<Pack>) -> Self {
+        Self {
+            path: PathBuf::new(),
+            files: Files::Packed(pack),
+        }
     }
 
-    /// Open the file of this name. `name` must be one of the constants above or have passed
-    /// [`Self::shards`].
+    /// What was asked for, and what it was then.
+    pub fn seen(&self) -> BTreeMap<String, Option<Stat>> {
+        self.recorded()
+            .into_iter()
+            .map(|(name, seen)| (name, seen.stat))
+            .collect()
+    }
+
+    /// The files that were read, to be packed.
+    pub fn contents(&self) -> Vec<(String, Arc<[u8]>)> {
+        self.recorded()
+            .into_iter()
+            .filter_map(|(name, seen)| Some((name, seen.contents?)))
+            .collect()
+    }
+
+    fn recorded(&self) -> BTreeMap<String, Seen> {
+        match &self.files {
+            Files::Recorded(seen) => seen.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Files::Disk | Files::Packed(_) => BTreeMap::new(),
+        }
+    }
+
+    /// Where files are recorded, note that this one was asked for.
+    fn note(&self, name: &str) -> Result<(), ModelError> {
+        if let Files::Recorded(seen) = &self.files {
+            let stat = Stat::of(&self.path, name)?;
+            seen.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(name.to_owned())
+                .or_insert(Seen {
+                    stat,
+                    contents: None,
+                });
+        }
+        Ok(())
+    }
+
+    /// Whether there is such a file.
+    pub fn has(&self, name: &str) -> Result<bool, ModelError> {
+        self.note(name)?;
+        Ok(match &self.files {
+            Files::Packed(pack) => pack.section(name).is_some(),
+            _ => self.path.join(name).is_file(),
+        })
+    }
+
+    /// Open the file of this name on disk. `name` must be one of the constants above or have
+    /// passed [`Self::shards`].
     pub fn file(&self, name: &str) -> Result<File, ModelError> {
+        self.note(name)?;
         File::open(self.path.join(name)).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ModelError::Incomplete {
                 missing: vec![name.to_owned()],
@@ -122,6 +230,14 @@ impl Directory {
 
     /// The bytes of a JSON file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, ModelError> {
+        if let Files::Packed(pack) = &self.files {
+            return match pack.section(name) {
+                Some((Kind::File, bytes)) => Ok(bytes.as_ref().to_vec()),
+                _ => Err(ModelError::Incomplete {
+                    missing: vec![name.to_owned()],
+                }),
+            };
+        }
         let file = self.file(name)?;
         let mut bytes = Vec::new();
         file.take(MAX_JSON_BYTES + 1)
@@ -132,6 +248,12 @@ impl Directory {
                 name,
                 format!("larger than {MAX_JSON_BYTES} bytes"),
             ));
+        }
+        if let Files::Recorded(seen) = &self.files {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(seen) = seen.get_mut(name) {
+                seen.contents = Some(bytes.as_slice().into());
+            }
         }
         Ok(bytes)
     }
@@ -153,7 +275,7 @@ impl Directory {
 
     /// `photosearch.json`, or its defaults where there is none; `dims` bounds `coarse_dims`.
     pub fn recommendations(&self, dims: usize) -> Result<Recommendations, ModelError> {
-        if !self.has(PHOTOSEARCH) {
+        if !self.has(PHOTOSEARCH)? {
             return Ok(Recommendations::default());
         }
         let found: Recommendations = self.json(PHOTOSEARCH)?;
@@ -184,7 +306,7 @@ impl Directory {
     /// The tensor map of a sharded checkpoint, shard names checked; `None` where the weights are
     /// one file. If both are there, the single file counts, as in transformers.
     pub fn shards(&self) -> Result<Option<BTreeMap<String, String>>, ModelError> {
-        if self.has(WEIGHTS) || !self.has(WEIGHTS_INDEX) {
+        if self.has(WEIGHTS)? || !self.has(WEIGHTS_INDEX)? {
             return Ok(None);
         }
         let index: ShardIndex = self.json(WEIGHTS_INDEX)?;
@@ -210,11 +332,13 @@ impl Directory {
     /// Names of needed files that are not there.
     pub fn missing_files(&self) -> Result<Vec<String>, ModelError> {
         let needed = [CONFIG, PREPROCESSOR, TOKENIZER].map(str::to_owned);
-        Ok(needed
-            .into_iter()
-            .chain(self.weight_files()?)
-            .filter(|name| !self.has(name))
-            .collect())
+        let mut missing = Vec::new();
+        for name in needed.into_iter().chain(self.weight_files()?) {
+            if !self.has(&name)? {
+                missing.push(name);
+            }
+        }
+        Ok(missing)
     }
 
     pub fn info(&self, family: &'static str, dims: usize) -> Result<ModelInfo, ModelError> {

@@ -47,6 +47,22 @@ pub enum ModelError {
     #[error("{0}")]
     LimitExceeded(String),
 
+    /// A model's files are not those with which it was first used.
+    #[error("its files have changed since it was first used")]
+    Changed,
+
+    /// A model's files changed while they were being read.
+    #[error("its files changed while they were read")]
+    ChangedWhileRead,
+
+    /// The server's own copy of a model cannot be made or read.
+    #[error("could not keep a packed copy of it: {0}")]
+    Cache(#[source] io::Error),
+
+    /// The computation would take more memory than it may.
+    #[error("{0}")]
+    OutOfMemory(String),
+
     /// [`Cancel::cancel`](super::Cancel::cancel) was called.
     #[error("embedding was cancelled")]
     Cancelled,
@@ -63,6 +79,13 @@ impl ModelError {
             file: file.to_owned(),
             reason: reason.into(),
         }
+    }
+}
+
+impl From<io::Error> for ModelError {
+    /// The only files that are written are those of the cache.
+    fn from(error: io::Error) -> Self {
+        Self::Cache(error)
     }
 }
 

@@ -1,23 +1,69 @@
-//! The layers that transformers are made of. All take and give f32: only weight matrices are held
-//! in the checkpoint's type. (So a bf16 checkpoint gives embeddings nearer to those of f32 than
-//! where activations are rounded as well.)
+//! The layers that transformers are made of. All take and give f32; how a product rounds is a
+//! matter of the form in which its matrix is held ([`Held`](super::compute::Held)).
+//!
+//! Each is a candle operation ([`apply`]) over slices, so that a forward pass reads as candle
+//! code, while what it does lies in [`compute`].
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use serde::Deserialize;
 
 use super::ModelError;
-use super::weights::Scope;
+use super::compute::{self, Matrix};
+use super::scope::Scope;
 
-/// Elements of a half-precision matrix that are widened at once: small enough to stay in the
-/// cache between the widening and the product.
-const WIDEN_ELEMENTS: usize = 1 << 19;
+/// A function from the elements of a tensor to those of another.
+struct Function<F> {
+    name: &'static str,
+    shape: Shape,
+    function: F,
+}
+
+impl<F: Fn(&[f32]) -> Vec<f32> + Send + Sync> CustomOp1 for Function<F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (CpuStorage::F32(all), Some((start, end))) = (storage, layout.contiguous_offsets())
+        else {
+            candle_core::bail!("{} takes contiguous f32", self.name)
+        };
+        let out = (self.function)(&all[start..end]);
+        if out.len() != self.shape.elem_count() {
+            candle_core::bail!(
+                "{} gave {} elements for {:?}",
+                self.name,
+                out.len(),
+                self.shape
+            )
+        }
+        Ok((CpuStorage::F32(out), self.shape.clone()))
+    }
+}
+
+/// `function` of the elements of `x`, as a tensor of this shape.
+pub(super) fn apply(
+    name: &'static str,
+    x: &Tensor,
+    shape: impl Into<Shape>,
+    function: impl Fn(&[f32]) -> Vec<f32> + Send + Sync,
+) -> Result<Tensor, ModelError> {
+    let operation = Function {
+        name,
+        shape: shape.into(),
+        function,
+    };
+    Ok(x.contiguous()?.apply_op1_no_bwd(&operation)?)
+}
 
 /// `x Wᵀ + b`.
 pub(super) struct Linear {
-    /// [outputs, inputs], f32, f16 or bf16
-    weight: Tensor,
-    /// [outputs], f32
-    bias: Option<Tensor>,
+    matrix: Matrix,
+    bias: Option<Vec<f32>>,
 }
 
 impl Linear {
@@ -27,97 +73,82 @@ impl Linear {
         outputs: usize,
         bias: bool,
     ) -> Result<Self, ModelError> {
-        let weight = scope.matrix("weight", &[outputs, inputs])?;
-        let bias = match bias {
-            true => Some(scope.vector("bias", &[outputs])?),
-            false => None,
-        };
-        Ok(Self { weight, bias })
+        Self::shaped(scope, &[outputs, inputs], bias)
     }
 
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+    /// One whose weight is stored with `shape`: outputs first, then what together are the inputs.
+    pub fn shaped(scope: &Scope<'_>, shape: &[usize], bias: bool) -> Result<Self, ModelError> {
+        let matrix = scope.matrix("weight", shape)?;
+        let bias = match bias {
+            true => Some(scope.vector("bias", matrix.outputs())?),
+            false => None,
+        };
+        Ok(Self { matrix, bias })
+    }
+
+    pub fn matrix(&self) -> &Matrix {
+        &self.matrix
+    }
+
+    /// [rows, inputs] to [rows, outputs], row-major.
+    pub fn product(&self, x: &[f32]) -> Vec<f32> {
+        self.matrix.product(x, self.bias.as_deref())
     }
 
     /// [rows, inputs] to [rows, outputs]
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let product = match self.weight.dtype() {
-            DType::F32 => x.matmul(&self.weight.t()?)?,
-            _ => self.widening_product(x)?,
-        };
-        Ok(match &self.bias {
-            Some(bias) => product.broadcast_add(bias)?,
-            None => product,
-        })
-    }
-
-    /// candle has no product of f32 by a half type; it would widen a whole bf16 matrix for each
-    /// product, and round what comes out.
-    fn widening_product(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let (outputs, inputs) = self.weight.dims2()?;
-        let step = (WIDEN_ELEMENTS / inputs.max(1)).clamp(1, outputs);
-        let mut parts = Vec::with_capacity(outputs.div_ceil(step));
-        for start in (0..outputs).step_by(step) {
-            let rows = self.weight.narrow(0, start, step.min(outputs - start))?;
-            parts.push(x.matmul(&rows.to_dtype(DType::F32)?.t()?)?);
-        }
-        Ok(match parts.as_slice() {
-            [single] => single.clone(),
-            parts => Tensor::cat(parts, D::Minus1)?,
-        })
+        let shape = (x.dim(0)?, self.matrix.outputs());
+        apply("linear", x, shape, |x| self.product(x))
     }
 }
 
 /// `x / rms(x) · w` over the last dimension (Zhang and Sennrich 2019, "Root Mean Square Layer
 /// Normalization").
 pub(super) struct RmsNorm {
-    weight: Tensor,
+    weight: Vec<f32>,
     epsilon: f32,
 }
 
 impl RmsNorm {
     pub fn load(scope: &Scope<'_>, size: usize, epsilon: f32) -> Result<Self, ModelError> {
         Ok(Self {
-            weight: scope.vector("weight", &[size])?,
+            weight: scope.vector("weight", size)?,
             epsilon,
         })
     }
 
+    /// Weight and epsilon.
+    pub fn parts(&self) -> (&[f32], f32) {
+        (&self.weight, self.epsilon)
+    }
+
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(candle_nn::ops::rms_norm(
-            &x.contiguous()?,
-            &self.weight,
-            self.epsilon,
-        )?)
+        apply("rms norm", x, x.shape(), |x| {
+            compute::rms_norm(x, &self.weight, self.epsilon)
+        })
     }
 }
 
 /// `(x - mean(x)) / std(x) · w + b` over the last dimension (Ba, Kiros and Hinton 2016).
 pub(super) struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    epsilon: f64,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    epsilon: f32,
 }
 
 impl LayerNorm {
     pub fn load(scope: &Scope<'_>, size: usize, epsilon: f64) -> Result<Self, ModelError> {
         Ok(Self {
-            weight: scope.vector("weight", &[size])?,
-            bias: scope.vector("bias", &[size])?,
-            epsilon,
+            weight: scope.vector("weight", size)?,
+            bias: scope.vector("bias", size)?,
+            epsilon: epsilon as f32,
         })
     }
 
-    /// The variance is taken about the mean, in a second pass: candle's own layer norm takes
-    /// `E[x²] - E[x]²`, which cancels in f32 where the mean is large.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let scale = (variance + self.epsilon)?.sqrt()?.recip()?;
-        Ok(centred
-            .broadcast_mul(&scale)?
-            .broadcast_mul(&self.weight)?
-            .broadcast_add(&self.bias)?)
+        apply("layer norm", x, x.shape(), |x| {
+            compute::layer_norm(x, &self.weight, &self.bias, self.epsilon)
+        })
     }
 }
 
@@ -132,14 +163,44 @@ pub(super) enum Activation {
     /// The approximation by tanh.
     #[serde(rename = "gelu_pytorch_tanh")]
     GeluTanh,
+    #[serde(rename = "relu")]
+    Relu,
 }
 
 impl Activation {
-    pub fn forward(self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(match self {
-            Self::Silu => x.silu()?,
-            Self::Gelu => x.gelu_erf()?,
-            Self::GeluTanh => x.gelu()?,
-        })
+    /// In place.
+    pub fn apply(self, x: &mut [f32]) {
+        match self {
+            Self::Silu => compute::silu(x),
+            Self::Gelu => compute::gelu_erf(x),
+            Self::GeluTanh => compute::gelu_tanh(x),
+            Self::Relu => compute::relu(x),
+        }
     }
+
+    /// `act(gate) · x`, in place of `gate`.
+    pub fn gate(self, gate: &mut [f32], x: &[f32]) {
+        match self {
+            Self::Silu => compute::silu_gate(gate, x),
+            _ => {
+                self.apply(gate);
+                gate.iter_mut().zip(x).for_each(|(gate, x)| *gate *= x);
+            }
+        }
+    }
+}
+
+/// `fc2(act(fc1(x)))` of [rows, inputs].
+pub(super) fn feed_forward(
+    x: &Tensor,
+    fc1: &Linear,
+    activation: Activation,
+    fc2: &Linear,
+) -> Result<Tensor, ModelError> {
+    let shape = (x.dim(0)?, fc2.matrix().outputs());
+    apply("feed forward", x, shape, |x| {
+        let mut inner = fc1.product(x);
+        activation.apply(&mut inner);
+        fc2.product(&inner)
+    })
 }

@@ -7,26 +7,35 @@
 
 mod attention;
 mod cancel;
+pub mod compute;
 mod directory;
 mod error;
 mod layers;
+mod pack;
 mod prompt;
 mod qwen3_vl;
+mod scope;
 mod tokenizer;
 mod weights;
 
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::image::RgbImage;
 
 pub use cancel::Cancel;
 pub use directory::ModelInfo;
 pub use error::ModelError;
+pub use pack::{Cache, Packed};
 
 use directory::Directory;
+use pack::{Kind, Pack, PackWriter};
+use scope::{Packing, Source};
+use weights::Weights;
 
 /// One thing to embed: pictures, then text, under an instruction.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,9 +58,18 @@ pub trait Embedder: Send + Sync {
     fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError>;
 
     /// One vector a request, in order, each of length [`Self::dims`] and of L2 norm 1. A request's
-    /// vector does not depend on the requests beside it (up to the rounding of f32 sums).
-    fn embed(&self, requests: &[Request<'_>], cancel: &Cancel)
-    -> Result<Vec<Vec<f32>>, ModelError>;
+    /// vector does not depend on the requests beside it (up to the rounding of f32 sums). Requests
+    /// go through the model together as far as `memory` bytes for a forward pass allow.
+    ///
+    /// # Errors
+    /// [`ModelError::OutOfMemory`], before anything large is allocated, where one alone would take
+    /// more.
+    fn embed(
+        &self,
+        requests: &[Request<'_>],
+        memory: u64,
+        cancel: &Cancel,
+    ) -> Result<Vec<Vec<f32>>, ModelError>;
 }
 
 /// A kind of model, known by the `model_type` in its `config.json`.
@@ -62,7 +80,7 @@ struct Family {
     load: Loader,
 }
 
-type Loader = fn(&Directory, &Cancel) -> Result<Box<dyn Embedder>, ModelError>;
+type Loader = fn(&Directory, Source<'_>, &Cancel) -> Result<Box<dyn Embedder>, ModelError>;
 
 const FAMILIES: &[Family] = &[Family {
     model_type: "qwen3_vl",
@@ -70,15 +88,65 @@ const FAMILIES: &[Family] = &[Family {
     load: qwen3_vl::load,
 }];
 
-/// Load the model in `dir`: all weights are read into memory.
-pub fn load(dir: &Path, cancel: &Cancel) -> Result<Box<dyn Embedder>, ModelError> {
-    let directory = Directory::open(dir)?;
+/// A model that is ready, and what it takes.
+pub struct Loaded {
+    pub embedder: Box<dyn Embedder>,
+    pub packed: Packed,
+}
+
+/// Load the model in `dir`: its pack in the cache is mapped, and made first where there is none.
+///
+/// # Errors
+/// Where `dir` holds no model that can be run, or not the model that was first used under its
+/// name, or the pack cannot be made.
+pub fn load(dir: &Path, cache: &Cache, cancel: &Cancel) -> Result<Loaded, ModelError> {
+    let pack = Arc::new(pack(dir, cache, false, cancel)?);
+    let directory = Directory::packed(pack.clone());
     let family = family(&directory)?;
+    Ok(Loaded {
+        embedder: (family.load)(&directory, Source::Packed(&pack), cancel)?,
+        packed: Packed::of(&pack),
+    })
+}
+
+/// Make the pack of the model in `dir`, if there is none yet, and read it into the page cache.
+/// `replace` accepts that the model's files have changed since it was first used: vectors that
+/// were made before are then another model's.
+pub fn prepare(
+    dir: &Path,
+    cache: &Cache,
+    replace: bool,
+    cancel: &Cancel,
+) -> Result<Packed, ModelError> {
+    let pack = pack(dir, cache, replace, cancel)?;
+    pack.warm(cancel)?;
+    Ok(Packed::of(&pack))
+}
+
+fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pack, ModelError> {
+    let directory = Directory::open(dir)?;
     let missing = directory.missing_files()?;
     if !missing.is_empty() {
         return Err(ModelError::Incomplete { missing });
     }
-    (family.load)(&directory, cancel)
+    cache.open(dir, replace, cancel, &|directory, file, kernel| {
+        let family = family(directory)?;
+        let dims = (family.dims)(directory)?;
+        let weights = Weights::open(directory, cancel)?;
+        let recommended = directory.recommendations(dims)?;
+        let held = recommended.compute_dtype.unwrap_or(weights.held());
+        let packing = Packing {
+            weights,
+            writer: RefCell::new(PackWriter::new(file, held, kernel)?),
+        };
+        (family.load)(directory, Source::Packing(&packing), cancel)?;
+        let mut writer = packing.writer.into_inner();
+        for (name, contents) in directory.contents() {
+            let part = std::iter::once(Ok(contents.to_vec()));
+            writer.add::<ModelError>(&name, Kind::File, part)?;
+        }
+        Ok(writer)
+    })
 }
 
 /// What there is in `dir`, without reading any weights.

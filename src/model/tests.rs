@@ -57,7 +57,7 @@ impl Checkpoint {
     }
 
     fn load(&self) -> Result<Box<dyn Embedder>, ModelError> {
-        load(&self.0, &Cancel::new())
+        load_anew(&self.0, &Cancel::new())
     }
 
     fn error(&self) -> ModelError {
@@ -86,6 +86,13 @@ impl Drop for Checkpoint {
     }
 }
 
+/// Load with a cache that nothing is in.
+fn load_anew(dir: &Path, cancel: &Cancel) -> Result<Box<dyn Embedder>, ModelError> {
+    let cache = tempfile::tempdir().unwrap();
+    let cache = Cache::new(cache.path().to_owned());
+    Ok(load(dir, &cache, cancel)?.embedder)
+}
+
 const TEXT_LAYER: &str = "language_model.layers.0.self_attn.q_proj.weight";
 
 #[test]
@@ -111,7 +118,7 @@ fn a_good_directory_loads_and_is_described() {
 fn what_is_missing_is_named() {
     let nowhere = Path::new("/nonexistent/model");
     assert!(matches!(
-        load(nowhere, &Cancel::new()),
+        load_anew(nowhere, &Cancel::new()),
         Err(ModelError::NotFound)
     ));
     assert!(matches!(describe(nowhere), Err(ModelError::NotFound)));
@@ -202,7 +209,7 @@ fn photosearch_json_recommends_and_rejects() {
         (json!({"coarse_dims": 33}), "not 33"),
         (json!({"max_tokens": 0}), "max_tokens"),
         (json!({"max_tokens": -1}), "-1"),
-        (json!({"compute_dtype": "int8"}), "int8"),
+        (json!({"compute_dtype": "int4"}), "int4"),
         (json!({"image": {"min_pixels": 0}}), "min_pixels"),
         (
             json!({"image": {"min_pixels": 100, "max_pixels": 99}}),
@@ -229,7 +236,10 @@ fn a_default_instruction_and_a_pixel_budget_change_the_vector() {
             ..Default::default()
         };
         let model = copy.load().unwrap();
-        model.embed(&[request], &Cancel::new()).unwrap().remove(0)
+        model
+            .embed(&[request], u64::MAX, &Cancel::new())
+            .unwrap()
+            .remove(0)
     };
     let plain = embed();
     for content in [
@@ -262,7 +272,7 @@ fn a_hostile_configuration_is_malformed() {
         ("/text_config/vocab_size", json!(0)),
         ("/text_config/max_position_embeddings", json!(0)),
         ("/text_config/rms_norm_eps", json!(-1.0)),
-        ("/text_config/hidden_act", json!("relu")),
+        ("/text_config/hidden_act", json!("elu")),
         ("/text_config/rope_parameters/rope_theta", json!(0.0)),
         ("/text_config/rope_parameters/rope_type", json!("yarn")),
         ("/text_config/rope_parameters/mrope_section", json!([4, 2])),
@@ -403,7 +413,10 @@ fn weights_that_overflow_are_an_error_and_no_vector() {
         text: Some("a baby"),
         ..Default::default()
     };
-    let result = copy.load().unwrap().embed(&[request], &Cancel::new());
+    let result = copy
+        .load()
+        .unwrap()
+        .embed(&[request], u64::MAX, &Cancel::new());
     assert!(matches!(result, Err(ModelError::Internal(_))), "{result:?}");
 }
 
@@ -422,7 +435,7 @@ fn a_tokenizer_of_another_model_is_malformed() {
             ..Default::default()
         };
         copy.load()
-            .and_then(|model| model.embed(&[request], &Cancel::new()))
+            .and_then(|model| model.embed(&[request], u64::MAX, &Cancel::new()))
     };
     let markers = json!({
         "<|vision_start|>": 367, "<|vision_end|>": 368, "<|image_pad|>": 370, "<|video_pad|>": 371
@@ -449,9 +462,12 @@ fn loading_and_embedding_stop_when_cancelled() {
     cancel.cancel();
     for case in ["text_right", "bfloat16"] {
         let copy = Checkpoint::of(case);
-        assert!(matches!(load(&copy.0, &cancel), Err(ModelError::Cancelled)));
+        assert!(matches!(
+            load_anew(&copy.0, &cancel),
+            Err(ModelError::Cancelled)
+        ));
         let model = copy.load().unwrap();
-        let result = model.embed(&[Request::default()], &cancel);
+        let result = model.embed(&[Request::default()], u64::MAX, &cancel);
         assert!(matches!(result, Err(ModelError::Cancelled)));
     }
 }

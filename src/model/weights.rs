@@ -1,31 +1,32 @@
-//! Safetensors files, one or several shards, read tensor by tensor into the type in which the
-//! model computes. Nothing is mapped: a checkpoint that is replaced or cut short under a running
-//! server must be an error, not a bus error.
+//! Safetensors files, one or several shards, read to be packed. Nothing is mapped: a checkpoint
+//! that is replaced or cut short under a running server must be an error, not a bus error.
 //!
 //! A file is: the length of the header (u64, little-endian), the header (a JSON object from a
 //! tensor's name to its type, shape and byte range), the tensors' bytes.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
-use candle_core::{DType, Device, Tensor};
-use half::{bf16, f16};
 use serde::Deserialize;
 
+use super::compute::{Held, Panel, Table, widen};
 use super::directory::{self, Directory, unreadable};
 use super::{Cancel, ModelError};
 
 /// The format's own limit on the header.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// Bytes that are read and converted between two looks at the cancel flag.
-const BLOCK_BYTES: usize = 4 << 20;
+/// A quantised matrix `NAME.weight` has its scales, [outputs, blocks of inputs], in
+/// `NAME.weight_scale`.
+const SCALE_SUFFIX: &str = "_scale";
 
 /// Where a tensor lies.
 struct Entry {
     shard: usize,
     /// `None`: a type which no weight of ours may have. Only an error if the tensor is asked for.
-    dtype: Option<DType>,
+    stored: Option<Held>,
     dtype_name: String,
     shape: Vec<usize>,
     /// From the start of the file.
@@ -109,28 +110,33 @@ impl Weights {
             .or_else(|| self.entries.get(&format!("model.{name}")))
     }
 
-    /// The type in which a tensor is stored.
-    pub fn stored_type(&self, name: &str) -> Option<DType> {
-        self.find(name)?.dtype
-    }
-
-    /// Look at tensors whose names begin with `prefix`, and load matrices as `dtype`.
-    pub fn scope<'a>(&'a self, prefix: &str, dtype: DType, cancel: &'a Cancel) -> Scope<'a> {
-        Scope {
-            weights: self,
-            prefix: prefix.to_owned(),
-            dtype,
-            cancel,
+    /// The form in which most of the checkpoint is stored.
+    pub fn held(&self) -> Held {
+        let bytes = |held: Held| -> u64 {
+            let stored = |entry: &&Entry| entry.stored == Some(held);
+            self.entries
+                .values()
+                .filter(stored)
+                .map(|entry| entry.bytes)
+                .sum()
+        };
+        // Whole numbers are a quantised checkpoint's, however large its tables.
+        if bytes(Held::Int8) > 0 {
+            return Held::Int8;
         }
+        [Held::F32, Held::F16, Held::Bf16]
+            .into_iter()
+            .max_by_key(|&held| bytes(held))
+            .unwrap_or(Held::F32)
     }
 
-    fn load(
-        &self,
-        name: &str,
-        shape: &[usize],
-        dtype: DType,
-        cancel: &Cancel,
-    ) -> Result<Tensor, ModelError> {
+    /// Names of all tensors, without the prefix that may stand before them all.
+    pub fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The tensor of this name, which must have this shape.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, ModelError> {
         let entry = self.find(name).ok_or_else(|| {
             let file = match self.shards.as_slice() {
                 [single] => single.name.as_str(),
@@ -149,89 +155,80 @@ impl Weights {
                 ),
             ));
         }
-        let Some(stored) = entry.dtype else {
-            return Err(ModelError::malformed(
+        let held = entry.stored.ok_or_else(|| {
+            ModelError::malformed(
                 &shard.name,
                 format!("tensor \"{name}\" has type {}", entry.dtype_name),
-            ));
-        };
-        let reader = Reader {
-            shard,
-            entry,
-            cancel,
-        };
-        let tensor = match dtype {
-            DType::F32 => {
-                let values = match stored {
-                    DType::BF16 => reader.read(|b| bf16::from_le_bytes(b).to_f32())?,
-                    DType::F16 => reader.read(|b| f16::from_le_bytes(b).to_f32())?,
-                    _ => reader.read(f32::from_le_bytes)?,
-                };
-                Tensor::from_vec(values, shape, &Device::Cpu)
-            }
-            DType::F16 => {
-                let values = match stored {
-                    DType::BF16 => {
-                        reader.read(|b| f16::from_f32(bf16::from_le_bytes(b).to_f32()))?
-                    }
-                    DType::F16 => reader.read(f16::from_le_bytes)?,
-                    _ => reader.read(|b| f16::from_f32(f32::from_le_bytes(b)))?,
-                };
-                Tensor::from_vec(values, shape, &Device::Cpu)
-            }
-            DType::BF16 => {
-                let values = match stored {
-                    DType::BF16 => reader.read(bf16::from_le_bytes)?,
-                    DType::F16 => {
-                        reader.read(|b| bf16::from_f32(f16::from_le_bytes(b).to_f32()))?
-                    }
-                    _ => reader.read(|b| bf16::from_f32(f32::from_le_bytes(b)))?,
-                };
-                Tensor::from_vec(values, shape, &Device::Cpu)
-            }
-            other => {
-                return Err(ModelError::Internal(format!(
-                    "weights cannot be held as {other:?}"
-                )));
-            }
-        };
-        Ok(tensor?)
+            )
+        })?;
+        Ok(Stored { shard, entry, held })
+    }
+
+    /// Rows of a matrix of `inputs` columns, real or quantised.
+    pub fn panel(
+        &self,
+        name: &str,
+        stored: &Stored<'_>,
+        rows: Range<usize>,
+        inputs: usize,
+    ) -> Result<Panel, ModelError> {
+        if stored.held != Held::Int8 {
+            return Ok(Panel::Real(stored.reals(rows, inputs)?));
+        }
+        let whole = stored.bytes(rows.clone(), inputs)?;
+        let blocks = super::compute::int8_blocks(inputs);
+        let outputs = stored.entry.shape.first().copied().unwrap_or_default();
+        let scales = self.tensor(&format!("{name}{SCALE_SUFFIX}"), &[outputs, blocks])?;
+        Ok(Panel::Whole(
+            bytemuck::cast_vec(whole),
+            scales.reals(rows, blocks)?,
+        ))
     }
 }
 
-/// Reads one tensor.
-struct Reader<'a> {
+/// A tensor of a checkpoint.
+pub(super) struct Stored<'a> {
     shard: &'a Shard,
     entry: &'a Entry,
-    cancel: &'a Cancel,
+    held: Held,
 }
 
-impl Reader<'_> {
-    /// All elements of `N` stored bytes each, converted. The header check has made sure that the
-    /// range lies within the file and has the size of the shape, so that what is allocated here is
-    /// bounded by what is on disk.
-    fn read<const N: usize, T>(
-        &self,
-        convert: impl Fn([u8; N]) -> T,
-    ) -> Result<Vec<T>, ModelError> {
-        let fail = |source| unreadable(&self.shard.name, source);
-        let mut file = &self.shard.file;
-        file.seek(SeekFrom::Start(self.entry.offset))
-            .map_err(fail)?;
-        let total = usize::try_from(self.entry.bytes)
-            .map_err(|_| ModelError::malformed(&self.shard.name, "too large for this machine"))?;
-        let mut values = Vec::with_capacity(total / N);
-        let mut block = vec![0u8; BLOCK_BYTES.min(total)];
-        let mut left = total;
-        while left > 0 {
-            self.cancel.check()?;
-            let block = &mut block[..BLOCK_BYTES.min(left)];
-            file.read_exact(block).map_err(fail)?;
-            let (elements, _) = block.as_chunks::<N>();
-            values.extend(elements.iter().map(|&bytes| convert(bytes)));
-            left -= block.len();
+impl Stored<'_> {
+    pub fn held(&self) -> Held {
+        self.held
+    }
+
+    /// Some rows, as they are stored. The header check has made sure that the tensor lies within
+    /// the file and has the size of its shape, so that what is allocated here is bounded by what
+    /// is on disk.
+    pub fn bytes(&self, rows: Range<usize>, columns: usize) -> Result<Vec<u8>, ModelError> {
+        let row = Table::row_bytes(columns, self.held);
+        let start = (rows.start * row) as u64;
+        let length = rows.len() * row;
+        if start + length as u64 > self.entry.bytes {
+            return Err(ModelError::Internal(format!(
+                "rows {rows:?} of {columns} elements are past the end of a tensor of {} bytes",
+                self.entry.bytes
+            )));
         }
-        Ok(values)
+        let mut bytes = vec![0; length];
+        self.shard
+            .file
+            .read_exact_at(&mut bytes, self.entry.offset + start)
+            .map_err(|source| unreadable(&self.shard.name, source))?;
+        Ok(bytes)
+    }
+
+    /// Some rows, in f32.
+    pub fn reals(&self, rows: Range<usize>, columns: usize) -> Result<Vec<f32>, ModelError> {
+        let mut reals = vec![0.0; rows.len() * columns];
+        widen(self.held, &self.bytes(rows, columns)?, &mut reals).ok_or_else(|| {
+            ModelError::malformed(
+                &self.shard.name,
+                format!("a real tensor has type {}", self.entry.dtype_name),
+            )
+        })?;
+        Ok(reals)
     }
 }
 
@@ -263,10 +260,11 @@ fn read_header(
 
     let mut entries = HashMap::with_capacity(header.tensors.len());
     for (tensor, found) in header.tensors {
-        let dtype = match found.dtype.as_str() {
-            "F32" => Some(DType::F32),
-            "F16" => Some(DType::F16),
-            "BF16" => Some(DType::BF16),
+        let stored = match found.dtype.as_str() {
+            "F32" => Some(Held::F32),
+            "F16" => Some(Held::F16),
+            "BF16" => Some(Held::Bf16),
+            "I8" => Some(Held::Int8),
             _ => None,
         };
         let (begin, end) = found.data_offsets;
@@ -275,11 +273,12 @@ fn read_header(
                 "tensor \"{tensor}\" spans bytes {begin} to {end} of {data_bytes}"
             )));
         }
-        if let Some(dtype) = dtype {
+        if let Some(stored) = stored {
+            let element = Table::row_bytes(1, stored);
             let expected = found
                 .shape
                 .iter()
-                .try_fold(dtype.size_in_bytes(), |size, &dim| size.checked_mul(dim));
+                .try_fold(element, |size, &dim| size.checked_mul(dim));
             if expected.map(|bytes| bytes as u64) != Some(end - begin) {
                 return Err(malformed(format!(
                     "tensor \"{tensor}\" of type {} and shape {:?} has {} bytes",
@@ -293,7 +292,7 @@ fn read_header(
             tensor,
             Entry {
                 shard,
-                dtype,
+                stored,
                 dtype_name: found.dtype,
                 shape: found.shape,
                 offset: data_start + begin,
@@ -302,39 +301,4 @@ fn read_header(
         );
     }
     Ok(entries)
-}
-
-/// A part of the checkpoint, addressed the way its names are built.
-#[derive(Clone)]
-pub(super) struct Scope<'a> {
-    weights: &'a Weights,
-    prefix: String,
-    dtype: DType,
-    cancel: &'a Cancel,
-}
-
-impl Scope<'_> {
-    /// The scope `{self}.{part}`.
-    pub fn under(&self, part: impl std::fmt::Display) -> Self {
-        Self {
-            prefix: format!("{}.{part}", self.prefix),
-            ..self.clone()
-        }
-    }
-
-    /// A matrix or table, in the type in which the model's weights are held.
-    pub fn matrix(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        self.load(name, shape, self.dtype)
-    }
-
-    /// A small tensor (a bias, a norm's scale), always f32.
-    pub fn vector(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        self.load(name, shape, DType::F32)
-    }
-
-    fn load(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
-        self.cancel.check()?;
-        let name = format!("{}.{name}", self.prefix);
-        self.weights.load(&name, shape, dtype, self.cancel)
-    }
 }

@@ -5,11 +5,10 @@
 //! sizes overflows, and each size that decides an allocation is also a dimension of a tensor whose
 //! shape is checked when it is loaded.
 
-use candle_core::DType;
 use serde::Deserialize;
 
 use super::super::ModelError;
-use super::super::directory::{CONFIG, ComputeType, Directory};
+use super::super::directory::{CONFIG, Directory};
 use super::super::layers::Activation;
 
 /// No size in a configuration reaches this; products of three stay within u64.
@@ -25,9 +24,6 @@ pub(super) struct Config {
     pub video_token_id: u32,
     pub vision_start_token_id: u32,
     pub vision_end_token_id: u32,
-    dtype: Option<ComputeType>,
-    /// The name of `dtype` before version 5 of transformers.
-    torch_dtype: Option<ComputeType>,
 }
 
 impl Default for Config {
@@ -39,8 +35,6 @@ impl Default for Config {
             video_token_id: 151_656,
             vision_start_token_id: 151_652,
             vision_end_token_id: 151_653,
-            dtype: None,
-            torch_dtype: None,
         }
     }
 }
@@ -64,8 +58,6 @@ pub(super) struct TextConfig {
     /// With `rope_theta` the spelling of `rope_parameters` before version 5 of transformers.
     rope_scaling: Option<RopeParameters>,
     rope_theta: Option<f64>,
-    dtype: Option<ComputeType>,
-    torch_dtype: Option<ComputeType>,
 }
 
 impl Default for TextConfig {
@@ -85,8 +77,6 @@ impl Default for TextConfig {
             rope_parameters: None,
             rope_scaling: None,
             rope_theta: None,
-            dtype: None,
-            torch_dtype: None,
         }
     }
 }
@@ -143,15 +133,6 @@ impl Config {
             .check()
             .map_err(|reason| ModelError::malformed(CONFIG, reason))?;
         Ok(config)
-    }
-
-    /// The type of the checkpoint's weights, if the configuration says it.
-    pub fn dtype(&self) -> Option<DType> {
-        self.dtype
-            .or(self.torch_dtype)
-            .or(self.text_config.dtype)
-            .or(self.text_config.torch_dtype)
-            .map(DType::from)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -15,14 +15,14 @@ mod vision;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use crate::image::RgbImage;
 
 use super::directory::{Directory, TOKENIZER};
 use super::prompt::{self, ImageMarkers, Prompt};
+use super::scope::{Scope, Source};
 use super::tokenizer::Tokenizer;
-use super::weights::Weights;
 use super::{Cancel, Embedder, ModelError, Request};
 use config::Config;
 use preprocess::Preprocessor;
@@ -89,13 +89,18 @@ pub(super) fn dims(directory: &Directory) -> Result<usize, ModelError> {
 
 pub(super) fn load(
     directory: &Directory,
+    source: Source<'_>,
     cancel: &Cancel,
 ) -> Result<Box<dyn Embedder>, ModelError> {
-    Ok(Box::new(Qwen3Vl::load(directory, cancel)?))
+    Ok(Box::new(Qwen3Vl::load(directory, source, cancel)?))
 }
 
 impl Qwen3Vl {
-    fn load(directory: &Directory, cancel: &Cancel) -> Result<Self, ModelError> {
+    fn load(
+        directory: &Directory,
+        source: Source<'_>,
+        cancel: &Cancel,
+    ) -> Result<Self, ModelError> {
         let config = Config::read(directory)?;
         let recommended = directory.recommendations(config.text_config.hidden_size)?;
         let preprocessor =
@@ -107,14 +112,7 @@ impl Qwen3Vl {
             end: tokenizer.token(config.vision_end_token_id)?,
         };
 
-        let weights = Weights::open(directory, cancel)?;
-        let dtype = recommended
-            .compute_dtype
-            .map(DType::from)
-            .or(config.dtype())
-            .or_else(|| weights.stored_type("language_model.embed_tokens.weight"))
-            .unwrap_or(DType::F32);
-        let part = |name: &str| weights.scope(name, dtype, cancel);
+        let part = |name: &str| Scope::new(source, name, cancel);
         Ok(Self {
             vision: VisionTower::load(&config.vision_config, &part("visual"))?,
             text: TextModel::load(&config.text_config, &part("language_model"))?,
@@ -195,21 +193,54 @@ impl Qwen3Vl {
         Err(ModelError::malformed(TOKENIZER, reason))
     }
 
-    /// Make a request ready and append it to the pack.
+    /// Make a request, whose tokens are known, ready and append it to the pack.
     fn add(
         &self,
         request: &Request<'_>,
+        (ids, grids): &(Vec<u32>, Vec<Grid>),
         pack: &mut Pack,
         cancel: &Cancel,
     ) -> Result<(), ModelError> {
-        let (ids, grids) = self.tokens(request)?;
-        self.add_tokens(&ids, &grids, pack)?;
-        for (image, &grid) in request.images.iter().zip(&grids) {
+        self.add_tokens(ids, grids, pack)?;
+        for (image, &grid) in request.images.iter().zip(grids) {
             cancel.check()?;
             self.preprocessor
                 .append_patches(image, grid, &mut pack.patches)?;
         }
         Ok(())
+    }
+
+    /// About the bytes that a forward pass of so many tokens and of pictures of so many patches
+    /// allocates at its highest: of each stage of a layer what is alive at the same time.
+    fn working_set(&self, tokens: usize, grids: &[&[Grid]]) -> u64 {
+        let count = |grids: &[Grid]| grids.iter().map(|grid| grid.patches()).sum::<usize>();
+        let all: usize = grids.iter().map(|grids| count(grids)).sum();
+        // Pictures are seen some at a time.
+        let largest = grids
+            .iter()
+            .flat_map(|grids| grids.iter())
+            .map(|grid| grid.patches())
+            .max()
+            .unwrap_or(0);
+        let seen = all.min(largest.max(PACK_PATCHES));
+        let (text, vision) = (&self.config.text_config, &self.config.vision_config);
+        let heads = text.head_dim * (text.num_attention_heads + 2 * text.kv_heads());
+        // The state and its norm; queries, keys and values as products, apart and packed; or the
+        // two halves of the feed-forward layer, one of them rounded.
+        let layer = |hidden: usize, heads: usize, inner: usize| {
+            3 * hidden + (3 * heads + 2 * hidden).max(3 * inner)
+        };
+        let text_row = layer(text.hidden_size, heads, text.intermediate_size);
+        let patch = layer(
+            vision.hidden_size,
+            3 * vision.hidden_size,
+            vision.intermediate_size,
+        );
+        let merged = (1 + vision.deepstack_visual_indexes.len()) * text.hidden_size;
+        let elements = (tokens as u64) * text_row as u64
+            + (seen as u64) * patch as u64
+            + (all as u64) * (2 * vision.patch_values() + 2 * merged / vision.merge_unit()) as u64;
+        elements * size_of::<f32>() as u64
     }
 
     fn add_tokens(&self, ids: &[u32], grids: &[Grid], pack: &mut Pack) -> Result<(), ModelError> {
@@ -335,17 +366,32 @@ impl Embedder for Qwen3Vl {
     fn embed(
         &self,
         requests: &[Request<'_>],
+        memory: u64,
         cancel: &Cancel,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let mut vectors = Vec::with_capacity(requests.len());
         let mut pack = Pack::default();
-        for (i, request) in requests.iter().enumerate() {
+        for request in requests {
             cancel.check()?;
-            self.add(request, &mut pack, cancel)?;
-            if pack.is_full() || i + 1 == requests.len() {
+            let tokens = self.tokens(request)?;
+            let (ids, grids) = &tokens;
+            let alone = self.working_set(ids.len(), &[grids]);
+            if alone > memory {
+                return Err(ModelError::OutOfMemory(format!(
+                    "embedding {} tokens would take {} MB",
+                    ids.len(),
+                    alone.div_ceil(1 << 20)
+                )));
+            }
+            let together = self.working_set(pack.ids.len() + ids.len(), &[&pack.grids, grids]);
+            if pack.is_full() || together > memory {
                 vectors.extend(self.forward(&pack, cancel, &mut |_, _| ())?);
                 pack = Pack::default();
             }
+            self.add(request, &tokens, &mut pack, cancel)?;
+        }
+        if !pack.lengths.is_empty() {
+            vectors.extend(self.forward(&pack, cancel, &mut |_, _| ())?);
         }
         Ok(vectors)
     }

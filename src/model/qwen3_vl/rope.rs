@@ -4,10 +4,6 @@
 //! Frequencies and angles are f32, rounded where transformers rounds: at position 8,000 half an
 //! f32 step of a frequency already moves an angle by 2e-4.
 
-use candle_core::{Device, Tensor};
-
-use super::super::ModelError;
-
 /// A picture cut into patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Grid {
@@ -73,27 +69,21 @@ pub(super) fn positions(
 
 /// Cosines and sines, each [n, head_dim / 2], for a rotation of pairs (i, i + head_dim / 2).
 pub(super) struct Rotary {
-    cos: Tensor,
-    sin: Tensor,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
 }
 
 impl Rotary {
-    fn new(angles: Vec<f32>, n: usize) -> Result<Self, ModelError> {
-        let half = angles.len() / n.max(1);
-        let table = |f: fn(f32) -> f32| {
-            let values: Vec<f32> = angles.iter().map(|&angle| f(angle)).collect();
-            Tensor::from_vec(values, (n, half), &Device::Cpu)
-        };
-        Ok(Self {
-            cos: table(f32::cos)?,
-            sin: table(f32::sin)?,
-        })
+    fn new(angles: &[f32]) -> Self {
+        Self {
+            cos: angles.iter().map(|angle| angle.cos()).collect(),
+            sin: angles.iter().map(|angle| angle.sin()).collect(),
+        }
     }
 
-    /// Rotate [heads, n, head_dim].
-    pub fn apply(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let rotated = candle_nn::rotary_emb::rope(&x.unsqueeze(0)?, &self.cos, &self.sin)?;
-        Ok(rotated.squeeze(0)?)
+    /// Cosines and sines.
+    pub fn tables(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
     }
 }
 
@@ -126,8 +116,8 @@ impl TextRope {
         Self { frequencies, axes }
     }
 
-    pub fn tables(&self, positions: &[[u32; 3]]) -> Result<Rotary, ModelError> {
-        let angles = positions
+    pub fn tables(&self, positions: &[[u32; 3]]) -> Rotary {
+        let angles: Vec<f32> = positions
             .iter()
             .flat_map(|position| {
                 self.frequencies
@@ -136,7 +126,7 @@ impl TextRope {
                     .map(|(frequency, &axis)| position[axis] as f32 * frequency)
             })
             .collect();
-        Rotary::new(angles, positions.len())
+        Rotary::new(&angles)
     }
 }
 
@@ -153,15 +143,15 @@ impl VisionRope {
         }
     }
 
-    pub fn tables(&self, grids: &[Grid], merge: usize) -> Result<Rotary, ModelError> {
-        let patches = grids.iter().map(|grid| grid.patches()).sum();
+    pub fn tables(&self, grids: &[Grid], merge: usize) -> Rotary {
+        let patches: usize = grids.iter().map(|grid| grid.patches()).sum();
         let mut angles = Vec::with_capacity(patches * 2 * self.frequencies.len());
         for (row, column) in grids.iter().flat_map(|grid| grid.walk(merge)) {
             for place in [row, column] {
                 angles.extend(self.frequencies.iter().map(|f| place as f32 * f));
             }
         }
-        Rotary::new(angles, patches)
+        Rotary::new(&angles)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The text model: Qwen3 with 3-D rotary positions and deepstack. Sequences are packed one after
 //! another; only attention knows where one ends.
 
-use candle_core::{DType, Tensor};
+use candle_core::{Device, Tensor};
 
-use super::super::attention::{Mask, attend};
-use super::super::layers::{Activation, Linear, RmsNorm};
-use super::super::weights::Scope;
+use super::super::attention::{Heads, Mask, Precision, attend};
+use super::super::compute::{Table, rotate_heads};
+use super::super::layers::{Activation, Linear, RmsNorm, apply};
+use super::super::scope::Scope;
 use super::super::{Cancel, ModelError};
 use super::config::TextConfig;
 use super::rope::{Rotary, TextRope};
@@ -23,7 +24,8 @@ pub(super) struct Visual {
 
 pub(super) struct TextModel {
     /// [vocabulary, hidden]
-    embeddings: Tensor,
+    embeddings: Table,
+    hidden: usize,
     layers: Vec<Layer>,
     norm: RmsNorm,
     rope: TextRope,
@@ -32,14 +34,15 @@ pub(super) struct TextModel {
 impl TextModel {
     pub fn load(config: &TextConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let hidden = config.hidden_size;
-        let table = scope
+        let embeddings = scope
             .under("embed_tokens")
-            .matrix("weight", &[config.vocab_size, hidden])?;
+            .table("weight", config.vocab_size, hidden)?;
         let layers = (0..config.num_hidden_layers)
             .map(|i| Layer::load(config, &scope.under("layers").under(i)))
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            embeddings: table,
+            embeddings,
+            hidden,
             layers,
             norm: RmsNorm::load(&scope.under("norm"), hidden, config.rms_norm_eps)?,
             rope: TextRope::new(
@@ -65,7 +68,7 @@ impl TextModel {
     ) -> Result<Tensor, ModelError> {
         let mut x = self.embed(ids, visual)?;
         observe(Point::Embedded, &x);
-        let rotary = self.rope.tables(positions)?;
+        let rotary = self.rope.tables(positions);
         for (i, layer) in self.layers.iter().enumerate() {
             cancel.check()?;
             x = layer.forward(&x, &rotary, lengths, cancel)?;
@@ -82,22 +85,18 @@ impl TextModel {
     }
 
     fn embed(&self, ids: &[u32], visual: Option<&Visual>) -> Result<Tensor, ModelError> {
-        let ids = Tensor::new(ids, self.embeddings.device())?;
-        let x = self
+        let mut x = self
             .embeddings
-            .index_select(&ids, 0)?
-            .to_dtype(DType::F32)?;
-        let Some(visual) = visual else {
-            return Ok(x);
-        };
-        // Each row comes either from the token embeddings or, past their end, from the pictures.
-        let tokens = x.dim(0)?;
-        let mut source: Vec<u32> = (0..tokens as u32).collect();
-        for (i, row) in visual.rows.to_vec1::<u32>()?.into_iter().enumerate() {
-            source[row as usize] = (tokens + i) as u32;
+            .rows(ids.iter().map(|&id| id as usize))
+            .ok_or_else(|| ModelError::Internal("a token has no embedding".into()))?;
+        if let Some(visual) = visual {
+            let merged = visual.merged.to_vec2::<f32>()?;
+            for (row, merged) in visual.rows.to_vec1::<u32>()?.into_iter().zip(merged) {
+                let start = row as usize * self.hidden;
+                x[start..start + self.hidden].copy_from_slice(&merged);
+            }
         }
-        let source = Tensor::new(source, x.device())?;
-        Ok(Tensor::cat(&[&x, &visual.merged], 0)?.index_select(&source, 0)?)
+        Ok(Tensor::from_vec(x, (ids.len(), self.hidden), &Device::Cpu)?)
     }
 }
 
@@ -143,25 +142,28 @@ struct Attention {
     o: Linear,
     q_norm: RmsNorm,
     k_norm: RmsNorm,
+    heads: usize,
+    kv_heads: usize,
     head_dim: usize,
 }
 
 impl Attention {
     fn load(config: &TextConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let (hidden, head_dim) = (config.hidden_size, config.head_dim);
-        let queries = config.num_attention_heads * head_dim;
-        let keys = config.kv_heads() * head_dim;
+        let (heads, kv_heads) = (config.num_attention_heads, config.kv_heads());
         let linear = |name: &str, inputs, outputs| {
             Linear::load(&scope.under(name), inputs, outputs, config.attention_bias)
         };
         let norm = |name: &str| RmsNorm::load(&scope.under(name), head_dim, config.rms_norm_eps);
         Ok(Self {
-            q: linear("q_proj", hidden, queries)?,
-            k: linear("k_proj", hidden, keys)?,
-            v: linear("v_proj", hidden, keys)?,
-            o: linear("o_proj", queries, hidden)?,
+            q: linear("q_proj", hidden, heads * head_dim)?,
+            k: linear("k_proj", hidden, kv_heads * head_dim)?,
+            v: linear("v_proj", hidden, kv_heads * head_dim)?,
+            o: linear("o_proj", heads * head_dim, hidden)?,
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,
+            heads,
+            kv_heads,
             head_dim,
         })
     }
@@ -173,38 +175,40 @@ impl Attention {
         lengths: &[usize],
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
-        let q = rotary.apply(&by_head(
-            &self.q_norm.forward(&self.split(self.q.forward(x)?)?)?,
-        )?)?;
-        let k = rotary.apply(&by_head(
-            &self.k_norm.forward(&self.split(self.k.forward(x)?)?)?,
-        )?)?;
-        let v = by_head(&self.split(self.v.forward(x)?)?)?;
-        let mut attended = Vec::with_capacity(lengths.len());
-        let mut start = 0;
-        for &length in lengths {
-            attended.push(attend(
-                &q.narrow(1, start, length)?,
-                &k.narrow(1, start, length)?,
-                &v.narrow(1, start, length)?,
-                Mask::Causal,
-                cancel,
-            )?);
-            start += length;
-        }
-        self.o.forward(&Tensor::cat(&attended, 0)?)
+        let matrix = self.o.matrix();
+        let precision = Precision::of(matrix.held(), matrix.kernel());
+        let shape = (x.dim(0)?, matrix.outputs());
+        let attended = apply("attention", x, shape, |x| {
+            let part = |linear: &Linear, heads, norm, tables| {
+                let apart = linear.product(x);
+                rotate_heads(
+                    &apart,
+                    heads * self.head_dim,
+                    0,
+                    heads,
+                    self.head_dim,
+                    norm,
+                    tables,
+                )
+            };
+            let tables = Some(rotary.tables());
+            let heads = Heads {
+                query: &part(&self.q, self.heads, Some(self.q_norm.parts()), tables),
+                key: &part(&self.k, self.kv_heads, Some(self.k_norm.parts()), tables),
+                value: &part(&self.v, self.kv_heads, None, None),
+                heads: self.heads,
+                kv_heads: self.kv_heads,
+                size: self.head_dim,
+                lengths,
+            };
+            // Cancelled: what comes out is not looked at.
+            let mixed = attend(heads, Mask::Causal, precision, cancel)
+                .unwrap_or_else(|_| vec![0.0; x.len() / matrix.outputs() * matrix.inputs()]);
+            self.o.product(&mixed)
+        })?;
+        cancel.check()?;
+        Ok(attended)
     }
-
-    /// [tokens, heads · head_dim] to [tokens, heads, head_dim]
-    fn split(&self, x: Tensor) -> Result<Tensor, ModelError> {
-        let (tokens, width) = x.dims2()?;
-        Ok(x.reshape((tokens, width / self.head_dim, self.head_dim))?)
-    }
-}
-
-/// [tokens, heads, head_dim] to [heads, tokens, head_dim]
-fn by_head(x: &Tensor) -> Result<Tensor, ModelError> {
-    Ok(x.transpose(0, 1)?.contiguous()?)
 }
 
 /// `down(act(gate(x)) · up(x))` (Shazeer 2020, "GLU Variants Improve Transformer").
@@ -229,7 +233,11 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let gate = self.activation.forward(&self.gate.forward(x)?)?;
-        self.down.forward(&(gate * self.up.forward(x)?)?)
+        let shape = (x.dim(0)?, self.down.matrix().outputs());
+        apply("gated feed forward", x, shape, |x| {
+            let mut gate = self.gate.product(x);
+            self.activation.gate(&mut gate, &self.up.product(x));
+            self.down.product(&gate)
+        })
     }
 }

@@ -3,9 +3,10 @@
 
 use candle_core::{Device, Tensor};
 
-use super::super::attention::{Mask, attend};
-use super::super::layers::{Activation, LayerNorm, Linear};
-use super::super::weights::Scope;
+use super::super::attention::{Heads, Mask, Precision, attend};
+use super::super::compute::{Table, rotate_heads};
+use super::super::layers::{Activation, LayerNorm, Linear, apply, feed_forward};
+use super::super::scope::Scope;
 use super::super::{Cancel, ModelError};
 use super::config::VisionConfig;
 use super::rope::{Grid, Rotary, VisionRope};
@@ -38,13 +39,11 @@ impl VisionTower {
         let hidden = config.hidden_size;
         // A convolution whose kernel does not overlap is a linear map of the patch.
         let (time, side) = (config.temporal_patch_size, config.patch_size);
-        let projection = scope.under("patch_embed").under("proj");
-        let kernel =
-            projection.matrix("weight", &[hidden, config.in_channels, time, side, side])?;
-        let patch_embedding = Linear::new(
-            kernel.reshape((hidden, config.patch_values()))?,
-            Some(projection.vector("bias", &[hidden])?),
-        );
+        let patch_embedding = Linear::shaped(
+            &scope.under("patch_embed").under("proj"),
+            &[hidden, config.in_channels, time, side, side],
+            true,
+        )?;
         let blocks = (0..config.depth)
             .map(|i| Block::load(config, &scope.under("blocks").under(i)))
             .collect::<Result<_, _>>()?;
@@ -82,7 +81,7 @@ impl VisionTower {
         let positions = self.positions.interpolate(grids, self.merge)?;
         observe(Point::PatchPositions, &positions);
         let mut x = (x + positions)?;
-        let rotary = self.rope.tables(grids, self.merge)?;
+        let rotary = self.rope.tables(grids, self.merge);
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
         for (i, block) in self.blocks.iter().enumerate() {
             cancel.check()?;
@@ -102,51 +101,53 @@ impl VisionTower {
 
 /// A learned square grid of positions, stretched over whatever grid a picture has.
 struct PositionTable {
-    /// [side · side, hidden], f32
-    table: Tensor,
+    /// [side · side, hidden]
+    table: Table,
     side: usize,
+    hidden: usize,
 }
 
 impl PositionTable {
     fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
-        let shape = [config.num_position_embeddings, config.hidden_size];
+        let (rows, hidden) = (config.num_position_embeddings, config.hidden_size);
         Ok(Self {
-            table: scope.vector("weight", &shape)?,
+            table: scope.table("weight", rows, hidden)?,
             side: config.table_side(),
+            hidden,
         })
     }
 
     /// [patches, hidden]: bilinear between the four nearest entries, the corners of the picture
     /// on the corners of the table.
     fn interpolate(&self, grids: &[Grid], merge: usize) -> Result<Tensor, ModelError> {
-        let patches: usize = grids.iter().map(|grid| grid.patches()).sum();
-        let mut corners: [(Vec<u32>, Vec<f32>); 4] = Default::default();
+        let mut sums = Vec::new();
         for grid in grids {
             for (row, column) in grid.walk(merge) {
                 let rows = self.neighbours(row, grid.rows);
                 let columns = self.neighbours(column, grid.columns);
-                let pairs = rows
+                let start = sums.len();
+                sums.resize(start + self.hidden, 0.0);
+                let corners = rows
                     .iter()
                     .flat_map(|row| columns.iter().map(move |column| (row, column)));
-                for ((indices, weights), (row, column)) in corners.iter_mut().zip(pairs) {
-                    indices.push((row.0 * self.side + column.0) as u32);
-                    weights.push(row.1 * column.1);
+                for (row, column) in corners {
+                    let weight = row.1 * column.1;
+                    let entry = self
+                        .table
+                        .rows(std::iter::once(row.0 * self.side + column.0))
+                        .ok_or_else(|| ModelError::Internal("a place has no position".into()))?;
+                    for (sum, entry) in sums[start..].iter_mut().zip(entry) {
+                        *sum += entry * weight;
+                    }
                 }
             }
         }
-        let mut sum: Option<Tensor> = None;
-        for (indices, weights) in corners {
-            let entries = self
-                .table
-                .index_select(&Tensor::new(indices, &Device::Cpu)?, 0)?;
-            let weights = Tensor::from_vec(weights, (patches, 1), &Device::Cpu)?;
-            let part = entries.broadcast_mul(&weights)?;
-            sum = Some(match sum {
-                Some(sum) => (sum + part)?,
-                None => part,
-            });
-        }
-        sum.ok_or_else(|| ModelError::Internal("no corners to interpolate between".into()))
+        let patches = sums.len() / self.hidden;
+        Ok(Tensor::from_vec(
+            sums,
+            (patches, self.hidden),
+            &Device::Cpu,
+        )?)
     }
 
     /// The two table entries about place `index` of `size`, with their weights.
@@ -192,8 +193,8 @@ impl Block {
     ) -> Result<Tensor, ModelError> {
         let normed = self.attention_norm.forward(x)?;
         let x = (x + self.attention.forward(&normed, rotary, grids, cancel)?)?;
-        let inner = self.fc1.forward(&self.mlp_norm.forward(&x)?)?;
-        let fed = self.fc2.forward(&self.activation.forward(&inner)?)?;
+        let normed = self.mlp_norm.forward(&x)?;
+        let fed = feed_forward(&normed, &self.fc1, self.activation, &self.fc2)?;
         Ok((x + fed)?)
     }
 }
@@ -223,31 +224,41 @@ impl Attention {
         grids: &[Grid],
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
-        let patches = x.dim(0)?;
-        let qkv = self
-            .qkv
-            .forward(x)?
-            .reshape((patches, 3, self.heads, self.head_dim))?;
-        // [heads, patches, head_dim]
-        let part = |i: usize| -> Result<Tensor, ModelError> {
-            let part = qkv.narrow(1, i, 1)?.squeeze(1)?;
-            Ok(part.transpose(0, 1)?.contiguous()?)
-        };
-        let (q, k, v) = (rotary.apply(&part(0)?)?, rotary.apply(&part(1)?)?, part(2)?);
-        let mut attended = Vec::with_capacity(grids.len());
-        let mut start = 0;
-        for grid in grids {
-            let length = grid.patches();
-            attended.push(attend(
-                &q.narrow(1, start, length)?,
-                &k.narrow(1, start, length)?,
-                &v.narrow(1, start, length)?,
-                Mask::Full,
-                cancel,
-            )?);
-            start += length;
-        }
-        self.projection.forward(&Tensor::cat(&attended, 0)?)
+        let lengths: Vec<usize> = grids.iter().map(|grid| grid.patches()).collect();
+        let matrix = self.projection.matrix();
+        let precision = Precision::of(matrix.held(), matrix.kernel());
+        let hidden = self.heads * self.head_dim;
+        let attended = apply("attention", x, x.shape(), |x| {
+            let qkv = self.qkv.product(x);
+            let part = |i: usize, tables| {
+                let start = i * hidden;
+                rotate_heads(
+                    &qkv,
+                    3 * hidden,
+                    start,
+                    self.heads,
+                    self.head_dim,
+                    None,
+                    tables,
+                )
+            };
+            let tables = Some(rotary.tables());
+            let heads = Heads {
+                query: &part(0, tables),
+                key: &part(1, tables),
+                value: &part(2, None),
+                heads: self.heads,
+                kv_heads: self.heads,
+                size: self.head_dim,
+                lengths: &lengths,
+            };
+            // Cancelled: what comes out is not looked at.
+            let mixed =
+                attend(heads, Mask::Full, precision, cancel).unwrap_or_else(|_| vec![0.0; x.len()]);
+            self.projection.product(&mixed)
+        })?;
+        cancel.check()?;
+        Ok(attended)
     }
 }
 
@@ -301,7 +312,6 @@ impl Merger {
             MergeNorm::Grouped => self.norm.forward(&x.reshape(grouped)?)?,
         };
         // The exact GELU, whatever `hidden_act` says.
-        let inner = Activation::Gelu.forward(&self.fc1.forward(&x)?)?;
-        self.fc2.forward(&inner)
+        feed_forward(&x, &self.fc1, Activation::Gelu, &self.fc2)
     }
 }

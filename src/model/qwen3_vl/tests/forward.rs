@@ -6,7 +6,7 @@ use super::*;
 
 /// Of `‖a - b‖ / ‖b‖` of a hidden state, in f32.
 const TOLERANCE: f64 = 1e-5;
-const HALF_COSINE: f64 = 0.999;
+const HALF_COSINE: f64 = 0.998;
 
 const FORWARD_CASES: [&str; 10] = [
     "bfloat16",
@@ -129,7 +129,7 @@ impl Case {
 }
 
 fn flat(tensor: &Tensor) -> Vec<f64> {
-    let tensor = tensor.to_dtype(DType::F64).unwrap();
+    let tensor = tensor.to_dtype(candle_core::DType::F64).unwrap();
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -175,6 +175,17 @@ fn hidden_states_are_the_references() {
     }
 }
 
+/// Of `embeddings` and those of the golden file: [`COSINE`] and a norm of 1.
+fn assert_same(name: &str, got: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{name}");
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let cosine = cosine(got, expected);
+        assert!(cosine >= tolerance, "{name}, {i}: {cosine}");
+        let norm = norm(got.iter().map(|&x| x as f64));
+        assert!((norm - 1.0).abs() < 1e-6, "{name}, {i}: {norm}");
+    }
+}
+
 #[test]
 fn embeddings_are_the_references() {
     for name in FORWARD_CASES {
@@ -183,46 +194,51 @@ fn embeddings_are_the_references() {
             .forward(&case.pack(&model), &Cancel::new(), &mut |_, _| ())
             .unwrap();
         let tolerance = if case.half { HALF_COSINE } else { COSINE };
-        let mut expected = vec![(case.embeddings("embedding"), tolerance)];
-        if case.half {
-            // Only the weights are in half precision here, so the reference computing in f32 on
-            // these weights is met as closely as with f32 weights.
-            expected.push((case.embeddings("embedding_f32"), COSINE));
+        assert_same(name, &got, &case.embeddings("embedding"), tolerance);
+    }
+}
+
+#[test]
+fn half_weights_give_what_the_reference_computes_on_them_in_f32() {
+    for name in FORWARD_CASES {
+        let case = Case::read(name);
+        if !case.half {
+            continue;
         }
-        for (expected, tolerance) in expected {
-            assert_eq!(got.len(), expected.len(), "{name}");
-            for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-                let cosine = cosine(got, expected);
-                assert!(cosine >= tolerance, "{name}, {i}: {cosine}");
-                let norm = norm(got.iter().map(|&x| x as f64));
-                assert!((norm - 1.0).abs() < 1e-6, "{name}, {i}: {norm}");
-            }
+        for held in ["float32", "float16", "bfloat16"] {
+            // A checkpoint in f16 has more digits than bf16 holds, and one in bf16 larger numbers
+            // than f16; f32 holds both.
+            let exact = held == "float32" || held == name;
+            let model = load_case_as(name, held);
+            let got = model
+                .forward(&case.pack(&model), &Cancel::new(), &mut |_, _| ())
+                .unwrap();
+            let tolerance = match held {
+                "bfloat16" => HALF_COSINE,
+                _ if exact => COSINE,
+                _ => HALF_COSINE,
+            };
+            assert_same(name, &got, &case.embeddings("embedding_f32"), tolerance);
         }
     }
 }
 
 #[test]
-fn weights_may_be_held_in_another_type() {
-    let case = Case::read("images_many");
-    let directory = Directory::open(&golden("forward/images_many")).unwrap();
-    let config = Config::read(&directory).unwrap();
-    let weights = Weights::open(&directory, &Cancel::new()).unwrap();
-    for (dtype, tolerance) in [
-        (DType::F32, COSINE),
-        (DType::F16, HALF_COSINE),
-        (DType::BF16, HALF_COSINE),
+fn matrices_may_be_held_in_another_form() {
+    for (held, tolerance) in [
+        ("float32", COSINE),
+        ("float16", HALF_COSINE),
+        ("bfloat16", HALF_COSINE),
+        ("int8", 0.99),
     ] {
-        let mut model = load_case("images_many");
-        let cancel = Cancel::new();
-        let part = |name: &str| weights.scope(name, dtype, &cancel);
-        model.vision = VisionTower::load(&config.vision_config, &part("visual")).unwrap();
-        model.text = TextModel::load(&config.text_config, &part("language_model")).unwrap();
+        let case = Case::read("images_many");
+        let model = load_case_as("images_many", held);
         let got = model
-            .forward(&case.pack(&model), &cancel, &mut |_, _| ())
+            .forward(&case.pack(&model), &Cancel::new(), &mut |_, _| ())
             .unwrap();
         for (got, expected) in got.iter().zip(case.embeddings("embedding")) {
             let cosine = cosine(got, &expected);
-            assert!(cosine >= tolerance, "{dtype:?}: {cosine}");
+            assert!(cosine >= tolerance, "{held}: {cosine}");
         }
     }
 }

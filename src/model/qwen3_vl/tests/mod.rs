@@ -4,8 +4,10 @@ mod forward;
 mod recipe;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::*;
+use crate::model::Cache;
 
 /// That two embeddings which should be the same must reach.
 const COSINE: f64 = 0.999_999;
@@ -17,8 +19,29 @@ fn golden(path: impl AsRef<Path>) -> PathBuf {
 }
 
 fn load_case(name: &str) -> Qwen3Vl {
-    let directory = Directory::open(&golden("forward").join(name)).unwrap();
-    Qwen3Vl::load(&directory, &Cancel::new()).unwrap()
+    load_from(&golden("forward").join(name))
+}
+
+/// The model in `dir`, by way of a pack of its own.
+fn load_from(dir: &Path) -> Qwen3Vl {
+    let cache = tempfile::tempdir().unwrap();
+    let cancel = Cancel::new();
+    let pack = crate::model::pack(dir, &Cache::new(cache.path().into()), false, &cancel).unwrap();
+    let pack = Arc::new(pack);
+    let directory = Directory::packed(pack.clone());
+    Qwen3Vl::load(&directory, Source::Packed(&pack), &cancel).unwrap()
+}
+
+/// A copy of the case, whose matrices are held in another form.
+fn load_case_as(name: &str, held: &str) -> Qwen3Vl {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden("forward").join(name)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let json = format!("{{\"compute_dtype\": \"{held}\"}}");
+    std::fs::write(copy.path().join("photosearch.json"), json).unwrap();
+    load_from(copy.path())
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {

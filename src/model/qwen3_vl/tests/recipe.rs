@@ -309,8 +309,7 @@ struct RecipeCase {
 #[test]
 fn requests_embed_as_with_the_reference() {
     let recipe: Recipe = read_json("recipe.json");
-    let directory = Directory::open(&golden(&recipe.model)).unwrap();
-    let model = Qwen3Vl::load(&directory, &Cancel::new()).unwrap();
+    let model = load_from(&golden(&recipe.model));
     let images: Vec<Vec<RgbImage>> = recipe
         .requests
         .iter()
@@ -327,7 +326,7 @@ fn requests_embed_as_with_the_reference() {
         })
         .collect();
 
-    let together = model.embed(&requests, &Cancel::new()).unwrap();
+    let together = model.embed(&requests, u64::MAX, &Cancel::new()).unwrap();
     assert_eq!(together.len(), recipe.requests.len());
     for ((case, request), together) in recipe.requests.iter().zip(&requests).zip(&together) {
         let name = format!("{request:?}");
@@ -336,7 +335,7 @@ fn requests_embed_as_with_the_reference() {
             case.tokens,
             "{name}"
         );
-        let alone = &model.embed(&[*request], &Cancel::new()).unwrap()[0];
+        let alone = &model.embed(&[*request], u64::MAX, &Cancel::new()).unwrap()[0];
         for got in [together, alone] {
             assert_eq!(got.len(), model.dims());
             let cosine = cosine(got, &case.embedding);
@@ -357,7 +356,7 @@ fn a_placeholder_needs_a_picture() {
                     images,
                     instruction,
                 };
-                let result = model.embed(&[request], &Cancel::new());
+                let result = model.embed(&[request], u64::MAX, &Cancel::new());
                 assert!(
                     matches!(result, Err(ModelError::InvalidInput(_))),
                     "{request:?}: {result:?}"
@@ -371,7 +370,7 @@ fn a_placeholder_needs_a_picture() {
 fn too_long_and_too_thin_are_errors() {
     let mut model = load_case("image_square");
     model.max_tokens = 60;
-    let embed = |request: Request<'_>| model.embed(&[request], &Cancel::new());
+    let embed = |request: Request<'_>| model.embed(&[request], u64::MAX, &Cancel::new());
 
     let thin = [picture(1, 201)];
     let result = embed(Request {

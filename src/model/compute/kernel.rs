@@ -1,0 +1,420 @@
+//! The products themselves, which a library or [`avx512`](super::avx512) computes: the thin layer
+//! of pointers between them and [`Matrix`](super::Matrix).
+
+use std::marker::PhantomData;
+
+use half::bf16;
+use numkong::Dots;
+
+use super::avx512;
+
+/// Where a product goes: some columns of a row-major matrix of f32. Whoever splits a matrix into
+/// targets gives each column to one of them.
+pub(in super::super) struct Target<'a> {
+    pointer: *mut f32,
+    /// Elements from a row to the next.
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    _matrix: PhantomData<&'a mut [f32]>,
+}
+
+/// A matrix that is about to be filled by several threads, each its own columns.
+pub(in super::super) struct Output<'a> {
+    pointer: *mut f32,
+    stride: usize,
+    rows: usize,
+    _matrix: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is only taken apart into targets, and those are of disjoint columns.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    /// A matrix of rows of `stride` elements.
+    pub fn new(matrix: &'a mut [f32], stride: usize) -> Self {
+        Self {
+            pointer: matrix.as_mut_ptr(),
+            stride,
+            rows: matrix.len() / stride.max(1),
+            _matrix: PhantomData,
+        }
+    }
+
+    /// `rows` rows from `row` on, and in them `columns` columns from `column` on.
+    ///
+    /// # Safety
+    /// No other target of this matrix that is alive has any of these elements.
+    pub unsafe fn target(
+        &self,
+        row: usize,
+        rows: usize,
+        column: usize,
+        columns: usize,
+    ) -> Target<'a> {
+        assert!(row + rows <= self.rows && column + columns <= self.stride);
+        Target {
+            // SAFETY: within the matrix, as just checked.
+            pointer: unsafe { self.pointer.add(row * self.stride + column) },
+            stride: self.stride,
+            rows,
+            columns,
+            _matrix: PhantomData,
+        }
+    }
+}
+
+impl Target<'_> {
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    pub fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.pointer
+    }
+
+    /// One row.
+    pub fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows);
+        // SAFETY: the row lies in the matrix, and the target has its columns for itself.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(row * self.stride), self.columns) }
+    }
+
+    /// The same place, for a shorter time.
+    pub fn reborrow(&mut self) -> Target<'_> {
+        Target {
+            pointer: self.pointer,
+            stride: self.stride,
+            rows: self.rows,
+            columns: self.columns,
+            _matrix: PhantomData,
+        }
+    }
+
+    pub fn add_bias(&mut self, bias: Option<&[f32]>) {
+        let Some(bias) = bias else { return };
+        for row in 0..self.rows {
+            for (out, bias) in self.row(row).iter_mut().zip(bias) {
+                *out += bias;
+            }
+        }
+    }
+}
+
+/// Which code multiplies half-precision and whole-number matrices here. Each packs matrices its
+/// own way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Kernel {
+    /// Ours, for AVX-512 with BF16 and VNNI.
+    Avx512,
+    /// NumKong's, with the best instructions that it finds.
+    NumKong,
+}
+
+/// The length of blocks of inputs that share a scale in whole-number products.
+pub(in super::super) const INT8_BLOCK: usize = 1024;
+
+impl Kernel {
+    /// The one for this processor. AMX does more at once than AVX-512.
+    pub fn best() -> Self {
+        let amx = numkong::available() & numkong::cap::SAPPHIREAMX != 0;
+        match !amx && avx512::available() {
+            true => Self::Avx512,
+            false => Self::NumKong,
+        }
+    }
+
+    /// What to call it, and what distinguishes its packed matrices from others'.
+    pub fn name(self) -> String {
+        use numkong::cap;
+        if self == Self::Avx512 {
+            return "avx512".into();
+        }
+        let best = [
+            (cap::SAPPHIREAMX, "amx"),
+            (cap::GENOA, "avx512bf16"),
+            (cap::ICELAKE, "avx512vnni"),
+            (cap::SKYLAKE, "avx512f"),
+            (cap::ALDER, "avxvnni"),
+            (cap::HASWELL, "avx2"),
+            (cap::NEONBFDOT, "neonbf16"),
+            (cap::NEONSDOT, "neonsdot"),
+            (cap::NEON, "neon"),
+        ];
+        let available = numkong::available();
+        let name = best
+            .iter()
+            .find(|(capability, _)| available & capability != 0)
+            .map_or("portable", |(_, name)| name);
+        // Which instructions it dispatches each type to follows from all that it sees.
+        format!("numkong.{name}.{available:x}")
+    }
+
+    pub fn bf16_packed_bytes(self, outputs: usize, inputs: usize) -> usize {
+        match self {
+            Self::Avx512 => avx512::bf16_packed_bytes(outputs, inputs),
+            Self::NumKong => numkong::bf16::dots_packed_size(outputs, inputs),
+        }
+        .next_multiple_of(64)
+    }
+
+    /// Pack [outputs, inputs].
+    pub fn bf16_pack(self, weight: &[bf16], outputs: usize, inputs: usize, packed: &mut [u8]) {
+        assert_eq!(weight.len(), outputs * inputs);
+        assert_eq!(packed.len(), self.bf16_packed_bytes(outputs, inputs));
+        match self {
+            Self::Avx512 => {
+                let exact = avx512::bf16_packed_bytes(outputs, inputs);
+                avx512::bf16_pack(
+                    bytemuck::cast_slice(weight),
+                    outputs,
+                    inputs,
+                    &mut packed[..exact],
+                );
+            }
+            // SAFETY: both buffers have the sizes that are asked for, as just checked.
+            Self::NumKong => unsafe {
+                numkong::bf16::dots_pack(
+                    weight.as_ptr().cast(),
+                    outputs,
+                    inputs,
+                    inputs * size_of::<bf16>(),
+                    packed.as_mut_ptr(),
+                );
+            },
+        }
+    }
+
+    /// `x Wᵀ + b`: `x` has as many rows as the target, and what was packed as many outputs as the
+    /// target has columns.
+    pub fn bf16_product(
+        self,
+        x: &[bf16],
+        inputs: usize,
+        packed: &[u8],
+        bias: Option<&[f32]>,
+        mut target: Target<'_>,
+    ) {
+        let (rows, outputs) = (target.rows, target.columns);
+        assert_eq!(x.len(), rows * inputs);
+        assert_eq!(packed.len(), self.bf16_packed_bytes(outputs, inputs));
+        match self {
+            Self::Avx512 => {
+                let exact = avx512::bf16_packed_bytes(outputs, inputs);
+                avx512::bf16_product(
+                    bytemuck::cast_slice(x),
+                    inputs,
+                    &packed[..exact],
+                    outputs,
+                    inputs,
+                    bias,
+                    target,
+                );
+            }
+            Self::NumKong => {
+                // SAFETY: the sizes are as just checked, and the target has its elements for
+                // itself.
+                unsafe {
+                    numkong::bf16::dots_packed(
+                        x.as_ptr().cast(),
+                        packed.as_ptr(),
+                        target.pointer,
+                        rows,
+                        outputs,
+                        inputs,
+                        inputs * size_of::<bf16>(),
+                        target.stride * size_of::<f32>(),
+                    );
+                }
+                target.add_bias(bias);
+            }
+        }
+    }
+}
+
+/// What a thread needs before its first product: AMX has to be asked for, thread by thread.
+pub fn configure_thread() {
+    numkong::configure_thread();
+}
+
+/// `lhs · rhs` into the target, in f32: `lhs` is [rows, depth] with rows `lhs_stride` apart;
+/// element (i, j) of `rhs`, which is [depth, columns], stands at `i · rhs_strides.0 + j ·
+/// rhs_strides.1`.
+pub(in super::super) fn gemm_f32(
+    lhs: &[f32],
+    lhs_stride: usize,
+    rhs: &[f32],
+    rhs_strides: (usize, usize),
+    depth: usize,
+    target: Target<'_>,
+) {
+    let (rows, columns) = (target.rows, target.columns);
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(depth > 0);
+    assert!((rows - 1) * lhs_stride + depth <= lhs.len());
+    assert!((depth - 1) * rhs_strides.0 + (columns - 1) * rhs_strides.1 < rhs.len());
+    // SAFETY: every element that the strides reach lies within its slice, as just checked; the
+    // target has its elements for itself, and nothing is read of it.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            depth,
+            target.pointer,
+            1,
+            target.stride as isize,
+            false,
+            lhs.as_ptr(),
+            1,
+            lhs_stride as isize,
+            rhs.as_ptr(),
+            rhs_strides.1 as isize,
+            rhs_strides.0 as isize,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// Blocks of inputs that share a scale.
+pub(in super::super) fn int8_blocks(inputs: usize) -> usize {
+    inputs.div_ceil(INT8_BLOCK)
+}
+
+/// Where block `i` of `inputs` inputs lies.
+fn int8_block(i: usize, inputs: usize) -> std::ops::Range<usize> {
+    i * INT8_BLOCK..inputs.min((i + 1) * INT8_BLOCK)
+}
+
+impl Kernel {
+    pub fn i8_packed_bytes(self, outputs: usize, inputs: usize) -> usize {
+        match self {
+            Self::Avx512 => avx512::i8_packed_bytes(outputs, inputs, INT8_BLOCK),
+            Self::NumKong => (0..int8_blocks(inputs))
+                .map(|i| numkong_i8_bytes(outputs, int8_block(i, inputs).len()))
+                .sum(),
+        }
+        .next_multiple_of(64)
+    }
+
+    /// Pack [outputs, inputs].
+    pub fn i8_pack(self, weight: &[i8], outputs: usize, inputs: usize, packed: &mut [u8]) {
+        assert_eq!(weight.len(), outputs * inputs);
+        assert_eq!(packed.len(), self.i8_packed_bytes(outputs, inputs));
+        match self {
+            Self::Avx512 => {
+                let exact = avx512::i8_packed_bytes(outputs, inputs, INT8_BLOCK);
+                avx512::i8_pack(weight, outputs, inputs, INT8_BLOCK, &mut packed[..exact]);
+            }
+            Self::NumKong => {
+                let mut rest = packed;
+                for i in 0..int8_blocks(inputs) {
+                    let block = int8_block(i, inputs);
+                    let bytes = numkong_i8_bytes(outputs, block.len());
+                    let (own, after) = rest.split_at_mut(bytes);
+                    rest = after;
+                    // SAFETY: the block's rows lie `inputs` bytes apart in the weight, and the
+                    // part has the size that is asked for.
+                    unsafe {
+                        i8::dots_pack(
+                            weight.as_ptr().add(block.start),
+                            outputs,
+                            block.len(),
+                            inputs,
+                            own.as_mut_ptr(),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// `x Wᵀ + b` of quantised rows: block for block a whole number, which the scale of the row
+    /// and the scale of the output make a real one. Scales are [rows, blocks] and [outputs,
+    /// blocks].
+    #[allow(clippy::too_many_arguments)]
+    pub fn i8_product(
+        self,
+        x: &[i8],
+        x_scales: &[f32],
+        inputs: usize,
+        packed: &[u8],
+        scales: &[f32],
+        bias: Option<&[f32]>,
+        mut target: Target<'_>,
+    ) {
+        let (rows, outputs, blocks) = (target.rows, target.columns, int8_blocks(inputs));
+        assert_eq!(x.len(), rows * inputs);
+        assert_eq!(x_scales.len(), rows * blocks);
+        assert_eq!(scales.len(), outputs * blocks);
+        assert_eq!(packed.len(), self.i8_packed_bytes(outputs, inputs));
+        match self {
+            Self::Avx512 => {
+                let exact = avx512::i8_packed_bytes(outputs, inputs, INT8_BLOCK);
+                avx512::i8_product(
+                    x,
+                    inputs,
+                    x_scales,
+                    &packed[..exact],
+                    scales,
+                    outputs,
+                    inputs,
+                    INT8_BLOCK,
+                    bias,
+                    target,
+                );
+            }
+            Self::NumKong => {
+                let mut dots = vec![0i32; rows * outputs];
+                let mut rest = packed;
+                for i in 0..blocks {
+                    let block = int8_block(i, inputs);
+                    let (own, after) = rest.split_at(numkong_i8_bytes(outputs, block.len()));
+                    rest = after;
+                    // SAFETY: rows of x lie `inputs` bytes apart, and the dots have room for
+                    // [rows, outputs].
+                    unsafe {
+                        i8::dots_packed(
+                            x.as_ptr().add(block.start),
+                            own.as_ptr(),
+                            dots.as_mut_ptr(),
+                            rows,
+                            outputs,
+                            block.len(),
+                            inputs,
+                            outputs * size_of::<i32>(),
+                        );
+                    }
+                    for (row, dots) in dots.chunks_exact(outputs).enumerate() {
+                        let x_scale = x_scales[row * blocks + i];
+                        let scales = scales.iter().skip(i).step_by(blocks);
+                        for ((out, &dot), scale) in target.row(row).iter_mut().zip(dots).zip(scales)
+                        {
+                            let part = dot as f32 * (x_scale * scale);
+                            *out = if i == 0 { part } else { *out + part };
+                        }
+                    }
+                }
+                target.add_bias(bias);
+            }
+        }
+    }
+}
+
+fn numkong_i8_bytes(outputs: usize, inputs: usize) -> usize {
+    i8::dots_packed_size(outputs, inputs).next_multiple_of(64)
+}

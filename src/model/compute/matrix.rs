@@ -1,0 +1,442 @@
+//! Weight matrices as they are packed and multiplied, and tables of rows.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+
+use super::kernel::{INT8_BLOCK, Kernel, Output, gemm_f32, int8_blocks};
+use super::{Bytes, pool};
+
+/// Outputs that are packed together: what one thread takes of a layer at a time.
+const PANEL_OUTPUTS: usize = 128;
+
+/// The form in which the matrices of a model are held, which decides how products round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in super::super) enum Held {
+    /// Products in f32.
+    #[serde(rename = "float32")]
+    F32,
+    /// Half the memory; widened for products in f32.
+    #[serde(rename = "float16")]
+    F16,
+    /// Both factors of a product are rounded to bf16; sums are f32.
+    #[serde(rename = "bfloat16")]
+    Bf16,
+    /// Whole numbers of 8 bits with a scale for each output and block of inputs; the other factor
+    /// is quantised alike, row by row. Sums within a block are exact.
+    #[serde(rename = "int8")]
+    Int8,
+}
+
+impl Held {
+    /// As it is written in `photosearch.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// Whether packed matrices are laid out for one kernel.
+    pub fn needs_kernel(self) -> bool {
+        matches!(self, Self::Bf16 | Self::Int8)
+    }
+}
+
+/// A weight matrix [outputs, inputs].
+pub(in super::super) struct Matrix {
+    outputs: usize,
+    inputs: usize,
+    held: Held,
+    kernel: Kernel,
+    packed: Bytes,
+}
+
+/// A panel's weights: real ones, or whole numbers with their scales ([outputs, blocks]).
+pub(in super::super) enum Panel {
+    Real(Vec<f32>),
+    Whole(Vec<i8>, Vec<f32>),
+}
+
+impl Matrix {
+    /// What was packed for `held` and `kernel`; `None` if it has not the size of such a matrix.
+    pub fn new(
+        outputs: usize,
+        inputs: usize,
+        held: Held,
+        kernel: Kernel,
+        packed: Bytes,
+    ) -> Option<Self> {
+        let own = Self {
+            outputs,
+            inputs,
+            held,
+            kernel,
+            packed,
+        };
+        let expected: usize = own
+            .panels()
+            .map(|(_, rows)| panel_bytes(held, kernel, rows, inputs))
+            .sum();
+        (own.packed.as_ref().len() == expected).then_some(own)
+    }
+
+    /// A matrix without weights, for a model that is only built to see what it is made of.
+    pub fn absent(outputs: usize, inputs: usize, held: Held, kernel: Kernel) -> Self {
+        Self {
+            outputs,
+            inputs,
+            held,
+            kernel,
+            packed: Bytes::empty(),
+        }
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub fn held(&self) -> Held {
+        self.held
+    }
+
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// First output and number of outputs of each panel.
+    pub fn panels(&self) -> impl Iterator<Item = (usize, usize)> {
+        panels(self.outputs)
+    }
+
+    fn panel(&self, first: usize, rows: usize) -> &[u8] {
+        let before =
+            first / PANEL_OUTPUTS * panel_bytes(self.held, self.kernel, PANEL_OUTPUTS, self.inputs);
+        let bytes = panel_bytes(self.held, self.kernel, rows, self.inputs);
+        &self.packed.as_ref()[before..before + bytes]
+    }
+
+    /// `x Wᵀ + b` for `x` of [rows, inputs]: [rows, outputs].
+    pub fn product(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let (outputs, inputs) = (self.outputs, self.inputs);
+        let rows = x.len() / inputs;
+        let mut out = vec![0.0; rows * outputs];
+        let width = pool::width_for(rows * outputs * inputs / 8);
+        let output = Output::new(&mut out, outputs);
+        let each = |work: &(dyn Fn(usize, usize) + Sync)| {
+            pool::for_each(outputs.div_ceil(PANEL_OUTPUTS), width, |i| {
+                work(
+                    i * PANEL_OUTPUTS,
+                    PANEL_OUTPUTS.min(outputs - i * PANEL_OUTPUTS),
+                );
+            });
+        };
+        match self.held {
+            Held::F32 => {
+                let weights: &[f32] = self.packed.cast().unwrap_or_default();
+                // gemm packs x anew for each part: as many as there are threads.
+                let step = outputs.div_ceil(width);
+                pool::for_each(outputs.div_ceil(step), width, |i| {
+                    let (first, columns) = (i * step, step.min(outputs - i * step));
+                    // SAFETY: parts are disjoint.
+                    let mut target = unsafe { output.target(0, rows, first, columns) };
+                    let own = &weights[first * inputs..(first + columns) * inputs];
+                    real_product(x, own, inputs, part(bias, first, columns), &mut target);
+                });
+            }
+            Held::F16 => each(&|first, columns| {
+                let mut own = vec![0.0; columns * inputs];
+                let halves: &[f16] =
+                    bytemuck::try_cast_slice(self.panel(first, columns)).unwrap_or_default();
+                halves.convert_to_f32_slice(&mut own);
+                // SAFETY: panels are disjoint.
+                let mut target = unsafe { output.target(0, rows, first, columns) };
+                real_product(x, &own, inputs, part(bias, first, columns), &mut target);
+            }),
+            Held::Bf16 => {
+                let x = to_bf16(x, inputs);
+                each(&|first, columns| {
+                    // SAFETY: panels are disjoint.
+                    let target = unsafe { output.target(0, rows, first, columns) };
+                    let bias = part(bias, first, columns);
+                    self.kernel
+                        .bf16_product(&x, inputs, self.panel(first, columns), bias, target);
+                });
+            }
+            Held::Int8 => {
+                let (x, x_scales) = quantise(x, inputs);
+                each(&|first, columns| {
+                    // SAFETY: panels are disjoint.
+                    let target = unsafe { output.target(0, rows, first, columns) };
+                    let panel = self.panel(first, columns);
+                    let (scales, packed) = panel.split_at(scale_bytes(columns, inputs));
+                    let scales: &[f32] = bytemuck::try_cast_slice(scales).unwrap_or_default();
+                    self.kernel.i8_product(
+                        &x,
+                        &x_scales,
+                        inputs,
+                        packed,
+                        &scales[..columns * int8_blocks(inputs)],
+                        part(bias, first, columns),
+                        target,
+                    );
+                });
+            }
+        }
+        out
+    }
+}
+
+fn panels(outputs: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..outputs)
+        .step_by(PANEL_OUTPUTS)
+        .map(move |first| (first, PANEL_OUTPUTS.min(outputs - first)))
+}
+
+fn part(bias: Option<&[f32]>, first: usize, columns: usize) -> Option<&[f32]> {
+    bias.map(|bias| &bias[first..first + columns])
+}
+
+/// `x Wᵀ + b` in f32.
+fn real_product(
+    x: &[f32],
+    weights: &[f32],
+    inputs: usize,
+    bias: Option<&[f32]>,
+    target: &mut super::Target<'_>,
+) {
+    gemm_f32(x, inputs, weights, (1, inputs), inputs, target.reborrow());
+    target.add_bias(bias);
+}
+
+/// Bytes of the scales before a panel's whole numbers.
+fn scale_bytes(outputs: usize, inputs: usize) -> usize {
+    (outputs * int8_blocks(inputs) * size_of::<f32>()).next_multiple_of(64)
+}
+
+fn panel_bytes(held: Held, kernel: Kernel, outputs: usize, inputs: usize) -> usize {
+    match held {
+        Held::F32 => outputs * inputs * size_of::<f32>(),
+        Held::F16 => outputs * inputs * size_of::<f16>(),
+        Held::Bf16 => kernel.bf16_packed_bytes(outputs, inputs),
+        Held::Int8 => scale_bytes(outputs, inputs) + kernel.i8_packed_bytes(outputs, inputs),
+    }
+}
+
+/// A panel's bytes as [`Matrix::new`] takes them, panel after panel.
+pub(in super::super) fn pack_panel(
+    held: Held,
+    kernel: Kernel,
+    weights: Panel,
+    outputs: usize,
+    inputs: usize,
+) -> Vec<u8> {
+    let mut packed = vec![0u8; panel_bytes(held, kernel, outputs, inputs)];
+    match (held, weights) {
+        (Held::Int8, weights) => {
+            let (whole, scales) = match weights {
+                Panel::Whole(whole, scales) => (whole, scales),
+                Panel::Real(real) => quantise(&real, inputs),
+            };
+            let (head, body) = packed.split_at_mut(scale_bytes(outputs, inputs));
+            let scales: &[u8] = bytemuck::cast_slice(&scales);
+            head[..scales.len()].copy_from_slice(scales);
+            kernel.i8_pack(&whole, outputs, inputs, body);
+        }
+        (held, weights) => {
+            let real = match weights {
+                Panel::Real(real) => real,
+                Panel::Whole(whole, scales) => dequantise(&whole, &scales, inputs),
+            };
+            match held {
+                Held::F16 => {
+                    let halves: Vec<f16> = real.iter().map(|&x| f16::from_f32(x)).collect();
+                    packed.copy_from_slice(bytemuck::cast_slice(&halves));
+                }
+                Held::Bf16 => {
+                    kernel.bf16_pack(&to_bf16(&real, inputs), outputs, inputs, &mut packed)
+                }
+                Held::F32 | Held::Int8 => packed.copy_from_slice(bytemuck::cast_slice(&real)),
+            }
+        }
+    }
+    packed
+}
+
+/// The panels of a matrix: first output and number of outputs of each.
+pub(in super::super) fn matrix_panels(outputs: usize) -> impl Iterator<Item = (usize, usize)> {
+    panels(outputs)
+}
+
+/// Rows of `row` elements, each rounded to the nearest bf16.
+pub(in super::super) fn to_bf16(x: &[f32], row: usize) -> Vec<bf16> {
+    let mut out = vec![bf16::ZERO; x.len()];
+    pool::for_rows(&mut out, row, x.len() * 2, |first, out| {
+        for (out, &x) in out.iter_mut().zip(&x[first * row..]) {
+            *out = round_to_bf16(x);
+        }
+    });
+    out
+}
+
+/// To the nearest, ties to even. Written without a branch, for vector code.
+#[inline(always)]
+fn round_to_bf16(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1));
+    // A NaN whose upper bits are those of an infinity would become one.
+    let bits = if x.is_nan() {
+        bits | 0x0040_0000
+    } else {
+        rounded
+    };
+    bf16::from_bits((bits >> 16) as u16)
+}
+
+/// Whole numbers of rows of `inputs`, and a scale for each row and block: the largest magnitude of
+/// a block becomes 127.
+pub(in super::super) fn quantise(x: &[f32], inputs: usize) -> (Vec<i8>, Vec<f32>) {
+    let blocks = int8_blocks(inputs);
+    let rows = x.len() / inputs;
+    let mut scales = vec![0.0; rows * blocks];
+    pool::for_rows(&mut scales, blocks, x.len() * 2, |first, scales| {
+        for (scales, row) in scales
+            .chunks_exact_mut(blocks)
+            .zip(x[first * inputs..].chunks_exact(inputs))
+        {
+            for (scale, block) in scales.iter_mut().zip(row.chunks(INT8_BLOCK)) {
+                *scale = largest(block) / 127.0;
+            }
+        }
+    });
+    let mut whole = vec![0i8; x.len()];
+    pool::for_rows(&mut whole, inputs, x.len() * 2, |first, whole| {
+        for (i, whole) in whole.chunks_exact_mut(inputs).enumerate() {
+            let row = first + i;
+            let source = &x[row * inputs..][..inputs];
+            let scales = &scales[row * blocks..][..blocks];
+            for ((whole, source), &scale) in whole
+                .chunks_mut(INT8_BLOCK)
+                .zip(source.chunks(INT8_BLOCK))
+                .zip(scales)
+            {
+                round_to_i8(source, scale, whole);
+            }
+        }
+    });
+    (whole, scales)
+}
+
+fn largest(block: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (chunks, rest) = block.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(x.abs());
+        }
+    }
+    rest.iter()
+        .chain(&lanes)
+        .fold(0.0, |most: f32, x| most.max(x.abs()))
+}
+
+fn round_to_i8(source: &[f32], scale: f32, whole: &mut [i8]) {
+    /// Adding 1.5 · 2^23 rounds to whole numbers, which then are the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+    for (whole, &x) in whole.iter_mut().zip(source) {
+        let clamped = (x * inverse).clamp(-127.0, 127.0);
+        *whole = (clamped + ROUND).to_bits() as i8;
+    }
+}
+
+fn dequantise(whole: &[i8], scales: &[f32], inputs: usize) -> Vec<f32> {
+    let blocks = int8_blocks(inputs);
+    whole
+        .iter()
+        .enumerate()
+        .map(|(i, &q)| {
+            let (row, column) = (i / inputs, i % inputs);
+            f32::from(q) * scales[row * blocks + column / INT8_BLOCK]
+        })
+        .collect()
+}
+
+/// Stored real numbers to f32. `None` for a length that is no multiple of the type's.
+pub(in super::super) fn widen(held: Held, bytes: &[u8], out: &mut [f32]) -> Option<()> {
+    match held {
+        Held::F32 => out.copy_from_slice(bytemuck::try_cast_slice(bytes).ok()?),
+        Held::F16 => {
+            let halves: &[f16] = bytemuck::try_cast_slice(bytes).ok()?;
+            halves.convert_to_f32_slice(out);
+        }
+        Held::Bf16 => {
+            let halves: &[bf16] = bytemuck::try_cast_slice(bytes).ok()?;
+            for (out, half) in out.iter_mut().zip(halves) {
+                *out = half.to_f32();
+            }
+        }
+        Held::Int8 => return None,
+    }
+    Some(())
+}
+
+/// Rows that are looked up: [rows, columns], each a real number as the checkpoint stores it.
+pub(in super::super) struct Table {
+    columns: usize,
+    held: Held,
+    bytes: Bytes,
+}
+
+impl Table {
+    /// `None` if the bytes have not the size of such a table.
+    pub fn new(rows: usize, columns: usize, held: Held, bytes: Bytes) -> Option<Self> {
+        let size = rows.checked_mul(Self::row_bytes(columns, held))?;
+        (bytes.as_ref().len() == size).then_some(Self {
+            columns,
+            held,
+            bytes,
+        })
+    }
+
+    /// A table without rows, for a model that is only built to see what it is made of.
+    pub fn absent(columns: usize, held: Held) -> Self {
+        Self {
+            columns,
+            held,
+            bytes: Bytes::empty(),
+        }
+    }
+
+    /// The size of a row of so many elements.
+    pub fn row_bytes(columns: usize, held: Held) -> usize {
+        columns
+            * match held {
+                Held::F32 => 4,
+                Held::F16 | Held::Bf16 => 2,
+                Held::Int8 => 1,
+            }
+    }
+
+    /// The rows of these numbers, one after another; `None` if there is no such row.
+    pub fn rows(&self, numbers: impl ExactSizeIterator<Item = usize>) -> Option<Vec<f32>> {
+        let mut out = vec![0.0; numbers.len() * self.columns];
+        let bytes = self.bytes.as_ref();
+        let row_bytes = Self::row_bytes(self.columns, self.held);
+        for (out, number) in out.chunks_exact_mut(self.columns).zip(numbers) {
+            let start = number.checked_mul(row_bytes)?;
+            widen(
+                self.held,
+                bytes.get(start..start.checked_add(row_bytes)?)?,
+                out,
+            )?;
+        }
+        Some(out)
+    }
+}

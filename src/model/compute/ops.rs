@@ -1,0 +1,436 @@
+//! Norms, activations and rotations on rows of f32, over the threads of the pool. Loops are
+//! written so that the compiler turns them into vector code, and compiled a second time for AVX2.
+
+use super::pool;
+
+/// Rough costs of an element, in multiplications, for [`pool::for_rows`].
+const NORM_COST: usize = 8;
+const ACTIVATION_COST: usize = 24;
+
+/// Compiles a function of slices for the baseline and for AVX2 with FMA, and calls the better one.
+macro_rules! vectorised {
+    ($(#[$doc:meta])* $visibility:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block) => {
+        $(#[$doc])*
+        $visibility fn $name($($arg: $type),*) {
+            #[inline(always)]
+            fn body($($arg: $type),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn wide($($arg: $type),*) {
+                    body($($arg),*)
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has what the function is compiled for.
+                    return unsafe { wide($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+
+/// `e^x` to about two units in the last place, 0 below -87.3: x = n ln 2 + r with |r| ≤ ln 2 / 2,
+/// and the Taylor polynomial of degree 7 for r (its remainder is below 2^-27).
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const LOWEST: f32 = -87.3;
+    const HIGHEST: f32 = 88.7;
+    /// Adding 1.5 · 2^23 rounds to whole numbers.
+    const ROUND: f32 = 12_582_912.0;
+    /// ln 2 in two parts, the first with few enough bits that its multiples are exact.
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = x.clamp(LOWEST, HIGHEST);
+    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
+    let mut p = 1.0 / 5040.0;
+    for c in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
+        p = p * r + c;
+    }
+    let power = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    // A NaN passes the clamp as NaN and stays one.
+    if x < LOWEST { 0.0 } else { p * power }
+}
+
+#[inline(always)]
+fn tanh_of(x: f32) -> f32 {
+    // Near 0 the quotient cancels; there the odd series is exact to f32.
+    let square = x * x;
+    let series =
+        x * (1.0 + square * (-1.0 / 3.0 + square * (2.0 / 15.0 - square * (17.0 / 315.0))));
+    let e = exp(-2.0 * x.abs());
+    let large = ((1.0 - e) / (1.0 + e)).copysign(x);
+    if square < 0.01 { series } else { large }
+}
+
+vectorised! {
+    /// `e^(x - shift)` in place.
+    pub fn exp_all(x: &mut [f32], shift: f32) {
+        for x in x {
+            *x = exp(*x - shift);
+        }
+    }
+}
+
+vectorised! {
+    fn silu_gate_part(gate: &mut [f32], up: &[f32]) {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = *gate / (1.0 + exp(-*gate)) * up;
+        }
+    }
+}
+
+vectorised! {
+    fn silu_part(x: &mut [f32]) {
+        for x in x {
+            *x /= 1.0 + exp(-*x);
+        }
+    }
+}
+
+vectorised! {
+    fn gelu_tanh_part(x: &mut [f32]) {
+        const SCALE: f32 = 0.797_884_56; // √(2 / π)
+        for x in x {
+            let inner = SCALE * (*x + 0.044_715 * *x * *x * *x);
+            *x = 0.5 * *x * (1.0 + tanh_of(inner));
+        }
+    }
+}
+
+vectorised! {
+    fn tanh_part(x: &mut [f32]) {
+        for x in x {
+            *x = tanh_of(*x);
+        }
+    }
+}
+
+vectorised! {
+    fn rms_norm_rows(x: &[f32], out: &mut [f32], weight: &[f32], epsilon: f32) {
+        let size = weight.len();
+        for (x, out) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
+            let scale = (sum_of(x, |x| x * x) / size as f32 + epsilon).sqrt().recip();
+            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+                *out = x * scale * weight;
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn layer_norm_rows(x: &[f32], out: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) {
+        let size = weight.len();
+        for (x, out) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
+            let mean = sum_of(x, |x| x) / size as f32;
+            let variance = sum_of(x, |x| (x - mean) * (x - mean)) / size as f32;
+            let scale = (variance + epsilon).sqrt().recip();
+            for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+                *out = (x - mean) * scale * weight + bias;
+            }
+        }
+    }
+}
+
+/// The sum.
+pub fn sum(x: &[f32]) -> f32 {
+    sum_of(x, |x| x)
+}
+
+/// The largest element; negative infinity where there is none.
+pub fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    rest.iter()
+        .chain(&lanes)
+        .fold(f32::NEG_INFINITY, |most, &x| most.max(x))
+}
+
+/// Sixteen sums side by side, so that they can be lanes; pairwise at the end.
+#[inline(always)]
+fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += f(x);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane += f(x);
+    }
+    let mut width = 8;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// `x / rms(x) · weight` of each row of `weight.len()` elements.
+pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
+    let size = weight.len();
+    let mut out = vec![0.0; x.len()];
+    pool::for_rows(&mut out, size, x.len() * NORM_COST, |first, out| {
+        rms_norm_rows(&x[first * size..][..out.len()], out, weight, epsilon);
+    });
+    out
+}
+
+/// `(x - mean) / deviation · weight + bias` of each row. The variance is taken about the mean, in
+/// a second pass: `E[x²] - E[x]²` cancels in f32 where the mean is large.
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
+    let size = weight.len();
+    let mut out = vec![0.0; x.len()];
+    pool::for_rows(&mut out, size, x.len() * NORM_COST, |first, out| {
+        layer_norm_rows(&x[first * size..][..out.len()], out, weight, bias, epsilon);
+    });
+    out
+}
+
+/// `gate · sigmoid(gate) · up` into `gate`.
+pub fn silu_gate(gate: &mut [f32], up: &[f32]) {
+    pool::for_rows(gate, 1, up.len() * ACTIVATION_COST, |first, gate| {
+        silu_gate_part(gate, &up[first..][..gate.len()]);
+    });
+}
+
+/// `x · sigmoid(x)`, in place.
+pub fn silu(x: &mut [f32]) {
+    let cost = x.len() * ACTIVATION_COST;
+    pool::for_rows(x, 1, cost, |_, x| silu_part(x));
+}
+
+/// The approximation of [`gelu_erf`] by tanh (Hendrycks and Gimpel 2016), in place.
+pub fn gelu_tanh(x: &mut [f32]) {
+    let cost = x.len() * ACTIVATION_COST;
+    pool::for_rows(x, 1, cost, |_, x| gelu_tanh_part(x));
+}
+
+/// `x Φ(x)`, in place.
+pub fn gelu_erf(x: &mut [f32]) {
+    let cost = x.len() * ACTIVATION_COST * 4;
+    pool::for_rows(x, 1, cost, |_, x| {
+        for x in x {
+            let half = f64::from(*x) * 0.5;
+            let erf =
+                candle_core::cpu::erf::erf_f64(f64::from(*x) * std::f64::consts::FRAC_1_SQRT_2);
+            *x = (half * (1.0 + erf)) as f32;
+        }
+    });
+}
+
+/// `tanh(x)`, in place.
+pub fn tanh(x: &mut [f32]) {
+    let cost = x.len() * ACTIVATION_COST;
+    pool::for_rows(x, 1, cost, |_, x| tanh_part(x));
+}
+
+/// `max(x, 0)`, in place.
+pub fn relu(x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x = x.max(0.0));
+}
+
+vectorised! {
+    /// Rotates pairs (i, i + half) of one head's row.
+    fn rotate_row(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
+        let half = cos.len();
+        let (low, high) = x.split_at(half);
+        let (out_low, out_high) = out.split_at_mut(half);
+        for i in 0..half {
+            out_low[i] = low[i] * cos[i] - high[i] * sin[i];
+            out_high[i] = high[i] * cos[i] + low[i] * sin[i];
+        }
+    }
+}
+
+/// Brings heads apart and rotates them: `x` is [n, width], of which the `heads · head_dim` columns
+/// from `start` are heads side by side; the result is [heads, n, head_dim]. `norm`, where given, is
+/// the weight and epsilon of an RMS norm of each head before. `tables` are the cosines and sines,
+/// each [n, head_dim / 2]; without them nothing is rotated.
+#[allow(clippy::too_many_arguments)]
+pub fn rotate_heads(
+    x: &[f32],
+    width: usize,
+    start: usize,
+    heads: usize,
+    head_dim: usize,
+    norm: Option<(&[f32], f32)>,
+    tables: Option<(&[f32], &[f32])>,
+) -> Vec<f32> {
+    let n = x.len() / width;
+    let half = head_dim / 2;
+    let mut out = vec![0.0; heads * n * head_dim];
+    let cost = out.len() * NORM_COST;
+    pool::for_rows(&mut out, head_dim, cost, |first, out| {
+        let mut normed = vec![0.0; head_dim];
+        for (i, out) in out.chunks_exact_mut(head_dim).enumerate() {
+            let (head, row) = ((first + i) / n, (first + i) % n);
+            let mut source = &x[row * width + start + head * head_dim..][..head_dim];
+            if let Some((weight, epsilon)) = norm {
+                rms_norm_rows(source, &mut normed, weight, epsilon);
+                source = &normed;
+            }
+            match tables {
+                Some((cos, sin)) => {
+                    let at = row * half..(row + 1) * half;
+                    rotate_row(source, &cos[at.clone()], &sin[at], out);
+                }
+                None => out.copy_from_slice(source),
+            }
+        }
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(got: f32, expected: f64, steps: f64) {
+        let step = f64::from(f32::EPSILON) * expected.abs().max(f64::from(f32::MIN_POSITIVE));
+        let error = (f64::from(got) - expected).abs();
+        assert!(
+            error <= steps * step,
+            "{got} for {expected}: {} steps",
+            error / step
+        );
+    }
+
+    fn samples() -> Vec<f32> {
+        let mut all: Vec<f32> = (-8700..8800).map(|i| i as f32 * 0.01 + 0.003).collect();
+        all.extend([
+            0.0, -0.0, 1e-30, -1e-30, 1e-4, -1e-4, 0.0999, 0.1001, -0.0999, -0.1001,
+        ]);
+        all
+    }
+
+    #[test]
+    fn exponentials() {
+        for x in samples() {
+            close(exp(x), f64::from(x).exp(), 2.0);
+        }
+        for (x, expected) in [
+            (-1e30, 0.0),
+            (f32::NEG_INFINITY, 0.0),
+            (-88.0, 0.0),
+            (0.0, 1.0),
+        ] {
+            assert_eq!(exp(x), expected);
+        }
+        assert!(exp(f32::NAN).is_nan());
+        let mut all = samples();
+        exp_all(&mut all, 1.5);
+        for (got, x) in all.into_iter().zip(samples()) {
+            if x - 1.5 > -87.0 {
+                close(got, f64::from(x - 1.5).exp(), 3.0);
+            }
+        }
+    }
+
+    #[test]
+    fn activations() {
+        let mut got = samples();
+        tanh(&mut got);
+        for (got, x) in got.iter().zip(samples()) {
+            close(*got, f64::from(x).tanh(), 4.0);
+        }
+        let mut got = samples();
+        let up: Vec<f32> = samples().iter().map(|x| x * 0.5 + 1.0).collect();
+        silu_gate(&mut got, &up);
+        for ((got, x), up) in got.iter().zip(samples()).zip(&up) {
+            let (x, up) = (f64::from(x), f64::from(*up));
+            // The sigmoid is 0 in f32 where e^-x overflows.
+            let expected = x / (1.0 + (-x).exp()) * up;
+            assert!(
+                (f64::from(*got) - expected).abs() <= 1e-6 * expected.abs() + 1e-35,
+                "{x}"
+            );
+        }
+        let mut got = samples();
+        gelu_tanh(&mut got);
+        for (got, x) in got.iter().zip(samples()) {
+            let x = f64::from(x);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            let expected = 0.5 * x * (1.0 + inner.tanh());
+            assert!(
+                (f64::from(*got) - expected).abs() <= 2e-7 * x.abs() + 1e-35,
+                "{x}"
+            );
+        }
+        // Φ(1) and Φ(-2), from a table of the normal distribution.
+        let mut got = [1.0, -2.0, 0.0, 6.0];
+        gelu_erf(&mut got);
+        for (got, expected) in got
+            .into_iter()
+            .zip([0.841_344_75, -0.045_500_264, 0.0, 6.0])
+        {
+            assert!((got - expected).abs() <= 1e-6, "{got} for {expected}");
+        }
+    }
+
+    #[test]
+    fn norms() {
+        for size in [1, 5, 16, 100] {
+            let x: Vec<f32> = (0..size * 3)
+                .map(|i| (i as f32 * 0.37).sin() + 100.0)
+                .collect();
+            let weight: Vec<f32> = (0..size).map(|i| 1.0 + i as f32 * 0.01).collect();
+            let bias: Vec<f32> = (0..size).map(|i| i as f32 * 0.1).collect();
+            let rms = rms_norm(&x, &weight, 1e-6);
+            let layer = layer_norm(&x, &weight, &bias, 1e-6);
+            for row in 0..3 {
+                let x: Vec<f64> = x[row * size..][..size].iter().map(|&x| x.into()).collect();
+                let n = size as f64;
+                let mean = x.iter().sum::<f64>() / n;
+                let square = x.iter().map(|x| x * x).sum::<f64>() / n;
+                let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+                for i in 0..size {
+                    let w = f64::from(weight[i]);
+                    let at = row * size + i;
+                    let expected = x[i] / (square + 1e-6).sqrt() * w;
+                    assert!((f64::from(rms[at]) - expected).abs() < 1e-6 * expected.abs());
+                    let expected =
+                        (x[i] - mean) / (variance + 1e-6).sqrt() * w + f64::from(bias[i]);
+                    // x itself is rounded to 4e-6 of its 100, which the small deviation enlarges.
+                    assert!((f64::from(layer[at]) - expected).abs() < 1e-3, "{size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn heads_are_brought_apart_and_rotated() {
+        // Two rows of width 10: one column that is not theirs, then two heads of four, then one.
+        let (width, n) = (10, 2);
+        let x: Vec<f32> = (0..width * n).map(|i| i as f32).collect();
+        let apart = rotate_heads(&x, width, 1, 2, 4, None, None);
+        let expected = [1, 2, 3, 4, 11, 12, 13, 14, 5, 6, 7, 8, 15, 16, 17, 18];
+        assert_eq!(apart, expected.map(|i| i as f32));
+        // A quarter turn takes (a, b) to (-b, a); row 0 is left alone.
+        let (cos, sin) = ([1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]);
+        let turned = rotate_heads(&x, width, 1, 2, 4, None, Some((&cos, &sin)));
+        let expected = [1, 2, 3, 4, -13, -14, 11, 12, 5, 6, 7, 8, -17, -18, 15, 16];
+        assert_eq!(turned, expected.map(|i| i as f32));
+        let normed = rotate_heads(&x, width, 1, 2, 4, Some((&[2.0; 4], 0.0)), None);
+        let rms = (30.0f32 / 4.0).sqrt();
+        assert!((normed[0] - 2.0 / rms).abs() < 1e-6 && (normed[3] - 8.0 / rms).abs() < 1e-6);
+    }
+}

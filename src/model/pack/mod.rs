@@ -1,0 +1,178 @@
+//! A model as the server keeps it: one file with everything that its forward pass needs, laid out
+//! for the kernels at hand, mapped read-only by every backend.
+//!
+//! The file, all numbers little-endian:
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 0 … 8 | `PHOTOMDL` |
+//! | 8 … 16 | version of the format |
+//! | 16 … 24 | where the header starts |
+//! | 24 … 32 | its length; it ends the file |
+//! | 32 … 64 | its SHA-256 |
+//! | 64 … | sections, each from a multiple of 64 on |
+//! | … | the header, JSON: [`Header`] |
+
+mod cache;
+mod map;
+mod write;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::compute::{Bytes, Held, Kernel};
+use map::Mapping;
+
+pub use cache::{Cache, Packed};
+pub(super) use write::PackWriter;
+
+const MAGIC: [u8; 8] = *b"PHOTOMDL";
+/// Rises with every change of the format, of the layout of packed matrices or of what a family
+/// asks for: packs of another version are made anew.
+const VERSION: u64 = 1;
+const ALIGNMENT: u64 = 64;
+const PREAMBLE: usize = 64;
+/// Thousands of tensors take some hundred kilobytes.
+const MAX_HEADER_BYTES: u64 = 64 << 20;
+
+/// What the file says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Header {
+    /// Hex SHA-256 of the checkpoint that it was made of.
+    pub fingerprint: String,
+    /// How matrices are held.
+    pub held: Held,
+    /// The name of the kernel for which they are laid out.
+    pub kernel: String,
+    pub sections: BTreeMap<String, Section>,
+}
+
+/// A part of the file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Section {
+    offset: u64,
+    bytes: u64,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Kind {
+    /// A file of the checkpoint, byte for byte.
+    File,
+    /// A tokenizer in its compact form.
+    Tokenizer,
+    /// A [`Matrix`](super::compute::Matrix).
+    Matrix { outputs: usize, inputs: usize },
+    /// A [`Table`](super::compute::Table).
+    Table {
+        rows: usize,
+        columns: usize,
+        held: Held,
+    },
+    /// f32.
+    Vector { length: usize },
+}
+
+/// A mapped pack.
+pub(super) struct Pack {
+    header: Header,
+    kernel: Kernel,
+    mapping: Arc<Mapping>,
+}
+
+/// Why a file is no pack that can be used. It is made anew then.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Malformed(&'static str),
+}
+
+impl Pack {
+    /// Check and map `file`.
+    pub fn open(mut file: File, kernel: Kernel) -> Result<Self, Unusable> {
+        let length = file.metadata()?.len();
+        let mut preamble = [0u8; PREAMBLE];
+        file.seek(SeekFrom::Start(0))?;
+        file.read_exact(&mut preamble)?;
+        let (words, _) = preamble.as_chunks::<8>();
+        let word = |i: usize| u64::from_le_bytes(words[i]);
+        if words[0] != MAGIC || word(1) != VERSION {
+            return Err(Unusable::Malformed("not of this version"));
+        }
+        let (start, bytes) = (word(2), word(3));
+        if bytes > MAX_HEADER_BYTES || start.checked_add(bytes) != Some(length) {
+            return Err(Unusable::Malformed("cut short"));
+        }
+        let mut header = Vec::new();
+        file.seek(SeekFrom::Start(start))?;
+        (&file).take(bytes).read_to_end(&mut header)?;
+        if Sha256::digest(&header).as_slice() != &preamble[32..] {
+            return Err(Unusable::Malformed("wrong checksum"));
+        }
+        let header: Header = serde_json::from_slice(&header)
+            .map_err(|_| Unusable::Malformed("unreadable header"))?;
+        let outside = |section: &Section| {
+            let end = section.offset.checked_add(section.bytes);
+            !section.offset.is_multiple_of(ALIGNMENT) || end.is_none_or(|end| end > start)
+        };
+        if header.sections.values().any(outside) {
+            return Err(Unusable::Malformed("section outside the file"));
+        }
+        let length =
+            usize::try_from(length).map_err(|_| Unusable::Malformed("too large to map"))?;
+        Ok(Self {
+            header,
+            kernel,
+            mapping: Arc::new(Mapping::new(file, length)?),
+        })
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.mapping.as_ref().as_ref().len() as u64
+    }
+
+    /// A section, if there is one of this name.
+    pub fn section(&self, name: &str) -> Option<(&Kind, Bytes)> {
+        let section = self.header.sections.get(name)?;
+        let start = usize::try_from(section.offset).ok()?;
+        let end = start.checked_add(usize::try_from(section.bytes).ok()?)?;
+        let bytes = Bytes::new(self.mapping.clone(), start..end)?;
+        Some((&section.kind, bytes))
+    }
+
+    /// Look at every page once, so that the next forward pass waits for no disk.
+    pub fn warm(&self, cancel: &super::Cancel) -> Result<(), super::ModelError> {
+        const PAGE: usize = 4096;
+        let bytes: &[u8] = self.mapping.as_ref().as_ref();
+        for block in bytes.chunks(64 << 20) {
+            cancel.check()?;
+            let sum = block
+                .iter()
+                .step_by(PAGE)
+                .fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+            std::hint::black_box(sum);
+        }
+        Ok(())
+    }
+}
+
+/// Lower-case hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,181 @@
+//! Where a model gets its weights from while it is built: the server's pack or, the first time, a
+//! checkpoint, which is packed on the way.
+
+use std::cell::RefCell;
+
+use super::compute::{Bytes, Held, Matrix, Table, matrix_panels, pack_panel};
+use super::pack::{Kind, Pack, PackWriter};
+use super::weights::Weights;
+use super::{Cancel, ModelError};
+
+/// Rows of a table that are copied between two looks at the cancel flag.
+const TABLE_ROWS: usize = 1024;
+
+/// A checkpoint on its way into a pack. A model that is built from it has no weights.
+pub(super) struct Packing {
+    pub weights: Weights,
+    pub writer: RefCell<PackWriter>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    Packing(&'a Packing),
+    Packed(&'a Pack),
+}
+
+/// A part of the weights, addressed the way their names are built.
+#[derive(Clone)]
+pub(super) struct Scope<'a> {
+    source: Source<'a>,
+    prefix: String,
+    cancel: &'a Cancel,
+}
+
+impl<'a> Scope<'a> {
+    /// The weights whose names begin with `prefix`; all of them where that is empty.
+    pub fn new(source: Source<'a>, prefix: &str, cancel: &'a Cancel) -> Self {
+        Self {
+            source,
+            prefix: prefix.to_owned(),
+            cancel,
+        }
+    }
+
+    /// The scope `{self}.{part}`.
+    pub fn under(&self, part: impl std::fmt::Display) -> Self {
+        Self {
+            prefix: self.name(part),
+            ..self.clone()
+        }
+    }
+
+    fn name(&self, part: impl std::fmt::Display) -> String {
+        match self.prefix.as_str() {
+            "" => part.to_string(),
+            prefix => format!("{prefix}.{part}"),
+        }
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        let name = self.name(name);
+        match self.source {
+            Source::Packing(packing) => packing.weights.has(&name),
+            Source::Packed(pack) => pack.section(&name).is_some(),
+        }
+    }
+
+    /// A weight matrix, stored with `shape`, of which the first dimension counts the outputs and
+    /// the others together the inputs.
+    pub fn matrix(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
+        self.cancel.check()?;
+        let name = self.name(name);
+        let outputs = shape.first().copied().unwrap_or(1);
+        let inputs = shape.iter().skip(1).product();
+        let kind = Kind::Matrix { outputs, inputs };
+        let packing = match self.source {
+            Source::Packing(packing) => packing,
+            Source::Packed(pack) => {
+                let packed = section(pack, &name, &kind)?;
+                let (held, kernel) = (pack.header().held, pack.kernel());
+                return Matrix::new(outputs, inputs, held, kernel, packed)
+                    .ok_or_else(|| wrong_size(&name));
+            }
+        };
+        let mut writer = packing.writer.borrow_mut();
+        let (held, kernel) = (writer.held(), writer.kernel());
+        let stored = packing.weights.tensor(&name, shape)?;
+        let panels = matrix_panels(outputs).map(|(first, rows)| {
+            self.cancel.check()?;
+            let range = first..first + rows;
+            let weights = packing.weights.panel(&name, &stored, range, inputs)?;
+            Ok(pack_panel(held, kernel, weights, rows, inputs))
+        });
+        writer.add::<ModelError>(&name, kind, panels)?;
+        Ok(Matrix::absent(outputs, inputs, held, kernel))
+    }
+
+    /// A table of rows, stored as the checkpoint has it.
+    pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Table, ModelError> {
+        self.cancel.check()?;
+        let name = self.name(name);
+        let packing = match self.source {
+            Source::Packing(packing) => packing,
+            Source::Packed(pack) => {
+                let (kind, bytes) = pack.section(&name).ok_or_else(|| lacking(&name))?;
+                let table = match *kind {
+                    Kind::Table {
+                        rows: packed_rows,
+                        columns: packed_columns,
+                        held,
+                    } if (packed_rows, packed_columns) == (rows, columns) => {
+                        Table::new(rows, columns, held, bytes)
+                    }
+                    _ => None,
+                };
+                return table.ok_or_else(|| wrong_size(&name));
+            }
+        };
+        let stored = packing.weights.tensor(&name, &[rows, columns])?;
+        let held = stored.held();
+        if held == Held::Int8 {
+            return Err(ModelError::malformed(
+                super::directory::WEIGHTS,
+                format!("table \"{name}\" has whole numbers"),
+            ));
+        }
+        let kind = Kind::Table {
+            rows,
+            columns,
+            held,
+        };
+        let parts = (0..rows).step_by(TABLE_ROWS).map(|start| {
+            self.cancel.check()?;
+            stored.bytes(start..rows.min(start + TABLE_ROWS), columns)
+        });
+        packing
+            .writer
+            .borrow_mut()
+            .add::<ModelError>(&name, kind, parts)?;
+        Ok(Table::absent(columns, held))
+    }
+
+    /// A small tensor (a bias, a norm's scale), in f32.
+    pub fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
+        self.cancel.check()?;
+        let name = self.name(name);
+        let kind = Kind::Vector { length };
+        let packing = match self.source {
+            Source::Packing(packing) => packing,
+            Source::Packed(pack) => {
+                let bytes = section(pack, &name, &kind)?;
+                let vector: &[f32] = bytes.cast().ok_or_else(|| wrong_size(&name))?;
+                return Ok(vector.to_vec());
+            }
+        };
+        let stored = packing.weights.tensor(&name, &[length])?;
+        let vector = stored.reals(0..1, length)?;
+        let bytes = bytemuck::cast_slice(&vector).to_vec();
+        packing
+            .writer
+            .borrow_mut()
+            .add::<ModelError>(&name, kind, std::iter::once(Ok(bytes)))?;
+        Ok(vector)
+    }
+}
+
+fn section(pack: &Pack, name: &str, expected: &Kind) -> Result<Bytes, ModelError> {
+    match pack.section(name) {
+        Some((kind, bytes)) if kind == expected => Ok(bytes),
+        Some(_) => Err(wrong_size(name)),
+        None => Err(lacking(name)),
+    }
+}
+
+fn lacking(name: &str) -> ModelError {
+    ModelError::Internal(format!("the packed copy has no \"{name}\""))
+}
+
+fn wrong_size(name: &str) -> ModelError {
+    ModelError::Internal(format!("the packed copy has another \"{name}\""))
+}
