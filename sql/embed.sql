@@ -54,3 +54,9 @@ CREATE FUNCTION photosearch.prepare_model(model text, replace boolean DEFAULT fa
     AS 'MODULE_PATHNAME', 'photosearch_prepare_model_wrapper'
     LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 100000000;
 COMMENT ON FUNCTION photosearch.prepare_model(text, boolean) IS 'pack a model, read it into memory, and tell the bytes that sessions map';
+
+CREATE FUNCTION photosearch.quantize_model(source text, target text) RETURNS double precision
+    AS 'MODULE_PATHNAME', 'photosearch_quantize_model_wrapper'
+    LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 100000000;
+COMMENT ON FUNCTION photosearch.quantize_model(text, text) IS 'make the variant of a model in 8 bits, and tell the least cosine between vectors of the two';
+REVOKE ALL ON FUNCTION photosearch.quantize_model(text, text) FROM PUBLIC;

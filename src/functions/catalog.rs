@@ -239,3 +239,43 @@ fn photosearch_prepare_model(name: &str, replace: bool) -> Result<i64, ErrorRepo
     let packed = prepared.map_err(|error| model_error(name, error))?;
     Ok(i64::try_from(packed.bytes).unwrap_or(i64::MAX))
 }
+
+/// The least cosine between the vectors of a model and those of its variant in 8 bits, which is
+/// made under `photosearch.model_dir`.
+#[pg_extern(sql = false)]
+fn photosearch_quantize_model(source: &str, target: &str) -> Result<f64, ErrorReport> {
+    // SAFETY: has no preconditions.
+    if !unsafe { pg_sys::superuser() } {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "must be superuser to make a model",
+        ));
+    }
+    check_name(target)?;
+    let set = guc::model_dir();
+    if set.is_empty() {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "photosearch.model_dir is not set",
+        )
+        .set_hint("The new model becomes a directory there, which the server must be able to write to."));
+    }
+    if find(target).is_ok() {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("model \"{target}\" already exists"),
+        ));
+    }
+    let (from, to) = (find(source)?, Path::new(&set).join(target));
+    let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
+    let made =
+        worker::run(move |_, cancel| model::quantize(&from, &to, &cache, memory, cancel))?;
+    let closeness = made.map_err(|error| match error {
+        ModelError::Cache(error) => sql_error(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!("could not write model \"{target}\": {error}"),
+        ),
+        error => model_error(source, error),
+    })?;
+    Ok(closeness.least())
+}

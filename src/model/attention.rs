@@ -36,7 +36,8 @@ impl Precision {
     pub fn of(held: Held, kernel: Kernel) -> Self {
         match held {
             Held::F32 | Held::F16 => Self::Exact,
-            Held::Bf16 | Held::Int8 => Self::Bf16(kernel),
+            Held::Bf16 | Held::Int8 if kernel.suits_attention() => Self::Bf16(kernel),
+            Held::Bf16 | Held::Int8 => Self::Exact,
         }
     }
 }

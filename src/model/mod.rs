@@ -13,6 +13,7 @@ mod error;
 mod layers;
 mod pack;
 mod prompt;
+mod quantize;
 mod qwen3_vl;
 mod scope;
 mod tokenizer;
@@ -31,6 +32,7 @@ pub use cancel::Cancel;
 pub use directory::ModelInfo;
 pub use error::ModelError;
 pub use pack::{Cache, Packed};
+pub use quantize::{Closeness, quantize};
 
 use directory::Directory;
 use pack::{Kind, Pack, PackWriter};
@@ -52,6 +54,9 @@ pub struct Request<'a> {
 pub trait Embedder: Send + Sync {
     /// The dimensions of every vector that [`Self::embed`] returns.
     fn dims(&self) -> usize;
+
+    /// Whether a request may have pictures.
+    fn takes_images(&self) -> bool;
 
     /// The picture at the size at which the model looks at it, for whoever holds several: the same
     /// vector comes of it, and a large photo's pixels need not be kept.

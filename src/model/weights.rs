@@ -20,7 +20,7 @@ use super::{Cancel, ModelError};
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// A quantised matrix `NAME.weight` has its scales, [outputs, blocks of inputs], in
 /// `NAME.weight_scale`.
-const SCALE_SUFFIX: &str = "_scale";
+pub(super) const SCALE_SUFFIX: &str = "_scale";
 
 /// Where a tensor lies.
 struct Entry {
@@ -137,6 +137,22 @@ impl Weights {
 
     /// The tensor of this name, which must have this shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, ModelError> {
+        let stored = self.tensor_of(name)?;
+        if stored.entry.shape != shape {
+            return Err(ModelError::malformed(
+                &stored.shard.name,
+                format!(
+                    "tensor \"{name}\" has shape {:?}, but {} asks for {shape:?}",
+                    stored.entry.shape,
+                    directory::CONFIG
+                ),
+            ));
+        }
+        Ok(stored)
+    }
+
+    /// The tensor of this name, whatever its shape.
+    pub fn tensor_of(&self, name: &str) -> Result<Stored<'_>, ModelError> {
         let entry = self.find(name).ok_or_else(|| {
             let file = match self.shards.as_slice() {
                 [single] => single.name.as_str(),
@@ -145,16 +161,6 @@ impl Weights {
             ModelError::malformed(file, format!("no tensor \"{name}\""))
         })?;
         let shard = &self.shards[entry.shard];
-        if entry.shape != shape {
-            return Err(ModelError::malformed(
-                &shard.name,
-                format!(
-                    "tensor \"{name}\" has shape {:?}, but {} asks for {shape:?}",
-                    entry.shape,
-                    directory::CONFIG
-                ),
-            ));
-        }
         let held = entry.stored.ok_or_else(|| {
             ModelError::malformed(
                 &shard.name,
@@ -196,6 +202,26 @@ pub(super) struct Stored<'a> {
 impl Stored<'_> {
     pub fn held(&self) -> Held {
         self.held
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.entry.shape
+    }
+
+    /// Its type, as safetensors calls it.
+    pub fn type_name(&self) -> &str {
+        &self.entry.dtype_name
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> usize {
+        self.entry.bytes as usize
+    }
+
+    /// All of it, as it is stored.
+    pub fn all(&self) -> Result<Vec<u8>, ModelError> {
+        let elements = self.entry.shape.iter().product();
+        self.bytes(0..1, elements)
     }
 
     /// Some rows, as they are stored. The header check has made sure that the tensor lies within

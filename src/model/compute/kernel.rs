@@ -158,6 +158,15 @@ impl Kernel {
         format!("numkong.{name}.{available:x}")
     }
 
+    /// Whether its products of a head's few elements beat those in f32: NumKong's add up along
+    /// the elements, which are too few for that, unless there is AMX.
+    pub fn suits_attention(self) -> bool {
+        match self {
+            Self::Avx512 => true,
+            Self::NumKong => numkong::available() & numkong::cap::SAPPHIREAMX != 0,
+        }
+    }
+
     pub fn bf16_packed_bytes(self, outputs: usize, inputs: usize) -> usize {
         match self {
             Self::Avx512 => avx512::bf16_packed_bytes(outputs, inputs),

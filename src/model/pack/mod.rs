@@ -156,6 +156,22 @@ impl Pack {
         Some((&section.kind, bytes))
     }
 
+    /// Names of the checkpoint's files that it has copies of.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let sections = self.header.sections.iter();
+        sections
+            .filter(|(_, section)| matches!(section.kind, Kind::File | Kind::Tokenizer))
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// Names of the weights.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Kind)> {
+        let sections = self.header.sections.iter();
+        sections
+            .filter(|(_, section)| !matches!(section.kind, Kind::File | Kind::Tokenizer))
+            .map(|(name, section)| (name.as_str(), &section.kind))
+    }
+
     /// Look at every page once, so that the next forward pass waits for no disk.
     pub fn warm(&self, cancel: &super::Cancel) -> Result<(), super::ModelError> {
         const PAGE: usize = 4096;

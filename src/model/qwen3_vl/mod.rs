@@ -359,6 +359,10 @@ impl Embedder for Qwen3Vl {
         self.config.text_config.hidden_size
     }
 
+    fn takes_images(&self) -> bool {
+        true
+    }
+
     fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError> {
         self.preprocessor.fit(image)
     }
