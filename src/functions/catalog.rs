@@ -258,7 +258,9 @@ fn photosearch_quantize_model(source: &str, target: &str) -> Result<f64, ErrorRe
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "photosearch.model_dir is not set",
         )
-        .set_hint("The new model becomes a directory there, which the server must be able to write to."));
+        .set_hint(
+            "The new model becomes a directory there, which the server must be able to write to.",
+        ));
     }
     if find(target).is_ok() {
         return Err(sql_error(
@@ -268,8 +270,7 @@ fn photosearch_quantize_model(source: &str, target: &str) -> Result<f64, ErrorRe
     }
     let (from, to) = (find(source)?, Path::new(&set).join(target));
     let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
-    let made =
-        worker::run(move |_, cancel| model::quantize(&from, &to, &cache, memory, cancel))?;
+    let made = worker::run(move |_, cancel| model::quantize(&from, &to, &cache, memory, cancel))?;
     let closeness = made.map_err(|error| match error {
         ModelError::Cache(error) => sql_error(
             PgSqlErrorCode::ERRCODE_IO_ERROR,

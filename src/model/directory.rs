@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ModelError;
-use super::compute::Held;
+use super::compute::{Bytes, Held};
 use super::pack::{Kind, Pack};
 
 pub(super) const CONFIG: &str = "config.json";
@@ -256,6 +256,17 @@ impl Directory {
             }
         }
         Ok(bytes)
+    }
+
+    /// The tokenizer as a pack has it.
+    pub fn compact_tokenizer(&self) -> Option<Bytes> {
+        let Files::Packed(pack) = &self.files else {
+            return None;
+        };
+        match pack.section(TOKENIZER)? {
+            (Kind::Tokenizer, bytes) => Some(bytes),
+            _ => None,
+        }
     }
 
     /// A JSON file, parsed.

@@ -37,6 +37,7 @@ pub use quantize::{Closeness, quantize};
 use directory::Directory;
 use pack::{Kind, Pack, PackWriter};
 use scope::{Packing, Source};
+use tokenizer::Tokenizer;
 use weights::Weights;
 
 /// One thing to embed: pictures, then text, under an instruction.
@@ -147,8 +148,11 @@ fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pac
         (family.load)(directory, Source::Packing(&packing), cancel)?;
         let mut writer = packing.writer.into_inner();
         for (name, contents) in directory.contents() {
-            let part = std::iter::once(Ok(contents.to_vec()));
-            writer.add::<ModelError>(&name, Kind::File, part)?;
+            let (kind, part) = match name.as_str() {
+                directory::TOKENIZER => (Kind::Tokenizer, Tokenizer::compact(&contents)?),
+                _ => (Kind::File, contents.to_vec()),
+            };
+            writer.add::<ModelError>(&name, kind, std::iter::once(Ok(part)))?;
         }
         Ok(writer)
     })

@@ -16,7 +16,7 @@ use super::compute::{Held, Panel, int8_blocks, matrix_panels, quantise};
 use super::directory::{self, Directory};
 use super::pack::{Kind, Pack};
 use super::weights::{SCALE_SUFFIX, Weights};
-use super::{Cache, Cancel, Embedder, ModelError, Request};
+use super::{Cache, Cancel, ModelError, Request};
 use crate::image::RgbImage;
 
 /// How close a variant's vectors are to those of what it was made from.
@@ -31,7 +31,8 @@ pub struct Closeness {
 impl Closeness {
     /// The least of all.
     pub fn least(&self) -> f64 {
-        self.images.map_or(self.texts, |images| images.min(self.texts))
+        self.images
+            .map_or(self.texts, |images| images.min(self.texts))
     }
 }
 
@@ -231,7 +232,10 @@ fn compare(
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+        a.iter()
+            .zip(b)
+            .map(|(&a, &b)| f64::from(a) * f64::from(b))
+            .sum()
     };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -130,11 +130,6 @@ impl Weights {
             .unwrap_or(Held::F32)
     }
 
-    /// Names of all tensors, without the prefix that may stand before them all.
-    pub fn has(&self, name: &str) -> bool {
-        self.find(name).is_some()
-    }
-
     /// The tensor of this name, which must have this shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, ModelError> {
         let stored = self.tensor_of(name)?;

@@ -9,7 +9,7 @@ mod ops;
 pub mod pool;
 mod seats;
 
-pub(super) use bytes::{Bytes, Owner};
+pub(super) use bytes::Bytes;
 pub use kernel::configure_thread;
 pub(super) use kernel::{Kernel, Output, Target, gemm_f32, int8_blocks};
 pub(super) use matrix::{
@@ -17,6 +17,6 @@ pub(super) use matrix::{
 };
 pub(super) use ops::{
     exp_all, gelu_erf, gelu_tanh, largest, layer_norm, relu, rms_norm, rotate_heads, silu,
-    silu_gate, sum, tanh,
+    silu_gate, sum,
 };
 pub use seats::Seats;

@@ -109,14 +109,6 @@ vectorised! {
 }
 
 vectorised! {
-    fn tanh_part(x: &mut [f32]) {
-        for x in x {
-            *x = tanh_of(*x);
-        }
-    }
-}
-
-vectorised! {
     fn rms_norm_rows(x: &[f32], out: &mut [f32], weight: &[f32], epsilon: f32) {
         let size = weight.len();
         for (x, out) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
@@ -237,12 +229,6 @@ pub fn gelu_erf(x: &mut [f32]) {
     });
 }
 
-/// `tanh(x)`, in place.
-pub fn tanh(x: &mut [f32]) {
-    let cost = x.len() * ACTIVATION_COST;
-    pool::for_rows(x, 1, cost, |_, x| tanh_part(x));
-}
-
 /// `max(x, 0)`, in place.
 pub fn relu(x: &mut [f32]) {
     x.iter_mut().for_each(|x| *x = x.max(0.0));
@@ -347,10 +333,8 @@ mod tests {
 
     #[test]
     fn activations() {
-        let mut got = samples();
-        tanh(&mut got);
-        for (got, x) in got.iter().zip(samples()) {
-            close(*got, f64::from(x).tanh(), 4.0);
+        for x in samples() {
+            close(tanh_of(x), f64::from(x).tanh(), 4.0);
         }
         let mut got = samples();
         let up: Vec<f32> = samples().iter().map(|x| x * 0.5 + 1.0).collect();

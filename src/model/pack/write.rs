@@ -41,10 +41,6 @@ impl PackWriter {
         self.kernel
     }
 
-    pub fn has(&self, name: &str) -> bool {
-        self.sections.contains_key(name)
-    }
-
     /// Add a section, which comes in parts.
     pub fn add<E: From<io::Error>>(
         &mut self,
