@@ -5,7 +5,7 @@
 
 use half::bf16;
 
-use super::compute::{self, Held, Kernel, Output, Target, gemm_f32, pool, to_bf16};
+use super::compute::{self, Held, Kernel, Output, Target, gemm_f32, pool};
 use super::{Cancel, ModelError};
 
 /// Scores of a head that a thread holds at once: 512 kB, which stay in its cache.
@@ -243,8 +243,8 @@ fn pack_head(heads: &Heads<'_>, sequence: Sequence, head: usize, kernel: Kernel)
     let (size, length) = (heads.size, sequence.length);
     let key = heads.rows(heads.key, head, sequence);
     let mut packed_key = vec![0; kernel.bf16_packed_bytes(length, size)];
-    kernel.bf16_pack(&to_bf16(key, size), length, size, &mut packed_key);
-    let value = to_bf16(heads.rows(heads.value, head, sequence), size);
+    kernel.bf16_pack(&rounded_once(key), length, size, &mut packed_key);
+    let value = rounded_once(heads.rows(heads.value, head, sequence));
     let mut transposed = vec![bf16::ZERO; value.len()];
     for (i, row) in value.chunks_exact(size).enumerate() {
         for (j, &x) in row.iter().enumerate() {
@@ -269,15 +269,22 @@ fn rounded(
     mut target: Target<'_>,
 ) {
     let (size, length) = (heads.size, sequence.length);
-    let query = to_bf16(&heads.queries(task, sequence), size);
+    let query = rounded_once(&heads.queries(task, sequence));
     let mut scores = vec![0.0; task.rows * length];
     // SAFETY: the only target of the scores.
     let all = unsafe { Output::new(&mut scores, length).target(0, task.rows, 0, length) };
     kernel.bf16_product(&query, size, &packed.key, None, all);
     let sums = exponentials(&mut scores, length, task.start, mask);
-    let weights = to_bf16(&scores, length);
+    let weights = rounded_once(&scores);
     kernel.bf16_product(&weights, length, &packed.value, None, target.reborrow());
     divide(&mut target, &sums);
+}
+
+/// To bf16, by this thread: the others have tasks of their own.
+fn rounded_once(x: &[f32]) -> Vec<bf16> {
+    let mut out = vec![bf16::ZERO; x.len()];
+    compute::round_all(x, &mut out);
+    out
 }
 
 /// `e^(score - largest)` of each row of `keys` scores, 0 where the row (the first is the one of

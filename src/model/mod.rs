@@ -131,6 +131,7 @@ pub fn prepare(
 
 fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pack, ModelError> {
     let directory = Directory::open(dir)?;
+    family(&directory)?;
     let missing = directory.missing_files()?;
     if !missing.is_empty() {
         return Err(ModelError::Incomplete { missing });

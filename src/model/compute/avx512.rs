@@ -207,9 +207,10 @@ mod x86 {
                     };
                     let x = _mm512_set1_epi32(x);
                     for (sum, weight) in sums.iter_mut().zip(weights) {
-                        // SAFETY: both are 32 bf16, whatever their bits.
-                        let (x, weight): (__m512bh, __m512bh) =
-                            unsafe { (std::mem::transmute(x), std::mem::transmute(weight)) };
+                        // SAFETY: 32 bf16, whatever the bits.
+                        let x = unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
+                        // SAFETY: as above.
+                        let weight = unsafe { std::mem::transmute::<__m512i, __m512bh>(weight) };
                         *sum = _mm512_dpbf16_ps(*sum, weight, x);
                     }
                 }

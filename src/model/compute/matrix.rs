@@ -278,11 +278,18 @@ pub(in super::super) fn matrix_panels(outputs: usize) -> impl Iterator<Item = (u
 pub(in super::super) fn to_bf16(x: &[f32], row: usize) -> Vec<bf16> {
     let mut out = vec![bf16::ZERO; x.len()];
     pool::for_rows(&mut out, row, x.len() * 2, |first, out| {
-        for (out, &x) in out.iter_mut().zip(&x[first * row..]) {
-            *out = round_to_bf16(x);
-        }
+        round_all(&x[first * row..][..out.len()], out);
     });
     out
+}
+
+vectorised! {
+    /// To the nearest bf16, each.
+    pub(in super::super) fn round_all(x: &[f32], out: &mut [bf16]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = round_to_bf16(x);
+        }
+    }
 }
 
 /// To the nearest, ties to even. Written without a branch, for vector code.

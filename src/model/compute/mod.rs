@@ -1,6 +1,30 @@
 //! What a forward pass spends its time in: matrix products over packed weights, and the small
 //! functions between them, on slices of f32, over the threads of the pool that runs the caller.
 
+/// Compiles a function of slices for the baseline and for AVX2 with FMA, and calls the better one.
+macro_rules! vectorised {
+    ($(#[$doc:meta])* $visibility:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block) => {
+        $(#[$doc])*
+        $visibility fn $name($($arg: $type),*) {
+            #[inline(always)]
+            fn body($($arg: $type),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn wide($($arg: $type),*) {
+                    body($($arg),*)
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has what the function is compiled for.
+                    return unsafe { wide($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+
 mod avx512;
 mod bytes;
 mod kernel;
@@ -13,7 +37,7 @@ pub(super) use bytes::Bytes;
 pub use kernel::configure_thread;
 pub(super) use kernel::{Kernel, Output, Target, gemm_f32, int8_blocks};
 pub(super) use matrix::{
-    Held, Matrix, Panel, Table, matrix_panels, pack_panel, quantise, to_bf16, widen,
+    Held, Matrix, Panel, Table, matrix_panels, pack_panel, quantise, round_all, widen,
 };
 pub(super) use ops::{
     exp_all, gelu_erf, gelu_tanh, largest, layer_norm, relu, rms_norm, rotate_heads, silu,
