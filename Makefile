@@ -16,7 +16,7 @@ pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/
 sharedir = $(shell $(PG_CONFIG) --sharedir)
 cargo_pg = --no-default-features --features pg$(pg_major)
 
-.PHONY: help setup install demo demo-stop demo-clean test crash bench
+.PHONY: help setup install demo demo-stop demo-clean test crash bench bench-model check-model
 
 help:
 	@echo 'make demo        build, draw an album of 2,000 pictures, find all the baby photos'
@@ -24,6 +24,8 @@ help:
 	@echo 'make test        everything'
 	@echo 'make crash       crash servers at random moments, ROUNDS=200 times; then the other tests of trust'
 	@echo 'make install     build the extension and install it into the server of $$PG_CONFIG'
+	@echo 'make check-model MODEL=DIR   compare a model with the figures that its authors publish'
+	@echo 'make bench-model measure models against their aims and transformers (BENCH="--quick")'
 	@echo 'make bench       measure the index against its aims and pgvector (BENCH="--ten-million", "--quick")'
 
 # Debian packages, cargo-pgrx, and where it finds Postgres. Quick where all is there already.
@@ -70,3 +72,9 @@ crash: install
 
 bench: install
 	$(PYTHON) benches/index.py --dir $(BENCH_DIR) $(BENCH)
+
+bench-model: install
+	$(PYTHON) benches/model.py --dir $(BENCH_DIR) $(BENCH)
+
+check-model: install
+	$(PYTHON) tests/check_model/check_model.py --model $(MODEL)

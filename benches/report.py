@@ -1,9 +1,10 @@
-"""The table that the bench prints."""
+"""The tables that the benches print."""
 
 import textwrap
 from dataclasses import dataclass
 
 WHAT, MEASURED, AIM = 46, 66, 30
+MET = {True: "yes", False: "NO", None: ""}
 
 
 @dataclass
@@ -16,11 +17,17 @@ class Line:
 
 
 def print_table(lines):
-    print(f"\n{'what':{WHAT}} {'measured':{MEASURED}} {'aim':{AIM}} met")
-    print("-" * (WHAT + MEASURED + AIM + 6))
-    for line in lines:
-        met = {True: "yes", False: "NO", None: ""}[line.met]
-        print("\n".join(side_by_side((line.what, WHAT), (line.measured, MEASURED), (line.aim, AIM), (met, 3))))
+    columns = {"what": WHAT, "measured": MEASURED, "aim": AIM, "met": 3}
+    print_columns(columns, [(line.what, line.measured, line.aim, MET[line.met]) for line in lines])
+
+
+def print_columns(columns, rows):
+    """Rows of texts under their headings; `columns` are headings and widths."""
+    widths = list(columns.values())
+    print("\n" + next(side_by_side(*zip(columns, widths))))
+    print("-" * (sum(widths) + len(widths) - 1))
+    for row in rows:
+        print("\n".join(side_by_side(*zip(row, widths))))
 
 
 def side_by_side(*cells):

@@ -139,3 +139,9 @@ class Server:
 
     def database(self, name):
         return Database(self.directory, name)
+
+    def connect(self, name="postgres"):
+        """A session of psycopg's, which only some of the benches need."""
+        import psycopg
+
+        return psycopg.connect(host=str(self.directory), user="postgres", dbname=name, autocommit=True)

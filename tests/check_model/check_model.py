@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""Compares a model with the figures that its authors publish, computed through SQL.
+
+    check_model.py --model DIR                  in a private server that finds the model there
+    check_model.py --dsn CONNINFO --name NAME   in a server that has the model, and the extension
+
+Prints each figure: published, ours, the difference, and whether that is within the tolerance. The
+exit status is 1 where one is off, 2 where nothing could be computed. `--clone DIR`, a clone of the
+authors' repository, adds the figures whose inputs are whole only in its files, those of pictures
+among them. Needs psql, no Python package.
+"""
+
+import argparse
+import io
+import json
+import os
+import pickle
+import shlex
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CLUSTER = HERE.parent / "cluster.sh"
+PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
+
+
+@dataclass
+class Figure:
+    name: str
+    published: float
+    tolerance: float
+    # SQL expressions of the two vectors.
+    left: str
+    right: str
+    ours: float | None = None
+
+    @property
+    def difference(self):
+        return self.ours - self.published
+
+    @property
+    def off(self):
+        return not abs(self.difference) <= self.tolerance
+
+
+class Plain(pickle.Unpickler):
+    """Reads lists, dictionaries, texts and numbers, and runs nothing."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"holds a {module}.{name}, not only plain data")
+
+
+def read_plain(path):
+    try:
+        return Plain(io.BytesIO(path.read_bytes())).load()
+    except (OSError, pickle.UnpicklingError) as error:
+        print(f"{path}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def literal(text):
+    return "'" + text.replace("'", "''") + "'" if text is not None else "NULL"
+
+
+def text_vector(model, text, instruction=None):
+    return f"embed_text({literal(model)}, {literal(text)}, {literal(instruction)})"
+
+
+def image_vector(model, path):
+    return f"embed_image({literal(model)}, '\\x{path.read_bytes().hex()}'::bytea)"
+
+
+def printed_figures(data, model):
+    def vector(name):
+        given = data["inputs"][name]
+        return text_vector(model, given["text"], given.get("instruction"))
+
+    for figure in data["figures"]:
+        left, right = figure["of"]
+        yield Figure(f"{left} | {right}", figure["similarity"], data["tolerance"], vector(left), vector(right))
+
+
+def clone_figures(data, model, clone):
+    """The authors' pickled results: queries, and for each the ranks and scores of its best documents."""
+    about = data["clone"]["text"]
+    found = read_plain(clone / about["results"])
+    for n, result in enumerate(found["results"]):
+        left = text_vector(model, result["query"], about["instruction"])
+        for i, score in zip(result["ranked_indices"], result["ranked_scores"]):
+            right = text_vector(model, found["corpus"][i])
+            yield Figure(f"passages, query {n} | {i}", score, about["tolerance"], left, right)
+    about = data["clone"]["image"]
+    found = read_plain(clone / about["results"])
+    # The paths are those on the authors' machine.
+    files = [clone / about["images"] / Path(path).name for path in found["corpus_paths"]]
+    for n, result in enumerate(found["results"]):
+        left = text_vector(model, result["caption"], about["instruction"])
+        for i, score in zip(result["ranked_indices"], result["ranked_scores"]):
+            yield Figure(f"pictures, query {n} | {files[i].name}", score, about["tolerance"], left, image_vector(model, files[i]))
+
+
+@contextmanager
+def private_server(model):
+    """A command that runs psql in a server which looks for models in the directory of this one."""
+    with tempfile.TemporaryDirectory(prefix="photosearch-check-", dir="/tmp") as scratch:
+        Path(scratch).chmod(0o755)
+        directory = Path(scratch) / "server"
+        subprocess.run(
+            [CLUSTER, "start", directory, f"-c photosearch.model_dir={shlex.quote(str(model.parent))}"], check=True
+        )
+        try:
+            command = [CLUSTER, "run", directory, "psql"]
+            psql(command, "CREATE EXTENSION photosearch")
+            yield command
+        finally:
+            subprocess.run([CLUSTER, "stop", directory], check=True)
+
+
+def psql(command, script):
+    """What a script prints, one session. An error of SQL ends the program."""
+    done = subprocess.run(
+        [*command, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"],
+        input=script, text=True, capture_output=True,
+    )  # fmt: skip
+    if done.returncode != 0:
+        print(done.stderr.strip(), file=sys.stderr)
+        raise SystemExit(2)
+    return done.stdout.split()
+
+
+def compute(command, model, figures):
+    """Fills in our similarities; returns the model's dimensions."""
+    vectors = list(dict.fromkeys(vector for figure in figures for vector in (figure.left, figure.right)))
+    numbers = {vector: n for n, vector in enumerate(vectors)}
+    script = ["SET client_min_messages = warning;", "CREATE TEMP TABLE embedded (n int PRIMARY KEY, e mrl_vector);"]
+    script += [f"INSERT INTO embedded VALUES ({n}, {vector});" for vector, n in numbers.items()]
+    script.append("SELECT vector_dims(e) FROM embedded LIMIT 1;")
+    for figure in figures:
+        left, right = numbers[figure.left], numbers[figure.right]
+        script.append(
+            f"SELECT fine_score(a.e, b.e) FROM embedded a, embedded b WHERE a.n = {left} AND b.n = {right};"
+        )
+    print(f"embedding {len(vectors)} inputs with {model}", flush=True)
+    dimensions, *similarities = psql(command, "\n".join(script))
+    for figure, similarity in zip(figures, similarities, strict=True):
+        figure.ours = float(similarity)
+    return int(dimensions)
+
+
+def report(figures):
+    width = max(len(figure.name) for figure in figures)
+    print(f"\n{'similarity of':{width}}  published     ours  difference  tolerance")
+    for figure in figures:
+        verdict = "off" if figure.off else "ok"
+        print(
+            f"{figure.name:{width}}  {figure.published:9.4f}  {figure.ours:7.4f}"
+            f"  {figure.difference:+10.4f}  {figure.tolerance:9g}  {verdict}"
+        )
+    off = sum(figure.off for figure in figures)
+    largest = max(abs(figure.difference) for figure in figures)
+    print(f"\n{len(figures) - off} of {len(figures)} figures within their tolerance, largest difference {largest:.4f}")
+    return off
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="the model's directory")
+    parser.add_argument("--dsn", help="a server that has the model, as psql takes it")
+    parser.add_argument("--name", help="the model's name in that server")
+    parser.add_argument("--figures", type=Path, default=HERE / "published.json")
+    parser.add_argument("--clone", type=Path, help="a clone of the authors' repository")
+    arguments = parser.parse_args()
+    if (arguments.model is None) == (arguments.dsn is None) or (arguments.dsn is None) != (arguments.name is None):
+        parser.error("give --model, or --dsn and --name")
+    data = json.loads(arguments.figures.read_text())
+    model = arguments.name or arguments.model.resolve().name
+    figures = list(printed_figures(data, model))
+    if arguments.clone:
+        figures += clone_figures(data, model, arguments.clone)
+    if arguments.dsn is not None:
+        dimensions = compute(["psql", arguments.dsn], model, figures)
+    else:
+        if not (arguments.model / "config.json").exists():
+            parser.error(f"{arguments.model} holds no model: there is no config.json in it")
+        with private_server(arguments.model.resolve()) as command:
+            dimensions = compute(command, model, figures)
+    off = report(figures)
+    if dimensions != data["dimensions"]:
+        print(f"these are figures of {data['model']}, which has {data['dimensions']} dimensions; this model has {dimensions}")
+        return 1
+    return 1 if off else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

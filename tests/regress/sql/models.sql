@@ -1,0 +1,32 @@
+-- Packing, preparing and quantising models, and the memory of a forward pass.
+SELECT photosearch.prepare_model('photosearch-mini-1') > 1000000 AS mapped;
+SELECT packed, dtype, kernel IS NOT NULL AS kernel, mapped_size > 1000000 AS mapped, length(fingerprint) AS fingerprint
+FROM photosearch.models WHERE name = 'photosearch-mini-1';
+
+\set VERBOSITY sqlstate
+SELECT photosearch.prepare_model('no-such-model');
+SELECT photosearch.prepare_model('../photosearch-mini-1');
+SELECT photosearch.quantize_model('photosearch-mini-1', '../x');
+SELECT photosearch.quantize_model('photosearch-mini-1', 'photosearch-mini-1');
+\set VERBOSITY default
+SELECT photosearch.quantize_model('photosearch-mini-1', 'mini-int8');
+
+-- Only a superuser replaces or makes a model.
+CREATE ROLE regress_photosearch_user;
+SET ROLE regress_photosearch_user;
+SELECT photosearch.prepare_model('photosearch-mini-1') > 1000000 AS mapped;
+SELECT photosearch.prepare_model('photosearch-mini-1', replace => true);
+SELECT photosearch.quantize_model('photosearch-mini-1', 'mini-int8');
+SHOW photosearch.cache_dir;
+RESET ROLE;
+DROP ROLE regress_photosearch_user;
+
+-- A forward pass that would take too much is refused, and the session goes on.
+SET photosearch.max_embed_memory = '1MB';
+\set VERBOSITY sqlstate
+SELECT embed_text(repeat('a baby and a dog ', 500));
+\set VERBOSITY default
+SELECT fine_score(embed_text('a baby'), embed_text('a baby')) > 0.999999 AS same;
+-- Many short texts go through in parts.
+SELECT array_length(embed_texts('photosearch-mini-1', array_agg('a baby ' || i)), 1) FROM generate_series(1, 100) i;
+RESET photosearch.max_embed_memory;
