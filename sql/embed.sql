@@ -37,6 +37,12 @@ CREATE FUNCTION embed_images(model text, images bytea[], instruction text DEFAUL
     LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 100000000;
 COMMENT ON FUNCTION embed_images(text, bytea[], text) IS 'embeddings of several encoded pictures, in order';
 
+-- A cross-encoder reads query and content together.
+CREATE FUNCTION rerank_score(model text, query text, content text) RETURNS real
+    AS 'MODULE_PATHNAME', 'photosearch_rerank_score_wrapper'
+    LANGUAGE C STABLE STRICT PARALLEL RESTRICTED COST 1000000;
+COMMENT ON FUNCTION rerank_score(text, text, text) IS 'how well a content answers a query, by a cross-encoder';
+
 CREATE FUNCTION photosearch.list_models(
     OUT name text, OUT family text, OUT dimensions integer, OUT size bigint, OUT state text,
     OUT coarse_threshold real, OUT coarse_dims integer, OUT fine_threshold real,

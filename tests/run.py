@@ -127,6 +127,7 @@ def main():
             results.stage("clients", [*run, python, client / "run_client.py"])
             results.stage("estimates", [*run, sys.executable, ROOT / "tests/estimates/run_estimates.py"])
             results.stage("hostile files", [*run, python, ROOT / "tests/hostile/run_hostile.py"])
+            results.stage("text models", [*run, python, ROOT / "tests/text_models/run_text_models.py"])
             results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
             results.stage("bridge", [*run, *regress, ROOT / "tests/bridge"])
             results.stage("published figures", [*run, sys.executable, ROOT / "tests/check_model/run_check_model.py"])

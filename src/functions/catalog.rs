@@ -86,8 +86,12 @@ fn installed_models() -> PathBuf {
 pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
     let code = match &error {
         ModelError::NotFound => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-        ModelError::Incomplete { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
-        ModelError::UnsupportedModel(_) => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        ModelError::Incomplete { .. } | ModelError::Pickled(_) => {
+            PgSqlErrorCode::ERRCODE_UNDEFINED_FILE
+        }
+        ModelError::UnsupportedModel(_) | ModelError::WrongKind(_) => {
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED
+        }
         ModelError::Malformed { .. } => PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR,
         ModelError::Unreadable { .. } => PgSqlErrorCode::ERRCODE_IO_ERROR,
         ModelError::InvalidInput(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -114,6 +118,8 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
             .set_hint(format!(
                 "Vectors of the old and the new files must not be compared: give the new ones a directory with a new name. To go on under this name, call photosearch.prepare_model('{name}', replace => true) and embed everything anew."
             )),
+        ModelError::Pickled(_) => sql_error(code, format!("cannot use model \"{name}\": {error}"))
+            .set_hint("In Python, transformers.AutoModel.from_pretrained(directory).save_pretrained(directory) writes model.safetensors; for a cross-encoder, AutoModelForSequenceClassification does."),
         ModelError::Cache(_) => sql_error(code, format!("cannot use model \"{name}\": {error}"))
             .set_hint("Copies are kept in photosearch.cache_dir."),
         _ => sql_error(code, format!("cannot use model \"{name}\": {error}")),
@@ -206,7 +212,7 @@ fn row(name: String, dir: &Path, cache: &Cache) -> ModelRow {
     (
         name,
         info.map(|info| info.family.to_owned()),
-        info.and_then(|info| i32::try_from(info.dims).ok()),
+        info.and_then(|info| i32::try_from(info.dims?).ok()),
         info.and_then(|info| i64::try_from(info.bytes).ok()),
         state,
         info.and_then(|info| info.coarse_threshold),

@@ -5,6 +5,7 @@ mod coarse;
 mod embed;
 mod fine;
 mod query_cache;
+mod rerank;
 mod settings;
 mod worker;
 

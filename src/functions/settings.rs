@@ -47,12 +47,15 @@ impl CoarseSettings {
         let name = guc::model();
         let info = catalog::describe(&name)?;
         let hint = "Set photosearch.coarse_threshold and photosearch.coarse_dims, or name them: coarse_match(embedding, query, threshold, dims).";
-        if info.dims != of {
+        if info.dims != Some(of) {
+            let makes = match info.dims {
+                Some(dims) => format!("has {dims}"),
+                None => "makes no vectors".to_owned(),
+            };
             return Err(sql_error(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!(
-                    "no coarse threshold is known for vectors of {of} dimensions: model \"{name}\" has {}",
-                    info.dims
+                    "no coarse threshold is known for vectors of {of} dimensions: model \"{name}\" {makes}"
                 ),
             )
             .set_hint(hint));

@@ -18,6 +18,8 @@ pub(super) const CONFIG: &str = "config.json";
 pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const PHOTOSEARCH: &str = "photosearch.json";
+/// What torch writes instead of safetensors, whole or (with the index) in shards. Never read.
+const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 
@@ -29,13 +31,13 @@ const MAX_JSON_BYTES: u64 = 256 << 20;
 pub struct ModelInfo {
     /// The family, as `config.json` names it.
     pub family: &'static str,
-    /// Dimensions of its vectors.
-    pub dims: usize,
+    /// Dimensions of its vectors; `None` for a model that makes none (a cross-encoder).
+    pub dims: Option<usize>,
     /// Bytes of its files on disk.
     pub bytes: u64,
     /// The similarity from which the coarse filter should keep a row, in [-1, 1].
     pub coarse_threshold: Option<f32>,
-    /// The prefix length for the coarse filter, 1 to `dims`.
+    /// The prefix length for the coarse filter, 1 to the model's dimensions.
     pub coarse_dims: Option<usize>,
     /// A similarity over all dimensions that is a fair first guess at "shows it", in [-1, 1].
     pub fine_threshold: Option<f32>,
@@ -216,8 +218,8 @@ impl Directory {
         })
     }
 
-    /// Open the file of this name on disk. `name` must be one of the constants above or have
-    /// passed [`Self::shards`].
+    /// Open the file of this name on disk. `name` must be a name that is written in the code, or
+    /// have passed [`is_plain_file_name`], as the shards of [`Self::shards`] have.
     pub fn file(&self, name: &str) -> Result<File, ModelError> {
         self.note(name)?;
         File::open(self.path.join(name)).map_err(|source| match source.kind() {
@@ -284,12 +286,21 @@ impl Directory {
         Ok(self.json::<Head>(CONFIG)?.model_type)
     }
 
-    /// `photosearch.json`, or its defaults where there is none; `dims` bounds `coarse_dims`.
-    pub fn recommendations(&self, dims: usize) -> Result<Recommendations, ModelError> {
-        if !self.has(PHOTOSEARCH)? {
-            return Ok(Recommendations::default());
+    /// A JSON file that may be absent; then what `T` is without it.
+    pub fn optional_json<T: DeserializeOwned + Default>(
+        &self,
+        name: &str,
+    ) -> Result<T, ModelError> {
+        match self.has(name)? {
+            true => self.json(name),
+            false => Ok(T::default()),
         }
-        let found: Recommendations = self.json(PHOTOSEARCH)?;
+    }
+
+    /// `photosearch.json`, or its defaults where there is none; `dims`, which are those of the
+    /// states that vectors are made of, bound `coarse_dims`.
+    pub fn recommendations(&self, dims: usize) -> Result<Recommendations, ModelError> {
+        let found: Recommendations = self.optional_json(PHOTOSEARCH)?;
         let reject = |reason: String| Err(ModelError::malformed(PHOTOSEARCH, reason));
         for (key, threshold) in [
             ("coarse_threshold", found.coarse_threshold),
@@ -340,11 +351,12 @@ impl Directory {
         })
     }
 
-    /// Names of needed files that are not there.
-    pub fn missing_files(&self) -> Result<Vec<String>, ModelError> {
-        let needed = [CONFIG, PREPROCESSOR, TOKENIZER].map(str::to_owned);
+    /// Names of needed files that are not there: the configuration, the weights, and what the
+    /// family needs besides (`files`).
+    pub fn missing_files(&self, files: &[&str]) -> Result<Vec<String>, ModelError> {
+        let needed = [CONFIG].iter().chain(files).map(|&name| name.to_owned());
         let mut missing = Vec::new();
-        for name in needed.into_iter().chain(self.weight_files()?) {
+        for name in needed.chain(self.weight_files()?) {
             if !self.has(&name)? {
                 missing.push(name);
             }
@@ -352,15 +364,31 @@ impl Directory {
         Ok(missing)
     }
 
-    pub fn info(&self, family: &'static str, dims: usize) -> Result<ModelInfo, ModelError> {
-        let recommended = self.recommendations(dims)?;
-        let fixed = [CONFIG, PREPROCESSOR, TOKENIZER, PHOTOSEARCH, WEIGHTS_INDEX];
+    /// An error where there are no weights but those that torch pickled.
+    pub fn check_not_pickled(&self) -> Result<(), ModelError> {
+        if self.has(WEIGHTS)? || self.has(WEIGHTS_INDEX)? {
+            return Ok(());
+        }
+        for name in PICKLES {
+            if self.has(name)? {
+                return Err(ModelError::Pickled(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// `files` are those of [`Self::missing_files`].
+    pub fn info(
+        &self,
+        family: &'static str,
+        dims: Option<usize>,
+        files: &[&str],
+    ) -> Result<ModelInfo, ModelError> {
+        let recommended = self.recommendations(dims.unwrap_or(usize::MAX))?;
+        let fixed = [CONFIG, PHOTOSEARCH, WEIGHTS_INDEX];
+        let fixed = fixed.iter().chain(files).map(|&name| name.to_owned());
         let mut bytes = 0u64;
-        for name in fixed
-            .map(str::to_owned)
-            .into_iter()
-            .chain(self.weight_files()?)
-        {
+        for name in fixed.chain(self.weight_files()?) {
             match self.path.join(&name).metadata() {
                 Ok(metadata) => bytes = bytes.saturating_add(metadata.len()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -374,13 +402,13 @@ impl Directory {
             coarse_threshold: recommended.coarse_threshold,
             coarse_dims: recommended.coarse_dims,
             fine_threshold: recommended.fine_threshold,
-            missing: self.missing_files()?,
+            missing: self.missing_files(files)?,
         })
     }
 }
 
 /// A single path component, so that joining it to the directory stays in the directory.
-fn is_plain_file_name(name: &str) -> bool {
+pub(super) fn is_plain_file_name(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
 }
 

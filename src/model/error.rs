@@ -39,6 +39,15 @@ pub enum ModelError {
         source: io::Error,
     },
 
+    /// The weights are there, but in a form that is not read: `pytorch_model.bin` is a pickle, which
+    /// is a program rather than data.
+    #[error("its weights are in \"{0}\", but only safetensors files are read")]
+    Pickled(&'static str),
+
+    /// The model is sound, but not of the kind that does what was asked of it.
+    #[error("{0}")]
+    WrongKind(&'static str),
+
     /// The request cannot be embedded, whatever its size.
     #[error("{0}")]
     InvalidInput(String),

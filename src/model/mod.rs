@@ -2,15 +2,18 @@
 //! into vectors of one space.
 //!
 //! [`load`] looks at `config.json` and hands the directory to the model family named there. A
-//! family is a folder of its own (`qwen3_vl/`); what families share stands beside it: the
+//! family is a folder of its own (`qwen3_vl/`, `bert/`); what families share stands beside it: the
 //! directory and its files, weights, layers, attention, tokenizer, chat prompt.
 
 mod attention;
+mod batch;
+mod bert;
 mod cancel;
 pub mod compute;
 mod directory;
 mod error;
 mod layers;
+mod limits;
 mod pack;
 mod prompt;
 mod quantize;
@@ -34,7 +37,7 @@ pub use error::ModelError;
 pub use pack::{Cache, Packed};
 pub use quantize::{Closeness, quantize};
 
-use directory::Directory;
+use directory::{Directory, PREPROCESSOR, TOKENIZER};
 use pack::{Kind, Pack, PackWriter};
 use scope::{Packing, Source};
 use tokenizer::Tokenizer;
@@ -53,7 +56,7 @@ pub struct Request<'a> {
 
 /// A loaded model.
 pub trait Embedder: Send + Sync {
-    /// The dimensions of every vector that [`Self::embed`] returns.
+    /// The dimensions of every vector that [`Self::embed`] returns; 0 where it returns none.
     fn dims(&self) -> usize;
 
     /// Whether a request may have pictures.
@@ -76,23 +79,59 @@ pub trait Embedder: Send + Sync {
         memory: u64,
         cancel: &Cancel,
     ) -> Result<Vec<Vec<f32>>, ModelError>;
+
+    /// How well each pair's second text answers its first, in order: what a cross-encoder is for.
+    /// `memory` is as for [`Self::embed`].
+    fn score(
+        &self,
+        pairs: &[(&str, &str)],
+        memory: u64,
+        cancel: &Cancel,
+    ) -> Result<Vec<f32>, ModelError> {
+        let _ = (pairs, memory, cancel);
+        Err(ModelError::WrongKind(
+            "it makes embeddings; only a cross-encoder scores pairs of texts",
+        ))
+    }
 }
 
 /// A kind of model, known by the `model_type` in its `config.json`.
 struct Family {
     model_type: &'static str,
-    /// Dimensions of the vectors, from `config.json` alone.
-    dims: fn(&Directory) -> Result<usize, ModelError>,
+    /// Files that it needs besides `config.json` and the weights.
+    files: &'static [&'static str],
+    /// Whether it reads the tokenizer's compact form; else the file is packed as it is.
+    compact_tokenizer: bool,
+    /// Dimensions of the vectors, `None` where it makes none. Reads no weights.
+    dims: fn(&Directory) -> Result<Option<usize>, ModelError>,
     load: Loader,
 }
 
 type Loader = fn(&Directory, Source<'_>, &Cancel) -> Result<Box<dyn Embedder>, ModelError>;
 
-const FAMILIES: &[Family] = &[Family {
-    model_type: "qwen3_vl",
-    dims: qwen3_vl::dims,
-    load: qwen3_vl::load,
-}];
+const FAMILIES: &[Family] = &[
+    Family {
+        model_type: "qwen3_vl",
+        files: &[PREPROCESSOR, TOKENIZER],
+        compact_tokenizer: true,
+        dims: qwen3_vl::dims,
+        load: qwen3_vl::load,
+    },
+    Family {
+        model_type: "bert",
+        files: &[TOKENIZER],
+        compact_tokenizer: false,
+        dims: bert::dims,
+        load: bert::load,
+    },
+    Family {
+        model_type: "xlm-roberta",
+        files: &[TOKENIZER],
+        compact_tokenizer: false,
+        dims: bert::dims,
+        load: bert::load,
+    },
+];
 
 /// A model that is ready, and what it takes.
 pub struct Loaded {
@@ -131,16 +170,16 @@ pub fn prepare(
 
 fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pack, ModelError> {
     let directory = Directory::open(dir)?;
-    family(&directory)?;
-    let missing = directory.missing_files()?;
+    let family = family(&directory)?;
+    directory.check_not_pickled()?;
+    let missing = directory.missing_files(family.files)?;
     if !missing.is_empty() {
         return Err(ModelError::Incomplete { missing });
     }
     cache.open(dir, replace, cancel, &|directory, file, kernel| {
-        let family = family(directory)?;
         let dims = (family.dims)(directory)?;
         let weights = Weights::open(directory, cancel)?;
-        let recommended = directory.recommendations(dims)?;
+        let recommended = directory.recommendations(dims.unwrap_or(usize::MAX))?;
         let held = recommended.compute_dtype.unwrap_or(weights.held());
         let packing = Packing {
             weights,
@@ -150,7 +189,9 @@ fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pac
         let mut writer = packing.writer.into_inner();
         for (name, contents) in directory.contents() {
             let (kind, part) = match name.as_str() {
-                directory::TOKENIZER => (Kind::Tokenizer, Tokenizer::compact(&contents)?),
+                TOKENIZER if family.compact_tokenizer => {
+                    (Kind::Tokenizer, Tokenizer::compact(&contents)?)
+                }
                 _ => (Kind::File, contents.to_vec()),
             };
             writer.add::<ModelError>(&name, kind, std::iter::once(Ok(part)))?;
@@ -164,7 +205,7 @@ pub fn describe(dir: &Path) -> Result<ModelInfo, ModelError> {
     let directory = Directory::open(dir)?;
     let family = family(&directory)?;
     let dims = (family.dims)(&directory)?;
-    directory.info(family.model_type, dims)
+    directory.info(family.model_type, dims, family.files)
 }
 
 fn family(directory: &Directory) -> Result<&'static Family, ModelError> {

@@ -56,6 +56,15 @@ impl<'a> Scope<'a> {
         }
     }
 
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        let name = self.name(name);
+        match self.source {
+            Source::Packing(packing) => packing.weights.has(&name),
+            Source::Packed(pack) => pack.section(&name).is_some(),
+        }
+    }
+
     /// A weight matrix, stored with `shape`, of which the first dimension counts the outputs and
     /// the others together the inputs.
     pub fn matrix(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {

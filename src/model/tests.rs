@@ -8,11 +8,19 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// A copy of `tests/golden/forward/<case>`, removed at the end.
-struct Checkpoint(PathBuf);
+/// A copy of a directory of `tests/golden/`, removed at the end.
+pub(super) struct Checkpoint(PathBuf);
 
 impl Checkpoint {
     fn of(case: &str) -> Self {
+        Self::copy("forward", case)
+    }
+
+    pub fn of_text(case: &str) -> Self {
+        Self::copy("text", case)
+    }
+
+    fn copy(group: &str, case: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!(
             "photosearch-model-{}-{}",
@@ -20,24 +28,23 @@ impl Checkpoint {
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
         let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/golden/forward")
+            .join("tests/golden")
+            .join(group)
             .join(case);
-        for entry in fs::read_dir(source).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_name() != "golden.safetensors" {
-                fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
-            }
-        }
+        copy_directory(&source, &path);
         Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
+    pub fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
         let mut json: Value = serde_json::from_slice(&fs::read(self.file(name)).unwrap()).unwrap();
         change(&mut json);
         fs::write(self.file(name), json.to_string()).unwrap();
@@ -56,11 +63,11 @@ impl Checkpoint {
         fs::write(self.file(name), changed).unwrap();
     }
 
-    fn load(&self) -> Result<Box<dyn Embedder>, ModelError> {
+    pub fn load(&self) -> Result<Box<dyn Embedder>, ModelError> {
         load_anew(&self.0, &Cancel::new())
     }
 
-    fn error(&self) -> ModelError {
+    pub fn error(&self) -> ModelError {
         match self.load() {
             Ok(_) => panic!("it loads"),
             Err(error) => error,
@@ -68,7 +75,7 @@ impl Checkpoint {
     }
 
     /// Asserts that loading finds `file` malformed, and says why in words which contain `reason`.
-    fn assert_malformed(&self, file: &str, reason: &str) {
+    pub fn assert_malformed(&self, file: &str, reason: &str) {
         let error = self.error();
         let message = error.to_string();
         assert!(
@@ -80,6 +87,19 @@ impl Checkpoint {
     }
 }
 
+fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &to);
+        } else if entry.file_name() != "golden.safetensors" {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
 impl Drop for Checkpoint {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).unwrap();
@@ -87,7 +107,7 @@ impl Drop for Checkpoint {
 }
 
 /// Load with a cache that nothing is in.
-fn load_anew(dir: &Path, cancel: &Cancel) -> Result<Box<dyn Embedder>, ModelError> {
+pub(super) fn load_anew(dir: &Path, cancel: &Cancel) -> Result<Box<dyn Embedder>, ModelError> {
     let cache = tempfile::tempdir().unwrap();
     let cache = Cache::new(cache.path().to_owned());
     Ok(load(dir, &cache, cancel)?.embedder)
@@ -101,7 +121,7 @@ fn a_good_directory_loads_and_is_described() {
         let copy = Checkpoint::of(case);
         let model = copy.load().unwrap();
         let info = describe(&copy.0).unwrap();
-        assert_eq!((info.family, info.dims), ("qwen3_vl", model.dims()));
+        assert_eq!((info.family, info.dims), ("qwen3_vl", Some(model.dims())));
         assert!(info.missing.is_empty());
         assert_eq!((info.coarse_threshold, info.coarse_dims), (None, None));
         let weights: u64 = fs::read_dir(&copy.0)

@@ -130,6 +130,11 @@ impl Weights {
             .unwrap_or(Held::F32)
     }
 
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
     /// The tensor of this name, which must have this shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, ModelError> {
         let stored = self.tensor_of(name)?;

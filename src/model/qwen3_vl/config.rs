@@ -10,10 +10,7 @@ use serde::Deserialize;
 use super::super::ModelError;
 use super::super::directory::{CONFIG, Directory};
 use super::super::layers::Activation;
-
-/// No size in a configuration reaches this; products of three stay within u64.
-const MAX_SIZE: usize = 1 << 20;
-const MAX_LAYERS: usize = 1 << 10;
+use super::super::limits::{MAX_LAYERS, MAX_SIZE, check_size};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
@@ -202,7 +199,7 @@ impl TextConfig {
                 MAX_SIZE << 4,
             ),
         ] {
-            check_size("text_config", name, value, limit)?;
+            check_size(&format!("text_config.{name}"), value, limit)?;
         }
         let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
         if !heads.is_multiple_of(kv_heads) {
@@ -281,7 +278,7 @@ impl VisionConfig {
                 MAX_SIZE,
             ),
         ] {
-            check_size("vision_config", name, value, limit)?;
+            check_size(&format!("vision_config.{name}"), value, limit)?;
         }
         if self.in_channels != 3 {
             return Err(format!(
@@ -310,15 +307,6 @@ impl VisionConfig {
         }
         Ok(())
     }
-}
-
-fn check_size(part: &str, name: &str, value: usize, limit: usize) -> Result<(), String> {
-    if !(1..=limit).contains(&value) {
-        return Err(format!(
-            "{part}.{name} must be between 1 and {limit}, not {value}"
-        ));
-    }
-    Ok(())
 }
 
 fn check_rope(part: &str, rope: &RopeParameters, kind: &str, theta: f64) -> Result<(), String> {

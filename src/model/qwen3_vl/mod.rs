@@ -19,7 +19,8 @@ use candle_core::{Device, Tensor};
 
 use crate::image::RgbImage;
 
-use super::directory::{Directory, TOKENIZER};
+use super::batch::{PACK_TOKENS, batches, check_ids, l2_normalised};
+use super::directory::Directory;
 use super::prompt::{self, ImageMarkers, Prompt};
 use super::scope::{Scope, Source};
 use super::tokenizer::Tokenizer;
@@ -32,9 +33,8 @@ use vision::VisionTower;
 
 /// The reference's limit on a prompt.
 const MAX_TOKENS: usize = 8192;
-/// Requests go through the model together until they have so many tokens or patches. Enough rows
-/// to make reading the weights worth while; few enough that memory stays that of one large photo.
-const PACK_TOKENS: usize = 2048;
+/// Pictures are seen together until they have so many patches: few enough that memory stays that of
+/// one large photo.
 const PACK_PATCHES: usize = 8192;
 
 /// A place in the forward pass at which tests look.
@@ -83,8 +83,8 @@ struct Qwen3Vl {
 }
 
 /// Dimensions of the vectors.
-pub(super) fn dims(directory: &Directory) -> Result<usize, ModelError> {
-    Ok(Config::read(directory)?.text_config.hidden_size)
+pub(super) fn dims(directory: &Directory) -> Result<Option<usize>, ModelError> {
+    Ok(Some(Config::read(directory)?.text_config.hidden_size))
 }
 
 pub(super) fn load(
@@ -163,7 +163,7 @@ impl Qwen3Vl {
 
         let prompt = Prompt::render(&instruction, &merged, text, &self.markers);
         let ids = prompt.encode(&self.tokenizer, self.max_tokens)?;
-        self.check_ids(&ids)?;
+        check_ids(&ids, config.text_config.vocab_size)?;
         // The spellings of special tokens act as those tokens in the user's text too, as in the
         // reference; but a place for a picture needs a picture.
         for (id, expected) in [
@@ -178,19 +178,6 @@ impl Qwen3Vl {
             }
         }
         Ok((ids, grids))
-    }
-
-    /// A tokenizer that does not belong to the weights must not lead past their embeddings.
-    fn check_ids(&self, ids: &[u32]) -> Result<(), ModelError> {
-        let vocabulary = self.config.text_config.vocab_size;
-        let reason = match ids.iter().max() {
-            None => "it turns a prompt into no tokens".to_owned(),
-            Some(&id) if id as usize >= vocabulary => {
-                format!("token {id} is not among the model's {vocabulary}")
-            }
-            Some(_) => return Ok(()),
-        };
-        Err(ModelError::malformed(TOKENIZER, reason))
     }
 
     /// Make a request, whose tokens are known, ready and append it to the pack.
@@ -301,7 +288,7 @@ impl Qwen3Vl {
         let mut deepstack =
             vec![Vec::new(); self.config.vision_config.deepstack_visual_indexes.len()];
         let mut patches = pack.patches.as_slice();
-        for grids in batches(&pack.grids, PACK_PATCHES) {
+        for grids in batches(&pack.grids, PACK_PATCHES, |grid| grid.patches()) {
             let count: usize = grids.iter().map(|grid| grid.patches()).sum();
             let (own, rest) = patches.split_at_checked(count * values).ok_or_else(|| {
                 ModelError::Internal(format!("fewer than {count} patches of {values} values"))
@@ -336,22 +323,6 @@ impl Qwen3Vl {
                 .collect::<Result<_, _>>()?,
         })
     }
-}
-
-/// `grids` cut where the next picture would bring a batch over `patches` patches.
-fn batches(grids: &[Grid], patches: usize) -> impl Iterator<Item = &[Grid]> {
-    let mut rest = grids;
-    std::iter::from_fn(move || {
-        let mut sum = 0;
-        let fitting = rest.iter().take_while(|grid| {
-            sum += grid.patches();
-            sum <= patches
-        });
-        let count = fitting.count().max(1).min(rest.len());
-        let (batch, after) = rest.split_at(count);
-        rest = after;
-        (!batch.is_empty()).then_some(batch)
-    })
 }
 
 impl Embedder for Qwen3Vl {
@@ -399,17 +370,4 @@ impl Embedder for Qwen3Vl {
         }
         Ok(vectors)
     }
-}
-
-/// `x / ‖x‖`. Weights that overflow must not become a vector that matches nothing in silence.
-fn l2_normalised(mut x: Vec<f32>) -> Result<Vec<f32>, ModelError> {
-    let norm = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-    if !(norm.is_finite() && norm > 0.0) {
-        return Err(ModelError::Internal(format!(
-            "hidden state has the norm {norm}"
-        )));
-    }
-    x.iter_mut()
-        .for_each(|x| *x = (f64::from(*x) / norm) as f32);
-    Ok(x)
 }

@@ -310,20 +310,3 @@ fn cancelling_stops_the_forward_pass_at_any_point() {
         assert!(seen <= at + 4, "{seen} points after a cancel at {at}");
     }
 }
-
-#[test]
-fn batches_hold_every_picture_once_and_no_more_than_fit() {
-    let grid = |patches| Grid {
-        rows: 1,
-        columns: patches,
-    };
-    let sizes = |grids: &[usize], limit| -> Vec<Vec<usize>> {
-        let grids: Vec<Grid> = grids.iter().map(|&patches| grid(patches)).collect();
-        batches(&grids, limit)
-            .map(|batch| batch.iter().map(|grid| grid.patches()).collect())
-            .collect()
-    };
-    assert_eq!(sizes(&[3, 4, 5, 9, 1], 8), [&[3, 4][..], &[5], &[9], &[1]]);
-    assert_eq!(sizes(&[1, 1, 1], 8), [[1, 1, 1]]);
-    assert_eq!(sizes(&[], 8), Vec::<Vec<usize>>::new());
-}

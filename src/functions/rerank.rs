@@ -1,0 +1,29 @@
+//! `rerank_score`.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::{catalog, worker};
+use crate::guc;
+use crate::model::Cache;
+use crate::types::sql_error;
+
+/// How well a content answers a query, by a cross-encoder.
+#[pg_extern(sql = false)]
+fn photosearch_rerank_score(model: &str, query: &str, content: &str) -> Result<f32, ErrorReport> {
+    let dir = catalog::find(model)?;
+    let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
+    let (query, content) = (query.to_owned(), content.to_owned());
+    let scores = worker::run(move |models, cancel| {
+        models
+            .get(&dir, &cache, cancel)?
+            .score(&[(&query, &content)], memory, cancel)
+    })?;
+    let scores = scores.map_err(|error| catalog::model_error(model, error))?;
+    scores.first().copied().ok_or_else(|| {
+        sql_error(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            "the model returned no score",
+        )
+    })
+}

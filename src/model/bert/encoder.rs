@@ -1,0 +1,267 @@
+//! The encoder (Devlin et al. 2019, "BERT"; Conneau et al. 2020, "Unsupervised Cross-lingual
+//! Representation Learning at Scale"). Every token sees all of its sequence; each layer normalises
+//! after it adds (post-norm).
+
+use candle_core::{Device, Tensor};
+
+use super::super::attention::{Heads, Mask, Precision, attend};
+use super::super::batch::check_ids;
+use super::super::compute::{Table, rotate_heads};
+use super::super::directory::TOKENIZER;
+use super::super::layers::{Activation, LayerNorm, Linear, apply, feed_forward};
+use super::super::scope::{Scope, Source};
+use super::super::{Cancel, ModelError};
+use super::config::{Config, Variant};
+use super::tokens::Sequence;
+use super::{Observer, Point};
+
+/// A checkpoint's weights and where in it the encoder's names begin: nowhere in a bare model, under
+/// the name of the architecture in one with a head.
+pub(super) struct Checkpoint<'a> {
+    all: Scope<'a>,
+    encoder: Scope<'a>,
+}
+
+impl<'a> Checkpoint<'a> {
+    pub fn new(config: &Config, source: Source<'a>, cancel: &'a Cancel) -> Self {
+        let architecture = match config.model_type {
+            Variant::Bert => "bert",
+            Variant::XlmRoberta => "roberta",
+        };
+        let all = Scope::new(source, "", cancel);
+        let under = all.under(architecture);
+        let encoder = match under.has("embeddings.word_embeddings.weight") {
+            true => under,
+            false => all.clone(),
+        };
+        Self { all, encoder }
+    }
+
+    /// A part of the encoder.
+    pub fn part(&self, name: &str) -> Scope<'a> {
+        self.encoder.under(name)
+    }
+
+    /// A part beside the encoder.
+    pub fn outside(&self, name: &str) -> Scope<'a> {
+        self.all.under(name)
+    }
+}
+
+pub(super) struct Encoder {
+    /// [vocabulary, hidden]
+    words: Table,
+    /// [positions, hidden]
+    positions: Table,
+    /// [segments, hidden]
+    segments: Table,
+    norm: LayerNorm,
+    layers: Vec<Layer>,
+    config: Config,
+}
+
+impl Encoder {
+    pub fn load(config: &Config, checkpoint: &Checkpoint<'_>) -> Result<Self, ModelError> {
+        let hidden = config.hidden_size;
+        let embeddings = checkpoint.part("embeddings");
+        let table = |name: &str, rows| embeddings.under(name).table("weight", rows, hidden);
+        let encoder = checkpoint.part("encoder.layer");
+        Ok(Self {
+            words: table("word_embeddings", config.vocab_size)?,
+            positions: table("position_embeddings", config.max_position_embeddings)?,
+            segments: table("token_type_embeddings", config.type_vocab_size)?,
+            norm: LayerNorm::load(
+                &embeddings.under("LayerNorm"),
+                hidden,
+                config.layer_norm_eps,
+            )?,
+            layers: (0..config.num_hidden_layers)
+                .map(|i| Layer::load(config, &encoder.under(i)))
+                .collect::<Result<_, _>>()?,
+            config: config.clone(),
+        })
+    }
+
+    /// The states after the last layer, [tokens, hidden]: those of all sequences, one after another.
+    pub fn forward(
+        &self,
+        sequences: &[Sequence],
+        cancel: &Cancel,
+        observe: Observer<'_>,
+    ) -> Result<Tensor, ModelError> {
+        let mut x = self.embed(sequences)?;
+        observe(Point::Embedded, &x);
+        for (i, layer) in self.layers.iter().enumerate() {
+            cancel.check()?;
+            x = layer.forward(&x, sequences, cancel)?;
+            observe(Point::Layer(i), &x);
+        }
+        Ok(x)
+    }
+
+    fn embed(&self, sequences: &[Sequence]) -> Result<Tensor, ModelError> {
+        let mut ids = Vec::new();
+        let mut positions = Vec::new();
+        let mut segments = Vec::new();
+        for sequence in sequences {
+            check_ids(&sequence.ids, self.config.vocab_size)?;
+            ids.extend(&sequence.ids);
+            positions.extend(self.places(&sequence.ids));
+            segments.extend(self.kinds(&sequence.segments)?);
+        }
+        let rows = |table: &Table, rows: &[u32]| {
+            table
+                .rows(rows.iter().map(|&row| row as usize))
+                .ok_or_else(|| ModelError::Internal("a token has no embedding".into()))
+        };
+        let mut sum = rows(&self.words, &ids)?;
+        for part in [
+            rows(&self.segments, &segments)?,
+            rows(&self.positions, &positions)?,
+        ] {
+            sum.iter_mut()
+                .zip(part)
+                .for_each(|(sum, part)| *sum += part);
+        }
+        let shape = (ids.len(), self.config.hidden_size);
+        self.norm
+            .forward(&Tensor::from_vec(sum, shape, &Device::Cpu)?)
+    }
+
+    /// Rows of the position table. XLM-RoBERTa counts on from its padding token's id and leaves out
+    /// padding; a text may hold that token, spelled out.
+    fn places(&self, ids: &[u32]) -> Vec<u32> {
+        let first = self.config.first_position() as u32;
+        let skipped = match self.config.model_type {
+            Variant::Bert => None,
+            Variant::XlmRoberta => Some(self.config.padding_id()),
+        };
+        let mut next = first;
+        ids.iter()
+            .map(|&id| match Some(id) == skipped {
+                true => id,
+                false => {
+                    next += 1;
+                    next - 1
+                }
+            })
+            .collect()
+    }
+
+    /// Rows of the segment table. XLM-RoBERTa does not tell the texts of a pair apart.
+    fn kinds(&self, segments: &[u32]) -> Result<Vec<u32>, ModelError> {
+        if self.config.model_type == Variant::XlmRoberta {
+            return Ok(vec![0; segments.len()]);
+        }
+        let known = self.config.type_vocab_size;
+        match segments.iter().find(|&&segment| segment as usize >= known) {
+            None => Ok(segments.to_vec()),
+            Some(segment) => Err(ModelError::malformed(
+                TOKENIZER,
+                format!("type id {segment} is not among the model's {known}"),
+            )),
+        }
+    }
+}
+
+struct Layer {
+    attention: Attention,
+    attention_norm: LayerNorm,
+    inner: Linear,
+    activation: Activation,
+    outer: Linear,
+    norm: LayerNorm,
+}
+
+impl Layer {
+    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self, ModelError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let norm = |scope: &Scope<'_>| {
+            LayerNorm::load(&scope.under("LayerNorm"), hidden, config.layer_norm_eps)
+        };
+        let attention = scope.under("attention");
+        let output = scope.under("output");
+        Ok(Self {
+            attention: Attention::load(config, &attention)?,
+            attention_norm: norm(&attention.under("output"))?,
+            inner: Linear::load(
+                &scope.under("intermediate").under("dense"),
+                hidden,
+                inner,
+                true,
+            )?,
+            activation: config.hidden_act,
+            outer: Linear::load(&output.under("dense"), inner, hidden, true)?,
+            norm: norm(&output)?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        sequences: &[Sequence],
+        cancel: &Cancel,
+    ) -> Result<Tensor, ModelError> {
+        let attended = self.attention.forward(x, sequences, cancel)?;
+        let x = self.attention_norm.forward(&(x + attended)?)?;
+        let fed = feed_forward(&x, &self.inner, self.activation, &self.outer)?;
+        self.norm.forward(&(x + fed)?)
+    }
+}
+
+struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self, ModelError> {
+        let hidden = config.hidden_size;
+        let own = scope.under("self");
+        let linear =
+            |scope: &Scope<'_>, name: &str| Linear::load(&scope.under(name), hidden, hidden, true);
+        Ok(Self {
+            query: linear(&own, "query")?,
+            key: linear(&own, "key")?,
+            value: linear(&own, "value")?,
+            output: linear(&scope.under("output"), "dense")?,
+            heads: config.num_attention_heads,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        sequences: &[Sequence],
+        cancel: &Cancel,
+    ) -> Result<Tensor, ModelError> {
+        let lengths: Vec<usize> = sequences.iter().map(|own| own.ids.len()).collect();
+        let matrix = self.output.matrix();
+        let precision = Precision::of(matrix.held(), matrix.kernel());
+        let hidden = matrix.inputs();
+        let size = hidden / self.heads;
+        let attended = apply("attention", x, x.shape(), |x| {
+            let part = |linear: &Linear| {
+                rotate_heads(&linear.product(x), hidden, 0, self.heads, size, None, None)
+            };
+            let heads = Heads {
+                query: &part(&self.query),
+                key: &part(&self.key),
+                value: &part(&self.value),
+                heads: self.heads,
+                kv_heads: self.heads,
+                size,
+                lengths: &lengths,
+            };
+            // Cancelled: what comes out is not looked at.
+            let mixed =
+                attend(heads, Mask::Full, precision, cancel).unwrap_or_else(|_| vec![0.0; x.len()]);
+            self.output.product(&mixed)
+        })?;
+        cancel.check()?;
+        Ok(attended)
+    }
+}

@@ -1,0 +1,290 @@
+//! What sentence-transformers keeps beside a checkpoint: which modules follow the encoder, how the
+//! tokens' states become one vector, how long a text may be, which prompts there are. Checked
+//! against sentence-transformers 6.2 (`tests/golden/text/`).
+//!
+//! A directory without `modules.json` is what sentence-transformers makes of it: an encoder with mean
+//! pooling, or a cross-encoder where `config.json` names a sequence classifier.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::super::ModelError;
+use super::super::directory::{Directory, is_plain_file_name};
+use super::config::Config;
+
+const MODULES: &str = "modules.json";
+const PROMPTS: &str = "config_sentence_transformers.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// Where the encoder's own settings stand; the first that is there counts.
+const TRANSFORMER: [&str; 3] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_xlm-roberta_config.json",
+];
+/// Names of prompts that every model has, if only without any text.
+const KNOWN_PROMPTS: [&str; 2] = ["query", "document"];
+
+/// How the states of a sequence's tokens become one vector. Whatever modules follow, our vectors
+/// have the norm 1: similarity here is the cosine, to which a vector's length means nothing. (So a
+/// directory without the module `Normalize` gives here the direction of what it gives there.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pooling {
+    /// The first token's.
+    First,
+    /// Their mean.
+    Mean,
+}
+
+/// What a cross-encoder's output goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ScoreActivation {
+    /// `1 / (1 + exp(-x))`: sentence-transformers' own choice where a model names none.
+    Sigmoid,
+    Identity,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    Embed(Pooling),
+    Score(ScoreActivation),
+}
+
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub task: Task,
+    pub prompts: Prompts,
+    /// Tokens to which a longer input is cut, where the files say it.
+    pub max_tokens: Option<usize>,
+    /// Whether texts are lower-cased before the tokenizer sees them.
+    pub lowercase: bool,
+}
+
+#[derive(Deserialize)]
+struct Module {
+    #[serde(rename = "type")]
+    class: String,
+    path: String,
+}
+
+/// `sentence_bert_config.json`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TransformerSettings {
+    max_seq_length: Option<usize>,
+    do_lower_case: bool,
+    processing_kwargs: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TokenizerSettings {
+    /// 1e30 stands for "no limit".
+    model_max_length: Option<f64>,
+}
+
+/// `config_sentence_transformers.json`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Settings {
+    prompts: BTreeMap<String, Option<String>>,
+    default_prompt_name: Option<String>,
+    activation_fn: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct PoolingSettings {
+    /// Since version 5.
+    pooling_mode: Option<Modes>,
+    #[serde(default = "yes")]
+    include_prompt: bool,
+    /// Before: `pooling_mode_mean_tokens` and the like, true or false.
+    #[serde(flatten)]
+    rest: BTreeMap<String, serde_json::Value>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Modes {
+    One(String),
+    Several(Vec<String>),
+}
+
+/// Texts that are put before an input, by name.
+#[derive(Debug, Default)]
+pub(super) struct Prompts {
+    by_name: BTreeMap<String, Option<String>>,
+    default_name: Option<String>,
+}
+
+impl Layout {
+    pub fn read(directory: &Directory, config: &Config) -> Result<Self, ModelError> {
+        let modules: Option<Vec<Module>> = match directory.has(MODULES)? {
+            true => Some(directory.json(MODULES)?),
+            false => None,
+        };
+        let mut settings = Settings::default();
+        let mut transformer = TransformerSettings::default();
+        if modules.is_some() {
+            settings = directory.optional_json(PROMPTS)?;
+            for name in TRANSFORMER {
+                if directory.has(name)? {
+                    transformer = directory.json(name)?;
+                    break;
+                }
+            }
+        }
+        if let Some(given) = &transformer.processing_kwargs
+            && !given.is_empty()
+        {
+            return Err(unsupported("processing_kwargs are not supported"));
+        }
+        let tokenizer: TokenizerSettings = directory.optional_json(TOKENIZER_CONFIG)?;
+        let pooling = match &modules {
+            None if config.is_classifier() => None,
+            None => Some(Pooling::Mean),
+            Some(modules) => pooling(directory, modules)?,
+        };
+        let prompts = Prompts {
+            by_name: settings.prompts,
+            default_name: settings.default_prompt_name,
+        };
+        let task = match pooling {
+            Some(pooling) => Task::Embed(pooling),
+            None => {
+                check_cross_encoder(config, &prompts)?;
+                let class = settings.activation_fn.as_deref();
+                Task::Score(score_activation(class.or(config.score_activation()))?)
+            }
+        };
+        let limit = tokenizer.model_max_length.map(|limit| limit as usize);
+        Ok(Self {
+            task,
+            prompts,
+            max_tokens: transformer.max_seq_length.or(limit),
+            lowercase: transformer.do_lower_case,
+        })
+    }
+}
+
+impl Prompts {
+    /// What is put before a text, as `encode(prompt_name=…)` or `encode(prompt=…)` would: an
+    /// instruction which is the name of a prompt is that prompt, and any other is itself the prompt,
+    /// to the letter (a space at its end too). A blank one is the default prompt, or nothing.
+    pub fn prefix<'a>(&'a self, instruction: Option<&'a str>) -> &'a str {
+        let named = |name: &str| {
+            let known = KNOWN_PROMPTS.contains(&name).then_some("");
+            let prompt = self.by_name.get(name);
+            prompt
+                .map(|text| text.as_deref().unwrap_or_default())
+                .or(known)
+        };
+        match instruction.filter(|instruction| !instruction.trim().is_empty()) {
+            Some(instruction) => named(instruction).unwrap_or(instruction),
+            None => self.default_name.as_deref().and_then(named).unwrap_or(""),
+        }
+    }
+}
+
+fn unsupported(reason: impl Into<String>) -> ModelError {
+    ModelError::UnsupportedModel(reason.into())
+}
+
+/// The class's own name: where it is defined has changed.
+fn class_name(dotted: &str) -> &str {
+    dotted.rsplit('.').next().unwrap_or(dotted)
+}
+
+/// `None`: the modules are an encoder alone.
+fn pooling(directory: &Directory, modules: &[Module]) -> Result<Option<Pooling>, ModelError> {
+    let mut found = None;
+    for (i, module) in modules.iter().enumerate() {
+        match (i, class_name(&module.class)) {
+            (0, "Transformer") if module.path.is_empty() => {}
+            (0, "Transformer") => {
+                return Err(unsupported(format!(
+                    "an encoder in a directory of its own (\"{}\") is not supported",
+                    module.path
+                )));
+            }
+            (1, "Pooling") => found = Some(read_pooling(directory, &module.path)?),
+            (2.., "Normalize") => {}
+            (_, other) => {
+                return Err(unsupported(format!(
+                    "module \"{other}\" at place {i} of {MODULES} is not supported (known: Transformer, then Pooling, then Normalize)"
+                )));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn read_pooling(directory: &Directory, path: &str) -> Result<Pooling, ModelError> {
+    if !is_plain_file_name(path) {
+        return Err(ModelError::malformed(
+            MODULES,
+            format!("\"{path}\" is not the name of a directory in the model's directory"),
+        ));
+    }
+    let settings: PoolingSettings = directory.json(&format!("{path}/config.json"))?;
+    if !settings.include_prompt {
+        return Err(unsupported(
+            "pooling without the prompt's tokens (include_prompt) is not supported",
+        ));
+    }
+    let modes: Vec<String> = match settings.pooling_mode {
+        Some(Modes::One(mode)) => vec![mode],
+        Some(Modes::Several(modes)) => modes,
+        None => settings
+            .rest
+            .iter()
+            .filter(|(_, value)| value.as_bool() == Some(true))
+            .filter_map(|(key, _)| key.strip_prefix("pooling_mode_"))
+            .map(|mode| mode.strip_suffix("_tokens").unwrap_or(mode))
+            .map(|mode| mode.strip_suffix("_token").unwrap_or(mode).to_owned())
+            .collect(),
+    };
+    match modes.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["cls"] => Ok(Pooling::First),
+        // sentence-transformers' own default.
+        ["mean"] | [] => Ok(Pooling::Mean),
+        _ => Err(unsupported(format!(
+            "pooling \"{}\" is not supported (known: cls, mean)",
+            modes.join(" + ")
+        ))),
+    }
+}
+
+fn check_cross_encoder(config: &Config, prompts: &Prompts) -> Result<(), ModelError> {
+    if !config.is_classifier() {
+        return Err(unsupported(format!(
+            "{MODULES} names no pooling, and {} no sequence classifier",
+            super::super::directory::CONFIG
+        )));
+    }
+    let labels = config.labels();
+    if labels != 1 {
+        return Err(unsupported(format!(
+            "a classifier of {labels} labels is not supported: a cross-encoder has one"
+        )));
+    }
+    if !prompts.prefix(None).is_empty() {
+        return Err(unsupported("a cross-encoder's prompt is not supported"));
+    }
+    Ok(())
+}
+
+fn score_activation(class: Option<&str>) -> Result<ScoreActivation, ModelError> {
+    match class.map(class_name) {
+        None | Some("Sigmoid") => Ok(ScoreActivation::Sigmoid),
+        Some("Identity") => Ok(ScoreActivation::Identity),
+        Some(other) => Err(unsupported(format!(
+            "activation \"{other}\" of a cross-encoder is not supported (known: Sigmoid, Identity)"
+        ))),
+    }
+}

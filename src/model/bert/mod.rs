@@ -1,0 +1,333 @@
+//! BERT and XLM-RoBERTa as text embedders in the layout of sentence-transformers (all-MiniLM-L6-v2,
+//! bge-m3) and as cross-encoders (bge-reranker-v2-m3, ms-marco-MiniLM).
+//!
+//! An embedder pools the states of a text's tokens; what it does with an instruction says
+//! [`layout::Prompts::prefix`]. A cross-encoder reads a query and a content as one sequence and puts
+//! the first token's state through a small head, `out(tanh(dense(x)))`.
+//!
+//! Checked hidden state by hidden state against transformers and sentence-transformers
+//! (`tests/golden/text/`), and on the weights of all-MiniLM-L6-v2 (`tests/text_models/`).
+
+mod config;
+mod encoder;
+mod layout;
+mod tokens;
+
+#[cfg(test)]
+mod tests;
+
+use candle_core::{Device, Tensor};
+
+use crate::image::RgbImage;
+
+use super::batch::{PACK_TOKENS, batches, l2_normalised};
+use super::directory::Directory;
+use super::layers::Linear;
+use super::scope::Source;
+use super::{Cancel, Embedder, ModelError, Request};
+use config::{Config, Variant};
+use encoder::{Checkpoint, Encoder};
+use layout::{Layout, Pooling, Prompts, ScoreActivation, Task};
+use tokens::{Sequence, Tokens};
+
+const TEXT_ONLY: ModelError = ModelError::WrongKind("it takes text only, no images");
+const SCORES_ONLY: ModelError = ModelError::WrongKind(
+    "it is a cross-encoder: it scores pairs of texts and makes no embeddings",
+);
+
+/// A place in the forward pass at which tests look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Point {
+    Embedded,
+    Layer(usize),
+}
+
+type Observer<'a> = &'a mut dyn FnMut(Point, &Tensor);
+
+/// What both kinds of model have.
+struct Base {
+    tokens: Tokens,
+    encoder: Encoder,
+    /// About what a token takes in a forward pass.
+    token_bytes: u64,
+}
+
+struct TextEmbedder {
+    base: Base,
+    pooling: Pooling,
+    prompts: Prompts,
+    default_instruction: Option<String>,
+    dims: usize,
+}
+
+struct CrossEncoder {
+    base: Base,
+    dense: Linear,
+    out: Linear,
+    activation: ScoreActivation,
+}
+
+/// Dimensions of the vectors, `None` for a cross-encoder.
+pub(super) fn dims(directory: &Directory) -> Result<Option<usize>, ModelError> {
+    let config = Config::read(directory)?;
+    Ok(match Layout::read(directory, &config)?.task {
+        Task::Embed(_) => Some(config.hidden_size),
+        Task::Score(_) => None,
+    })
+}
+
+pub(super) fn load(
+    directory: &Directory,
+    source: Source<'_>,
+    cancel: &Cancel,
+) -> Result<Box<dyn Embedder>, ModelError> {
+    Ok(match Model::load(directory, source, cancel)? {
+        Model::Embedder(model) => Box::new(model),
+        Model::CrossEncoder(model) => Box::new(model),
+    })
+}
+
+enum Model {
+    Embedder(TextEmbedder),
+    CrossEncoder(CrossEncoder),
+}
+
+impl Model {
+    fn load(
+        directory: &Directory,
+        source: Source<'_>,
+        cancel: &Cancel,
+    ) -> Result<Self, ModelError> {
+        let config = Config::read(directory)?;
+        let layout = Layout::read(directory, &config)?;
+        let recommended = directory.recommendations(config.hidden_size)?;
+        let max_tokens = recommended
+            .max_tokens
+            .or(layout.max_tokens)
+            .unwrap_or(usize::MAX)
+            .min(config.max_tokens());
+        let checkpoint = Checkpoint::new(&config, source, cancel);
+        let base = Base {
+            tokens: Tokens::read(directory, layout.lowercase, max_tokens)?,
+            encoder: Encoder::load(&config, &checkpoint)?,
+            // The state, its norm and the products of attention, or the two halves of the
+            // feed-forward layer.
+            token_bytes: 4
+                * (3 * config.hidden_size
+                    + (11 * config.hidden_size).max(3 * config.intermediate_size))
+                    as u64,
+        };
+        Ok(match layout.task {
+            Task::Embed(pooling) => Self::Embedder(TextEmbedder {
+                base,
+                pooling,
+                prompts: layout.prompts,
+                default_instruction: recommended.default_instruction,
+                dims: config.hidden_size,
+            }),
+            Task::Score(activation) => {
+                Self::CrossEncoder(CrossEncoder::load(base, &config, &checkpoint, activation)?)
+            }
+        })
+    }
+}
+
+impl Base {
+    /// What `finish` makes of each sequence, some sequences at a time. It is given the states of
+    /// their tokens, [tokens, hidden], and gives one row a sequence.
+    fn run(
+        &self,
+        sequences: &[Sequence],
+        memory: u64,
+        cancel: &Cancel,
+        finish: impl Fn(&Tensor, &[Sequence]) -> Result<Tensor, ModelError>,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let fitting = usize::try_from(memory / self.token_bytes).unwrap_or(usize::MAX);
+        if let Some(large) = sequences.iter().find(|own| own.ids.len() > fitting) {
+            return Err(ModelError::OutOfMemory(format!(
+                "embedding {} tokens would take {} MB",
+                large.ids.len(),
+                (large.ids.len() as u64 * self.token_bytes).div_ceil(1 << 20)
+            )));
+        }
+        let mut rows = Vec::with_capacity(sequences.len());
+        let limit = PACK_TOKENS.min(fitting);
+        for batch in batches(sequences, limit, |sequence| sequence.ids.len()) {
+            let states = self.encoder.forward(batch, cancel, &mut |_, _| ())?;
+            rows.extend(finish(&states, batch)?.to_vec2::<f32>()?);
+        }
+        Ok(rows)
+    }
+}
+
+/// [tokens, hidden] to [sequences, hidden]: the state of each sequence's first token.
+fn first_states(states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, ModelError> {
+    let mut start = 0;
+    let first: Vec<u32> = sequences
+        .iter()
+        .map(|sequence| {
+            let first = start as u32;
+            start += sequence.ids.len();
+            first
+        })
+        .collect();
+    Ok(states.index_select(&Tensor::new(first, &Device::Cpu)?, 0)?)
+}
+
+/// [tokens, hidden] to [sequences, hidden]: the mean of each sequence's states.
+fn mean_states(states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, ModelError> {
+    let mut start = 0;
+    let mut means = Vec::with_capacity(sequences.len());
+    for sequence in sequences {
+        let length = sequence.ids.len();
+        means.push(states.narrow(0, start, length)?.mean_keepdim(0)?);
+        start += length;
+    }
+    Ok(Tensor::cat(&means, 0)?)
+}
+
+impl TextEmbedder {
+    fn tokens(&self, request: &Request<'_>) -> Result<Sequence, ModelError> {
+        if !request.images.is_empty() {
+            return Err(TEXT_ONLY);
+        }
+        let own = request.instruction.filter(|own| !own.trim().is_empty());
+        let prefix = self
+            .prompts
+            .prefix(own.or(self.default_instruction.as_deref()));
+        self.base
+            .tokens
+            .text(prefix, request.text.unwrap_or_default())
+    }
+
+    fn pool(&self, states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, ModelError> {
+        match self.pooling {
+            Pooling::First => first_states(states, sequences),
+            Pooling::Mean => mean_states(states, sequences),
+        }
+    }
+}
+
+impl Embedder for TextEmbedder {
+    fn dims(&self) -> usize {
+        self.dims
+    }
+
+    fn takes_images(&self) -> bool {
+        false
+    }
+
+    fn fit(&self, _image: RgbImage) -> Result<RgbImage, ModelError> {
+        Err(TEXT_ONLY)
+    }
+
+    fn embed(
+        &self,
+        requests: &[Request<'_>],
+        memory: u64,
+        cancel: &Cancel,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let sequences = requests
+            .iter()
+            .map(|request| cancel.check().and_then(|()| self.tokens(request)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let pooled = self
+            .base
+            .run(&sequences, memory, cancel, |states, sequences| {
+                self.pool(states, sequences)
+            })?;
+        pooled.into_iter().map(l2_normalised).collect()
+    }
+}
+
+impl CrossEncoder {
+    fn load(
+        base: Base,
+        config: &Config,
+        checkpoint: &Checkpoint<'_>,
+        activation: ScoreActivation,
+    ) -> Result<Self, ModelError> {
+        let (dense, out) = match config.model_type {
+            Variant::Bert => (
+                checkpoint.part("pooler.dense"),
+                checkpoint.outside("classifier"),
+            ),
+            Variant::XlmRoberta => (
+                checkpoint.outside("classifier.dense"),
+                checkpoint.outside("classifier.out_proj"),
+            ),
+        };
+        let hidden = config.hidden_size;
+        Ok(Self {
+            base,
+            dense: Linear::load(&dense, hidden, hidden, true)?,
+            out: Linear::load(&out, hidden, 1, true)?,
+            activation,
+        })
+    }
+
+    /// [tokens, hidden] to [sequences, 1]
+    fn head(&self, states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, ModelError> {
+        let first = first_states(states, sequences)?;
+        self.out.forward(&self.dense.forward(&first)?.tanh()?)
+    }
+}
+
+impl Embedder for CrossEncoder {
+    fn dims(&self) -> usize {
+        0
+    }
+
+    fn takes_images(&self) -> bool {
+        false
+    }
+
+    fn fit(&self, _image: RgbImage) -> Result<RgbImage, ModelError> {
+        Err(SCORES_ONLY)
+    }
+
+    fn embed(
+        &self,
+        _requests: &[Request<'_>],
+        _memory: u64,
+        _cancel: &Cancel,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        Err(SCORES_ONLY)
+    }
+
+    fn score(
+        &self,
+        pairs: &[(&str, &str)],
+        memory: u64,
+        cancel: &Cancel,
+    ) -> Result<Vec<f32>, ModelError> {
+        let sequences = pairs
+            .iter()
+            .map(|(query, content)| {
+                cancel.check()?;
+                self.base.tokens.pair(query, content)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let outputs = self
+            .base
+            .run(&sequences, memory, cancel, |states, sequences| {
+                self.head(states, sequences)
+            })?;
+        outputs
+            .into_iter()
+            .flatten()
+            .map(|output| activated(output, self.activation))
+            .collect()
+    }
+}
+
+/// Weights that overflow must not become a score that sorts somewhere in silence.
+fn activated(output: f32, activation: ScoreActivation) -> Result<f32, ModelError> {
+    if !output.is_finite() {
+        return Err(ModelError::Internal(format!("the score is {output}")));
+    }
+    Ok(match activation {
+        ScoreActivation::Identity => output,
+        ScoreActivation::Sigmoid => (1.0 / (1.0 + f64::from(-output).exp())) as f32,
+    })
+}
