@@ -16,11 +16,13 @@ pub const THRESHOLD_OF_MODEL: f64 = -2.0;
 /// `coarse_dims` at this value leaves the prefix length to the model.
 pub const DIMS_OF_MODEL: i32 = 0;
 
+const DEFAULT_CACHE_DIR: &CStr = c"pgsql_tmp_photosearch";
+
 static MODEL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"photosearch-mini-1"));
 static MODEL_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static CACHE_DIR: GucSetting<Option<CString>> =
-    GucSetting::<Option<CString>>::new(Some(c"pgsql_tmp_photosearch"));
+    GucSetting::<Option<CString>>::new(Some(DEFAULT_CACHE_DIR));
 static COARSE_THRESHOLD: GucSetting<f64> = GucSetting::<f64>::new(THRESHOLD_OF_MODEL);
 static COARSE_DIMS: GucSetting<i32> = GucSetting::<i32>::new(DIMS_OF_MODEL);
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -57,8 +59,10 @@ pub fn model_dir() -> String {
 
 /// The directory in which the server keeps models as its kernels want them.
 pub fn cache_dir() -> PathBuf {
-    let set = CACHE_DIR.get().unwrap_or_default();
-    let set = Path::new(OsStr::from_bytes(set.as_bytes()));
+    // Nothing is no place: it would be the data directory itself.
+    let set = CACHE_DIR.get().filter(|set| !set.is_empty());
+    let set = set.as_deref().unwrap_or(DEFAULT_CACHE_DIR);
+    let set = Path::new(OsStr::from_bytes(set.to_bytes()));
     // SAFETY: set by the postmaster before any backend runs, to a path that ends in a null byte.
     let data = unsafe { CStr::from_ptr(pg_sys::DataDir) };
     Path::new(OsStr::from_bytes(data.to_bytes())).join(set)

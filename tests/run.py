@@ -136,6 +136,7 @@ def main():
             subprocess.run([cluster, "stop", server], check=True)
         # Servers of their own, which these crash, copy and damage.
         crash = ROOT / "tests" / "crash"
+        results.stage("models under faults", [python, ROOT / "tests/faults/run_faults.py"])
         results.stage("crashes", [python, crash / "run_crash.py"])
         results.stage("standby and backup", [python, crash / "run_standby.py"])
         results.stage("corrupt pages", [python, crash / "run_corrupt.py"])

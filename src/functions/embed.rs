@@ -14,9 +14,11 @@ use crate::model::{Cache, Cancel, Embedder, ModelError, Request};
 use crate::types::{MrlVector, Prepared, VectorArray, call_site_state, sql_error};
 use crate::vector::from_f32s;
 
-/// Elements of an array that go to the model together: enough to share the weights' way through
-/// the caches, few enough that the copies of their encoded pictures stay small.
-const BATCH: usize = 8;
+/// Pictures of an array that go to the model together: enough to share the weights' way through
+/// the caches, few enough that the copies of their encoded bytes stay small.
+const IMAGE_BATCH: usize = 8;
+/// Texts of an array likewise: they are small, and the model cuts them into fitting packs itself.
+const TEXT_BATCH: usize = 64;
 
 /// One thing to embed, owned: it goes to the worker.
 #[derive(Default)]
@@ -66,6 +68,10 @@ impl Target {
             let embedder = models
                 .get(&dir, &cache, cancel)
                 .map_err(EmbedError::Model)?;
+            let pictures = contents.iter().any(|content| !content.images.is_empty());
+            if pictures && !embedder.takes_images() {
+                return Err(EmbedError::Model(ModelError::TEXT_ONLY));
+            }
             let images = decode_all(&contents, &limits, embedder, cancel)?;
             let requests: Vec<Request<'_>> = contents
                 .iter()
@@ -113,7 +119,9 @@ impl Target {
             match (&content.text, content.images.as_slice()) {
                 (Some(text), []) => {
                     let text = text.clone();
-                    query_cache::get_or_embed(&self.dir, self.instruction.as_deref(), &text, || {
+                    let revision = Cache::new(guc::cache_dir()).revision(&self.dir);
+                    let instruction = self.instruction.as_deref();
+                    query_cache::get_or_embed(&self.dir, revision, instruction, &text, || {
                         self.embed_one(content)
                     })
                 }
@@ -144,6 +152,7 @@ impl Target {
     fn embed_each<T>(
         &self,
         items: impl Iterator<Item = Option<T>>,
+        batch: usize,
         content: impl Fn(T) -> Content,
     ) -> Result<VectorArray, ErrorReport> {
         let mut vectors: Vec<Option<MrlVector>> = Vec::new();
@@ -170,7 +179,7 @@ impl Target {
                     },
                 ));
             }
-            if waiting.len() == BATCH {
+            if waiting.len() == batch {
                 flush(&mut vectors, &mut waiting)?;
             }
         }
@@ -330,7 +339,9 @@ fn photosearch_embed_texts(
         return Ok(None);
     };
     let target = Target::new(model, instruction)?;
-    target.embed_each(contents.iter(), of_text).map(Some)
+    target
+        .embed_each(contents.iter(), TEXT_BATCH, of_text)
+        .map(Some)
 }
 
 #[pg_extern(sql = false)]
@@ -343,6 +354,6 @@ fn photosearch_embed_images(
         return Ok(None);
     };
     Target::new(model, instruction)?
-        .embed_each(images.iter(), of_image)
+        .embed_each(images.iter(), IMAGE_BATCH, of_image)
         .map(Some)
 }

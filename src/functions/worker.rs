@@ -33,14 +33,18 @@ const STACK_SIZE: usize = 16 << 20;
 pub struct Models(HashMap<PathBuf, Loaded>);
 
 impl Models {
-    /// The model in `dir`, loaded on its first use and kept for the session.
+    /// The model in `dir`, loaded on its first use and kept for the session, unless it is replaced
+    /// meanwhile: old and new vectors must not mix. While nobody replaces it, a session goes on
+    /// with what it has mapped, whatever becomes of the model's files.
     pub fn get(
         &mut self,
         dir: &Path,
         cache: &Cache,
         cancel: &Cancel,
     ) -> Result<&dyn Embedder, ModelError> {
-        if !self.0.contains_key(dir) {
+        let now = cache.revision(dir);
+        let current = |loaded: &Loaded| !now.is_known() || loaded.revision == now;
+        if !self.0.get(dir).is_some_and(current) {
             let loaded = model::load(dir, cache, cancel)?;
             self.0.insert(dir.to_owned(), loaded);
         }

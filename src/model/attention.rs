@@ -139,7 +139,6 @@ fn attend_in_blocks(
     }
     let threads = pool::width_for(operations);
 
-    // For a few keys packing costs more than it saves nothing; but one way for all is simpler.
     let packed: Vec<PackedHead> = match precision {
         Precision::Exact => Vec::new(),
         Precision::Bf16(kernel) => {

@@ -102,18 +102,26 @@ impl Stat {
     }
 }
 
-/// Of [`PHOTOSEARCH`] what decides vectors: thresholds may change, and the vectors stay. `None` for
-/// any other file, all of which counts.
-pub(super) fn vector_relevant(name: &str, file: &mut File) -> Result<Option<Vec<u8>>, ModelError> {
+/// Of [`PHOTOSEARCH`] what decides vectors: thresholds may change, or the file with them come
+/// later, and the vectors stay. `None` for any other file, all of which counts.
+pub(super) fn vector_relevant(
+    name: &str,
+    file: Option<&mut File>,
+) -> Result<Option<Vec<u8>>, ModelError> {
     if name != PHOTOSEARCH {
         return Ok(None);
     }
-    let mut json = Vec::new();
-    file.take(MAX_JSON_BYTES)
-        .read_to_end(&mut json)
-        .map_err(|source| unreadable(name, source))?;
     let malformed = |error: serde_json::Error| ModelError::malformed(name, error.to_string());
-    let found: Recommendations = serde_json::from_slice(&json).map_err(malformed)?;
+    let found: Recommendations = match file {
+        None => Recommendations::default(),
+        Some(file) => {
+            let mut json = Vec::new();
+            file.take(MAX_JSON_BYTES)
+                .read_to_end(&mut json)
+                .map_err(|source| unreadable(name, source))?;
+            serde_json::from_slice(&json).map_err(malformed)?
+        }
+    };
     let relevant = (
         found.compute_dtype,
         found.default_instruction,

@@ -82,6 +82,9 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// Of a picture for a model that takes none.
+    pub const TEXT_ONLY: Self = Self::WrongKind("it takes text only, no images");
+
     /// A [`ModelError::Malformed`] about `file`.
     pub(super) fn malformed(file: &str, reason: impl Into<String>) -> Self {
         Self::Malformed {

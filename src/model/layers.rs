@@ -4,6 +4,8 @@
 //! Each is a candle operation ([`apply`]) over slices, so that a forward pass reads as candle
 //! code, while what it does lies in [`compute`].
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use serde::Deserialize;
 
@@ -16,9 +18,11 @@ struct Function<F> {
     name: &'static str,
     shape: Shape,
     function: F,
+    /// Its own error, which candle's would not hold.
+    failed: Mutex<Option<ModelError>>,
 }
 
-impl<F: Fn(&[f32]) -> Vec<f32> + Send + Sync> CustomOp1 for Function<F> {
+impl<F: Fn(&[f32]) -> Result<Vec<f32>, ModelError> + Send + Sync> CustomOp1 for Function<F> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -32,7 +36,13 @@ impl<F: Fn(&[f32]) -> Vec<f32> + Send + Sync> CustomOp1 for Function<F> {
         else {
             candle_core::bail!("{} takes contiguous f32", self.name)
         };
-        let out = (self.function)(&all[start..end]);
+        let out = match (self.function)(&all[start..end]) {
+            Ok(out) => out,
+            Err(error) => {
+                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                candle_core::bail!("{} failed", self.name)
+            }
+        };
         if out.len() != self.shape.elem_count() {
             candle_core::bail!(
                 "{} gave {} elements for {:?}",
@@ -52,12 +62,29 @@ pub(super) fn apply(
     shape: impl Into<Shape>,
     function: impl Fn(&[f32]) -> Vec<f32> + Send + Sync,
 ) -> Result<Tensor, ModelError> {
+    try_apply(name, x, shape, |x| Ok(function(x)))
+}
+
+/// [`apply`] with a function that can fail.
+pub(super) fn try_apply(
+    name: &'static str,
+    x: &Tensor,
+    shape: impl Into<Shape>,
+    function: impl Fn(&[f32]) -> Result<Vec<f32>, ModelError> + Send + Sync,
+) -> Result<Tensor, ModelError> {
     let operation = Function {
         name,
         shape: shape.into(),
         function,
+        failed: Mutex::default(),
     };
-    Ok(x.contiguous()?.apply_op1_no_bwd(&operation)?)
+    x.contiguous()?
+        .apply_op1_no_bwd(&operation)
+        .map_err(|error| {
+            let failed = operation.failed.into_inner();
+            let own = failed.unwrap_or_else(PoisonError::into_inner);
+            own.unwrap_or_else(|| error.into())
+        })
 }
 
 /// `x Wᵀ + b`.

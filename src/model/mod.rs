@@ -34,7 +34,7 @@ use crate::image::RgbImage;
 pub use cancel::Cancel;
 pub use directory::ModelInfo;
 pub use error::ModelError;
-pub use pack::{Cache, Packed};
+pub use pack::{Cache, Packed, Revision};
 pub use quantize::{Closeness, quantize};
 
 use directory::{Directory, PREPROCESSOR, TOKENIZER};
@@ -137,6 +137,8 @@ const FAMILIES: &[Family] = &[
 pub struct Loaded {
     pub embedder: Box<dyn Embedder>,
     pub packed: Packed,
+    /// The cache's, of before it was loaded.
+    pub revision: Revision,
 }
 
 /// Load the model in `dir`: its pack in the cache is mapped, and made first where there is none.
@@ -145,12 +147,17 @@ pub struct Loaded {
 /// Where `dir` holds no model that can be run, or not the model that was first used under its
 /// name, or the pack cannot be made.
 pub fn load(dir: &Path, cache: &Cache, cancel: &Cancel) -> Result<Loaded, ModelError> {
+    let mut revision = cache.revision(dir);
     let pack = Arc::new(pack(dir, cache, false, cancel)?);
+    if !revision.is_known() {
+        revision = cache.revision(dir);
+    }
     let directory = Directory::packed(pack.clone());
     let family = family(&directory)?;
     Ok(Loaded {
         embedder: (family.load)(&directory, Source::Packed(&pack), cancel)?,
         packed: Packed::of(&pack),
+        revision,
     })
 }
 

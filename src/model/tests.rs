@@ -562,11 +562,13 @@ fn changed_files_are_an_error_and_touched_ones_are_not() {
     fs::rename(copy.file("new"), copy.file("model.safetensors")).unwrap();
     assert!(load().is_ok());
     fs::write(copy.file("photosearch.json"), r#"{"fine_threshold": 0.5}"#).unwrap();
-    let now = load();
-    assert!(
-        matches!(now, Err(ModelError::Changed)),
-        "it was not there before"
-    );
+    assert!(load().is_ok());
+    fs::write(
+        copy.file("photosearch.json"),
+        r#"{"default_instruction": "x"}"#,
+    )
+    .unwrap();
+    assert!(matches!(load(), Err(ModelError::Changed)));
     fs::remove_file(copy.file("photosearch.json")).unwrap();
     assert!(load().is_ok());
 
@@ -595,8 +597,12 @@ fn changed_files_are_an_error_and_touched_ones_are_not() {
     assert_eq!(vector(old.embedder.as_ref(), "a baby"), before);
 
     fs::write(copy.file("model.safetensors"), &changed).unwrap();
+    let revision = cache.revision(&copy.0);
+    assert!(revision.is_known() && revision == cache.revision(&copy.0));
     let replaced = prepare(&copy.0, &cache, true, &Cancel::new()).unwrap();
     assert_ne!(replaced.fingerprint, old.packed.fingerprint);
+    assert_ne!(cache.revision(&copy.0), revision);
+    assert_eq!(load().unwrap().revision, cache.revision(&copy.0));
     assert!(load().is_ok());
     // Somebody still maps the old pack; when nobody does, the next packing removes it.
     assert_eq!(cached(&cache, ".pack").len(), 2);

@@ -8,7 +8,7 @@ use super::super::attention::{Heads, Mask, Precision, attend};
 use super::super::batch::check_ids;
 use super::super::compute::{Table, rotate_heads};
 use super::super::directory::TOKENIZER;
-use super::super::layers::{Activation, LayerNorm, Linear, apply, feed_forward};
+use super::super::layers::{Activation, LayerNorm, Linear, feed_forward, try_apply};
 use super::super::scope::{Scope, Source};
 use super::super::{Cancel, ModelError};
 use super::config::{Config, Variant};
@@ -243,7 +243,7 @@ impl Attention {
         let precision = Precision::of(matrix.held(), matrix.kernel());
         let hidden = matrix.inputs();
         let size = hidden / self.heads;
-        let attended = apply("attention", x, x.shape(), |x| {
+        try_apply("attention", x, x.shape(), |x| {
             let part = |linear: &Linear| {
                 rotate_heads(&linear.product(x), hidden, 0, self.heads, size, None, None)
             };
@@ -256,12 +256,8 @@ impl Attention {
                 size,
                 lengths: &lengths,
             };
-            // Cancelled: what comes out is not looked at.
-            let mixed =
-                attend(heads, Mask::Full, precision, cancel).unwrap_or_else(|_| vec![0.0; x.len()]);
-            self.output.product(&mixed)
-        })?;
-        cancel.check()?;
-        Ok(attended)
+            let mixed = attend(heads, Mask::Full, precision, cancel)?;
+            Ok(self.output.product(&mixed))
+        })
     }
 }

@@ -30,7 +30,6 @@ use encoder::{Checkpoint, Encoder};
 use layout::{Layout, Pooling, Prompts, ScoreActivation, Task};
 use tokens::{Sequence, Tokens};
 
-const TEXT_ONLY: ModelError = ModelError::WrongKind("it takes text only, no images");
 const SCORES_ONLY: ModelError = ModelError::WrongKind(
     "it is a cross-encoder: it scores pairs of texts and makes no embeddings",
 );
@@ -189,7 +188,7 @@ fn mean_states(states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, ModelE
 impl TextEmbedder {
     fn tokens(&self, request: &Request<'_>) -> Result<Sequence, ModelError> {
         if !request.images.is_empty() {
-            return Err(TEXT_ONLY);
+            return Err(ModelError::TEXT_ONLY);
         }
         let own = request.instruction.filter(|own| !own.trim().is_empty());
         let prefix = self
@@ -218,7 +217,7 @@ impl Embedder for TextEmbedder {
     }
 
     fn fit(&self, _image: RgbImage) -> Result<RgbImage, ModelError> {
-        Err(TEXT_ONLY)
+        Err(ModelError::TEXT_ONLY)
     }
 
     fn embed(

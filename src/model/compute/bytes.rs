@@ -46,10 +46,7 @@ impl From<Vec<u8>> for Bytes {
 
 impl AsRef<[u8]> for Bytes {
     fn as_ref(&self) -> &[u8] {
-        self.owner
-            .as_ref()
-            .as_ref()
-            .get(self.range.clone())
-            .unwrap_or_default()
+        // `new` has made sure that there is such a range.
+        &self.owner.as_ref().as_ref()[self.range.clone()]
     }
 }

@@ -39,9 +39,13 @@ impl Held {
         }
     }
 
-    /// Whether packed matrices are laid out for one kernel.
-    pub fn needs_kernel(self) -> bool {
-        matches!(self, Self::Bf16 | Self::Int8)
+    /// What computes products of such matrices.
+    pub fn computed_by(self, kernel: Kernel) -> String {
+        match self {
+            Self::F32 | Self::F16 => "gemm".to_owned(),
+            Self::Bf16 => kernel.name(),
+            Self::Int8 => Kernel::NumKong.name(),
+        }
     }
 }
 
@@ -61,7 +65,8 @@ pub(in super::super) enum Panel {
 }
 
 impl Matrix {
-    /// What was packed for `held` and `kernel`; `None` if it has not the size of such a matrix.
+    /// What was packed for `held` and `kernel`; `None` if it has not the size of such a matrix, or
+    /// does not lie at a multiple of 64.
     pub fn new(
         outputs: usize,
         inputs: usize,
@@ -80,7 +85,8 @@ impl Matrix {
             .panels()
             .map(|(_, rows)| panel_bytes(held, kernel, rows, inputs))
             .sum();
-        (own.packed.as_ref().len() == expected).then_some(own)
+        let bytes = own.packed.as_ref();
+        (bytes.len() == expected && bytes.as_ptr().addr().is_multiple_of(64)).then_some(own)
     }
 
     /// A matrix without weights, for a model that is only built to see what it is made of.
@@ -139,7 +145,7 @@ impl Matrix {
         };
         match self.held {
             Held::F32 => {
-                let weights: &[f32] = self.packed.cast().unwrap_or_default();
+                let weights: &[f32] = bytemuck::cast_slice(self.packed.as_ref());
                 // gemm packs x anew for each part: as many as there are threads.
                 let step = outputs.div_ceil(width);
                 pool::for_each(outputs.div_ceil(step), width, |i| {
@@ -152,8 +158,7 @@ impl Matrix {
             }
             Held::F16 => each(&|first, columns| {
                 let mut own = vec![0.0; columns * inputs];
-                let halves: &[f16] =
-                    bytemuck::try_cast_slice(self.panel(first, columns)).unwrap_or_default();
+                let halves: &[f16] = bytemuck::cast_slice(self.panel(first, columns));
                 halves.convert_to_f32_slice(&mut own);
                 // SAFETY: panels are disjoint.
                 let mut target = unsafe { output.target(0, rows, first, columns) };
@@ -176,7 +181,7 @@ impl Matrix {
                     let target = unsafe { output.target(0, rows, first, columns) };
                     let panel = self.panel(first, columns);
                     let (scales, packed) = panel.split_at(scale_bytes(columns, inputs));
-                    let scales: &[f32] = bytemuck::try_cast_slice(scales).unwrap_or_default();
+                    let scales: &[f32] = bytemuck::cast_slice(scales);
                     self.kernel.i8_product(
                         &x,
                         &x_scales,

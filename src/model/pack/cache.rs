@@ -46,6 +46,17 @@ pub struct Packed {
     pub bytes: u64,
 }
 
+/// See [`Cache::revision`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revision(Option<Stat>);
+
+impl Revision {
+    /// Whether there is any.
+    pub fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// What a checkpoint was when it was first used under its name.
 #[derive(Serialize, Deserialize)]
 struct Source {
@@ -63,6 +74,13 @@ impl Cache {
     /// Where it lies.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Tells whether what the model in `dir` was first used as has been written anew since an
+    /// earlier call: by another session that replaced it, or found it touched.
+    pub fn revision(&self, dir: &Path) -> Revision {
+        // What cannot be looked at is like what is not there: the mapped copy stays in use.
+        Revision(Stat::of(&self.home(dir), SOURCE).unwrap_or_default())
     }
 
     /// What there is of the model in `dir`, if it has been packed for this processor and has not
@@ -132,10 +150,7 @@ impl Packed {
         Self {
             fingerprint: header.fingerprint.clone(),
             dtype: header.held.name(),
-            kernel: match header.held.needs_kernel() {
-                true => header.kernel.clone(),
-                false => "gemm".to_owned(),
-            },
+            kernel: header.held.computed_by(pack.kernel()),
             bytes: pack.bytes(),
         }
     }
@@ -281,13 +296,16 @@ fn fingerprint<'a>(
 fn digest(dir: &Path, name: &str, cancel: &Cancel) -> Result<Option<[u8; 32]>, ModelError> {
     let fail = |source| unreadable(name, source);
     let mut file = match File::open(dir.join(name)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Ok(file) => Some(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(fail(error)),
     };
-    if let Some(relevant) = vector_relevant(name, &mut file)? {
+    if let Some(relevant) = vector_relevant(name, file.as_mut())? {
         return Ok(Some(Sha256::digest(relevant).into()));
     }
+    let Some(mut file) = file else {
+        return Ok(None);
+    };
     let mut digest = Sha256::new();
     let mut block = vec![0; READ_BYTES];
     loop {

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use super::super::attention::{Heads, Mask, Precision, attend};
 use super::super::compute::{Table, rotate_heads};
-use super::super::layers::{Activation, Linear, RmsNorm, apply};
+use super::super::layers::{Activation, Linear, RmsNorm, apply, try_apply};
 use super::super::scope::Scope;
 use super::super::{Cancel, ModelError};
 use super::config::TextConfig;
@@ -90,10 +90,11 @@ impl TextModel {
             .rows(ids.iter().map(|&id| id as usize))
             .ok_or_else(|| ModelError::Internal("a token has no embedding".into()))?;
         if let Some(visual) = visual {
-            let merged = visual.merged.to_vec2::<f32>()?;
-            for (row, merged) in visual.rows.to_vec1::<u32>()?.into_iter().zip(merged) {
+            let merged = visual.merged.flatten_all()?.to_vec1::<f32>()?;
+            let rows = visual.rows.to_vec1::<u32>()?;
+            for (row, merged) in rows.into_iter().zip(merged.chunks_exact(self.hidden)) {
                 let start = row as usize * self.hidden;
-                x[start..start + self.hidden].copy_from_slice(&merged);
+                x[start..start + self.hidden].copy_from_slice(merged);
             }
         }
         Ok(Tensor::from_vec(x, (ids.len(), self.hidden), &Device::Cpu)?)
@@ -178,7 +179,7 @@ impl Attention {
         let matrix = self.o.matrix();
         let precision = Precision::of(matrix.held(), matrix.kernel());
         let shape = (x.dim(0)?, matrix.outputs());
-        let attended = apply("attention", x, shape, |x| {
+        try_apply("attention", x, shape, |x| {
             let part = |linear: &Linear, heads, norm, tables| {
                 let apart = linear.product(x);
                 rotate_heads(
@@ -201,13 +202,9 @@ impl Attention {
                 size: self.head_dim,
                 lengths,
             };
-            // Cancelled: what comes out is not looked at.
-            let mixed = attend(heads, Mask::Causal, precision, cancel)
-                .unwrap_or_else(|_| vec![0.0; x.len() / matrix.outputs() * matrix.inputs()]);
-            self.o.product(&mixed)
-        })?;
-        cancel.check()?;
-        Ok(attended)
+            let mixed = attend(heads, Mask::Causal, precision, cancel)?;
+            Ok(self.o.product(&mixed))
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use super::super::attention::{Heads, Mask, Precision, attend};
 use super::super::compute::{Table, rotate_heads};
-use super::super::layers::{Activation, LayerNorm, Linear, apply, feed_forward};
+use super::super::layers::{Activation, LayerNorm, Linear, feed_forward, try_apply};
 use super::super::scope::Scope;
 use super::super::{Cancel, ModelError};
 use super::config::VisionConfig;
@@ -228,7 +228,7 @@ impl Attention {
         let matrix = self.projection.matrix();
         let precision = Precision::of(matrix.held(), matrix.kernel());
         let hidden = self.heads * self.head_dim;
-        let attended = apply("attention", x, x.shape(), |x| {
+        try_apply("attention", x, x.shape(), |x| {
             let qkv = self.qkv.product(x);
             let part = |i: usize, tables| {
                 let start = i * hidden;
@@ -252,13 +252,9 @@ impl Attention {
                 size: self.head_dim,
                 lengths: &lengths,
             };
-            // Cancelled: what comes out is not looked at.
-            let mixed =
-                attend(heads, Mask::Full, precision, cancel).unwrap_or_else(|_| vec![0.0; x.len()]);
-            self.projection.product(&mixed)
-        })?;
-        cancel.check()?;
-        Ok(attended)
+            let mixed = attend(heads, Mask::Full, precision, cancel)?;
+            Ok(self.projection.product(&mixed))
+        })
     }
 }
 

@@ -6,7 +6,9 @@ use super::*;
 
 /// Of `‖a - b‖ / ‖b‖` of a hidden state, in f32.
 const TOLERANCE: f64 = 1e-5;
-const HALF_COSINE: f64 = 0.998;
+const HALF_COSINE: f64 = 0.999;
+const ROUNDED_COSINE: f64 = 0.9995;
+const WHOLE_COSINE: f64 = 0.993;
 
 const FORWARD_CASES: [&str; 10] = [
     "bfloat16",
@@ -152,7 +154,7 @@ fn every_case_is_tested() {
 #[test]
 fn hidden_states_are_the_references() {
     for name in FORWARD_CASES {
-        let (case, model) = (Case::read(name), load_case(name));
+        let (case, model) = (Case::read(name), load_exact(name));
         let pack = case.pack(&model);
         let mut seen = Vec::new();
         model
@@ -189,56 +191,42 @@ fn assert_same(name: &str, got: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f
 #[test]
 fn embeddings_are_the_references() {
     for name in FORWARD_CASES {
-        let (case, model) = (Case::read(name), load_case(name));
+        let (case, model) = (Case::read(name), load_exact(name));
         let got = model
             .forward(&case.pack(&model), &Cancel::new(), &mut |_, _| ())
             .unwrap();
         let tolerance = if case.half { HALF_COSINE } else { COSINE };
         assert_same(name, &got, &case.embeddings("embedding"), tolerance);
+        if case.half {
+            // Only the weights are in half precision here, so the reference computing in f32 on
+            // these weights is met as closely as with f32 weights.
+            assert_same(name, &got, &case.embeddings("embedding_f32"), COSINE);
+        }
     }
 }
 
+/// Against the reference in f32, on the same weights. The widths of these models are a fiftieth of
+/// a real one's: the errors of single products cancel less.
 #[test]
-fn half_weights_give_what_the_reference_computes_on_them_in_f32() {
-    for name in FORWARD_CASES {
-        let case = Case::read(name);
-        if !case.half {
-            continue;
-        }
-        for held in ["float32", "float16", "bfloat16"] {
-            // A checkpoint in f16 has more digits than bf16 holds, and one in bf16 larger numbers
-            // than f16; f32 holds both.
-            let exact = held == "float32" || held == name;
-            let model = load_case_as(name, held);
+fn other_forms_of_the_matrices_stay_close() {
+    for (held, tolerance) in [
+        ("float32", COSINE),
+        ("float16", 0.999_99),
+        ("bfloat16", ROUNDED_COSINE),
+        ("int8", WHOLE_COSINE),
+    ] {
+        for name in FORWARD_CASES {
+            let (case, model) = (Case::read(name), load_case_as(name, held));
             let got = model
                 .forward(&case.pack(&model), &Cancel::new(), &mut |_, _| ())
                 .unwrap();
-            let tolerance = match held {
-                "bfloat16" => HALF_COSINE,
-                _ if exact => COSINE,
-                _ => HALF_COSINE,
+            let expected = if case.half {
+                "embedding_f32"
+            } else {
+                "embedding"
             };
-            assert_same(name, &got, &case.embeddings("embedding_f32"), tolerance);
-        }
-    }
-}
-
-#[test]
-fn matrices_may_be_held_in_another_form() {
-    for (held, tolerance) in [
-        ("float32", COSINE),
-        ("float16", HALF_COSINE),
-        ("bfloat16", HALF_COSINE),
-        ("int8", 0.99),
-    ] {
-        let case = Case::read("images_many");
-        let model = load_case_as("images_many", held);
-        let got = model
-            .forward(&case.pack(&model), &Cancel::new(), &mut |_, _| ())
-            .unwrap();
-        for (got, expected) in got.iter().zip(case.embeddings("embedding")) {
-            let cosine = cosine(got, &expected);
-            assert!(cosine >= tolerance, "{held}: {cosine}");
+            let label = format!("{name} as {held}");
+            assert_same(&label, &got, &case.embeddings(expected), tolerance);
         }
     }
 }

@@ -32,6 +32,11 @@ fn load_from(dir: &Path) -> Qwen3Vl {
     Qwen3Vl::load(&directory, Source::Packed(&pack), &cancel).unwrap()
 }
 
+/// The case computed in f32, whatever its weights are stored as.
+fn load_exact(name: &str) -> Qwen3Vl {
+    load_case_as(name, "float32")
+}
+
 /// A copy of the case, whose matrices are held in another form.
 fn load_case_as(name: &str, held: &str) -> Qwen3Vl {
     let copy = tempfile::tempdir().unwrap();

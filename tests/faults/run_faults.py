@@ -1,0 +1,266 @@
+#!/usr/bin/env python3
+"""Models under faults: killed backends, a full disk, two servers on one cache, files that change.
+
+usage: run_faults.py [--python INTERPRETER]
+
+A random checkpoint (tests/real_size/make_checkpoint.py --small) is used through SQL, and what each
+session gets is compared with what a server that nothing happened to gives. Needs what
+tests/client/requirements.txt names, numpy for the checkpoint (--python, by default Debian's), and
+root for the full disk. The last line counts the checks; where one fails, the exit status is 1 and
+the data stays.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests/crash"))
+
+from checks import Checks  # noqa: E402
+from server import DISASTER, Server  # noqa: E402
+
+MODEL = "random-small"
+TEXT = "a baby in the snow"
+# More than a server of two processors has to do at once.
+SESSIONS = 16
+
+
+def picture(width, height):
+    """A BMP of coloured squares."""
+    row = b"".join(bytes((x // 32 * 40 % 256, x % 256, 90)) for x in range(width))
+    size = 54 + len(row) * height
+    header = struct.pack("<2sIHHI", b"BM", size, 0, 0, 54)
+    return header + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0) + row * height
+
+
+def vector(connection, text=TEXT):
+    return connection.execute("SELECT embed_text(%s, %s)::text", [MODEL, text]).fetchone()[0]
+
+
+def failure(connection, query, arguments=()):
+    """SQLSTATE of the error that a query ends in; None where it does not."""
+    try:
+        connection.execute(query, arguments)
+    except psycopg.Error as error:
+        return error.sqlstate
+    return None
+
+
+def prepare(connection):
+    return connection.execute("SELECT photosearch.prepare_model(%s)", [MODEL]).fetchone()[0]
+
+
+class Faults:
+    def __init__(self, scratch, python):
+        self.scratch = scratch
+        self.checks = Checks()
+        self.models = scratch / "models"
+        self.models.mkdir(mode=0o755)
+        self.model = self.models / MODEL
+        make = [python, ROOT / "tests/real_size/make_checkpoint.py", "--small", "--out", self.model]
+        make += ["--tokenizer", ROOT / "tests/golden/tokenizer/tokenizer.json"]
+        subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+        self.saved = scratch / "saved"
+        shutil.copytree(self.model, self.saved)
+        self.server = self.started("server")
+        with self.server.connect() as connection:
+            self.expected = vector(connection)
+
+    def check(self, name, ok, detail="it is not so"):
+        self.checks.add(name, [] if ok else [detail])
+
+    def started(self, name, **settings):
+        server = Server(self.scratch / name, **{"photosearch.model_dir": str(self.models)} | settings)
+        server.start()
+        with server.connect() as connection:
+            connection.execute("CREATE EXTENSION photosearch")
+        return server
+
+    def restore(self):
+        shutil.rmtree(self.model, ignore_errors=True)
+        shutil.copytree(self.saved, self.model)
+
+    def unfinished(self, cache):
+        return list(cache.glob("*/*unfinished"))
+
+    def killed(self, server, query, arguments, when):
+        """Kills the backend that runs a query, as soon as `when` says so."""
+        connection = server.connect()
+        pid = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+        ended = []
+        thread = threading.Thread(target=lambda: ended.append(failure(connection, query, arguments) or "done"))
+        thread.start()
+        deadline = time.monotonic() + 60
+        while not when() and time.monotonic() < deadline and thread.is_alive():
+            time.sleep(0.001)
+        in_time = thread.is_alive()
+        if in_time:
+            os.kill(pid, signal.SIGKILL)
+        thread.join(60)
+        return in_time and ended != ["done"]
+
+    def killed_in_packing(self):
+        cache = self.server.data / "pgsql_tmp_photosearch"
+        shutil.rmtree(cache)
+        began = self.killed(
+            self.server, "SELECT photosearch.prepare_model(%s)", [MODEL], lambda: self.unfinished(cache)
+        )
+        self.check("a backend is killed while it packs", began)
+        with self.server.wait() as connection:
+            self.check("what it left is there", len(self.unfinished(cache)) == 1)
+            self.check("the next one packs", vector(connection) == self.expected)
+            self.check("nothing unfinished stays", not self.unfinished(cache))
+
+    def killed_in_forward(self):
+        started = time.monotonic()
+        query, image = "SELECT embed_image(%s, %s)", picture(1600, 1120)
+        began = self.killed(self.server, query, [MODEL, image], lambda: time.monotonic() > started + 0.4)
+        self.check("a backend is killed in a forward pass", began)
+        with self.server.wait() as connection:
+            self.check("the server goes on", vector(connection) == self.expected)
+            connection.execute("SET statement_timeout = '300ms'")
+            began = time.monotonic()
+            state = failure(connection, query, [MODEL, image])
+            self.check("statement_timeout ends a forward pass", state == "57014", str(state))
+            self.check("and soon", time.monotonic() < began + 3)
+            connection.execute("RESET statement_timeout")
+            self.check("and the session goes on", vector(connection) == self.expected)
+
+    def full_disk(self):
+        small = self.scratch / "small"
+        small.mkdir()
+
+        def mount(*options):
+            subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", small], check=True)
+
+        mount("-o", "size=16m,mode=0700")
+        try:
+            shutil.chown(small, "postgres")
+            server = self.started("full", **{"photosearch.cache_dir": str(small)})
+            with server.connect() as connection:
+                query = "SELECT embed_text(%s, %s)"
+                state = failure(connection, query, [MODEL, TEXT])
+                self.check("a full disk is 53100", state == "53100", str(state))
+                self.check("nothing is left on it", not self.unfinished(small))
+                mount("-o", "remount,size=1g,mode=0700")
+                self.check("with room the session goes on", vector(connection) == self.expected)
+            self.check("the log tells of no disaster", not DISASTER.search(server.log()))
+            server.stop()
+        finally:
+            subprocess.run(["umount", "--lazy", small], check=True)
+
+    def two_servers(self):
+        cache = self.scratch / "shared"
+        cache.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            shutil.chown(cache, "postgres")
+        servers = [self.started(f"two{i}", **{"photosearch.cache_dir": str(cache)}) for i in range(2)]
+        got = []
+
+        def run(server):
+            with server.connect() as connection:
+                got.append(vector(connection))
+
+        threads = [threading.Thread(target=run, args=[server]) for server in servers for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        self.check("two servers on one cache agree", got == [self.expected] * 6, f"{len(got)} answers")
+        packs = list(cache.glob("*/*.pack"))
+        self.check("and there is one copy", len(packs) == 1, str(packs))
+        self.check("which nobody can write to", all(pack.stat().st_mode & 0o777 == 0o400 for pack in packs))
+        for server in servers:
+            server.stop()
+
+    def files_that_change(self):
+        weights = sorted(self.model.glob("*.safetensors"))[0]
+        with self.server.connect() as old:
+            before = vector(old)
+            shutil.rmtree(self.model)
+            self.check("a session goes on without the directory", vector(old, "a dog") != before)
+            with self.server.connect() as new:
+                state = failure(new, "SELECT embed_text(%s, %s)", [MODEL, TEXT])
+                self.check("a new one is told that there is no such model", state == "42704", str(state))
+            self.restore()
+            with self.server.connect() as new:
+                self.check("the same files again are the same model", vector(new) == before)
+
+            os.truncate(weights, weights.stat().st_size // 2)
+            self.check("a session goes on with a file cut short", bool(vector(old, "a cat")))
+            with self.server.connect() as new:
+                state = failure(new, "SELECT embed_text(%s, %s)", [MODEL, TEXT])
+                self.check("a new one is told that it changed", state == "55000", str(state))
+            self.restore()
+            with open(weights, "r+b") as file:
+                file.seek(-1000, os.SEEK_END)
+                file.write(bytes(1000))
+            self.check("a session goes on with a file overwritten", bool(vector(old, "a boat")))
+            with self.server.connect() as new:
+                state = failure(new, "SELECT embed_text(%s, %s)", [MODEL, TEXT])
+                self.check("a new one is told that it changed, too", state == "55000", str(state))
+                new.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
+                replaced = vector(new)
+                self.check("replaced, it is another model", replaced != before)
+            self.check("old sessions follow, for known texts too", vector(old) == replaced)
+        self.restore()
+        with self.server.connect() as new:
+            new.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
+            self.check("and back", vector(new) == before)
+
+    def many_sessions(self):
+        got, threads = [], []
+
+        def run(connection, pid):
+            with connection:
+                vectors = {vector(connection, f"{TEXT} {i % 3}") for i in range(6)}
+                got.append((len(vectors), len(os.listdir(f"/proc/{pid}/task"))))
+
+        for _ in range(SESSIONS):
+            connection = self.server.connect()
+            pid = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+            threads.append(threading.Thread(target=run, args=[connection, pid]))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(300)
+        self.check(f"{SESSIONS} sessions at once finish", [n for n, _ in got] == [3] * SESSIONS, str(got))
+
+    def run(self):
+        try:
+            self.killed_in_packing()
+            self.killed_in_forward()
+            self.full_disk()
+            self.two_servers()
+            self.files_that_change()
+            self.many_sessions()
+            # Kills are ours; a bus error would not be.
+            self.check("the log tells of no disaster", not DISASTER.search(self.server.log()))
+        finally:
+            self.server.stop("immediate")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", default="/usr/bin/python3", help="an interpreter that has numpy")
+    arguments = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="photosearch-faults-", dir="/tmp"))
+    scratch.chmod(0o755)
+    faults = Faults(scratch, arguments.python)
+    faults.run()
+    return faults.checks.end(scratch, shutil.rmtree)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
