@@ -1,7 +1,8 @@
 //! Which models there are: directories under `photosearch.model_dir`, then those that were
 //! installed with the extension.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -15,18 +16,31 @@ use crate::guc;
 use crate::model::{self, Cache, ModelError, ModelInfo};
 use crate::types::sql_error;
 
-/// Where a model of this name lies.
+thread_local! {
+    /// Where this session has found models, by the setting and the name.
+    static FOUND: RefCell<HashMap<(String, String), PathBuf>> = RefCell::default();
+}
+
+/// Where a model of this name lies. One that the session has found before stays found though its
+/// directory vanishes: if it is loaded, the server's copy serves on.
 pub fn find(name: &str) -> Result<PathBuf, ErrorReport> {
     check_name(name)?;
+    let key = (guc::model_dir(), name.to_owned());
     let mut unreadable = None;
     for dir in roots().into_iter().map(|root| root.join(name)) {
         match std::fs::metadata(&dir) {
-            Ok(metadata) if metadata.is_dir() => return Ok(dir),
+            Ok(metadata) if metadata.is_dir() => {
+                FOUND.with_borrow_mut(|found| found.insert(key, dir.clone()));
+                return Ok(dir);
+            }
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             // Installed models are found whatever is wrong with the server's own directory.
             Err(error) => unreadable = Some(error),
         }
+    }
+    if let Some(dir) = FOUND.with_borrow(|found| found.get(&key).cloned()) {
+        return Ok(dir);
     }
     Err(match unreadable {
         Some(error) => sql_error(

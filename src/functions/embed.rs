@@ -68,9 +68,8 @@ impl Target {
             let embedder = models
                 .get(&dir, &cache, cancel)
                 .map_err(EmbedError::Model)?;
-            let pictures = contents.iter().any(|content| !content.images.is_empty());
-            if pictures && !embedder.takes_images() {
-                return Err(EmbedError::Model(ModelError::TEXT_ONLY));
+            if contents.iter().any(|content| !content.images.is_empty()) {
+                embedder.check_images().map_err(EmbedError::Model)?;
             }
             let images = decode_all(&contents, &limits, embedder, cancel)?;
             let requests: Vec<Request<'_>> = contents
@@ -119,9 +118,11 @@ impl Target {
             match (&content.text, content.images.as_slice()) {
                 (Some(text), []) => {
                     let text = text.clone();
-                    let revision = Cache::new(guc::cache_dir()).revision(&self.dir);
+                    let Some(model) = Cache::new(guc::cache_dir()).recorded(&self.dir) else {
+                        return self.embed_one(content);
+                    };
                     let instruction = self.instruction.as_deref();
-                    query_cache::get_or_embed(&self.dir, revision, instruction, &text, || {
+                    query_cache::get_or_embed(&model, instruction, &text, || {
                         self.embed_one(content)
                     })
                 }

@@ -3,11 +3,8 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
 
 use half::f16;
-
-use crate::model::Revision;
 
 /// Entries kept in a session; 4 kB each at 2048 dimensions.
 const CAPACITY: usize = 256;
@@ -17,8 +14,7 @@ const MAX_TEXT_BYTES: usize = 8 * 1024;
 
 #[derive(PartialEq)]
 struct Key {
-    model: PathBuf,
-    revision: Revision,
+    model: String,
     instruction: Option<String>,
     text: String,
 }
@@ -47,10 +43,9 @@ thread_local! {
 }
 
 /// The vector of `text`, from the cache or else from `embed`, whose errors are not kept.
-/// `revision` is that of the model's files.
+/// `model` is its fingerprint.
 pub fn get_or_embed<E>(
-    model: &Path,
-    revision: Revision,
+    model: &str,
     instruction: Option<&str>,
     text: &str,
     embed: impl FnOnce() -> Result<Vec<f16>, E>,
@@ -61,7 +56,6 @@ pub fn get_or_embed<E>(
     }
     let key = Key {
         model: model.to_owned(),
-        revision,
         instruction: instruction.map(str::to_owned),
         text: text.to_owned(),
     };
@@ -80,7 +74,6 @@ mod tests {
     fn key(text: &str) -> Key {
         Key {
             model: "m".into(),
-            revision: Revision::default(),
             instruction: None,
             text: text.into(),
         }
@@ -103,16 +96,7 @@ mod tests {
     fn model_and_instruction_belong_to_the_key() {
         let embed = |value: f32| move || Ok::<_, ()>(vec![f16::from_f32(value)]);
         let get = |model: &str, instruction, value| {
-            let revision = Revision::default();
-            get_or_embed(
-                Path::new(model),
-                revision,
-                instruction,
-                "a baby",
-                embed(value),
-            )
-            .unwrap()[0]
-                .to_f32()
+            get_or_embed(model, instruction, "a baby", embed(value)).unwrap()[0].to_f32()
         };
         assert_eq!(get("a", None, 1.0), 1.0);
         assert_eq!(get("a", Some("x"), 2.0), 2.0);

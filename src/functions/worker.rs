@@ -42,8 +42,10 @@ impl Models {
         cache: &Cache,
         cancel: &Cancel,
     ) -> Result<&dyn Embedder, ModelError> {
-        let now = cache.revision(dir);
-        let current = |loaded: &Loaded| !now.is_known() || loaded.revision == now;
+        let recorded = cache.recorded(dir);
+        let current = |loaded: &Loaded| {
+            recorded.is_none() || recorded.as_ref() == Some(&loaded.packed.fingerprint)
+        };
         if !self.0.get(dir).is_some_and(current) {
             let loaded = model::load(dir, cache, cancel)?;
             self.0.insert(dir.to_owned(), loaded);

@@ -34,7 +34,7 @@ use crate::image::RgbImage;
 pub use cancel::Cancel;
 pub use directory::ModelInfo;
 pub use error::ModelError;
-pub use pack::{Cache, Packed, Revision};
+pub use pack::{Cache, Packed};
 pub use quantize::{Closeness, quantize};
 
 use directory::{Directory, PREPROCESSOR, TOKENIZER};
@@ -59,8 +59,8 @@ pub trait Embedder: Send + Sync {
     /// The dimensions of every vector that [`Self::embed`] returns; 0 where it returns none.
     fn dims(&self) -> usize;
 
-    /// Whether a request may have pictures.
-    fn takes_images(&self) -> bool;
+    /// `Ok` where a request may have pictures, else the error that one with pictures ends in.
+    fn check_images(&self) -> Result<(), ModelError>;
 
     /// The picture at the size at which the model looks at it, for whoever holds several: the same
     /// vector comes of it, and a large photo's pixels need not be kept.
@@ -137,8 +137,6 @@ const FAMILIES: &[Family] = &[
 pub struct Loaded {
     pub embedder: Box<dyn Embedder>,
     pub packed: Packed,
-    /// The cache's, of before it was loaded.
-    pub revision: Revision,
 }
 
 /// Load the model in `dir`: its pack in the cache is mapped, and made first where there is none.
@@ -147,17 +145,12 @@ pub struct Loaded {
 /// Where `dir` holds no model that can be run, or not the model that was first used under its
 /// name, or the pack cannot be made.
 pub fn load(dir: &Path, cache: &Cache, cancel: &Cancel) -> Result<Loaded, ModelError> {
-    let mut revision = cache.revision(dir);
     let pack = Arc::new(pack(dir, cache, false, cancel)?);
-    if !revision.is_known() {
-        revision = cache.revision(dir);
-    }
     let directory = Directory::packed(pack.clone());
     let family = family(&directory)?;
     Ok(Loaded {
         embedder: (family.load)(&directory, Source::Packed(&pack), cancel)?,
         packed: Packed::of(&pack),
-        revision,
     })
 }
 

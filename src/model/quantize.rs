@@ -212,9 +212,9 @@ fn compare(
         ..Request::default()
     });
     let texts = least(&texts)?;
-    let images = match models[0].takes_images() {
-        false => None,
-        true => {
+    let images = match models[0].check_images() {
+        Err(_) => None,
+        Ok(()) => {
             let mut worst = 1.0f64;
             for picture in pictures() {
                 let images = [models[0].fit(picture)?];

@@ -11,6 +11,7 @@ the data stays.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -49,16 +50,22 @@ def vector(connection, text=TEXT):
 
 
 def failure(connection, query, arguments=()):
-    """SQLSTATE of the error that a query ends in; None where it does not."""
+    """SQLSTATE of the error that a query ends in, "lost" with the connection; None where it ends well."""
     try:
         connection.execute(query, arguments)
     except psycopg.Error as error:
-        return error.sqlstate
+        return error.sqlstate or "lost"
     return None
 
 
-def prepare(connection):
-    return connection.execute("SELECT photosearch.prepare_model(%s)", [MODEL]).fetchone()[0]
+def overwrite(weights, tensor):
+    """Writes zeros over a tensor of a safetensors file, in place."""
+    with open(weights, "r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        [(start, end)] = [entry["data_offsets"] for name, entry in header.items() if name.endswith(tensor)]
+        file.seek(8 + length + start)
+        file.write(bytes(end - start))
 
 
 class Faults:
@@ -203,9 +210,7 @@ class Faults:
                 state = failure(new, "SELECT embed_text(%s, %s)", [MODEL, TEXT])
                 self.check("a new one is told that it changed", state == "55000", str(state))
             self.restore()
-            with open(weights, "r+b") as file:
-                file.seek(-1000, os.SEEK_END)
-                file.write(bytes(1000))
+            overwrite(weights, "language_model.layers.0.mlp.down_proj.weight")
             self.check("a session goes on with a file overwritten", bool(vector(old, "a boat")))
             with self.server.connect() as new:
                 state = failure(new, "SELECT embed_text(%s, %s)", [MODEL, TEXT])

@@ -212,8 +212,8 @@ impl Embedder for TextEmbedder {
         self.dims
     }
 
-    fn takes_images(&self) -> bool {
-        false
+    fn check_images(&self) -> Result<(), ModelError> {
+        Err(ModelError::TEXT_ONLY)
     }
 
     fn fit(&self, _image: RgbImage) -> Result<RgbImage, ModelError> {
@@ -277,8 +277,8 @@ impl Embedder for CrossEncoder {
         0
     }
 
-    fn takes_images(&self) -> bool {
-        false
+    fn check_images(&self) -> Result<(), ModelError> {
+        Err(SCORES_ONLY)
     }
 
     fn fit(&self, _image: RgbImage) -> Result<RgbImage, ModelError> {

@@ -46,17 +46,6 @@ pub struct Packed {
     pub bytes: u64,
 }
 
-/// See [`Cache::revision`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Revision(Option<Stat>);
-
-impl Revision {
-    /// Whether there is any.
-    pub fn is_known(&self) -> bool {
-        self.0.is_some()
-    }
-}
-
 /// What a checkpoint was when it was first used under its name.
 #[derive(Serialize, Deserialize)]
 struct Source {
@@ -76,11 +65,10 @@ impl Cache {
         &self.root
     }
 
-    /// Tells whether what the model in `dir` was first used as has been written anew since an
-    /// earlier call: by another session that replaced it, or found it touched.
-    pub fn revision(&self, dir: &Path) -> Revision {
-        // What cannot be looked at is like what is not there: the mapped copy stays in use.
-        Revision(Stat::of(&self.home(dir), SOURCE).unwrap_or_default())
+    /// The fingerprint of what goes by the name of the model in `dir`: of its files when it was
+    /// first used, or was last replaced. `None` where it was never used, or that cannot be read.
+    pub fn recorded(&self, dir: &Path) -> Option<String> {
+        Some(Source::read(&self.home(dir))?.fingerprint)
     }
 
     /// What there is of the model in `dir`, if it has been packed for this processor and has not

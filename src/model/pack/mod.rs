@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use super::compute::{Bytes, Held, Kernel};
 use map::Mapping;
 
-pub use cache::{Cache, Packed, Revision};
+pub use cache::{Cache, Packed};
 pub(super) use write::PackWriter;
 
 const MAGIC: [u8; 8] = *b"PHOTOMDL";

@@ -330,8 +330,8 @@ impl Embedder for Qwen3Vl {
         self.config.text_config.hidden_size
     }
 
-    fn takes_images(&self) -> bool {
-        true
+    fn check_images(&self) -> Result<(), ModelError> {
+        Ok(())
     }
 
     fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError> {
