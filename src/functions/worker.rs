@@ -138,6 +138,7 @@ fn submit(job: Job) -> Result<(), ErrorReport> {
 fn start() -> Result<Sender<Job>, ErrorReport> {
     let threads = guc::threads();
     let seats = guc::cache_dir();
+    keep_freed_memory();
     let (sender, jobs) = mpsc::channel::<Job>();
     let spawned = with_signals_blocked(|| {
         std::thread::Builder::new()
@@ -150,6 +151,22 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
             format!("could not start a thread to embed: {error}"),
         )
     })
+}
+
+/// Lets the allocator keep what a layer frees for the next one. By default it gives a few hundred
+/// kilobytes back to the system at once, and every layer's memory would be mapped, and zeroed by
+/// the kernel, anew: a tenth of the time of a text. At most so much stays with the backend.
+fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        const KEPT: libc::c_int = 32 << 20;
+        // SAFETY: both are settings of the allocator that may be changed at any time. That one is
+        // refused would cost speed alone.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        }
+    }
 }
 
 /// Runs jobs, in the pool's threads, until the backend ends.

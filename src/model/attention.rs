@@ -5,11 +5,26 @@
 
 use half::bf16;
 
-use super::compute::{self, Held, Kernel, Output, Target, gemm_f32, pool};
+use super::compute::{self, Held, Kernel, Output, SCORE_UNIT, Start, Target, gemm_f32, pool};
 use super::{Cancel, ModelError};
 
-/// Scores of a head that a thread holds at once: 512 kB, which stay in its cache.
-const SCORE_ELEMENTS: usize = 1 << 17;
+/// How much a thread takes of a head at once.
+#[derive(Clone, Copy)]
+struct Blocks {
+    /// Scores where the precision is exact: 512 kB, which stay in its cache.
+    scores: usize,
+    /// Queries where it is not.
+    rows: usize,
+    /// Keys, whose scores are turned into weights before the next ones: with the queries above 96
+    /// kB of them.
+    keys: usize,
+}
+
+const BLOCKS: Blocks = Blocks {
+    scores: 1 << 17,
+    rows: 96,
+    keys: 256,
+};
 const MAX_ROWS: usize = 128;
 const MIN_ROWS: usize = 8;
 
@@ -75,11 +90,20 @@ struct Task {
     rows: usize,
 }
 
-/// Keys and values of a head of a sequence, packed for products.
-struct PackedHead {
+/// Some keys of a head of a sequence, and their values, packed for products.
+struct PackedKeys {
+    /// Number of the first one in the sequence.
+    first: usize,
+    count: usize,
     key: Vec<u8>,
-    /// Transposed.
+    /// Transposed, and filled up with zeros to a multiple of [`SCORE_UNIT`] keys.
     value: Vec<u8>,
+}
+
+impl PackedKeys {
+    fn padded(&self) -> usize {
+        self.count.next_multiple_of(SCORE_UNIT)
+    }
 }
 
 /// `softmax(q kᵀ / √size) v` (Vaswani et al. 2017) with grouped queries: query head h reads key
@@ -93,14 +117,14 @@ pub(super) fn attend(
     precision: Precision,
     cancel: &Cancel,
 ) -> Result<Vec<f32>, ModelError> {
-    attend_in_blocks(heads, mask, precision, SCORE_ELEMENTS, cancel)
+    attend_in_blocks(heads, mask, precision, BLOCKS, cancel)
 }
 
 fn attend_in_blocks(
     heads: Heads<'_>,
     mask: Mask,
     precision: Precision,
-    score_elements: usize,
+    blocks: Blocks,
     cancel: &Cancel,
 ) -> Result<Vec<f32>, ModelError> {
     let mut start = 0;
@@ -122,9 +146,12 @@ fn attend_in_blocks(
     let mut tasks = Vec::new();
     let mut operations = 0;
     for (i, sequence) in sequences.iter().enumerate() {
-        let step = (score_elements / sequence.length.max(1))
-            .clamp(MIN_ROWS, MAX_ROWS)
-            .next_multiple_of(MIN_ROWS);
+        let step = match precision {
+            Precision::Exact => (blocks.scores / sequence.length.max(1))
+                .clamp(MIN_ROWS, MAX_ROWS)
+                .next_multiple_of(MIN_ROWS),
+            Precision::Bf16(_) => blocks.rows,
+        };
         operations += heads.heads * cost(sequence.length, sequence.length);
         for head in 0..heads.heads {
             for start in (0..sequence.length).step_by(step) {
@@ -139,15 +166,15 @@ fn attend_in_blocks(
     }
     let threads = pool::width_for(operations);
 
-    let packed: Vec<PackedHead> = match precision {
+    let packed: Vec<Vec<PackedKeys>> = match precision {
         Precision::Exact => Vec::new(),
         Precision::Bf16(kernel) => {
             let count = sequences.len() * heads.kv_heads;
-            let places: Vec<std::sync::OnceLock<PackedHead>> =
+            let places: Vec<std::sync::OnceLock<Vec<PackedKeys>>> =
                 (0..count).map(|_| Default::default()).collect();
             pool::for_each(count, threads, |i| {
                 let sequence = sequences[i / heads.kv_heads];
-                let head = pack_head(&heads, sequence, i % heads.kv_heads, kernel);
+                let head = pack_head(&heads, sequence, i % heads.kv_heads, kernel, blocks.keys);
                 // Each place is one thread's.
                 drop(places[i].set(head));
             });
@@ -238,44 +265,101 @@ fn exact(
     divide(&mut target, &sums);
 }
 
-fn pack_head(heads: &Heads<'_>, sequence: Sequence, head: usize, kernel: Kernel) -> PackedHead {
-    let (size, length) = (heads.size, sequence.length);
-    let key = heads.rows(heads.key, head, sequence);
-    let mut packed_key = vec![0; kernel.bf16_packed_bytes(length, size)];
-    kernel.bf16_pack(&rounded_once(key), length, size, &mut packed_key);
-    let value = rounded_once(heads.rows(heads.value, head, sequence));
-    let mut transposed = vec![bf16::ZERO; value.len()];
-    for (i, row) in value.chunks_exact(size).enumerate() {
-        for (j, &x) in row.iter().enumerate() {
-            transposed[j * length + i] = x;
-        }
-    }
-    let mut packed_value = vec![0; kernel.bf16_packed_bytes(size, length)];
-    kernel.bf16_pack(&transposed, size, length, &mut packed_value);
-    PackedHead {
-        key: packed_key,
-        value: packed_value,
-    }
+fn pack_head(
+    heads: &Heads<'_>,
+    sequence: Sequence,
+    head: usize,
+    kernel: Kernel,
+    block: usize,
+) -> Vec<PackedKeys> {
+    let size = heads.size;
+    let keys = heads.rows(heads.key, head, sequence);
+    let values = heads.rows(heads.value, head, sequence);
+    let blocks = keys.chunks(block * size).zip(values.chunks(block * size));
+    blocks
+        .enumerate()
+        .map(|(i, (key, value))| {
+            let count = key.len() / size;
+            let mut packed = PackedKeys {
+                first: i * block,
+                count,
+                key: vec![0; kernel.bf16_packed_bytes(count, size)],
+                value: Vec::new(),
+            };
+            kernel.bf16_pack(&rounded_once(key), count, size, &mut packed.key);
+            let padded = packed.padded();
+            let mut transposed = vec![bf16::ZERO; size * padded];
+            for (i, row) in rounded_once(value).chunks_exact(size).enumerate() {
+                for (j, &x) in row.iter().enumerate() {
+                    transposed[j * padded + i] = x;
+                }
+            }
+            packed.value = vec![0; kernel.bf16_packed_bytes(size, padded)];
+            kernel.bf16_pack(&transposed, size, padded, &mut packed.value);
+            packed
+        })
+        .collect()
 }
 
+/// Block by block of keys: a row's weights are relative to the largest score so far, and what has
+/// been added up is scaled down when there is a larger one (Milakov and Gimelshein 2018, "Online
+/// normalizer calculation for softmax").
 fn rounded(
     heads: &Heads<'_>,
     task: &Task,
     sequence: Sequence,
-    packed: &PackedHead,
+    packed: &[PackedKeys],
     kernel: Kernel,
     mask: Mask,
     mut target: Target<'_>,
 ) {
-    let (size, length) = (heads.size, sequence.length);
+    let (size, rows) = (heads.size, task.rows);
+    let keys = keys_of(task, sequence, mask);
     let query = rounded_once(&heads.queries(task, sequence));
-    let mut scores = vec![0.0; task.rows * length];
-    // SAFETY: the only target of the scores.
-    let all = unsafe { Output::new(&mut scores, length).target(0, task.rows, 0, length) };
-    kernel.bf16_product(&query, size, &packed.key, None, all);
-    let sums = exponentials(&mut scores, length, task.start, mask);
-    let weights = rounded_once(&scores);
-    kernel.bf16_product(&weights, length, &packed.value, None, target.reborrow());
+    let widest = packed.iter().map(PackedKeys::padded).max().unwrap_or(0);
+    let mut scores = vec![0.0; rows * widest];
+    let mut weights = vec![bf16::ZERO; rows * widest];
+    let mut largest = vec![f32::NEG_INFINITY; rows];
+    let mut sums = vec![0.0; rows];
+    for block in packed.iter().take_while(|block| block.first < keys) {
+        let padded = block.padded();
+        let scores = &mut scores[..rows * padded];
+        let weights = &mut weights[..rows * padded];
+        // SAFETY: the only target of the scores.
+        let all = unsafe { Output::new(scores, padded).target(0, rows, 0, block.count) };
+        kernel.bf16_product(&query, size, &block.key, Start::Bias(None), all);
+        let each = scores
+            .chunks_exact_mut(padded)
+            .zip(weights.chunks_exact_mut(padded));
+        for (i, (scores, weights)) in each.enumerate() {
+            let seen = match mask {
+                Mask::Full => block.count,
+                Mask::Causal => (task.start + i + 1)
+                    .saturating_sub(block.first)
+                    .min(block.count),
+            };
+            if seen == 0 {
+                weights.fill(bf16::ZERO);
+                continue;
+            }
+            scores[seen..].fill(f32::NEG_INFINITY);
+            let most = kernel.largest(&scores[..seen]).max(largest[i]);
+            if most > largest[i] {
+                let scale = (largest[i] - most).exp();
+                sums[i] *= scale;
+                target.row(i).iter_mut().for_each(|x| *x *= scale);
+                largest[i] = most;
+            }
+            sums[i] += kernel.weights(scores, most, weights);
+        }
+        kernel.bf16_product(
+            weights,
+            padded,
+            &block.value,
+            Start::Target,
+            target.reborrow(),
+        );
+    }
     divide(&mut target, &sums);
 }
 
@@ -391,10 +475,12 @@ mod tests {
                     (Precision::Bf16(Kernel::best()), 2e-2),
                     (Precision::Bf16(Kernel::NumKong), 2e-2),
                 ] {
-                    for elements in [1, 100, 10_000] {
+                    let sizes = [(1, 1, 1), (100, 5, 4), (10_000, 64, 33)];
+                    for (scores, rows, keys) in sizes {
                         let cancel = Cancel::new();
+                        let blocks = Blocks { scores, rows, keys };
                         let got =
-                            attend_in_blocks(heads, mask, precision, elements, &cancel).unwrap();
+                            attend_in_blocks(heads, mask, precision, blocks, &cancel).unwrap();
                         assert_eq!(got.len(), expected.len());
                         for (got, expected) in got.iter().zip(&expected) {
                             assert!(

@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Shape, Tensor};
 use serde::Deserialize;
 
 use super::ModelError;
@@ -87,6 +87,45 @@ pub(super) fn try_apply(
         })
 }
 
+struct AddTo;
+
+impl InplaceOp2 for AddTo {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        to: &mut CpuStorage,
+        to_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let places = (
+            to_layout.contiguous_offsets(),
+            x_layout.contiguous_offsets(),
+        );
+        let (CpuStorage::F32(to), CpuStorage::F32(x), (Some(a), Some(b))) = (to, x, places) else {
+            candle_core::bail!("add takes contiguous f32")
+        };
+        compute::add(&mut to[a.0..a.1], &x[b.0..b.1]);
+        Ok(())
+    }
+}
+
+/// `to + x`, of one shape, in the memory of `to`, which the caller has for itself.
+pub(super) fn add_to(to: Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
+    if to.shape() != x.shape() {
+        return Err(ModelError::Internal(format!(
+            "{:?} is added to {:?}",
+            x.shape(),
+            to.shape()
+        )));
+    }
+    to.inplace_op2(x, &AddTo)?;
+    Ok(to)
+}
+
 /// `x Wᵀ + b`.
 pub(super) struct Linear {
     matrix: Matrix,
@@ -127,6 +166,37 @@ impl Linear {
         let shape = (x.dim(0)?, self.matrix.outputs());
         apply("linear", x, shape, |x| self.product(x))
     }
+}
+
+/// The products of one `x` with each.
+pub(super) fn products<const N: usize>(linears: [&Linear; N], x: &[f32]) -> [Vec<f32>; N] {
+    let parts = linears.map(|linear| (&linear.matrix, linear.bias.as_deref()));
+    compute::products(parts, x)
+}
+
+/// Elements between the two halves of a feed-forward layer that there are at a time: 4 MB, so that
+/// a large picture takes no hundreds.
+const INNER_ELEMENTS: usize = 1 << 20;
+/// Rows for which going through the weights once more does not matter.
+const INNER_ROWS: usize = 192;
+
+/// `outer(inner(x))`, some rows at a time. `inner` gives `width` elements a row of `inputs`.
+pub(super) fn in_parts(
+    x: &[f32],
+    inputs: usize,
+    width: usize,
+    inner: impl Fn(&[f32]) -> Vec<f32>,
+    outer: &Linear,
+) -> Vec<f32> {
+    let rows = (INNER_ELEMENTS / width).max(INNER_ROWS);
+    if x.len() <= rows * inputs {
+        return outer.product(&inner(x));
+    }
+    let mut out = Vec::with_capacity(x.len() / inputs * outer.matrix.outputs());
+    for x in x.chunks(rows * inputs) {
+        out.extend(outer.product(&inner(x)));
+    }
+    out
 }
 
 /// `x / rms(x) · w` over the last dimension (Zhang and Sennrich 2019, "Root Mean Square Layer
@@ -225,9 +295,13 @@ pub(super) fn feed_forward(
     fc2: &Linear,
 ) -> Result<Tensor, ModelError> {
     let shape = (x.dim(0)?, fc2.matrix().outputs());
+    let (inputs, width) = (fc1.matrix().inputs(), fc1.matrix().outputs());
     apply("feed forward", x, shape, |x| {
-        let mut inner = fc1.product(x);
-        activation.apply(&mut inner);
-        fc2.product(&inner)
+        let inner = |x: &[f32]| {
+            let mut inner = fc1.product(x);
+            activation.apply(&mut inner);
+            inner
+        };
+        in_parts(x, inputs, width, inner, fc2)
     })
 }

@@ -8,7 +8,9 @@ use super::super::attention::{Heads, Mask, Precision, attend};
 use super::super::batch::check_ids;
 use super::super::compute::{Table, rotate_heads};
 use super::super::directory::TOKENIZER;
-use super::super::layers::{Activation, LayerNorm, Linear, feed_forward, try_apply};
+use super::super::layers::{
+    Activation, LayerNorm, Linear, add_to, feed_forward, products, try_apply,
+};
 use super::super::scope::{Scope, Source};
 use super::super::{Cancel, ModelError};
 use super::config::{Config, Variant};
@@ -203,9 +205,9 @@ impl Layer {
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
         let attended = self.attention.forward(x, sequences, cancel)?;
-        let x = self.attention_norm.forward(&(x + attended)?)?;
+        let x = self.attention_norm.forward(&add_to(attended, x)?)?;
         let fed = feed_forward(&x, &self.inner, self.activation, &self.outer)?;
-        self.norm.forward(&(x + fed)?)
+        self.norm.forward(&add_to(fed, &x)?)
     }
 }
 
@@ -244,13 +246,12 @@ impl Attention {
         let hidden = matrix.inputs();
         let size = hidden / self.heads;
         try_apply("attention", x, x.shape(), |x| {
-            let part = |linear: &Linear| {
-                rotate_heads(&linear.product(x), hidden, 0, self.heads, size, None, None)
-            };
+            let [q, k, v] = products([&self.query, &self.key, &self.value], x)
+                .map(|x| rotate_heads(&x, hidden, 0, self.heads, size, None, None));
             let heads = Heads {
-                query: &part(&self.query),
-                key: &part(&self.key),
-                value: &part(&self.value),
+                query: &q,
+                key: &k,
+                value: &v,
                 heads: self.heads,
                 kv_heads: self.heads,
                 size,

@@ -1,29 +1,44 @@
-//! Products of matrices in bf16 with AVX-512.
+//! Products of matrices with AVX-512, of bf16 and of whole numbers of 8 bits, and the weights of
+//! attention.
 //!
-//! Packed, the outputs stand in groups of [`GROUP`], and in a group, for each pair of inputs, the
-//! pairs of all its outputs side by side. So VDPBF16PS multiplies a pair of one row of `x`, the
-//! same in all lanes, by the pairs of sixteen outputs, and nothing has to be summed across lanes.
-//! A tile of [`ROWS`] rows by a group stays in registers through a block of inputs.
+//! Packed, the outputs stand in groups of [`GROUP`], and in a group, for each unit of inputs (four
+//! bytes: two of bf16, or four whole numbers), the units of all its outputs side by side. So one
+//! instruction (VDPBF16PS, VPDPBUSD) multiplies a unit of one row of `x`, the same in all lanes, by
+//! the units of sixteen outputs, and nothing has to be summed across lanes. A tile of up to
+//! [`ROWS`] rows by a group stays in registers through a block of inputs, and while all rows pass
+//! over a block, the next one is fetched from memory: a short text reads each weight once, and
+//! would wait for it.
 //!
-//! VDPBF16PS takes denormal numbers for zero, and rounds sums to the nearest.
+//! VDPBF16PS takes denormal numbers for zero, and rounds sums to the nearest. VPDPBUSD multiplies
+//! unsigned by signed numbers: 128 is added to those of `x`, and what that adds to the sums, which
+//! depends on the weights alone, is packed before each block, to be taken off.
 
 use super::Target;
+use super::kernel::{INT8_BLOCK, SCORE_UNIT, Start};
 
 /// Outputs of a group: four registers.
 const GROUP: usize = 64;
-/// Bytes of a pair of inputs of a group.
-const PAIR_BYTES: usize = 4 * GROUP;
-/// Pairs of inputs that are gone through at a time: so much of a group (256 kB) stays in the
-/// second cache while all rows of `x` pass.
-const BLOCK_PAIRS: usize = 1024;
+/// Bytes of a unit of inputs of an output.
+pub const UNIT_BYTES: usize = 4;
+/// And of a group.
+const GROUP_BYTES: usize = UNIT_BYTES * GROUP;
+/// Units that are gone through at a time in bf16: so much of a group (256 kB) stays in the second
+/// cache, with what is fetched meanwhile, while all rows of `x` pass.
+const BLOCK_UNITS: usize = 1024;
+/// Units of a block of whole numbers, which has scales of its own.
+const WHOLE_UNITS: usize = INT8_BLOCK / UNIT_BYTES;
 /// Rows of a tile: with four registers each they leave enough for the factors.
 const ROWS: usize = 6;
+/// What is added to whole numbers of `x`.
+pub const OFFSET: u8 = 0x80;
 
 /// Whether this processor has the instructions.
 pub fn available() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx512vnni")
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
@@ -31,17 +46,17 @@ pub fn available() -> bool {
     }
 }
 
-/// Bytes of a packed matrix [outputs, inputs].
+/// Bytes of a packed matrix [outputs, inputs] of bf16.
 pub fn bf16_packed_bytes(outputs: usize, inputs: usize) -> usize {
-    outputs.div_ceil(GROUP) * inputs.div_ceil(2) * PAIR_BYTES
+    outputs.div_ceil(GROUP) * inputs.div_ceil(2) * GROUP_BYTES
 }
 
 /// Packs [outputs, inputs], row-major, of the bits of bf16.
 pub fn bf16_pack(weight: &[u16], outputs: usize, inputs: usize, packed: &mut [u8]) {
     assert_eq!(weight.len(), outputs * inputs);
     assert_eq!(packed.len(), bf16_packed_bytes(outputs, inputs));
-    let pairs = inputs.div_ceil(2);
-    for (group, packed) in packed.chunks_exact_mut(pairs * PAIR_BYTES).enumerate() {
+    let units = inputs.div_ceil(2);
+    for (group, packed) in packed.chunks_exact_mut(units * GROUP_BYTES).enumerate() {
         let first = group * GROUP;
         let lanes = GROUP.min(outputs - first);
         if lanes < GROUP || !inputs.is_multiple_of(2) {
@@ -49,8 +64,8 @@ pub fn bf16_pack(weight: &[u16], outputs: usize, inputs: usize, packed: &mut [u8
         }
         for lane in 0..lanes {
             let row = &weight[(first + lane) * inputs..][..inputs];
-            for (pair, values) in row.chunks(2).enumerate() {
-                let at = pair * PAIR_BYTES + lane * 4;
+            for (unit, values) in row.chunks(2).enumerate() {
+                let at = unit * GROUP_BYTES + lane * UNIT_BYTES;
                 for (i, value) in values.iter().enumerate() {
                     packed[at + 2 * i..][..2].copy_from_slice(&value.to_ne_bytes());
                 }
@@ -59,8 +74,48 @@ pub fn bf16_pack(weight: &[u16], outputs: usize, inputs: usize, packed: &mut [u8
     }
 }
 
-/// `x Wᵀ + b` into the target, whose rows and columns are those of `x` ([rows, inputs], row-major,
-/// bits of bf16) and the outputs of what was packed. Sums are f32.
+/// Bytes of a packed matrix [outputs, inputs] of whole numbers.
+pub fn i8_packed_bytes(outputs: usize, inputs: usize) -> usize {
+    outputs.div_ceil(GROUP) * i8_group_bytes(inputs)
+}
+
+/// A group's: its units, and what is taken off the sums of each block.
+fn i8_group_bytes(inputs: usize) -> usize {
+    (inputs.div_ceil(INT8_BLOCK) + inputs.div_ceil(UNIT_BYTES)) * GROUP_BYTES
+}
+
+/// Packs [outputs, inputs], row-major.
+pub fn i8_pack(weight: &[i8], outputs: usize, inputs: usize, packed: &mut [u8]) {
+    assert_eq!(weight.len(), outputs * inputs);
+    assert_eq!(packed.len(), i8_packed_bytes(outputs, inputs));
+    packed.fill(0);
+    let block_bytes = (1 + WHOLE_UNITS) * GROUP_BYTES;
+    for (group, packed) in packed
+        .chunks_exact_mut(i8_group_bytes(inputs).max(1))
+        .enumerate()
+    {
+        let first = group * GROUP;
+        for lane in 0..GROUP.min(outputs - first) {
+            let row = &weight[(first + lane) * inputs..][..inputs];
+            let blocks = row.chunks(INT8_BLOCK).zip(packed.chunks_mut(block_bytes));
+            for (row, packed) in blocks {
+                let sum: i32 = row.iter().map(|&x| i32::from(x)).sum();
+                let excess = -i32::from(OFFSET) * sum;
+                let at = lane * UNIT_BYTES;
+                packed[at..at + UNIT_BYTES].copy_from_slice(&excess.to_ne_bytes());
+                for (unit, values) in row.chunks(UNIT_BYTES).enumerate() {
+                    let at = (1 + unit) * GROUP_BYTES + lane * UNIT_BYTES;
+                    for (to, &value) in packed[at..].iter_mut().zip(values) {
+                        *to = value as u8;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `x Wᵀ` onto the start, into the target, whose rows and columns are those of `x` ([rows, inputs],
+/// row-major, bits of bf16) and the outputs of what was packed. Sums are f32.
 ///
 /// # Panics
 /// Where sizes disagree, or the processor lacks the instructions.
@@ -68,71 +123,239 @@ pub fn bf16_product(
     x: &[u16],
     packed: &[u8],
     inputs: usize,
-    bias: Option<&[f32]>,
+    start: Start<'_>,
     mut target: Target<'_>,
 ) {
     let (rows, outputs) = (target.rows(), target.columns());
     assert!(available());
     assert_eq!(x.len(), rows * inputs);
     assert_eq!(packed.len(), bf16_packed_bytes(outputs, inputs));
-    assert!(bias.is_none_or(|bias| bias.len() == outputs));
-    if inputs.is_multiple_of(2) {
-        return product(x, packed, inputs / 2, bias, &mut target);
+    if let Start::Bias(Some(bias)) = start {
+        assert_eq!(bias.len(), outputs);
     }
-    // The last pair of each row is half of one.
+    let units = inputs.div_ceil(2);
+    if inputs.is_multiple_of(2) {
+        return bf16_units(x, packed, units, start, &mut target);
+    }
+    // The last unit of each row is half of one.
     let mut even = Vec::with_capacity(rows * (inputs + 1));
     for row in x.chunks_exact(inputs) {
         even.extend_from_slice(row);
         even.push(0);
     }
-    product(&even, packed, inputs.div_ceil(2), bias, &mut target);
+    bf16_units(&even, packed, units, start, &mut target);
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-fn product(_: &[u16], _: &[u8], _: usize, _: Option<&[f32]>, _: &mut Target<'_>) {
-    unreachable!("no processor of this kind has AVX-512");
-}
-
-#[cfg(target_arch = "x86_64")]
-fn product(x: &[u16], packed: &[u8], pairs: usize, bias: Option<&[f32]>, target: &mut Target<'_>) {
+/// [`bf16_product`] of rows of whole units.
+fn bf16_units(x: &[u16], packed: &[u8], units: usize, start: Start<'_>, target: &mut Target<'_>) {
     let (rows, outputs, stride) = (target.rows(), target.columns(), target.stride());
-    for (group, packed) in packed.chunks_exact(pairs * PAIR_BYTES).enumerate() {
-        let first = group * GROUP;
-        let columns = GROUP.min(outputs - first);
-        let mut start = [0.0; GROUP];
-        if let Some(bias) = bias {
-            start[..columns].copy_from_slice(&bias[first..first + columns]);
-        }
-        for block in (0..pairs).step_by(BLOCK_PAIRS) {
-            let length = BLOCK_PAIRS.min(pairs - block);
-            for row in (0..rows).step_by(ROWS) {
-                let tile = x86::Tile {
-                    // SAFETY: the row lies in x, which has rows · pairs pairs, the block in the
-                    // packed group, and the place in the target.
-                    x: unsafe { x.as_ptr().add((row * pairs + block) * 2) },
-                    x_stride: pairs * 2,
-                    // SAFETY: as above.
-                    packed: unsafe { packed.as_ptr().add(block * PAIR_BYTES) },
-                    pairs: length,
-                    start: (block == 0).then_some(&start),
-                    // SAFETY: as above.
-                    out: unsafe { target.as_mut_ptr().add(row * stride + first) },
+    assert_eq!(x.len(), rows * units * 2);
+    for (group, packed) in packed.chunks_exact(units * GROUP_BYTES).enumerate() {
+        let (columns, first) = begin(group, outputs, start);
+        for block in (0..units).step_by(BLOCK_UNITS) {
+            let length = BLOCK_UNITS.min(units - block);
+            let packed = &packed[block * GROUP_BYTES..][..length * GROUP_BYTES];
+            let tiles = Tiles::of(rows);
+            for (i, row, count) in tiles.each() {
+                let tile = Tile {
+                    // SAFETY: the row lies in x, which has rows · units units.
+                    x: unsafe { x.as_ptr().add((row * units + block) * 2) }.cast(),
+                    x_stride: units * UNIT_BYTES,
+                    packed: packed.as_ptr(),
+                    units: length,
+                    ahead: tiles.ahead(packed, i),
+                    start: first.as_ref().filter(|_| block == 0),
+                    // SAFETY: row and column lie in the target.
+                    out: unsafe { target.as_mut_ptr().add(row * stride + group * GROUP) },
                     out_stride: stride,
                     columns,
                 };
                 // SAFETY: `available` has been asked, and there are so many rows from `row` on.
-                unsafe {
-                    match rows - row {
-                        1 => tile.run::<1>(),
-                        2 => tile.run::<2>(),
-                        3 => tile.run::<3>(),
-                        4 => tile.run::<4>(),
-                        5 => tile.run::<5>(),
-                        _ => tile.run::<ROWS>(),
-                    }
-                }
+                unsafe { tile.bf16(count) };
             }
         }
+    }
+}
+
+/// `x Wᵀ + b` of quantised rows: `x` is [rows, inputs] with [`OFFSET`] added, each row filled up to
+/// whole units. Block for block a whole number, which the scale of the row ([rows, blocks]) and that of the output ([outputs,
+/// blocks]) make a real one.
+///
+/// # Panics
+/// As [`bf16_product`].
+pub fn i8_product(
+    x: &[u8],
+    x_scales: &[f32],
+    inputs: usize,
+    packed: &[u8],
+    scales: &[f32],
+    bias: Option<&[f32]>,
+    mut target: Target<'_>,
+) {
+    let (rows, outputs, stride) = (target.rows(), target.columns(), target.stride());
+    let (units, blocks) = (inputs.div_ceil(UNIT_BYTES), inputs.div_ceil(INT8_BLOCK));
+    assert!(available());
+    assert_eq!(x.len(), rows * units * UNIT_BYTES);
+    assert_eq!(x_scales.len(), rows * blocks);
+    assert_eq!(scales.len(), outputs * blocks);
+    assert_eq!(packed.len(), i8_packed_bytes(outputs, inputs));
+    assert!(bias.is_none_or(|bias| bias.len() == outputs));
+    for (group, packed) in packed.chunks_exact(i8_group_bytes(inputs)).enumerate() {
+        let (columns, first) = begin(group, outputs, Start::Bias(bias));
+        for (block, packed) in packed.chunks((1 + WHOLE_UNITS) * GROUP_BYTES).enumerate() {
+            let mut own_scales = [0.0; GROUP];
+            let those = scales[group * GROUP * blocks..][..columns * blocks].iter();
+            for (own, &scale) in own_scales.iter_mut().zip(those.skip(block).step_by(blocks)) {
+                *own = scale;
+            }
+            let (excess, weights) = packed.split_at(GROUP_BYTES);
+            let tiles = Tiles::of(rows);
+            for (i, row, count) in tiles.each() {
+                let tile = Tile {
+                    // SAFETY: the row lies in x, which has rows · units units.
+                    x: unsafe {
+                        x.as_ptr()
+                            .add(row * units * UNIT_BYTES + block * INT8_BLOCK)
+                    },
+                    x_stride: units * UNIT_BYTES,
+                    packed: weights.as_ptr(),
+                    units: weights.len() / GROUP_BYTES,
+                    ahead: tiles.ahead(weights, i),
+                    start: first.as_ref().filter(|_| block == 0),
+                    // SAFETY: row and column lie in the target.
+                    out: unsafe { target.as_mut_ptr().add(row * stride + group * GROUP) },
+                    out_stride: stride,
+                    columns,
+                };
+                let mut row_scales = [0.0; ROWS];
+                for (own, row) in row_scales.iter_mut().zip(row..row + count) {
+                    *own = x_scales[row * blocks + block];
+                }
+                // SAFETY: `available` has been asked, there are so many rows from `row` on, and the
+                // excess is that of a group.
+                unsafe { tile.whole(count, excess.as_ptr(), &row_scales, &own_scales) };
+            }
+        }
+    }
+}
+
+/// How many columns a group has, and what its sums begin with; `None`: with what is in the target.
+fn begin(group: usize, outputs: usize, start: Start<'_>) -> (usize, Option<[f32; GROUP]>) {
+    let first = group * GROUP;
+    let columns = GROUP.min(outputs - first);
+    let start = match start {
+        Start::Target => None,
+        Start::Bias(bias) => {
+            let mut start = [0.0; GROUP];
+            if let Some(bias) = bias {
+                start[..columns].copy_from_slice(&bias[first..first + columns]);
+            }
+            Some(start)
+        }
+    };
+    (columns, start)
+}
+
+/// The largest; negative infinity where there is none. A NaN is passed over.
+///
+/// # Panics
+/// Where the processor lacks the instructions.
+pub fn largest(x: &[f32]) -> f32 {
+    assert!(available());
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `available` has been asked.
+    return unsafe { x86::largest(x) };
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no processor of this kind has AVX-512")
+}
+
+/// `e^(x - shift)` of each, rounded to bf16, to about 2^-18 before that; and their sum, of before
+/// they are rounded. What is below 2^-126 is 0.
+///
+/// # Panics
+/// Where the lengths are not the same multiple of [`SCORE_UNIT`], or the processor lacks the
+/// instructions.
+pub fn weights(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
+    assert!(available());
+    assert_eq!(x.len(), out.len());
+    assert!(x.len().is_multiple_of(SCORE_UNIT));
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `available` has been asked.
+    return unsafe { x86::weights(x, shift, out) };
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no processor of this kind has AVX-512")
+}
+
+/// Rows in tiles of about one size.
+#[derive(Clone, Copy)]
+struct Tiles {
+    rows: usize,
+    count: usize,
+}
+
+impl Tiles {
+    fn of(rows: usize) -> Self {
+        Self {
+            rows,
+            count: rows.div_ceil(ROWS),
+        }
+    }
+
+    /// Number, first row and rows of each.
+    fn each(self) -> impl Iterator<Item = (usize, usize, usize)> {
+        let first = move |i: usize| i * self.rows / self.count;
+        (0..self.count).map(move |i| (i, first(i), first(i + 1) - first(i)))
+    }
+
+    /// What tile `i` fetches while it passes over a block: its share of as much as comes behind it,
+    /// which is the next block, or the next panel. Where one tile is all, it reads memory in order
+    /// and soon, which the processor foresees by itself.
+    fn ahead(self, block: &[u8], i: usize) -> Ahead {
+        let lines = if self.count > 1 {
+            block.len() / LINE
+        } else {
+            0
+        };
+        let (first, end) = (i * lines / self.count, (i + 1) * lines / self.count);
+        Ahead {
+            from: block.as_ptr().wrapping_add(block.len() + first * LINE),
+            lines: end - first,
+        }
+    }
+}
+
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
+/// Lines to fetch; whether anything lies there does not matter.
+struct Ahead {
+    from: *const u8,
+    lines: usize,
+}
+
+/// Some rows by a group, through a block of units.
+struct Tile<'a> {
+    x: *const u8,
+    /// Bytes from a row to the next.
+    x_stride: usize,
+    packed: *const u8,
+    units: usize,
+    ahead: Ahead,
+    /// What the first block's sums begin with; `None`: with what is in the target.
+    start: Option<&'a [f32; GROUP]>,
+    out: *mut f32,
+    out_stride: usize,
+    columns: usize,
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Tile<'_> {
+    unsafe fn bf16(&self, _: usize) {
+        unreachable!("no processor of this kind has AVX-512");
+    }
+
+    unsafe fn whole(&self, _: usize, _: *const u8, _: &[f32; ROWS], _: &[f32; GROUP]) {
+        unreachable!("no processor of this kind has AVX-512");
     }
 }
 
@@ -140,90 +363,231 @@ fn product(x: &[u16], packed: &[u8], pairs: usize, bias: Option<&[f32]>, target:
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{GROUP, PAIR_BYTES};
+    use super::{GROUP, GROUP_BYTES, LINE, ROWS, SCORE_UNIT, Tile, UNIT_BYTES};
 
     /// Lanes of a register.
     const LANES: usize = 16;
     const REGISTERS: usize = GROUP / LANES;
+    /// Units between one fetching ahead and the next.
+    const CHUNK: usize = 8;
 
-    /// Some rows by a group, through a block of pairs.
-    pub struct Tile<'a> {
-        pub x: *const u16,
-        /// Elements from a row to the next.
-        pub x_stride: usize,
-        pub packed: *const u8,
-        pub pairs: usize,
-        /// What the first block's sums begin with; `None`: with what is in the target.
-        pub start: Option<&'a [f32; GROUP]>,
-        pub out: *mut f32,
-        pub out_stride: usize,
-        pub columns: usize,
+    /// Sums of a row: f32 or whole numbers.
+    type Sums = [__m512i; REGISTERS];
+
+    /// Calls the function for as many rows as there are.
+    macro_rules! for_rows {
+        ($rows:expr, $tile:ident.$function:ident($($arg:expr),*)) => {
+            match $rows {
+                1 => $tile.$function::<1>($($arg),*),
+                2 => $tile.$function::<2>($($arg),*),
+                3 => $tile.$function::<3>($($arg),*),
+                4 => $tile.$function::<4>($($arg),*),
+                5 => $tile.$function::<5>($($arg),*),
+                _ => $tile.$function::<ROWS>($($arg),*),
+            }
+        };
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub fn largest(x: &[f32]) -> f32 {
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        let mut lanes = _mm512_set1_ps(f32::NEG_INFINITY);
+        for chunk in chunks {
+            // SAFETY: a chunk has so many lanes.
+            let x = unsafe { _mm512_loadu_ps(chunk.as_ptr()) };
+            // The second where one is NaN.
+            lanes = _mm512_max_ps(x, lanes);
+        }
+        rest.iter()
+            .copied()
+            .fold(_mm512_reduce_max_ps(lanes), f32::max)
+    }
+
+    /// x - shift = (n + r) ln 2 with |r| ≤ 1/2, and the Taylor polynomial of degree 5 for 2^r.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub fn weights(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
+        const LOWEST: f32 = -126.0;
+        // (ln 2)^k / k!
+        const TERMS: [f32; 5] = [
+            9.618_129e-3,
+            5.550_411e-2,
+            0.240_226_5,
+            std::f32::consts::LN_2,
+            1.0,
+        ];
+        let log2_e = _mm512_set1_ps(std::f32::consts::LOG2_E);
+        let shift = _mm512_set1_ps(shift * std::f32::consts::LOG2_E);
+        let mut sums = [_mm512_setzero_ps(); 2];
+        let (scores, _) = x.as_chunks::<SCORE_UNIT>();
+        let (out, _) = out.as_chunks_mut::<SCORE_UNIT>();
+        for (x, out) in scores.iter().zip(out) {
+            let mut powers = [_mm512_setzero_ps(); 2];
+            for (i, power) in powers.iter_mut().enumerate() {
+                // SAFETY: a unit has twice so many lanes.
+                let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(i * LANES)) };
+                let t = _mm512_fmsub_ps(x, log2_e, shift);
+                // NaN stays.
+                let seen = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(t, _mm512_set1_ps(LOWEST));
+                let n = _mm512_roundscale_ps::<0>(t);
+                let r = _mm512_sub_ps(t, n);
+                let mut p = _mm512_set1_ps(1.333_355_8e-3);
+                for term in TERMS {
+                    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(term));
+                }
+                *power = _mm512_maskz_scalef_ps(seen, p, n);
+                sums[i] = _mm512_add_ps(sums[i], *power);
+            }
+            let rounded = _mm512_cvtne2ps_pbh(powers[1], powers[0]);
+            // SAFETY: 32 bf16, and a unit has room for them.
+            unsafe {
+                let bits = std::mem::transmute::<__m512bh, __m512i>(rounded);
+                _mm512_storeu_si512(out.as_mut_ptr().cast(), bits);
+            }
+        }
+        _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
     }
 
     impl Tile<'_> {
         /// # Safety
-        /// The processor has AVX-512 BF16, and the pointers `R` rows each, of `pairs` pairs in x
-        /// and `columns` elements in the target.
-        #[target_feature(enable = "avx512f,avx512bf16")]
-        pub unsafe fn run<const R: usize>(&self) {
-            let mask = |register: usize| -> __mmask16 {
-                match self.columns.saturating_sub(register * LANES) {
-                    0 => 0,
-                    left if left >= LANES => !0,
-                    left => (1 << left) - 1,
-                }
-            };
-            let mut sums = [[_mm512_setzero_ps(); REGISTERS]; R];
-            for (r, sums) in sums.iter_mut().enumerate() {
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: the start has a whole group; of the target only its columns are
-                    // read.
-                    *sum = unsafe {
-                        match self.start {
-                            Some(start) => _mm512_loadu_ps(start.as_ptr().add(i * LANES)),
-                            None => _mm512_maskz_loadu_ps(
-                                mask(i),
-                                self.out.wrapping_add(r * self.out_stride + i * LANES),
-                            ),
-                        }
-                    };
+        /// The processor has AVX-512 with BF16 and VNNI, and the pointers lead to so many rows, of
+        /// `units` units in x and `columns` elements in the target.
+        pub unsafe fn bf16(&self, rows: usize) {
+            // SAFETY: as asked of the caller.
+            unsafe { for_rows!(rows, self.bf16_rows()) }
+        }
+
+        /// As [`Self::bf16`], of whole numbers: the sums begin with the group's `excess`, and are
+        /// multiplied by the rows' scales and the outputs'.
+        ///
+        /// # Safety
+        /// As above, and `excess` leads to a group's whole numbers.
+        pub unsafe fn whole(
+            &self,
+            rows: usize,
+            excess: *const u8,
+            row_scales: &[f32; ROWS],
+            scales: &[f32; GROUP],
+        ) {
+            // SAFETY: as asked of the caller.
+            unsafe { for_rows!(rows, self.whole_rows(excess, row_scales, scales)) }
+        }
+
+        /// Which of a register's columns there are.
+        fn mask(&self, register: usize) -> __mmask16 {
+            match self.columns.saturating_sub(register * LANES) {
+                0 => 0,
+                left if left >= LANES => !0,
+                left => (1 << left) - 1,
+            }
+        }
+
+        fn place(&self, row: usize, register: usize) -> *mut f32 {
+            self.out
+                .wrapping_add(row * self.out_stride + register * LANES)
+        }
+
+        /// What the sums begin with.
+        #[target_feature(enable = "avx512f")]
+        #[inline]
+        unsafe fn begin(&self, row: usize, register: usize) -> __m512 {
+            // SAFETY: the start has a whole group; of the target only its columns are read.
+            unsafe {
+                match self.start {
+                    Some(start) => _mm512_loadu_ps(start.as_ptr().add(register * LANES)),
+                    None => _mm512_maskz_loadu_ps(self.mask(register), self.place(row, register)),
                 }
             }
-            for pair in 0..self.pairs {
-                let mut weights = [_mm512_setzero_si512(); REGISTERS];
-                for (i, weight) in weights.iter_mut().enumerate() {
-                    // SAFETY: within the packed block.
-                    *weight = unsafe {
-                        _mm512_loadu_si512(self.packed.add(pair * PAIR_BYTES + i * 64).cast())
-                    };
+        }
+
+        #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
+        unsafe fn bf16_rows<const R: usize>(&self) {
+            let mut sums = [[_mm512_setzero_si512(); REGISTERS]; R];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: as asked of the caller.
+                    *sum = _mm512_castps_si512(unsafe { self.begin(row, i) });
                 }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: within row r of x.
-                    let x = unsafe {
-                        self.x
-                            .add(r * self.x_stride + pair * 2)
-                            .cast::<i32>()
-                            .read_unaligned()
-                    };
-                    let x = _mm512_set1_epi32(x);
-                    for (sum, weight) in sums.iter_mut().zip(weights) {
-                        // SAFETY: 32 bf16, whatever the bits.
-                        let x = unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
-                        // SAFETY: as above.
-                        let weight = unsafe { std::mem::transmute::<__m512i, __m512bh>(weight) };
-                        *sum = _mm512_dpbf16_ps(*sum, weight, x);
+            }
+            // SAFETY: as asked of the caller.
+            unsafe { self.accumulate::<R, false>(&mut sums) };
+            for (row, sums) in sums.iter().enumerate() {
+                for (i, &sum) in sums.iter().enumerate() {
+                    let sum = _mm512_castsi512_ps(sum);
+                    // SAFETY: only the target's columns are written.
+                    unsafe { _mm512_mask_storeu_ps(self.place(row, i), self.mask(i), sum) };
+                }
+            }
+        }
+
+        #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
+        unsafe fn whole_rows<const R: usize>(
+            &self,
+            excess: *const u8,
+            row_scales: &[f32; ROWS],
+            scales: &[f32; GROUP],
+        ) {
+            let mut first = [_mm512_setzero_si512(); REGISTERS];
+            for (i, first) in first.iter_mut().enumerate() {
+                // SAFETY: as asked of the caller.
+                *first = unsafe { _mm512_loadu_si512(excess.add(i * LINE).cast()) };
+            }
+            let mut sums = [first; R];
+            // SAFETY: as asked of the caller.
+            unsafe { self.accumulate::<R, true>(&mut sums) };
+            for (row, sums) in sums.iter().enumerate() {
+                let row_scale = _mm512_set1_ps(row_scales[row]);
+                for (i, &sum) in sums.iter().enumerate() {
+                    // SAFETY: as asked of the caller; only the target's columns are written.
+                    unsafe {
+                        let scale = _mm512_loadu_ps(scales.as_ptr().add(i * LANES));
+                        let scale = _mm512_mul_ps(row_scale, scale);
+                        let part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+                        let sum = _mm512_add_ps(self.begin(row, i), part);
+                        _mm512_mask_storeu_ps(self.place(row, i), self.mask(i), sum);
                     }
                 }
             }
-            for (r, sums) in sums.iter().enumerate() {
-                for (i, &sum) in sums.iter().enumerate() {
-                    // SAFETY: only the target's columns are written.
-                    unsafe {
-                        _mm512_mask_storeu_ps(
-                            self.out.wrapping_add(r * self.out_stride + i * LANES),
-                            mask(i),
-                            sum,
-                        );
+        }
+
+        /// Adds the products of `R` rows by the group.
+        #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
+        #[inline]
+        unsafe fn accumulate<const R: usize, const WHOLE: bool>(&self, sums: &mut [Sums; R]) {
+            let chunks = self.units.div_ceil(CHUNK);
+            let each = self.ahead.lines.div_ceil(chunks.max(1));
+            let mut ahead = self.ahead.from;
+            for first in (0..self.units).step_by(CHUNK) {
+                for _ in 0..each {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                    ahead = ahead.wrapping_add(LINE);
+                }
+                for unit in first..self.units.min(first + CHUNK) {
+                    let mut weights = [_mm512_setzero_si512(); REGISTERS];
+                    for (i, weight) in weights.iter_mut().enumerate() {
+                        let at = unit * GROUP_BYTES + i * LINE;
+                        // SAFETY: within the packed block.
+                        *weight = unsafe { _mm512_loadu_si512(self.packed.add(at).cast()) };
+                    }
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let at = row * self.x_stride + unit * UNIT_BYTES;
+                        // SAFETY: within the row of x.
+                        let x = unsafe { self.x.add(at).cast::<i32>().read_unaligned() };
+                        let x = _mm512_set1_epi32(x);
+                        for (sum, &weight) in sums.iter_mut().zip(&weights) {
+                            *sum = if WHOLE {
+                                _mm512_dpbusd_epi32(*sum, x, weight)
+                            } else {
+                                // SAFETY: 32 bf16, whatever the bits.
+                                let (x, weight) = unsafe {
+                                    (
+                                        std::mem::transmute::<__m512i, __m512bh>(x),
+                                        std::mem::transmute::<__m512i, __m512bh>(weight),
+                                    )
+                                };
+                                let sum = _mm512_castsi512_ps(*sum);
+                                _mm512_castps_si512(_mm512_dpbf16_ps(sum, weight, x))
+                            };
+                        }
                     }
                 }
             }
@@ -269,7 +633,7 @@ mod tests {
                 let mut out = vec![MARK; rows * stride];
                 // SAFETY: the only target.
                 let target = unsafe { Output::new(&mut out, stride).target(0, rows, 2, outputs) };
-                bf16_product(&x, &packed, inputs, bias, target);
+                bf16_product(&x, &packed, inputs, Start::Bias(bias), target);
                 for (row, out) in out.chunks_exact(stride).enumerate() {
                     assert_eq!([out[0], out[1], out[outputs + 2]], [MARK; 3]);
                     for (output, &got) in out[2..2 + outputs].iter().enumerate() {

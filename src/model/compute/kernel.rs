@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 use half::bf16;
 use numkong::Dots;
 
-use super::avx512;
+use super::matrix::round_all;
+use super::{avx512, ops};
 
 /// Where a product goes: some columns of a row-major matrix of f32. Whoever splits a matrix into
 /// targets gives each column to one of them.
@@ -99,6 +100,12 @@ impl Target<'_> {
         }
     }
 
+    /// Row by row.
+    fn to_vec(&mut self) -> Vec<f32> {
+        let rows = 0..self.rows;
+        rows.flat_map(|row| self.row(row).to_vec()).collect()
+    }
+
     pub fn add_bias(&mut self, bias: Option<&[f32]>) {
         let Some(bias) = bias else { return };
         for row in 0..self.rows {
@@ -107,6 +114,15 @@ impl Target<'_> {
             }
         }
     }
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(in super::super) enum Start<'a> {
+    /// An element for each column, or nothing.
+    Bias(Option<&'a [f32]>),
+    /// What is in the target.
+    Target,
 }
 
 /// Which code multiplies half-precision and whole-number matrices here. Each packs matrices its
@@ -118,6 +134,9 @@ pub(in super::super) enum Kernel {
     /// NumKong's, with the best instructions that it finds.
     NumKong,
 }
+
+/// How many scores [`Kernel::weights`] takes at a time.
+pub(in super::super) const SCORE_UNIT: usize = 32;
 
 /// The length of blocks of inputs that share a scale in whole-number products.
 pub(in super::super) const INT8_BLOCK: usize = 1024;
@@ -137,7 +156,7 @@ impl Kernel {
         use numkong::cap;
         let available = numkong::available();
         if self == Self::Avx512 {
-            return format!("avx512bf16.{available:x}");
+            return format!("avx512.{available:x}");
         }
         let best = [
             (cap::SAPPHIREAMX, "amx"),
@@ -164,6 +183,29 @@ impl Kernel {
         match self {
             Self::Avx512 => true,
             Self::NumKong => numkong::available() & numkong::cap::SAPPHIREAMX != 0,
+        }
+    }
+
+    /// `e^(x - shift)` of each score, rounded to bf16, and the sum of them before they are rounded.
+    /// The number of scores is a multiple of [`SCORE_UNIT`].
+    pub fn weights(self, scores: &mut [f32], shift: f32, weights: &mut [bf16]) -> f32 {
+        assert_eq!(scores.len(), weights.len());
+        assert!(scores.len().is_multiple_of(SCORE_UNIT));
+        match self {
+            Self::Avx512 => avx512::weights(scores, shift, bytemuck::cast_slice_mut(weights)),
+            Self::NumKong => {
+                ops::exp_all(scores, shift);
+                round_all(scores, weights);
+                ops::sum(scores)
+            }
+        }
+    }
+
+    /// The largest score; negative infinity where there is none.
+    pub fn largest(self, scores: &[f32]) -> f32 {
+        match self {
+            Self::Avx512 => avx512::largest(scores),
+            Self::NumKong => ops::largest(scores),
         }
     }
 
@@ -202,14 +244,14 @@ impl Kernel {
         }
     }
 
-    /// `x Wᵀ + b`: `x` has as many rows as the target, and what was packed as many outputs as the
-    /// target has columns.
+    /// `x Wᵀ` onto the start: `x` has as many rows as the target, and what was packed as many
+    /// outputs as the target has columns.
     pub fn bf16_product(
         self,
         x: &[bf16],
         inputs: usize,
         packed: &[u8],
-        bias: Option<&[f32]>,
+        start: Start<'_>,
         mut target: Target<'_>,
     ) {
         let (rows, outputs) = (target.rows, target.columns);
@@ -219,9 +261,13 @@ impl Kernel {
             Self::Avx512 => {
                 let exact = avx512::bf16_packed_bytes(outputs, inputs);
                 let x = bytemuck::cast_slice(x);
-                avx512::bf16_product(x, &packed[..exact], inputs, bias, target);
+                avx512::bf16_product(x, &packed[..exact], inputs, start, target);
             }
             Self::NumKong => {
+                let before = match start {
+                    Start::Bias(_) => None,
+                    Start::Target => Some(target.to_vec()),
+                };
                 // SAFETY: the sizes are as just checked, and the target has its elements for
                 // itself.
                 unsafe {
@@ -236,7 +282,20 @@ impl Kernel {
                         target.stride * size_of::<f32>(),
                     );
                 }
-                target.add_bias(bias);
+                if let Start::Bias(bias) = start {
+                    target.add_bias(bias);
+                }
+                for (row, before) in before
+                    .iter()
+                    .flat_map(|b| b.chunks_exact(outputs))
+                    .enumerate()
+                {
+                    target
+                        .row(row)
+                        .iter_mut()
+                        .zip(before)
+                        .for_each(|(x, y)| *x += y);
+                }
             }
         }
     }
@@ -303,16 +362,31 @@ fn int8_block(i: usize, inputs: usize) -> std::ops::Range<usize> {
 }
 
 impl Kernel {
+    /// How the quantised rows have to look that are multiplied: their lengths are multiples of the
+    /// first, and to each byte the second is added.
+    pub fn i8_rows(self) -> (usize, u8) {
+        match self {
+            Self::Avx512 => (avx512::UNIT_BYTES, avx512::OFFSET),
+            Self::NumKong => (1, 0),
+        }
+    }
+
     pub fn i8_packed_bytes(self, outputs: usize, inputs: usize) -> usize {
-        (0..int8_blocks(inputs))
-            .map(|i| numkong_i8_bytes(outputs, int8_block(i, inputs).len()))
-            .sum()
+        match self {
+            Self::Avx512 => avx512::i8_packed_bytes(outputs, inputs),
+            Self::NumKong => (0..int8_blocks(inputs))
+                .map(|i| numkong_i8_bytes(outputs, int8_block(i, inputs).len()))
+                .sum(),
+        }
     }
 
     /// Pack [outputs, inputs].
     pub fn i8_pack(self, weight: &[i8], outputs: usize, inputs: usize, packed: &mut [u8]) {
         assert_eq!(weight.len(), outputs * inputs);
         assert_eq!(packed.len(), self.i8_packed_bytes(outputs, inputs));
+        if self == Self::Avx512 {
+            return avx512::i8_pack(weight, outputs, inputs, packed);
+        }
         let mut rest = packed;
         for i in 0..int8_blocks(inputs) {
             let block = int8_block(i, inputs);
@@ -333,9 +407,9 @@ impl Kernel {
         }
     }
 
-    /// `x Wᵀ + b` of quantised rows: block for block a whole number, which the scale of the row
-    /// and the scale of the output make a real one. Scales are [rows, blocks] and [outputs,
-    /// blocks]. NumKong's, whatever the kernel: they run at several times the speed of bf16.
+    /// `x Wᵀ + b` of quantised rows in the form of [`Self::i8_rows`]: block for block a whole
+    /// number, which the scale of the row and the scale of the output make a real one. Scales are
+    /// [rows, blocks] and [outputs, blocks].
     #[allow(clippy::too_many_arguments)]
     pub fn i8_product(
         self,
@@ -348,6 +422,10 @@ impl Kernel {
         mut target: Target<'_>,
     ) {
         let (rows, outputs, blocks) = (target.rows, target.columns, int8_blocks(inputs));
+        if self == Self::Avx512 {
+            let x = bytemuck::cast_slice(x);
+            return avx512::i8_product(x, x_scales, inputs, packed, scales, bias, target);
+        }
         assert_eq!(x.len(), rows * inputs);
         assert_eq!(x_scales.len(), rows * blocks);
         assert_eq!(scales.len(), outputs * blocks);

@@ -4,7 +4,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-use super::kernel::{INT8_BLOCK, Kernel, Output, gemm_f32, int8_blocks};
+use super::kernel::{INT8_BLOCK, Kernel, Output, Start, Target, gemm_f32, int8_blocks};
 use super::{Bytes, pool};
 
 /// Outputs that are packed together: what one thread takes of a layer at a time.
@@ -43,8 +43,7 @@ impl Held {
     pub fn computed_by(self, kernel: Kernel) -> String {
         match self {
             Self::F32 | Self::F16 => "gemm".to_owned(),
-            Self::Bf16 => kernel.name(),
-            Self::Int8 => Kernel::NumKong.name(),
+            Self::Bf16 | Self::Int8 => kernel.name(),
         }
     }
 }
@@ -128,96 +127,131 @@ impl Matrix {
         &self.packed.as_ref()[before..before + bytes]
     }
 
-    /// `x Wᵀ + b` for `x` of [rows, inputs]: [rows, outputs].
-    pub fn product(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let (outputs, inputs) = (self.outputs, self.inputs);
-        let rows = x.len() / inputs;
-        let mut out = vec![0.0; rows * outputs];
-        let width = pool::width_for(rows * outputs * inputs / 8);
-        let output = Output::new(&mut out, outputs);
-        let each = |work: &(dyn Fn(usize, usize) + Sync)| {
-            pool::for_each(outputs.div_ceil(PANEL_OUTPUTS), width, |i| {
-                work(
-                    i * PANEL_OUTPUTS,
-                    PANEL_OUTPUTS.min(outputs - i * PANEL_OUTPUTS),
-                );
-            });
-        };
-        match self.held {
-            Held::F32 => {
+    /// Whether what is made of rows for a product with this one serves for one with the other.
+    fn takes_the_same(&self, other: &Self) -> bool {
+        (self.inputs, self.held, self.kernel) == (other.inputs, other.held, other.kernel)
+    }
+
+    /// Columns `first` to `first + columns` of a product, into the target, which has just these.
+    fn part(
+        &self,
+        rows: &Rows<'_>,
+        (first, columns): (usize, usize),
+        bias: Option<&[f32]>,
+        mut target: Target<'_>,
+    ) {
+        let inputs = self.inputs;
+        let bias = bias.map(|bias| &bias[first..first + columns]);
+        match rows {
+            Rows::Real(x) if self.held == Held::F32 => {
                 let weights: &[f32] = bytemuck::cast_slice(self.packed.as_ref());
-                // gemm packs x anew for each part: as many as there are threads.
-                let step = outputs.div_ceil(width);
-                pool::for_each(outputs.div_ceil(step), width, |i| {
-                    let (first, columns) = (i * step, step.min(outputs - i * step));
-                    // SAFETY: parts are disjoint.
-                    let mut target = unsafe { output.target(0, rows, first, columns) };
-                    let own = &weights[first * inputs..(first + columns) * inputs];
-                    real_product(x, own, inputs, part(bias, first, columns), &mut target);
-                });
+                let own = &weights[first * inputs..(first + columns) * inputs];
+                gemm_f32(x, inputs, own, (1, inputs), inputs, target.reborrow());
+                target.add_bias(bias);
             }
-            Held::F16 => each(&|first, columns| {
+            Rows::Real(x) => {
                 let mut own = vec![0.0; columns * inputs];
                 let halves: &[f16] = bytemuck::cast_slice(self.panel(first, columns));
                 halves.convert_to_f32_slice(&mut own);
-                // SAFETY: panels are disjoint.
-                let mut target = unsafe { output.target(0, rows, first, columns) };
-                real_product(x, &own, inputs, part(bias, first, columns), &mut target);
-            }),
-            Held::Bf16 => {
-                let x = to_bf16(x, inputs);
-                each(&|first, columns| {
-                    // SAFETY: panels are disjoint.
-                    let target = unsafe { output.target(0, rows, first, columns) };
-                    let bias = part(bias, first, columns);
-                    self.kernel
-                        .bf16_product(&x, inputs, self.panel(first, columns), bias, target);
-                });
+                gemm_f32(x, inputs, &own, (1, inputs), inputs, target.reborrow());
+                target.add_bias(bias);
             }
-            Held::Int8 => {
-                let (x, x_scales) = quantise(x, inputs);
-                each(&|first, columns| {
-                    // SAFETY: panels are disjoint.
-                    let target = unsafe { output.target(0, rows, first, columns) };
-                    let panel = self.panel(first, columns);
-                    let (scales, packed) = panel.split_at(scale_bytes(columns, inputs));
-                    let scales: &[f32] = bytemuck::cast_slice(scales);
-                    self.kernel.i8_product(
-                        &x,
-                        &x_scales,
-                        inputs,
-                        packed,
-                        &scales[..columns * int8_blocks(inputs)],
-                        part(bias, first, columns),
-                        target,
-                    );
-                });
+            Rows::Rounded(x) => {
+                let panel = self.panel(first, columns);
+                self.kernel
+                    .bf16_product(x, inputs, panel, Start::Bias(bias), target);
+            }
+            Rows::Whole(x, x_scales) => {
+                let panel = self.panel(first, columns);
+                let (scales, packed) = panel.split_at(scale_bytes(columns, inputs));
+                let scales: &[f32] = bytemuck::cast_slice(scales);
+                let scales = &scales[..columns * int8_blocks(inputs)];
+                self.kernel
+                    .i8_product(x, x_scales, inputs, packed, scales, bias, target);
             }
         }
-        out
     }
+
+    /// `x Wᵀ + b` for `x` of [rows, inputs]: [rows, outputs].
+    pub fn product(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let [product] = products([(self, bias)], x);
+        product
+    }
+}
+
+/// Rows as matrices take them that are held in the same form.
+enum Rows<'a> {
+    Real(&'a [f32]),
+    Rounded(Vec<bf16>),
+    Whole(Vec<i8>, Vec<f32>),
+}
+
+impl<'a> Rows<'a> {
+    fn of(x: &'a [f32], matrix: &Matrix) -> Self {
+        match matrix.held {
+            Held::F32 | Held::F16 => Self::Real(x),
+            Held::Bf16 => Self::Rounded(to_bf16(x, matrix.inputs)),
+            Held::Int8 => {
+                let (x, scales) = quantise_rows(x, matrix.inputs, matrix.kernel.i8_rows());
+                Self::Whole(x, scales)
+            }
+        }
+    }
+}
+
+/// `x Wᵀ + b` of several matrices and biases. Where their form is the same, what it asks for is
+/// made of `x` once.
+pub(in super::super) fn products<const N: usize>(
+    matrices: [(&Matrix, Option<&[f32]>); N],
+    x: &[f32],
+) -> [Vec<f32>; N] {
+    let Some((first, _)) = matrices.first() else {
+        return [const { Vec::new() }; N];
+    };
+    if !matrices
+        .iter()
+        .all(|(matrix, _)| matrix.takes_the_same(first))
+    {
+        return matrices.map(|(matrix, bias)| matrix.product(x, bias));
+    }
+    let count = x.len() / first.inputs;
+    let mut out = matrices.map(|(matrix, _)| vec![0.0; count * matrix.outputs]);
+    let outputs = matrices
+        .iter()
+        .map(|(matrix, _)| matrix.outputs)
+        .sum::<usize>();
+    let width = pool::width_for(count * outputs * first.inputs / 8);
+    let rows = Rows::of(x, first);
+    let mut parts = Vec::new();
+    for (i, (matrix, _)) in matrices.iter().enumerate() {
+        // gemm packs x anew for each part of real numbers: as many as there are threads.
+        let step = match first.held {
+            Held::F32 => matrix.outputs.div_ceil(width),
+            _ => PANEL_OUTPUTS,
+        };
+        let each = (0..matrix.outputs).step_by(step);
+        parts.extend(each.map(|first| (i, (first, step.min(matrix.outputs - first)))));
+    }
+    let places: Vec<Output<'_>> = out
+        .iter_mut()
+        .zip(&matrices)
+        .map(|(out, (matrix, _))| Output::new(out, matrix.outputs))
+        .collect();
+    pool::for_each(parts.len(), width, |part| {
+        let (i, columns) = parts[part];
+        let (matrix, bias) = matrices[i];
+        // SAFETY: no two parts have columns in common.
+        let target = unsafe { places[i].target(0, count, columns.0, columns.1) };
+        matrix.part(&rows, columns, bias, target);
+    });
+    drop(places);
+    out
 }
 
 fn panels(outputs: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..outputs)
         .step_by(PANEL_OUTPUTS)
         .map(move |first| (first, PANEL_OUTPUTS.min(outputs - first)))
-}
-
-fn part(bias: Option<&[f32]>, first: usize, columns: usize) -> Option<&[f32]> {
-    bias.map(|bias| &bias[first..first + columns])
-}
-
-/// `x Wᵀ + b` in f32.
-fn real_product(
-    x: &[f32],
-    weights: &[f32],
-    inputs: usize,
-    bias: Option<&[f32]>,
-    target: &mut super::Target<'_>,
-) {
-    gemm_f32(x, inputs, weights, (1, inputs), inputs, target.reborrow());
-    target.add_bias(bias);
 }
 
 /// Bytes of the scales before a panel's whole numbers.
@@ -314,6 +348,11 @@ fn round_to_bf16(x: f32) -> bf16 {
 /// Whole numbers of rows of `inputs`, and a scale for each row and block: the largest magnitude of
 /// a block becomes 127.
 pub(in super::super) fn quantise(x: &[f32], inputs: usize) -> (Vec<i8>, Vec<f32>) {
+    quantise_rows(x, inputs, (1, 0))
+}
+
+/// [`quantise`] to rows filled up to a multiple of `unit` bytes, `offset` added to each.
+fn quantise_rows(x: &[f32], inputs: usize, (unit, offset): (usize, u8)) -> (Vec<i8>, Vec<f32>) {
     let blocks = int8_blocks(inputs);
     let rows = x.len() / inputs;
     let mut scales = vec![0.0; rows * blocks];
@@ -327,9 +366,10 @@ pub(in super::super) fn quantise(x: &[f32], inputs: usize) -> (Vec<i8>, Vec<f32>
             }
         }
     });
-    let mut whole = vec![0i8; x.len()];
-    pool::for_rows(&mut whole, inputs, x.len() * 2, |first, whole| {
-        for (i, whole) in whole.chunks_exact_mut(inputs).enumerate() {
+    let padded = inputs.next_multiple_of(unit);
+    let mut whole = vec![0i8; rows * padded];
+    pool::for_rows(&mut whole, padded, x.len() * 2, |first, whole| {
+        for (i, whole) in whole.chunks_exact_mut(padded).enumerate() {
             let row = first + i;
             let source = &x[row * inputs..][..inputs];
             let scales = &scales[row * blocks..][..blocks];
@@ -338,33 +378,44 @@ pub(in super::super) fn quantise(x: &[f32], inputs: usize) -> (Vec<i8>, Vec<f32>
                 .zip(source.chunks(INT8_BLOCK))
                 .zip(scales)
             {
-                round_to_i8(source, scale, whole);
+                round_to_i8(source, scale, offset, whole);
             }
         }
     });
     (whole, scales)
 }
 
+/// The largest magnitude; NaN where an element is not finite, so that it makes no number.
 fn largest(block: &[f32]) -> f32 {
     let mut lanes = [0f32; 16];
-    let (chunks, rest) = block.as_chunks::<16>();
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(x.abs());
-        }
-    }
-    rest.iter()
-        .chain(&lanes)
-        .fold(0.0, |most: f32, x| most.max(x.abs()))
+    let mut zeros = [0f32; 16];
+    magnitudes(block, &mut lanes, &mut zeros);
+    lanes.into_iter().fold(0.0, f32::max) + zeros.into_iter().sum::<f32>()
 }
 
-fn round_to_i8(source: &[f32], scale: f32, whole: &mut [i8]) {
-    /// Adding 1.5 · 2^23 rounds to whole numbers, which then are the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-    for (whole, &x) in whole.iter_mut().zip(source) {
-        let clamped = (x * inverse).clamp(-127.0, 127.0);
-        *whole = (clamped + ROUND).to_bits() as i8;
+vectorised! {
+    /// The largest magnitude of what falls to each lane, and its sum multiplied by 0: NaN where one
+    /// is not finite.
+    fn magnitudes(block: &[f32], lanes: &mut [f32; 16], zeros: &mut [f32; 16]) {
+        let (chunks, rest) = block.as_chunks::<16>();
+        for chunk in chunks.iter().map(|chunk| chunk.as_slice()).chain([rest]) {
+            for ((lane, zero), x) in lanes.iter_mut().zip(zeros.iter_mut()).zip(chunk) {
+                *lane = if x.abs() > *lane { x.abs() } else { *lane };
+                *zero += x * 0.0;
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn round_to_i8(source: &[f32], scale: f32, offset: u8, whole: &mut [i8]) {
+        /// Adding 1.5 · 2^23 rounds to whole numbers, which then are the low bits.
+        const ROUND: f32 = 12_582_912.0;
+        let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+        for (whole, &x) in whole.iter_mut().zip(source) {
+            let clamped = (x * inverse).clamp(-127.0, 127.0);
+            *whole = (clamped + ROUND).to_bits() as i8 ^ offset as i8;
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use super::pool;
 
 /// Rough costs of an element, in multiplications, for [`pool::for_rows`].
+const ADD_COST: usize = 1;
 const NORM_COST: usize = 8;
 const ACTIVATION_COST: usize = 24;
 
@@ -108,6 +109,14 @@ vectorised! {
             }
         }
     }
+}
+
+/// `x + y` into `x`.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    pool::for_rows(x, 1, y.len() * ADD_COST, |first, x| {
+        let y = &y[first..][..x.len()];
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    });
 }
 
 /// The sum.

@@ -25,28 +25,32 @@ pub fn width_for(operations: usize) -> usize {
     (operations / WORTH_A_THREAD).clamp(1, most)
 }
 
-/// `work(0)` to `work(count - 1)`, in any order, over `width` threads. Whoever is done with one
-/// takes the next.
+/// `work(0)` to `work(count - 1)` over `width` threads: each takes those of a run of its own in
+/// order, as what lies behind one in memory may be fetched already, and then what others have left.
 pub fn for_each(count: usize, width: usize, work: impl Fn(usize) + Sync) {
     let width = width.min(count);
     if width <= 1 {
         (0..count).for_each(work);
         return;
     }
-    let next = AtomicUsize::new(0);
-    let some = || {
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= count {
-                return;
+    // The next of each run, and its end.
+    let runs: Vec<(AtomicUsize, usize)> = (0..width)
+        .map(|run| {
+            let first = run * count / width;
+            (AtomicUsize::new(first), (run + 1) * count / width)
+        })
+        .collect();
+    (0..width).into_par_iter().with_max_len(1).for_each(|own| {
+        for (next, end) in runs.iter().cycle().skip(own).take(width) {
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= *end {
+                    break;
+                }
+                work(i);
             }
-            work(i);
         }
-    };
-    (0..width)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|_| some());
+    });
 }
 
 /// `work(first row, rows)` on runs of rows of `row` elements that make up `out`. `operations` is

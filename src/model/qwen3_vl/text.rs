@@ -5,7 +5,9 @@ use candle_core::{Device, Tensor};
 
 use super::super::attention::{Heads, Mask, Precision, attend};
 use super::super::compute::{Table, rotate_heads};
-use super::super::layers::{Activation, Linear, RmsNorm, apply, try_apply};
+use super::super::layers::{
+    Activation, Linear, RmsNorm, add_to, apply, in_parts, products, try_apply,
+};
 use super::super::scope::Scope;
 use super::super::{Cancel, ModelError};
 use super::config::TextConfig;
@@ -130,9 +132,9 @@ impl Layer {
         let attended =
             self.attention
                 .forward(&self.input_norm.forward(x)?, rotary, lengths, cancel)?;
-        let x = (x + attended)?;
+        let x = add_to(attended, x)?;
         let fed = self.mlp.forward(&self.output_norm.forward(&x)?)?;
-        Ok((x + fed)?)
+        add_to(fed, &x)
     }
 }
 
@@ -180,23 +182,16 @@ impl Attention {
         let precision = Precision::of(matrix.held(), matrix.kernel());
         let shape = (x.dim(0)?, matrix.outputs());
         try_apply("attention", x, shape, |x| {
-            let part = |linear: &Linear, heads, norm, tables| {
-                let apart = linear.product(x);
-                rotate_heads(
-                    &apart,
-                    heads * self.head_dim,
-                    0,
-                    heads,
-                    self.head_dim,
-                    norm,
-                    tables,
-                )
+            let [q, k, v] = products([&self.q, &self.k, &self.v], x);
+            let apart = |x: &[f32], heads, norm, tables| {
+                let width = heads * self.head_dim;
+                rotate_heads(x, width, 0, heads, self.head_dim, norm, tables)
             };
             let tables = Some(rotary.tables());
             let heads = Heads {
-                query: &part(&self.q, self.heads, Some(self.q_norm.parts()), tables),
-                key: &part(&self.k, self.kv_heads, Some(self.k_norm.parts()), tables),
-                value: &part(&self.v, self.kv_heads, None, None),
+                query: &apart(&q, self.heads, Some(self.q_norm.parts()), tables),
+                key: &apart(&k, self.kv_heads, Some(self.k_norm.parts()), tables),
+                value: &apart(&v, self.kv_heads, None, None),
                 heads: self.heads,
                 kv_heads: self.kv_heads,
                 size: self.head_dim,
@@ -232,9 +227,13 @@ impl Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let shape = (x.dim(0)?, self.down.matrix().outputs());
         apply("gated feed forward", x, shape, |x| {
-            let mut gate = self.gate.product(x);
-            self.activation.gate(&mut gate, &self.up.product(x));
-            self.down.product(&gate)
+            let inner = |x: &[f32]| {
+                let [mut gate, up] = products([&self.gate, &self.up], x);
+                self.activation.gate(&mut gate, &up);
+                gate
+            };
+            let gate = self.gate.matrix();
+            in_parts(x, gate.inputs(), gate.outputs(), inner, &self.down)
         })
     }
 }

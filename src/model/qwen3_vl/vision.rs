@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use super::super::attention::{Heads, Mask, Precision, attend};
 use super::super::compute::{Table, rotate_heads};
-use super::super::layers::{Activation, LayerNorm, Linear, feed_forward, try_apply};
+use super::super::layers::{Activation, LayerNorm, Linear, add_to, feed_forward, try_apply};
 use super::super::scope::Scope;
 use super::super::{Cancel, ModelError};
 use super::config::VisionConfig;
@@ -80,7 +80,7 @@ impl VisionTower {
         observe(Point::PatchEmbedding, &x);
         let positions = self.positions.interpolate(grids, self.merge)?;
         observe(Point::PatchPositions, &positions);
-        let mut x = (x + positions)?;
+        let mut x = add_to(positions, &x)?;
         let rotary = self.rope.tables(grids, self.merge);
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
         for (i, block) in self.blocks.iter().enumerate() {
@@ -192,10 +192,10 @@ impl Block {
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
         let normed = self.attention_norm.forward(x)?;
-        let x = (x + self.attention.forward(&normed, rotary, grids, cancel)?)?;
+        let x = add_to(self.attention.forward(&normed, rotary, grids, cancel)?, x)?;
         let normed = self.mlp_norm.forward(&x)?;
         let fed = feed_forward(&normed, &self.fc1, self.activation, &self.fc2)?;
-        Ok((x + fed)?)
+        add_to(fed, &x)
     }
 }
 
