@@ -101,7 +101,7 @@ impl Target<'_> {
     }
 
     /// Row by row.
-    fn to_vec(&mut self) -> Vec<f32> {
+    fn copied(&mut self) -> Vec<f32> {
         let rows = 0..self.rows;
         rows.flat_map(|row| self.row(row).to_vec()).collect()
     }
@@ -266,7 +266,7 @@ impl Kernel {
             Self::NumKong => {
                 let before = match start {
                     Start::Bias(_) => None,
-                    Start::Target => Some(target.to_vec()),
+                    Start::Target => Some(target.copied()),
                 };
                 // SAFETY: the sizes are as just checked, and the target has its elements for
                 // itself.
