@@ -3,6 +3,8 @@
 //! Several sequences are packed one after another, without padding, and each attends to its own
 //! rows. So no mask has to keep padding or a neighbour out, and none can fail to.
 
+use std::sync::OnceLock;
+
 use half::bf16;
 
 use super::compute::{self, Held, Kernel, Output, SCORE_UNIT, Start, Target, gemm_f32, pool};
@@ -11,9 +13,9 @@ use super::{Cancel, ModelError};
 /// How much a thread takes of a head at once.
 #[derive(Clone, Copy)]
 struct Blocks {
-    /// Scores where the precision is exact: 512 kB, which stay in its cache.
+    /// Scores where gemm computes them: 512 kB, which stay in its cache.
     scores: usize,
-    /// Queries where it is not.
+    /// Queries elsewhere.
     rows: usize,
     /// Keys, whose scores are turned into weights before the next ones: with the queries above 96
     /// kB of them.
@@ -40,8 +42,10 @@ pub(super) enum Mask {
 /// How the products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Precision {
+    /// In f32, by gemm.
+    Gemm,
     /// In f32.
-    Exact,
+    F32(Kernel),
     /// Of factors rounded to bf16, with sums in f32.
     Bf16(Kernel),
 }
@@ -50,9 +54,9 @@ impl Precision {
     /// That of a model whose matrices are held so.
     pub fn of(held: Held, kernel: Kernel) -> Self {
         match held {
-            Held::F32 | Held::F16 => Self::Exact,
             Held::Bf16 | Held::Int8 if kernel.suits_attention() => Self::Bf16(kernel),
-            Held::Bf16 | Held::Int8 => Self::Exact,
+            _ if kernel.packs_f32() => Self::F32(kernel),
+            _ => Self::Gemm,
         }
     }
 }
@@ -147,10 +151,10 @@ fn attend_in_blocks(
     let mut operations = 0;
     for (i, sequence) in sequences.iter().enumerate() {
         let step = match precision {
-            Precision::Exact => (blocks.scores / sequence.length.max(1))
+            Precision::Gemm => (blocks.scores / sequence.length.max(1))
                 .clamp(MIN_ROWS, MAX_ROWS)
                 .next_multiple_of(MIN_ROWS),
-            Precision::Bf16(_) => blocks.rows,
+            Precision::F32(_) | Precision::Bf16(_) => blocks.rows,
         };
         operations += heads.heads * cost(sequence.length, sequence.length);
         for head in 0..heads.heads {
@@ -166,26 +170,11 @@ fn attend_in_blocks(
     }
     let threads = pool::width_for(operations);
 
-    let packed: Vec<Vec<PackedKeys>> = match precision {
-        Precision::Exact => Vec::new(),
-        Precision::Bf16(kernel) => {
-            let count = sequences.len() * heads.kv_heads;
-            let places: Vec<std::sync::OnceLock<Vec<PackedKeys>>> =
-                (0..count).map(|_| Default::default()).collect();
-            pool::for_each(count, threads, |i| {
-                let sequence = sequences[i / heads.kv_heads];
-                let head = pack_head(&heads, sequence, i % heads.kv_heads, kernel, blocks.keys);
-                // Each place is one thread's.
-                drop(places[i].set(head));
-            });
-            places
-                .into_iter()
-                .map(|place| place.into_inner())
-                .collect::<Option<_>>()
-                .ok_or_else(|| ModelError::Internal("a head was not packed".into()))?
-        }
+    let packed = match precision {
+        Precision::Gemm => Vec::new(),
+        Precision::F32(kernel) => pack::<f32>(&heads, &sequences, kernel, blocks.keys, threads)?,
+        Precision::Bf16(kernel) => pack::<bf16>(&heads, &sequences, kernel, blocks.keys, threads)?,
     };
-
     let mut out = vec![0.0; total * width];
     let output = Output::new(&mut out, width);
     pool::for_each(tasks.len(), threads, |i| {
@@ -204,12 +193,15 @@ fn attend_in_blocks(
             )
         };
         let kv_head = task.head / (heads.heads / heads.kv_heads);
-        match precision {
-            Precision::Exact => exact(&heads, task, sequence, kv_head, mask, target),
-            Precision::Bf16(kernel) => {
-                let packed = &packed[task.sequence * heads.kv_heads + kv_head];
-                rounded(&heads, task, sequence, packed, kernel, mask, target);
+        let keys = packed.get(task.sequence * heads.kv_heads + kv_head);
+        match (precision, keys) {
+            (Precision::F32(kernel), Some(keys)) => {
+                in_blocks::<f32>(&heads, task, sequence, keys, kernel, mask, target);
             }
+            (Precision::Bf16(kernel), Some(keys)) => {
+                in_blocks::<bf16>(&heads, task, sequence, keys, kernel, mask, target);
+            }
+            _ => at_once(&heads, task, sequence, kv_head, mask, target),
         }
     });
     cancel.check()?;
@@ -243,7 +235,7 @@ fn keys_of(task: &Task, sequence: Sequence, mask: Mask) -> usize {
     }
 }
 
-fn exact(
+fn at_once(
     heads: &Heads<'_>,
     task: &Task,
     sequence: Sequence,
@@ -265,7 +257,116 @@ fn exact(
     divide(&mut target, &sums);
 }
 
-fn pack_head(
+/// What products of keys, values and weights are computed from.
+trait Element: Copy + Send + Sync {
+    const ZERO: Self;
+    fn all_of(x: &[f32]) -> Vec<Self>;
+    fn packed_bytes(kernel: Kernel, outputs: usize, inputs: usize) -> usize;
+    fn pack(kernel: Kernel, x: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]);
+    fn product(
+        kernel: Kernel,
+        x: &[Self],
+        inputs: usize,
+        packed: &[u8],
+        start: Start<'_>,
+        target: Target<'_>,
+    );
+    /// `e^(score - shift)` of each, and their sum.
+    fn weights(kernel: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32;
+}
+
+impl Element for f32 {
+    const ZERO: Self = 0.0;
+
+    fn all_of(x: &[f32]) -> Vec<Self> {
+        x.to_vec()
+    }
+
+    fn packed_bytes(kernel: Kernel, outputs: usize, inputs: usize) -> usize {
+        kernel.f32_packed_bytes(outputs, inputs)
+    }
+
+    fn pack(kernel: Kernel, x: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]) {
+        kernel.f32_pack(x, outputs, inputs, packed);
+    }
+
+    fn product(
+        kernel: Kernel,
+        x: &[Self],
+        inputs: usize,
+        packed: &[u8],
+        start: Start<'_>,
+        target: Target<'_>,
+    ) {
+        kernel.f32_product(x, inputs, packed, start, target);
+    }
+
+    fn weights(_: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32 {
+        compute::exp_all(scores, shift);
+        weights.copy_from_slice(scores);
+        compute::sum(scores)
+    }
+}
+
+impl Element for bf16 {
+    const ZERO: Self = Self::ZERO;
+
+    /// Rounded by this thread: the others have tasks of their own.
+    fn all_of(x: &[f32]) -> Vec<Self> {
+        let mut out = vec![Self::ZERO; x.len()];
+        compute::round_all(x, &mut out);
+        out
+    }
+
+    fn packed_bytes(kernel: Kernel, outputs: usize, inputs: usize) -> usize {
+        kernel.bf16_packed_bytes(outputs, inputs)
+    }
+
+    fn pack(kernel: Kernel, x: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]) {
+        kernel.bf16_pack(x, outputs, inputs, packed);
+    }
+
+    fn product(
+        kernel: Kernel,
+        x: &[Self],
+        inputs: usize,
+        packed: &[u8],
+        start: Start<'_>,
+        target: Target<'_>,
+    ) {
+        kernel.bf16_product(x, inputs, packed, start, target);
+    }
+
+    fn weights(kernel: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32 {
+        kernel.weights(scores, shift, weights)
+    }
+}
+
+/// The keys and values of each sequence, in it of each of their heads.
+fn pack<E: Element>(
+    heads: &Heads<'_>,
+    sequences: &[Sequence],
+    kernel: Kernel,
+    block: usize,
+    threads: usize,
+) -> Result<Vec<Vec<PackedKeys>>, ModelError> {
+    let places: Vec<OnceLock<Vec<PackedKeys>>> = (0..sequences.len() * heads.kv_heads)
+        .map(|_| OnceLock::new())
+        .collect();
+    pool::for_each(places.len(), threads, |i| {
+        let sequence = sequences[i / heads.kv_heads];
+        let head = pack_head::<E>(heads, sequence, i % heads.kv_heads, kernel, block);
+        // Each place is one thread's.
+        drop(places[i].set(head));
+    });
+    places
+        .into_iter()
+        .map(OnceLock::into_inner)
+        .collect::<Option<_>>()
+        .ok_or_else(|| ModelError::Internal("a head was not packed".into()))
+}
+
+fn pack_head<E: Element>(
     heads: &Heads<'_>,
     sequence: Sequence,
     head: usize,
@@ -283,19 +384,19 @@ fn pack_head(
             let mut packed = PackedKeys {
                 first: i * block,
                 count,
-                key: vec![0; kernel.bf16_packed_bytes(count, size)],
+                key: vec![0; E::packed_bytes(kernel, count, size)],
                 value: Vec::new(),
             };
-            kernel.bf16_pack(&rounded_once(key), count, size, &mut packed.key);
+            E::pack(kernel, &E::all_of(key), count, size, &mut packed.key);
             let padded = packed.padded();
-            let mut transposed = vec![bf16::ZERO; size * padded];
-            for (i, row) in rounded_once(value).chunks_exact(size).enumerate() {
+            let mut transposed = vec![E::ZERO; size * padded];
+            for (i, row) in E::all_of(value).chunks_exact(size).enumerate() {
                 for (j, &x) in row.iter().enumerate() {
                     transposed[j * padded + i] = x;
                 }
             }
-            packed.value = vec![0; kernel.bf16_packed_bytes(size, padded)];
-            kernel.bf16_pack(&transposed, size, padded, &mut packed.value);
+            packed.value = vec![0; E::packed_bytes(kernel, size, padded)];
+            E::pack(kernel, &transposed, size, padded, &mut packed.value);
             packed
         })
         .collect()
@@ -304,7 +405,7 @@ fn pack_head(
 /// Block by block of keys: a row's weights are relative to the largest score so far, and what has
 /// been added up is scaled down when there is a larger one (Milakov and Gimelshein 2018, "Online
 /// normalizer calculation for softmax").
-fn rounded(
+fn in_blocks<E: Element>(
     heads: &Heads<'_>,
     task: &Task,
     sequence: Sequence,
@@ -315,10 +416,10 @@ fn rounded(
 ) {
     let (size, rows) = (heads.size, task.rows);
     let keys = keys_of(task, sequence, mask);
-    let query = rounded_once(&heads.queries(task, sequence));
+    let query = E::all_of(&heads.queries(task, sequence));
     let widest = packed.iter().map(PackedKeys::padded).max().unwrap_or(0);
     let mut scores = vec![0.0; rows * widest];
-    let mut weights = vec![bf16::ZERO; rows * widest];
+    let mut weights = vec![E::ZERO; rows * widest];
     let mut largest = vec![f32::NEG_INFINITY; rows];
     let mut sums = vec![0.0; rows];
     for block in packed.iter().take_while(|block| block.first < keys) {
@@ -327,7 +428,7 @@ fn rounded(
         let weights = &mut weights[..rows * padded];
         // SAFETY: the only target of the scores.
         let all = unsafe { Output::new(scores, padded).target(0, rows, 0, block.count) };
-        kernel.bf16_product(&query, size, &block.key, Start::Bias(None), all);
+        E::product(kernel, &query, size, &block.key, Start::Bias(None), all);
         let each = scores
             .chunks_exact_mut(padded)
             .zip(weights.chunks_exact_mut(padded));
@@ -339,7 +440,7 @@ fn rounded(
                     .min(block.count),
             };
             if seen == 0 {
-                weights.fill(bf16::ZERO);
+                weights.fill(E::ZERO);
                 continue;
             }
             scores[seen..].fill(f32::NEG_INFINITY);
@@ -350,9 +451,10 @@ fn rounded(
                 target.row(i).iter_mut().for_each(|x| *x *= scale);
                 largest[i] = most;
             }
-            sums[i] += kernel.weights(scores, most, weights);
+            sums[i] += E::weights(kernel, scores, most, weights);
         }
-        kernel.bf16_product(
+        E::product(
+            kernel,
             weights,
             padded,
             &block.value,
@@ -361,13 +463,6 @@ fn rounded(
         );
     }
     divide(&mut target, &sums);
-}
-
-/// To bf16, by this thread: the others have tasks of their own.
-fn rounded_once(x: &[f32]) -> Vec<bf16> {
-    let mut out = vec![bf16::ZERO; x.len()];
-    compute::round_all(x, &mut out);
-    out
 }
 
 /// `e^(score - largest)` of each row of `keys` scores, 0 where the row (the first is the one of
@@ -471,7 +566,9 @@ mod tests {
             for mask in [Mask::Full, Mask::Causal] {
                 let expected = by_definition(&heads, mask);
                 for (precision, tolerance) in [
-                    (Precision::Exact, 2e-6),
+                    (Precision::Gemm, 2e-6),
+                    (Precision::F32(Kernel::best()), 2e-6),
+                    (Precision::F32(Kernel::NumKong), 2e-6),
                     (Precision::Bf16(Kernel::best()), 2e-2),
                     (Precision::Bf16(Kernel::NumKong), 2e-2),
                 ] {
@@ -508,7 +605,7 @@ mod tests {
             size: SIZE,
             lengths: &[3],
         };
-        let result = attend(heads, Mask::Full, Precision::Exact, &cancel);
+        let result = attend(heads, Mask::Full, Precision::Gemm, &cancel);
         assert!(matches!(result, Err(ModelError::Cancelled)));
     }
 }

@@ -1,9 +1,9 @@
-//! Products of matrices with AVX-512, of bf16 and of whole numbers of 8 bits, and the weights of
-//! attention.
+//! Products of matrices with AVX-512, of f32, of bf16 and of whole numbers of 8 bits, and the weights
+//! of attention.
 //!
 //! Packed, the outputs stand in groups of [`GROUP`], and in a group, for each unit of inputs (four
-//! bytes: two of bf16, or four whole numbers), the units of all its outputs side by side. So one
-//! instruction (VDPBF16PS, VPDPBUSD) multiplies a unit of one row of `x`, the same in all lanes, by
+//! bytes: an f32, two of bf16, or four whole numbers), the units of all its outputs side by side. So
+//! one instruction (VFMADD231PS, VDPBF16PS, VPDPBUSD) multiplies a unit of one row of `x`, the same in all lanes, by
 //! the units of sixteen outputs, and nothing has to be summed across lanes. A tile of up to
 //! [`ROWS`] rows by a group stays in registers through a block of inputs, and while all rows pass
 //! over a block, the next one is fetched from memory: a short text reads each weight once, and
@@ -12,6 +12,8 @@
 //! VDPBF16PS takes denormal numbers for zero, and rounds sums to the nearest. VPDPBUSD multiplies
 //! unsigned by signed numbers: 128 is added to those of `x`, and what that adds to the sums, which
 //! depends on the weights alone, is packed before each block, to be taken off.
+
+use half::bf16;
 
 use super::Target;
 use super::kernel::{INT8_BLOCK, SCORE_UNIT, Start};
@@ -22,7 +24,7 @@ const GROUP: usize = 64;
 pub const UNIT_BYTES: usize = 4;
 /// And of a group.
 const GROUP_BYTES: usize = UNIT_BYTES * GROUP;
-/// Units that are gone through at a time in bf16: so much of a group (256 kB) stays in the second
+/// Units of real numbers that are gone through at a time: so much of a group (256 kB) stays in the second
 /// cache, with what is fetched meanwhile, while all rows of `x` pass.
 const BLOCK_UNITS: usize = 1024;
 /// Units of a block of whole numbers, which has scales of its own.
@@ -46,29 +48,45 @@ pub fn available() -> bool {
     }
 }
 
-/// Bytes of a packed matrix [outputs, inputs] of bf16.
-pub fn bf16_packed_bytes(outputs: usize, inputs: usize) -> usize {
-    outputs.div_ceil(GROUP) * inputs.div_ceil(2) * GROUP_BYTES
+/// What is multiplied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    F32,
+    Bf16,
+    Whole,
 }
 
-/// Packs [outputs, inputs], row-major, of the bits of bf16.
-pub fn bf16_pack(weight: &[u16], outputs: usize, inputs: usize, packed: &mut [u8]) {
+/// Real numbers of which one or two make a unit.
+pub trait Real: bytemuck::Pod {
+    /// How many.
+    const IN_UNIT: usize = UNIT_BYTES / size_of::<Self>();
+}
+
+impl Real for f32 {}
+impl Real for bf16 {}
+
+/// Bytes of a packed matrix [outputs, inputs] of real numbers.
+pub fn packed_bytes<T: Real>(outputs: usize, inputs: usize) -> usize {
+    outputs.div_ceil(GROUP) * inputs.div_ceil(T::IN_UNIT) * GROUP_BYTES
+}
+
+/// Packs [outputs, inputs], row-major.
+pub fn pack<T: Real>(weight: &[T], outputs: usize, inputs: usize, packed: &mut [u8]) {
     assert_eq!(weight.len(), outputs * inputs);
-    assert_eq!(packed.len(), bf16_packed_bytes(outputs, inputs));
-    let units = inputs.div_ceil(2);
+    assert_eq!(packed.len(), packed_bytes::<T>(outputs, inputs));
+    let units = inputs.div_ceil(T::IN_UNIT);
     for (group, packed) in packed.chunks_exact_mut(units * GROUP_BYTES).enumerate() {
         let first = group * GROUP;
         let lanes = GROUP.min(outputs - first);
-        if lanes < GROUP || !inputs.is_multiple_of(2) {
+        if lanes < GROUP || !inputs.is_multiple_of(T::IN_UNIT) {
             packed.fill(0);
         }
         for lane in 0..lanes {
             let row = &weight[(first + lane) * inputs..][..inputs];
-            for (unit, values) in row.chunks(2).enumerate() {
+            for (unit, values) in row.chunks(T::IN_UNIT).enumerate() {
+                let bytes: &[u8] = bytemuck::cast_slice(values);
                 let at = unit * GROUP_BYTES + lane * UNIT_BYTES;
-                for (i, value) in values.iter().enumerate() {
-                    packed[at + 2 * i..][..2].copy_from_slice(&value.to_ne_bytes());
-                }
+                packed[at..at + bytes.len()].copy_from_slice(bytes);
             }
         }
     }
@@ -115,41 +133,38 @@ pub fn i8_pack(weight: &[i8], outputs: usize, inputs: usize, packed: &mut [u8]) 
 }
 
 /// `x Wᵀ` onto the start, into the target, whose rows and columns are those of `x` ([rows, inputs],
-/// row-major, bits of bf16) and the outputs of what was packed. Sums are f32.
+/// row-major) and the outputs of what was packed. Sums are f32.
 ///
 /// # Panics
 /// Where sizes disagree, or the processor lacks the instructions.
-pub fn bf16_product(
-    x: &[u16],
+pub fn product<T: Real>(
+    x: &[T],
     packed: &[u8],
     inputs: usize,
     start: Start<'_>,
     mut target: Target<'_>,
 ) {
-    let (rows, outputs) = (target.rows(), target.columns());
+    let (rows, outputs, stride) = (target.rows(), target.columns(), target.stride());
     assert!(available());
     assert_eq!(x.len(), rows * inputs);
-    assert_eq!(packed.len(), bf16_packed_bytes(outputs, inputs));
+    assert_eq!(packed.len(), packed_bytes::<T>(outputs, inputs));
     if let Start::Bias(Some(bias)) = start {
         assert_eq!(bias.len(), outputs);
     }
-    let units = inputs.div_ceil(2);
-    if inputs.is_multiple_of(2) {
-        return bf16_units(x, packed, units, start, &mut target);
+    let units = inputs.div_ceil(T::IN_UNIT);
+    if !inputs.is_multiple_of(T::IN_UNIT) {
+        // The last unit of each row is half of one.
+        let padded = units * T::IN_UNIT;
+        let mut whole = vec![T::zeroed(); rows * padded];
+        for (whole, x) in whole.chunks_exact_mut(padded).zip(x.chunks_exact(inputs)) {
+            whole[..inputs].copy_from_slice(x);
+        }
+        return product(&whole, packed, padded, start, target);
     }
-    // The last unit of each row is half of one.
-    let mut even = Vec::with_capacity(rows * (inputs + 1));
-    for row in x.chunks_exact(inputs) {
-        even.extend_from_slice(row);
-        even.push(0);
-    }
-    bf16_units(&even, packed, units, start, &mut target);
-}
-
-/// [`bf16_product`] of rows of whole units.
-fn bf16_units(x: &[u16], packed: &[u8], units: usize, start: Start<'_>, target: &mut Target<'_>) {
-    let (rows, outputs, stride) = (target.rows(), target.columns(), target.stride());
-    assert_eq!(x.len(), rows * units * 2);
+    let form = match T::IN_UNIT {
+        1 => Form::F32,
+        _ => Form::Bf16,
+    };
     for (group, packed) in packed.chunks_exact(units * GROUP_BYTES).enumerate() {
         let (columns, first) = begin(group, outputs, start);
         for block in (0..units).step_by(BLOCK_UNITS) {
@@ -159,7 +174,7 @@ fn bf16_units(x: &[u16], packed: &[u8], units: usize, start: Start<'_>, target: 
             for (i, row, count) in tiles.each() {
                 let tile = Tile {
                     // SAFETY: the row lies in x, which has rows · units units.
-                    x: unsafe { x.as_ptr().add((row * units + block) * 2) }.cast(),
+                    x: unsafe { x.as_ptr().add((row * units + block) * T::IN_UNIT) }.cast(),
                     x_stride: units * UNIT_BYTES,
                     packed: packed.as_ptr(),
                     units: length,
@@ -171,7 +186,7 @@ fn bf16_units(x: &[u16], packed: &[u8], units: usize, start: Start<'_>, target: 
                     columns,
                 };
                 // SAFETY: `available` has been asked, and there are so many rows from `row` on.
-                unsafe { tile.bf16(count) };
+                unsafe { tile.real(form, count) };
             }
         }
     }
@@ -341,7 +356,8 @@ struct Tile<'a> {
     packed: *const u8,
     units: usize,
     ahead: Ahead,
-    /// What the first block's sums begin with; `None`: with what is in the target.
+    /// What the first block's sums are added to; `None`: to what is in the target. Each block is
+    /// summed by itself first, which keeps the sums of many inputs closer.
     start: Option<&'a [f32; GROUP]>,
     out: *mut f32,
     out_stride: usize,
@@ -350,7 +366,7 @@ struct Tile<'a> {
 
 #[cfg(not(target_arch = "x86_64"))]
 impl Tile<'_> {
-    unsafe fn bf16(&self, _: usize) {
+    unsafe fn real(&self, _: Form, _: usize) {
         unreachable!("no processor of this kind has AVX-512");
     }
 
@@ -363,7 +379,7 @@ impl Tile<'_> {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{GROUP, GROUP_BYTES, LINE, ROWS, SCORE_UNIT, Tile, UNIT_BYTES};
+    use super::{Form, GROUP, GROUP_BYTES, LINE, ROWS, SCORE_UNIT, Tile, UNIT_BYTES};
 
     /// Lanes of a register.
     const LANES: usize = 16;
@@ -374,16 +390,20 @@ mod x86 {
     /// Sums of a row: f32 or whole numbers.
     type Sums = [__m512i; REGISTERS];
 
+    const F32: u8 = Form::F32 as u8;
+    const BF16: u8 = Form::Bf16 as u8;
+    const WHOLE: u8 = Form::Whole as u8;
+
     /// Calls the function for as many rows as there are.
     macro_rules! for_rows {
-        ($rows:expr, $tile:ident.$function:ident($($arg:expr),*)) => {
+        ($rows:expr, $tile:ident.$function:ident::<_ $(, $form:ident)?>($($arg:expr),*)) => {
             match $rows {
-                1 => $tile.$function::<1>($($arg),*),
-                2 => $tile.$function::<2>($($arg),*),
-                3 => $tile.$function::<3>($($arg),*),
-                4 => $tile.$function::<4>($($arg),*),
-                5 => $tile.$function::<5>($($arg),*),
-                _ => $tile.$function::<ROWS>($($arg),*),
+                1 => $tile.$function::<1 $(, $form)?>($($arg),*),
+                2 => $tile.$function::<2 $(, $form)?>($($arg),*),
+                3 => $tile.$function::<3 $(, $form)?>($($arg),*),
+                4 => $tile.$function::<4 $(, $form)?>($($arg),*),
+                5 => $tile.$function::<5 $(, $form)?>($($arg),*),
+                _ => $tile.$function::<ROWS $(, $form)?>($($arg),*),
             }
         };
     }
@@ -451,12 +471,17 @@ mod x86 {
         /// # Safety
         /// The processor has AVX-512 with BF16 and VNNI, and the pointers lead to so many rows, of
         /// `units` units in x and `columns` elements in the target.
-        pub unsafe fn bf16(&self, rows: usize) {
+        pub unsafe fn real(&self, form: Form, rows: usize) {
             // SAFETY: as asked of the caller.
-            unsafe { for_rows!(rows, self.bf16_rows()) }
+            unsafe {
+                match form {
+                    Form::F32 => for_rows!(rows, self.real_rows::<_, F32>()),
+                    _ => for_rows!(rows, self.real_rows::<_, BF16>()),
+                }
+            }
         }
 
-        /// As [`Self::bf16`], of whole numbers: the sums begin with the group's `excess`, and are
+        /// As [`Self::real`], of whole numbers: the sums begin with the group's `excess`, and are
         /// multiplied by the rows' scales and the outputs'.
         ///
         /// # Safety
@@ -469,7 +494,7 @@ mod x86 {
             scales: &[f32; GROUP],
         ) {
             // SAFETY: as asked of the caller.
-            unsafe { for_rows!(rows, self.whole_rows(excess, row_scales, scales)) }
+            unsafe { for_rows!(rows, self.whole_rows::<_>(excess, row_scales, scales)) }
         }
 
         /// Which of a register's columns there are.
@@ -486,7 +511,7 @@ mod x86 {
                 .wrapping_add(row * self.out_stride + register * LANES)
         }
 
-        /// What the sums begin with.
+        /// What the sums are added to.
         #[target_feature(enable = "avx512f")]
         #[inline]
         unsafe fn begin(&self, row: usize, register: usize) -> __m512 {
@@ -500,21 +525,17 @@ mod x86 {
         }
 
         #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
-        unsafe fn bf16_rows<const R: usize>(&self) {
+        unsafe fn real_rows<const R: usize, const FORM: u8>(&self) {
             let mut sums = [[_mm512_setzero_si512(); REGISTERS]; R];
-            for (row, sums) in sums.iter_mut().enumerate() {
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: as asked of the caller.
-                    *sum = _mm512_castps_si512(unsafe { self.begin(row, i) });
-                }
-            }
             // SAFETY: as asked of the caller.
-            unsafe { self.accumulate::<R, false>(&mut sums) };
+            unsafe { self.accumulate::<R, FORM>(&mut sums) };
             for (row, sums) in sums.iter().enumerate() {
                 for (i, &sum) in sums.iter().enumerate() {
-                    let sum = _mm512_castsi512_ps(sum);
-                    // SAFETY: only the target's columns are written.
-                    unsafe { _mm512_mask_storeu_ps(self.place(row, i), self.mask(i), sum) };
+                    // SAFETY: as asked of the caller; only the target's columns are written.
+                    unsafe {
+                        let sum = _mm512_add_ps(self.begin(row, i), _mm512_castsi512_ps(sum));
+                        _mm512_mask_storeu_ps(self.place(row, i), self.mask(i), sum);
+                    }
                 }
             }
         }
@@ -533,7 +554,7 @@ mod x86 {
             }
             let mut sums = [first; R];
             // SAFETY: as asked of the caller.
-            unsafe { self.accumulate::<R, true>(&mut sums) };
+            unsafe { self.accumulate::<R, WHOLE>(&mut sums) };
             for (row, sums) in sums.iter().enumerate() {
                 let row_scale = _mm512_set1_ps(row_scales[row]);
                 for (i, &sum) in sums.iter().enumerate() {
@@ -552,7 +573,7 @@ mod x86 {
         /// Adds the products of `R` rows by the group.
         #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
         #[inline]
-        unsafe fn accumulate<const R: usize, const WHOLE: bool>(&self, sums: &mut [Sums; R]) {
+        unsafe fn accumulate<const R: usize, const FORM: u8>(&self, sums: &mut [Sums; R]) {
             let chunks = self.units.div_ceil(CHUNK);
             let each = self.ahead.lines.div_ceil(chunks.max(1));
             let mut ahead = self.ahead.from;
@@ -574,18 +595,24 @@ mod x86 {
                         let x = unsafe { self.x.add(at).cast::<i32>().read_unaligned() };
                         let x = _mm512_set1_epi32(x);
                         for (sum, &weight) in sums.iter_mut().zip(&weights) {
-                            *sum = if WHOLE {
-                                _mm512_dpbusd_epi32(*sum, x, weight)
-                            } else {
-                                // SAFETY: 32 bf16, whatever the bits.
-                                let (x, weight) = unsafe {
-                                    (
-                                        std::mem::transmute::<__m512i, __m512bh>(x),
-                                        std::mem::transmute::<__m512i, __m512bh>(weight),
-                                    )
-                                };
-                                let sum = _mm512_castsi512_ps(*sum);
-                                _mm512_castps_si512(_mm512_dpbf16_ps(sum, weight, x))
+                            let real = _mm512_castsi512_ps(*sum);
+                            *sum = match FORM {
+                                WHOLE => _mm512_dpbusd_epi32(*sum, x, weight),
+                                F32 => {
+                                    let (x, weight) =
+                                        (_mm512_castsi512_ps(x), _mm512_castsi512_ps(weight));
+                                    _mm512_castps_si512(_mm512_fmadd_ps(weight, x, real))
+                                }
+                                _ => {
+                                    // SAFETY: 32 bf16, whatever the bits.
+                                    let (x, weight) = unsafe {
+                                        (
+                                            std::mem::transmute::<__m512i, __m512bh>(x),
+                                            std::mem::transmute::<__m512i, __m512bh>(weight),
+                                        )
+                                    };
+                                    _mm512_castps_si512(_mm512_dpbf16_ps(real, weight, x))
+                                }
                             };
                         }
                     }
@@ -597,58 +624,172 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
-
     use super::super::Output;
     use super::*;
 
-    fn wave(count: usize, seed: f32) -> Vec<u16> {
-        (0..count)
-            .map(|i| bf16::from_f32((i as f32 * 0.61 + seed).sin()).to_bits())
-            .collect()
+    const MARK: f32 = 12345.0;
+
+    fn wave(count: usize, seed: f32) -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * 0.61 + seed).sin()).collect()
     }
 
-    fn real(bits: u16) -> f64 {
-        bf16::from_bits(bits).to_f64()
-    }
-
-    #[test]
-    fn products_are_those_of_the_definition_and_stay_in_their_columns() {
-        if !available() {
-            return;
-        }
-        const MARK: f32 = 12345.0;
-        let shapes = [1, 2, 5, 6, 7, 13]
+    /// Rows, outputs and inputs: every remainder, and more than a block.
+    fn shapes() -> impl Iterator<Item = (usize, usize, usize)> {
+        [1, 2, 5, 6, 7, 13]
             .into_iter()
             .flat_map(|rows| [1, 15, 16, 17, 63, 64, 65, 130].map(|outputs| (rows, outputs)))
             .flat_map(|(rows, outputs)| [1, 2, 3, 64, 129].map(|inputs| (rows, outputs, inputs)))
-            .chain([(7, 70, 2048), (3, 64, 4100), (8, 33, 6144)]);
-        for (rows, outputs, inputs) in shapes {
-            let (x, weight) = (wave(rows * inputs, 0.2), wave(outputs * inputs, 0.9));
-            let bias: Vec<f32> = (0..outputs).map(|i| i as f32 * 0.25).collect();
-            let mut packed = vec![0xFF; bf16_packed_bytes(outputs, inputs)];
-            bf16_pack(&weight, outputs, inputs, &mut packed);
-            for bias in [None, Some(bias.as_slice())] {
-                let stride = outputs + 3;
-                let mut out = vec![MARK; rows * stride];
-                // SAFETY: the only target.
-                let target = unsafe { Output::new(&mut out, stride).target(0, rows, 2, outputs) };
-                bf16_product(&x, &packed, inputs, Start::Bias(bias), target);
-                for (row, out) in out.chunks_exact(stride).enumerate() {
-                    assert_eq!([out[0], out[1], out[outputs + 2]], [MARK; 3]);
-                    for (output, &got) in out[2..2 + outputs].iter().enumerate() {
-                        let terms = (0..inputs)
-                            .map(|i| real(x[row * inputs + i]) * real(weight[output * inputs + i]));
-                        let expected =
-                            terms.sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias[output]));
-                        let tolerance = 4e-6 * (inputs as f64 + expected.abs());
-                        assert!(
-                            (f64::from(got) - expected).abs() <= tolerance,
-                            "{rows} × {outputs} × {inputs}: {got} for {expected}"
-                        );
-                    }
-                }
+            .chain([(7, 70, 2048), (3, 64, 4100), (8, 33, 6144)])
+    }
+
+    /// Calls `product` with a target of which each element is marked, and asks that the result is
+    /// `expected` (row, output, with what the tolerance is) and that nothing beside it is touched.
+    fn check(
+        (rows, outputs): (usize, usize),
+        product: impl Fn(Target<'_>),
+        expected: impl Fn(usize, usize) -> (f64, f64),
+    ) {
+        let stride = outputs + 3;
+        let mut out = vec![MARK; rows * stride];
+        // SAFETY: the only target.
+        product(unsafe { Output::new(&mut out, stride).target(0, rows, 2, outputs) });
+        for (row, out) in out.chunks_exact(stride).enumerate() {
+            assert_eq!([out[0], out[1], out[outputs + 2]], [MARK; 3]);
+            for (output, &got) in out[2..2 + outputs].iter().enumerate() {
+                let (expected, tolerance) = expected(row, output);
+                assert!(
+                    (f64::from(got) - expected).abs() <= tolerance,
+                    "{rows} × {outputs}: {got} for {expected}"
+                );
             }
         }
+    }
+
+    fn real_products<T: Real + Into<f64>>(of: impl Fn(f32) -> T) {
+        for (rows, outputs, inputs) in shapes() {
+            let made = |count, seed| wave(count, seed).into_iter().map(&of).collect();
+            let (x, weight): (Vec<T>, Vec<T>) =
+                (made(rows * inputs, 0.2), made(outputs * inputs, 0.9));
+            let bias: Vec<f32> = (0..outputs).map(|i| i as f32 * 0.25).collect();
+            let mut packed = vec![0xFF; packed_bytes::<T>(outputs, inputs)];
+            pack(&weight, outputs, inputs, &mut packed);
+            let starts = [Start::Bias(None), Start::Bias(Some(&bias)), Start::Target];
+            for start in starts {
+                check(
+                    (rows, outputs),
+                    |target| product(&x, &packed, inputs, start, target),
+                    |row, output| {
+                        let term = |i: usize| {
+                            let (x, weight): (f64, f64) = (
+                                x[row * inputs + i].into(),
+                                weight[output * inputs + i].into(),
+                            );
+                            x * weight
+                        };
+                        let first = match start {
+                            Start::Bias(bias) => bias.map_or(0.0, |bias| f64::from(bias[output])),
+                            Start::Target => f64::from(MARK),
+                        };
+                        let expected = (0..inputs).map(term).sum::<f64>() + first;
+                        (expected, 4e-6 * (inputs as f64 + expected.abs()))
+                    },
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn real_products_are_those_of_the_definition_and_stay_in_their_columns() {
+        if available() {
+            real_products(|x| x);
+            real_products(bf16::from_f32);
+        }
+    }
+
+    #[test]
+    fn whole_products_are_exact_but_for_their_scales() {
+        if !available() {
+            return;
+        }
+        for (rows, outputs, inputs) in shapes() {
+            let whole = |count, seed| -> Vec<i8> {
+                let real = wave(count, seed).into_iter();
+                real.map(|x| (x * 200.0).clamp(-127.0, 127.0) as i8)
+                    .collect()
+            };
+            let (x, weight) = (whole(rows * inputs, 0.2), whole(outputs * inputs, 0.9));
+            let blocks = inputs.div_ceil(INT8_BLOCK);
+            let scales = |count, seed| -> Vec<f32> {
+                wave(count * blocks, seed)
+                    .into_iter()
+                    .map(f32::abs)
+                    .collect()
+            };
+            let (x_scales, scales) = (scales(rows, 0.5), scales(outputs, 0.7));
+            let padded = inputs.next_multiple_of(UNIT_BYTES);
+            let mut offset = vec![0; rows * padded];
+            for (to, x) in offset.chunks_exact_mut(padded).zip(x.chunks_exact(inputs)) {
+                to.iter_mut()
+                    .zip(x)
+                    .for_each(|(to, &x)| *to = x as u8 ^ OFFSET);
+            }
+            let bias: Vec<f32> = (0..outputs).map(|i| i as f32 * 0.25).collect();
+            let mut packed = vec![0xFF; i8_packed_bytes(outputs, inputs)];
+            i8_pack(&weight, outputs, inputs, &mut packed);
+            for bias in [None, Some(bias.as_slice())] {
+                check(
+                    (rows, outputs),
+                    |target| {
+                        i8_product(&offset, &x_scales, inputs, &packed, &scales, bias, target);
+                    },
+                    |row, output| {
+                        let mut sum = bias.map_or(0.0, |bias| f64::from(bias[output]));
+                        let mut size = sum.abs();
+                        for block in 0..blocks {
+                            let range = block * INT8_BLOCK..inputs.min((block + 1) * INT8_BLOCK);
+                            let dot: i32 = range
+                                .map(|i| {
+                                    let (x, w) = (x[row * inputs + i], weight[output * inputs + i]);
+                                    i32::from(x) * i32::from(w)
+                                })
+                                .sum();
+                            let part = f64::from(dot)
+                                * f64::from(x_scales[row * blocks + block])
+                                * f64::from(scales[output * blocks + block]);
+                            sum += part;
+                            size += part.abs();
+                        }
+                        (sum, 4e-7 * size)
+                    },
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn weights_are_powers_and_their_sum() {
+        if !available() {
+            return;
+        }
+        let scores: Vec<f32> = (0..96).map(|i| 3.0 - (i * i) as f32 * 0.011).collect();
+        assert_eq!(largest(&scores[..77]), 3.0);
+        assert_eq!(largest(&[]), f32::NEG_INFINITY);
+        let mut rounded = vec![0; 96];
+        let sum = weights(&scores, 3.0, &mut rounded);
+        let mut expected_sum = 0.0;
+        for (&bits, score) in rounded.iter().zip(&scores) {
+            let expected = f64::from(score - 3.0).exp();
+            expected_sum += expected;
+            let got = bf16::from_bits(bits).to_f64();
+            // Half a step of bf16, what the polynomial is off, and what is taken for 0.
+            assert!(
+                (got - expected).abs() <= expected * (1.0 / 256.0 + 1e-5) + 1.2e-38,
+                "{score}"
+            );
+        }
+        assert!((f64::from(sum) - expected_sum).abs() < 1e-5 * expected_sum);
+        let unseen = weights(&[f32::NEG_INFINITY; 32], 0.0, &mut rounded[..32]);
+        assert_eq!((unseen, &rounded[..32]), (0.0, &[0; 32][..]));
+        assert!(weights(&[f32::NAN; 32], 0.0, &mut rounded[..32]).is_nan());
     }
 }

@@ -100,10 +100,24 @@ impl Target<'_> {
         }
     }
 
-    /// Row by row.
-    fn copied(&mut self) -> Vec<f32> {
-        let rows = 0..self.rows;
-        rows.flat_map(|row| self.row(row).to_vec()).collect()
+    /// What a product that overwrites the target would lose, row by row.
+    fn before(&mut self, start: Start<'_>) -> Vec<f32> {
+        let rows = match start {
+            Start::Bias(_) => 0,
+            Start::Target => self.rows,
+        };
+        (0..rows).flat_map(|row| self.row(row).to_vec()).collect()
+    }
+
+    /// Adds what the product begins with.
+    fn add(&mut self, start: Start<'_>, before: Vec<f32>) {
+        if let Start::Bias(bias) = start {
+            self.add_bias(bias);
+        }
+        for (row, before) in before.chunks_exact(self.columns.max(1)).enumerate() {
+            let row = self.row(row).iter_mut();
+            row.zip(before).for_each(|(x, before)| *x += before);
+        }
     }
 
     pub fn add_bias(&mut self, bias: Option<&[f32]>) {
@@ -131,7 +145,7 @@ pub(in super::super) enum Start<'a> {
 pub(in super::super) enum Kernel {
     /// Ours, for AVX-512 with BF16 and VNNI.
     Avx512,
-    /// NumKong's, with the best instructions that it finds.
+    /// NumKong's, with the best instructions that it finds, and the gemm crate's for f32.
     NumKong,
 }
 
@@ -209,12 +223,52 @@ impl Kernel {
         }
     }
 
+    /// Whether f32 and f16 are packed for products of its own; else they stand row by row, for
+    /// [`gemm_f32`].
+    pub fn packs_f32(self) -> bool {
+        self == Self::Avx512
+    }
+
+    pub fn f32_packed_bytes(self, outputs: usize, inputs: usize) -> usize {
+        match self {
+            Self::Avx512 => avx512::packed_bytes::<f32>(outputs, inputs),
+            Self::NumKong => outputs * inputs * size_of::<f32>(),
+        }
+    }
+
+    /// Pack [outputs, inputs].
+    pub fn f32_pack(self, weight: &[f32], outputs: usize, inputs: usize, packed: &mut [u8]) {
+        match self {
+            Self::Avx512 => avx512::pack(weight, outputs, inputs, packed),
+            Self::NumKong => packed.copy_from_slice(bytemuck::cast_slice(weight)),
+        }
+    }
+
+    /// As [`Self::bf16_product`].
+    pub fn f32_product(
+        self,
+        x: &[f32],
+        inputs: usize,
+        packed: &[u8],
+        start: Start<'_>,
+        mut target: Target<'_>,
+    ) {
+        match self {
+            Self::Avx512 => avx512::product(x, packed, inputs, start, target),
+            Self::NumKong => {
+                let before = target.before(start);
+                let weights = bytemuck::cast_slice(packed);
+                gemm_f32(x, inputs, weights, (1, inputs), inputs, target.reborrow());
+                target.add(start, before);
+            }
+        }
+    }
+
     pub fn bf16_packed_bytes(self, outputs: usize, inputs: usize) -> usize {
         match self {
-            Self::Avx512 => avx512::bf16_packed_bytes(outputs, inputs),
-            Self::NumKong => numkong::bf16::dots_packed_size(outputs, inputs),
+            Self::Avx512 => avx512::packed_bytes::<bf16>(outputs, inputs),
+            Self::NumKong => numkong::bf16::dots_packed_size(outputs, inputs).next_multiple_of(64),
         }
-        .next_multiple_of(64)
     }
 
     /// Pack [outputs, inputs].
@@ -222,15 +276,7 @@ impl Kernel {
         assert_eq!(weight.len(), outputs * inputs);
         assert_eq!(packed.len(), self.bf16_packed_bytes(outputs, inputs));
         match self {
-            Self::Avx512 => {
-                let exact = avx512::bf16_packed_bytes(outputs, inputs);
-                avx512::bf16_pack(
-                    bytemuck::cast_slice(weight),
-                    outputs,
-                    inputs,
-                    &mut packed[..exact],
-                );
-            }
+            Self::Avx512 => avx512::pack(weight, outputs, inputs, packed),
             // SAFETY: both buffers have the sizes that are asked for, as just checked.
             Self::NumKong => unsafe {
                 numkong::bf16::dots_pack(
@@ -258,16 +304,9 @@ impl Kernel {
         assert_eq!(x.len(), rows * inputs);
         assert_eq!(packed.len(), self.bf16_packed_bytes(outputs, inputs));
         match self {
-            Self::Avx512 => {
-                let exact = avx512::bf16_packed_bytes(outputs, inputs);
-                let x = bytemuck::cast_slice(x);
-                avx512::bf16_product(x, &packed[..exact], inputs, start, target);
-            }
+            Self::Avx512 => avx512::product(x, packed, inputs, start, target),
             Self::NumKong => {
-                let before = match start {
-                    Start::Bias(_) => None,
-                    Start::Target => Some(target.copied()),
-                };
+                let before = target.before(start);
                 // SAFETY: the sizes are as just checked, and the target has its elements for
                 // itself.
                 unsafe {
@@ -282,20 +321,7 @@ impl Kernel {
                         target.stride * size_of::<f32>(),
                     );
                 }
-                if let Start::Bias(bias) = start {
-                    target.add_bias(bias);
-                }
-                for (row, before) in before
-                    .iter()
-                    .flat_map(|b| b.chunks_exact(outputs))
-                    .enumerate()
-                {
-                    target
-                        .row(row)
-                        .iter_mut()
-                        .zip(before)
-                        .for_each(|(x, y)| *x += y);
-                }
+                target.add(start, before);
             }
         }
     }

@@ -42,8 +42,8 @@ impl Held {
     /// What computes products of such matrices.
     pub fn computed_by(self, kernel: Kernel) -> String {
         match self {
-            Self::F32 | Self::F16 => "gemm".to_owned(),
-            Self::Bf16 | Self::Int8 => kernel.name(),
+            Self::F32 | Self::F16 if !kernel.packs_f32() => "gemm".to_owned(),
+            _ => kernel.name(),
         }
     }
 }
@@ -143,6 +143,17 @@ impl Matrix {
         let inputs = self.inputs;
         let bias = bias.map(|bias| &bias[first..first + columns]);
         match rows {
+            Rows::Real(x) if self.kernel.packs_f32() => {
+                let panel = self.panel(first, columns);
+                let start = Start::Bias(bias);
+                if self.held == Held::F32 {
+                    return self.kernel.f32_product(x, inputs, panel, start, target);
+                }
+                let mut own = vec![0.0; panel.len() / size_of::<f16>()];
+                bytemuck::cast_slice::<_, f16>(panel).convert_to_f32_slice(&mut own);
+                let own = bytemuck::cast_slice(&own);
+                self.kernel.f32_product(x, inputs, own, start, target);
+            }
             Rows::Real(x) if self.held == Held::F32 => {
                 let weights: &[f32] = bytemuck::cast_slice(self.packed.as_ref());
                 let own = &weights[first * inputs..(first + columns) * inputs];
@@ -226,7 +237,7 @@ pub(in super::super) fn products<const N: usize>(
     for (i, (matrix, _)) in matrices.iter().enumerate() {
         // gemm packs x anew for each part of real numbers: as many as there are threads.
         let step = match first.held {
-            Held::F32 => matrix.outputs.div_ceil(width),
+            Held::F32 if !first.kernel.packs_f32() => matrix.outputs.div_ceil(width),
             _ => PANEL_OUTPUTS,
         };
         let each = (0..matrix.outputs).step_by(step);
@@ -261,8 +272,8 @@ fn scale_bytes(outputs: usize, inputs: usize) -> usize {
 
 fn panel_bytes(held: Held, kernel: Kernel, outputs: usize, inputs: usize) -> usize {
     match held {
-        Held::F32 => outputs * inputs * size_of::<f32>(),
-        Held::F16 => outputs * inputs * size_of::<f16>(),
+        Held::F32 => kernel.f32_packed_bytes(outputs, inputs),
+        Held::F16 => kernel.f32_packed_bytes(outputs, inputs) / 2,
         Held::Bf16 => kernel.bf16_packed_bytes(outputs, inputs),
         Held::Int8 => scale_bytes(outputs, inputs) + kernel.i8_packed_bytes(outputs, inputs),
     }
@@ -295,13 +306,15 @@ pub(in super::super) fn pack_panel(
             };
             match held {
                 Held::F16 => {
-                    let halves: Vec<f16> = real.iter().map(|&x| f16::from_f32(x)).collect();
+                    let mut wide = vec![0f32; packed.len() / size_of::<f16>()];
+                    kernel.f32_pack(&real, outputs, inputs, bytemuck::cast_slice_mut(&mut wide));
+                    let halves: Vec<f16> = wide.iter().map(|&x| f16::from_f32(x)).collect();
                     packed.copy_from_slice(bytemuck::cast_slice(&halves));
                 }
                 Held::Bf16 => {
                     kernel.bf16_pack(&to_bf16(&real, inputs), outputs, inputs, &mut packed)
                 }
-                Held::F32 | Held::Int8 => packed.copy_from_slice(bytemuck::cast_slice(&real)),
+                Held::F32 | Held::Int8 => kernel.f32_pack(&real, outputs, inputs, &mut packed),
             }
         }
     }
