@@ -34,7 +34,7 @@ pub(super) use write::PackWriter;
 const MAGIC: [u8; 8] = *b"PHOTOMDL";
 /// Rises with every change of the format, of the layout of packed matrices or of what a family
 /// asks for: packs of another version are made anew.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const ALIGNMENT: u64 = 64;
 const PREAMBLE: usize = 64;
 /// Thousands of tensors take some hundred kilobytes.
