@@ -18,7 +18,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::guc;
-use crate::model::compute::{Seats, configure_thread, pool};
+use crate::model::compute::{Pool, Seats, configure_thread};
 use crate::model::{self, Cache, Cancel, Embedder, Loaded, ModelError};
 use crate::types::sql_error;
 
@@ -142,7 +142,8 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
     let (sender, jobs) = mpsc::channel::<Job>();
     let spawned = with_signals_blocked(|| {
         std::thread::Builder::new()
-            .name("photosearch".to_owned())
+            .name("photosearch 0".to_owned())
+            .stack_size(STACK_SIZE)
             .spawn(move || serve(jobs, threads, seats))
     })?;
     spawned.map(|_| sender).map_err(|error| {
@@ -173,19 +174,16 @@ fn keep_freed_memory() {
 fn serve(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let threads = threads.unwrap_or(processors);
-    let built = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .stack_size(STACK_SIZE)
-        .thread_name(|i| format!("photosearch {i}"))
-        .start_handler(|_| configure_thread())
-        .build();
-    // Where no thread can be started, the jobs are dropped, and who waits for one is told so.
-    let Ok(pool) = built else { return };
+    configure_thread();
+    // Where a thread can't be started, the jobs are dropped, and who waits for one is told so.
+    let Ok(mut pool) = Pool::new(threads, configure_thread) else {
+        return;
+    };
     let mut seats = Seats::new(seats, processors);
     let mut models = Models::default();
     for job in jobs {
         let taken = seats.take(threads);
-        pool::set_width(taken.threads());
+        pool.set_width(taken.threads());
         pool.install(|| job(&mut models));
     }
 }

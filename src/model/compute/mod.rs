@@ -30,7 +30,7 @@ mod bytes;
 mod kernel;
 mod matrix;
 mod ops;
-pub mod pool;
+pub(super) mod pool;
 mod seats;
 
 pub(super) use bytes::Bytes;
@@ -43,4 +43,5 @@ pub(super) use ops::{
     add, exp_all, gelu_erf, gelu_tanh, largest, layer_norm, relu, rms_norm, rotate_heads, silu,
     silu_gate, sum,
 };
+pub use pool::Pool;
 pub use seats::Seats;

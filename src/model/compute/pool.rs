@@ -1,38 +1,249 @@
-//! Splitting work over the threads of the pool that runs the caller.
+//! Splitting work over threads.
+//!
+//! A forward pass splits its work some hundred times, each time for less than a millisecond: waking
+//! a thread that sleeps takes a good part of that. So the threads of a [`Pool`] look out for the
+//! next piece of work for a moment before they fall asleep. Between forward passes they sleep.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{hint, io, ptr};
 
-use rayon::prelude::*;
+/// Operations (multiplications, say) for which another thread pays.
+const WORTH_A_THREAD: usize = 1 << 18;
 
-/// Threads that work is split over; 0: all of the pool.
-static WIDTH: AtomicUsize = AtomicUsize::new(0);
+/// How long a thread looks out for work before it falls asleep.
+const LOOKOUT: Duration = Duration::from_micros(100);
+/// Looks between one question for the time and the next.
+const LOOKS: u32 = 64;
 
-/// Operations (multiplications, say) for which waking another thread pays.
-const WORTH_A_THREAD: usize = 1 << 19;
+/// Recursion there is little; this is room to spare.
+const STACK_BYTES: usize = 4 << 20;
 
-/// Split work over at most so many threads from now on; 0: all that the pool has.
-pub fn set_width(threads: usize) {
-    WIDTH.store(threads, Ordering::Relaxed);
+/// Threads that help the one which has the pool.
+pub struct Pool {
+    helpers: Vec<Helper>,
+    /// Threads that work is split over, the caller's among them.
+    width: usize,
+}
+
+struct Helper {
+    place: Arc<Place>,
+    /// `None` once it is being ended.
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Where a helper's work is laid.
+#[repr(align(128))]
+struct Place {
+    state: AtomicU32,
+    /// The leader's while the state is `IDLE` or `ASLEEP`, the helper's while it is `READY`.
+    work: UnsafeCell<Work>,
+    /// What the work panicked with.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// Nothing to do.
+const IDLE: u32 = 0;
+/// Nor is anybody looking.
+const ASLEEP: u32 = 1;
+/// There is work, or it is being done.
+const READY: u32 = 2;
+const ENDED: u32 = 3;
+
+#[derive(Clone, Copy)]
+struct Work(*const (dyn Fn() + Sync));
+
+// SAFETY: the leader and the helper access the work in turns, which the state keeps; the function
+// may be called by any thread, and lives until the leader has seen that it was.
+unsafe impl Sync for Place {}
+// SAFETY: as above.
+unsafe impl Send for Place {}
+
+thread_local! {
+    /// The pool that the thread splits its work over; null: it does all by itself.
+    static CURRENT: Cell<*const Pool> = const { Cell::new(ptr::null()) };
+}
+
+/// Sets the thread's pool back when dropped.
+struct Restore(*const Pool);
+
+impl Restore {
+    fn set(pool: *const Pool) -> Self {
+        Self(CURRENT.replace(pool))
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
+    }
+}
+
+impl Pool {
+    /// A pool of so many threads, the caller's among them; `begin` is called in each of the others
+    /// before all else.
+    ///
+    /// # Errors
+    /// Where a thread cannot be started.
+    pub fn new(threads: usize, begin: fn()) -> io::Result<Self> {
+        let mut pool = Self {
+            helpers: Vec::new(),
+            width: threads.max(1),
+        };
+        for i in 1..threads {
+            let place = Arc::new(Place {
+                state: AtomicU32::new(IDLE),
+                work: UnsafeCell::new(Work(&|| ())),
+                panic: Mutex::default(),
+            });
+            let own = place.clone();
+            let thread = thread::Builder::new()
+                .name(format!("photosearch {i}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || {
+                    begin();
+                    own.serve();
+                })?;
+            pool.helpers.push(Helper {
+                place,
+                thread: Some(thread),
+            });
+        }
+        Ok(pool)
+    }
+
+    /// Split work over at most so many threads from now on.
+    pub fn set_width(&mut self, threads: usize) {
+        self.width = threads.clamp(1, 1 + self.helpers.len());
+    }
+
+    /// Calls `work`, of which what is split is split over this pool.
+    pub fn install<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _restore = Restore::set(self);
+        work()
+    }
+
+    /// Calls `work` in `width` threads at once.
+    fn run(&self, width: usize, work: &(dyn Fn() + Sync)) {
+        // SAFETY: only the lifetime is forgotten; before this function ends, also by a panic, it
+        // waits until no helper has the work.
+        let work: &'static (dyn Fn() + Sync) = unsafe { std::mem::transmute(work) };
+        let helpers = &self.helpers[..(width - 1).min(self.helpers.len())];
+        for helper in helpers {
+            // SAFETY: the helper was seen to be done, so the place is the leader's.
+            unsafe { *helper.place.work.get() = Work(work) };
+            if helper.place.state.swap(READY, Ordering::AcqRel) == ASLEEP
+                && let Some(thread) = &helper.thread
+            {
+                thread.thread().unpark();
+            }
+        }
+        let own = catch_unwind(AssertUnwindSafe(work));
+        let mut panic = own.err();
+        for helper in helpers {
+            let mut looks = 0u32;
+            while helper.place.state.load(Ordering::Acquire) == READY {
+                looks += 1;
+                // It may need the processor that this thread has.
+                match looks.is_multiple_of(LOOKS * 64) {
+                    true => thread::yield_now(),
+                    false => hint::spin_loop(),
+                }
+            }
+            let place = helper.place.panic.lock();
+            let theirs = place.unwrap_or_else(PoisonError::into_inner).take();
+            panic = panic.or(theirs);
+        }
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for helper in &mut self.helpers {
+            helper.place.state.store(ENDED, Ordering::Release);
+            if let Some(thread) = helper.thread.take() {
+                thread.thread().unpark();
+                // It catches the panics of its work.
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Does the work that is laid here until there will be none.
+    fn serve(&self) {
+        let mut since = Instant::now();
+        let mut looks = 0u32;
+        loop {
+            match self.state.load(Ordering::Acquire) {
+                READY => {
+                    // SAFETY: the leader has laid it here and keeps it until the state changes.
+                    let work = unsafe { &*(*self.work.get()).0 };
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+                        let place = self.panic.lock();
+                        *place.unwrap_or_else(PoisonError::into_inner) = Some(panic);
+                    }
+                    let done = self.change(READY, IDLE);
+                    debug_assert!(done);
+                    since = Instant::now();
+                    looks = 0;
+                }
+                ENDED => return,
+                ASLEEP => thread::park(),
+                _ => {
+                    looks += 1;
+                    if looks.is_multiple_of(LOOKS) && since.elapsed() > LOOKOUT {
+                        // Or else there is work after all.
+                        self.change(IDLE, ASLEEP);
+                    }
+                    hint::spin_loop();
+                }
+            }
+        }
+    }
+
+    /// Whether the state was `from`, and is `to` now.
+    fn change(&self, from: u32, to: u32) -> bool {
+        self.state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+/// The pool that this thread splits its work over.
+fn current() -> Option<&'static Pool> {
+    let pool = CURRENT.get();
+    #[cfg(test)]
+    let pool = tests::or_own(pool);
+    // SAFETY: it is installed, so it lives longer than what this thread calls meanwhile; nobody
+    // keeps the reference for longer.
+    unsafe { pool.as_ref() }
 }
 
 /// How many threads a piece of work of so many operations is split over.
 pub fn width_for(operations: usize) -> usize {
-    let all = rayon::current_num_threads();
-    let most = match WIDTH.load(Ordering::Relaxed) {
-        0 => all,
-        width => width.min(all),
-    };
+    let most = current().map_or(1, |pool| pool.width);
     (operations / WORTH_A_THREAD).clamp(1, most)
 }
 
 /// `work(0)` to `work(count - 1)` over `width` threads: each takes those of a run of its own in
 /// order, as what lies behind one in memory may be fetched already, and then what others have left.
+/// What `work` splits itself, it does in its own thread.
 pub fn for_each(count: usize, width: usize, work: impl Fn(usize) + Sync) {
     let width = width.min(count);
-    if width <= 1 {
-        (0..count).for_each(work);
-        return;
-    }
+    let pool = match current() {
+        Some(pool) if width > 1 => pool,
+        _ => return (0..count).for_each(work),
+    };
     // The next of each run, and its end.
     let runs: Vec<(AtomicUsize, usize)> = (0..width)
         .map(|run| {
@@ -40,7 +251,10 @@ pub fn for_each(count: usize, width: usize, work: impl Fn(usize) + Sync) {
             (AtomicUsize::new(first), (run + 1) * count / width)
         })
         .collect();
-    (0..width).into_par_iter().with_max_len(1).for_each(|own| {
+    let arrived = AtomicUsize::new(0);
+    pool.run(width, &|| {
+        let _restore = Restore::set(&raw const ALONE);
+        let own = arrived.fetch_add(1, Ordering::Relaxed);
         for (next, end) in runs.iter().cycle().skip(own).take(width) {
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
@@ -53,6 +267,12 @@ pub fn for_each(count: usize, width: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
+/// No help.
+static ALONE: Pool = Pool {
+    helpers: Vec::new(),
+    width: 1,
+};
+
 /// `work(first row, rows)` on runs of rows of `row` elements that make up `out`. `operations` is
 /// about what all of it costs.
 pub fn for_rows<T: Send>(
@@ -64,32 +284,54 @@ pub fn for_rows<T: Send>(
     let rows = out.len() / row.max(1);
     let width = width_for(operations).min(rows);
     if width <= 1 {
-        work(0, out);
-        return;
+        return work(0, out);
     }
     let step = rows.div_ceil(width);
-    out.par_chunks_mut(step * row)
-        .enumerate()
-        .for_each(|(i, part)| work(i * step, part));
+    let parts: Vec<Mutex<Option<&mut [T]>>> = out
+        .chunks_mut(step * row)
+        .map(|part| Mutex::new(Some(part)))
+        .collect();
+    for_each(parts.len(), width, |i| {
+        let part = parts[i]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(part) = part {
+            work(i * step, part);
+        }
+    });
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
-
     use super::*;
+
+    /// Tests split their work over a few threads, so that all that is tested is tested so.
+    pub fn or_own(pool: *const Pool) -> *const Pool {
+        thread_local! {
+            static OWN: &'static Pool = Box::leak(Box::new(Pool::new(3, || ()).unwrap()));
+        }
+        match pool.is_null() {
+            true => OWN.with(|own| ptr::from_ref(*own)),
+            false => pool,
+        }
+    }
 
     #[test]
     fn everything_is_done_once() {
         for count in [0, 1, 2, 7, 100] {
-            for width in [1, 2, 3] {
+            for width in [1, 2, 3, 5] {
                 let done: Vec<AtomicU32> = (0..count).map(|_| AtomicU32::new(0)).collect();
                 for_each(count, width, |i| {
+                    // Inside there is no other thread to split over.
+                    assert!(width == 1 || count <= 1 || width_for(usize::MAX) == 1);
                     done[i].fetch_add(1, Ordering::Relaxed);
                 });
                 assert!(done.iter().all(|n| n.load(Ordering::Relaxed) == 1));
             }
         }
+        assert_eq!(width_for(usize::MAX), 3);
+        assert_eq!(width_for(0), 1);
     }
 
     #[test]
@@ -102,6 +344,51 @@ mod tests {
                 }
             });
             assert!(out.iter().enumerate().all(|(i, &row)| row == i / 3));
+        }
+    }
+
+    #[test]
+    fn several_threads_work_at_once_also_after_they_slept() {
+        let mut pool = Pool::new(3, || ()).unwrap();
+        for pause in [0, 0, 5, 0, 20] {
+            thread::sleep(Duration::from_millis(pause));
+            let here = AtomicUsize::new(0);
+            // Each waits for the others: with fewer than three, this would not end.
+            pool.install(|| {
+                for_each(3, 3, |_| {
+                    here.fetch_add(1, Ordering::SeqCst);
+                    while here.load(Ordering::SeqCst) < 3 {
+                        thread::yield_now();
+                    }
+                });
+            });
+        }
+        pool.set_width(1);
+        assert_eq!(pool.install(|| width_for(usize::MAX)), 1);
+        pool.set_width(9);
+        assert_eq!(pool.install(|| width_for(usize::MAX)), 3);
+    }
+
+    #[test]
+    fn a_panic_comes_out_where_the_work_was_split_and_the_pool_goes_on() {
+        for bad in 0..3 {
+            let attempt = catch_unwind(|| {
+                for_each(3, 3, |i| {
+                    if i == bad {
+                        panic!("number {i}");
+                    }
+                });
+            });
+            let panic = attempt.unwrap_err();
+            assert_eq!(
+                *panic.downcast::<String>().unwrap(),
+                format!("number {bad}")
+            );
+            let sum = AtomicUsize::new(0);
+            for_each(10, 3, |i| {
+                sum.fetch_add(i, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 45);
         }
     }
 }
