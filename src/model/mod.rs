@@ -100,8 +100,6 @@ struct Family {
     model_type: &'static str,
     /// Files that it needs besides `config.json` and the weights.
     files: &'static [&'static str],
-    /// Whether it reads the tokenizer's compact form; else the file is packed as it is.
-    compact_tokenizer: bool,
     /// Dimensions of the vectors, `None` where it makes none. Reads no weights.
     dims: fn(&Directory) -> Result<Option<usize>, ModelError>,
     load: Loader,
@@ -113,21 +111,18 @@ const FAMILIES: &[Family] = &[
     Family {
         model_type: "qwen3_vl",
         files: &[PREPROCESSOR, TOKENIZER],
-        compact_tokenizer: true,
         dims: qwen3_vl::dims,
         load: qwen3_vl::load,
     },
     Family {
         model_type: "bert",
         files: &[TOKENIZER],
-        compact_tokenizer: false,
         dims: bert::dims,
         load: bert::load,
     },
     Family {
         model_type: "xlm-roberta",
         files: &[TOKENIZER],
-        compact_tokenizer: false,
         dims: bert::dims,
         load: bert::load,
     },
@@ -189,9 +184,7 @@ fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pac
         let mut writer = packing.writer.into_inner();
         for (name, contents) in directory.contents() {
             let (kind, part) = match name.as_str() {
-                TOKENIZER if family.compact_tokenizer => {
-                    (Kind::Tokenizer, Tokenizer::compact(&contents)?)
-                }
+                TOKENIZER => (Kind::Tokenizer, Tokenizer::compact(&contents)?),
                 _ => (Kind::File, contents.to_vec()),
             };
             writer.add::<ModelError>(&name, kind, std::iter::once(Ok(part)))?;

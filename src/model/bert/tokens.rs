@@ -4,15 +4,14 @@
 //! and white space has none at all. So no length in bytes says how many tokens a text will be: of a
 //! long one so much is tokenized as it takes to have plenty.
 
-use tokenizers::normalizers::{Lowercase, NormalizerWrapper, Sequence as Normalizers};
 use tokenizers::{
-    Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
-    truncate_encodings,
+    Encoding, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
 
 use super::super::ModelError;
-use super::super::directory::{Directory, TOKENIZER};
+use super::super::directory::Directory;
 use super::super::prompt::shorten;
+use super::super::tokenizer::Tokenizer;
 
 /// The first try at a text is so many bytes for each token that the model takes.
 const BYTES_A_TOKEN: usize = 16;
@@ -21,7 +20,7 @@ const BYTES_A_TOKEN: usize = 16;
 const MAX_TEXT_BYTES: usize = 1 << 20;
 
 pub(super) struct Tokens {
-    inner: tokenizers::Tokenizer,
+    inner: Tokenizer,
     max_tokens: usize,
 }
 
@@ -39,24 +38,14 @@ impl Tokens {
         lowercase: bool,
         max_tokens: usize,
     ) -> Result<Self, ModelError> {
-        let malformed =
-            |error: tokenizers::Error| ModelError::malformed(TOKENIZER, error.to_string());
-        let json = directory.read(TOKENIZER)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
-        // What the file says of either is how it was last used. Cutting is done here (see `cut`),
-        // and nothing is padded.
-        inner.with_truncation(None).map_err(malformed)?;
-        inner.with_padding(None);
-        if lowercase {
-            let own = inner.get_normalizer().cloned();
-            let normalizers = std::iter::once(NormalizerWrapper::Lowercase(Lowercase))
-                .chain(own)
-                .collect();
-            inner
-                .with_normalizer(Some(Normalizers::new(normalizers)))
-                .map_err(malformed)?;
-        }
-        Ok(Self { inner, max_tokens })
+        let inner = Tokenizer::read(directory)?;
+        Ok(Self {
+            inner: match lowercase {
+                true => inner.lowercased()?,
+                false => inner,
+            },
+            max_tokens,
+        })
     }
 
     /// The tokens of `prefix` and `text` written together, with what the post-processor adds. A long
@@ -83,7 +72,7 @@ impl Tokens {
         let mut bytes = self.max_tokens.saturating_mul(BYTES_A_TOKEN);
         loop {
             let part = shorten(text, bytes.min(MAX_TEXT_BYTES));
-            let encoding = self.inner.encode(part, false).map_err(failed)?;
+            let encoding = self.inner.pieces(part)?;
             if part.len() == text.len() || encoding.len() >= plenty || bytes >= MAX_TEXT_BYTES {
                 return Ok(encoding);
             }
@@ -94,15 +83,12 @@ impl Tokens {
     /// All tokens of a text, however long, without any of the post-processor's.
     #[cfg(test)]
     pub fn inner_ids(&self, text: &str) -> Vec<u32> {
-        self.inner.encode(text, false).unwrap().get_ids().to_vec()
+        self.inner.pieces(text).unwrap().get_ids().to_vec()
     }
 
     /// Cut to size, as the tokenizers library itself cuts "longest first", and post-process.
     fn finish(&self, first: Encoding, second: Option<Encoding>) -> Result<Sequence, ModelError> {
-        let added = self
-            .inner
-            .get_post_processor()
-            .map_or(0, |processor| processor.added_tokens(second.is_some()));
+        let added = self.inner.added(second.is_some());
         if self.max_tokens <= added {
             return Err(ModelError::LimitExceeded(format!(
                 "the model takes at most {} tokens, but its tokenizer adds {added} to a text",
@@ -115,18 +101,12 @@ impl Tokens {
             strategy: TruncationStrategy::LongestFirst,
             stride: 0,
         };
-        let (first, second) = truncate_encodings(first, second, &params).map_err(failed)?;
-        let encoding = self
-            .inner
-            .post_process(first, second, true)
-            .map_err(failed)?;
+        let (first, second) = truncate_encodings(first, second, &params)
+            .map_err(|error| ModelError::Internal(format!("could not cut a text: {error}")))?;
+        let encoding = self.inner.join(first, second)?;
         Ok(Sequence {
             ids: encoding.get_ids().to_vec(),
             segments: encoding.get_type_ids().to_vec(),
         })
     }
-}
-
-fn failed(error: tokenizers::Error) -> ModelError {
-    ModelError::Internal(format!("could not tokenize: {error}"))
 }

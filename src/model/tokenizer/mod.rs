@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
+use tokenizers::normalizers::{Lowercase, Sequence as Normalizers};
 use tokenizers::{
-    AddedToken, DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
-    PreTokenizerWrapper, Token, TokenizerBuilder, TokenizerImpl, Trainer,
+    AddedToken, DecoderWrapper, Encoding, Model, ModelWrapper, NormalizerWrapper, PostProcessor,
+    PostProcessorWrapper, PreTokenizerWrapper, Token, TokenizerBuilder, TokenizerImpl, Trainer,
 };
 
 use super::ModelError;
@@ -163,14 +164,46 @@ impl Tokenizer {
     /// Tokens of `text`, in which the spellings of special tokens are those tokens, and whatever
     /// the tokenizer's post-processor adds.
     pub fn encode(&self, text: &str) -> Result<Encoded, ModelError> {
-        let encoding = self
-            .pipeline
-            .encode(text, true)
-            .map_err(|error| ModelError::Internal(format!("could not tokenize: {error}")))?;
+        let encoding = self.pipeline.encode(text, true).map_err(failed)?;
         Ok(Encoded {
             ids: encoding.get_ids().to_vec(),
             offsets: encoding.get_offsets().to_vec(),
         })
+    }
+
+    /// The same, of text that is put in lower case before all else.
+    ///
+    /// # Errors
+    /// Where a clone shares it.
+    pub fn lowercased(mut self) -> Result<Self, ModelError> {
+        let pipeline = Arc::get_mut(&mut self.pipeline)
+            .ok_or_else(|| ModelError::Internal("the tokenizer is in use".into()))?;
+        let own = pipeline.get_normalizer().cloned();
+        let normalizers = std::iter::once(NormalizerWrapper::Lowercase(Lowercase))
+            .chain(own)
+            .collect();
+        pipeline
+            .with_normalizer(Some(Normalizers::new(normalizers)))
+            .map_err(failed)?;
+        Ok(self)
+    }
+
+    /// The tokens of a text by itself, without any of the post-processor's.
+    pub fn pieces(&self, text: &str) -> Result<Encoding, ModelError> {
+        self.pipeline.encode(text, false).map_err(failed)
+    }
+
+    /// How many tokens the post-processor adds to a text or a pair.
+    pub fn added(&self, pair: bool) -> usize {
+        let processor = self.pipeline.get_post_processor();
+        processor.map_or(0, |processor| processor.added_tokens(pair))
+    }
+
+    /// The tokens of a text or a pair with what the post-processor adds.
+    pub fn join(&self, first: Encoding, second: Option<Encoding>) -> Result<Encoding, ModelError> {
+        self.pipeline
+            .post_process(first, second, true)
+            .map_err(failed)
     }
 
     /// Whether the model is one of ours.
@@ -178,6 +211,10 @@ impl Tokenizer {
     fn uses_tables(&self) -> bool {
         matches!(self.pipeline.get_model(), AnyModel::Table(_))
     }
+}
+
+fn failed(error: tokenizers::Error) -> ModelError {
+    ModelError::Internal(format!("could not tokenize: {error}"))
 }
 
 /// A model of ours or of the crate.
