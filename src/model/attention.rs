@@ -66,9 +66,9 @@ impl Precision {
 pub(super) struct Heads<'a> {
     /// [heads, rows, size]
     pub query: &'a [f32],
-    /// [kv heads, rows, size]
+    /// [kv heads, keys, size]
     pub key: &'a [f32],
-    /// [kv heads, rows, size]
+    /// [kv heads, keys, size]
     pub value: &'a [f32],
     pub heads: usize,
     pub kv_heads: usize,
@@ -76,6 +76,8 @@ pub(super) struct Heads<'a> {
     pub size: usize,
     /// Rows of each sequence.
     pub lengths: &'a [usize],
+    /// Keys of each sequence that come before those of its rows.
+    pub before: usize,
 }
 
 /// One sequence's part of the rows.
@@ -83,6 +85,8 @@ pub(super) struct Heads<'a> {
 struct Sequence {
     start: usize,
     length: usize,
+    first_key: usize,
+    keys: usize,
 }
 
 /// What one thread does at a time: some rows of one head.
@@ -135,11 +139,14 @@ fn attend_in_blocks(
     let sequences: Vec<Sequence> = heads
         .lengths
         .iter()
-        .map(|&length| {
+        .enumerate()
+        .map(|(i, &length)| {
             start += length;
             Sequence {
                 start: start - length,
                 length,
+                first_key: start - length + i * heads.before,
+                keys: heads.before + length,
             }
         })
         .collect();
@@ -151,12 +158,12 @@ fn attend_in_blocks(
     let mut operations = 0;
     for (i, sequence) in sequences.iter().enumerate() {
         let step = match precision {
-            Precision::Gemm => (blocks.scores / sequence.length.max(1))
+            Precision::Gemm => (blocks.scores / sequence.keys.max(1))
                 .clamp(MIN_ROWS, MAX_ROWS)
                 .next_multiple_of(MIN_ROWS),
             Precision::F32(_) | Precision::Bf16(_) => blocks.rows,
         };
-        operations += heads.heads * cost(sequence.length, sequence.length);
+        operations += heads.heads * cost(sequence.length, sequence.keys);
         for head in 0..heads.heads {
             for start in (0..sequence.length).step_by(step) {
                 tasks.push(Task {
@@ -209,29 +216,31 @@ fn attend_in_blocks(
 }
 
 impl<'a> Heads<'a> {
-    /// The rows of a sequence of one head of `all`.
-    fn rows(&self, all: &'a [f32], head: usize, sequence: Sequence) -> &'a [f32] {
-        let total: usize = self.lengths.iter().sum();
-        let start = (head * total + sequence.start) * self.size;
-        &all[start..start + sequence.length * self.size]
+    /// What keys or values, `all`, there are of a sequence and head.
+    fn keys(&self, all: &'a [f32], head: usize, sequence: Sequence) -> &'a [f32] {
+        let rows: usize = self.lengths.iter().sum();
+        let total = rows + self.lengths.len() * self.before;
+        let start = (head * total + sequence.first_key) * self.size;
+        &all[start..start + sequence.keys * self.size]
     }
 
     /// The queries of a task, scaled.
     fn queries(&self, task: &Task, sequence: Sequence) -> Vec<f32> {
         let scale = (self.size as f32).sqrt().recip();
-        let rows = self.rows(self.query, task.head, sequence);
-        rows[task.start * self.size..][..task.rows * self.size]
+        let total: usize = self.lengths.iter().sum();
+        let start = (task.head * total + sequence.start + task.start) * self.size;
+        self.query[start..start + task.rows * self.size]
             .iter()
             .map(|x| x * scale)
             .collect()
     }
-}
 
-/// How many keys the rows of a task see together.
-fn keys_of(task: &Task, sequence: Sequence, mask: Mask) -> usize {
-    match mask {
-        Mask::Full => sequence.length,
-        Mask::Causal => task.start + task.rows,
+    /// How many keys row `row` of a sequence sees.
+    fn seen(&self, row: usize, sequence: Sequence, mask: Mask) -> usize {
+        match mask {
+            Mask::Full => sequence.keys,
+            Mask::Causal => self.before + row + 1,
+        }
     }
 }
 
@@ -244,15 +253,17 @@ fn at_once(
     mut target: Target<'_>,
 ) {
     let size = heads.size;
-    let keys = keys_of(task, sequence, mask);
+    let keys = heads.seen(task.start + task.rows - 1, sequence, mask);
     let query = heads.queries(task, sequence);
-    let key = &heads.rows(heads.key, kv_head, sequence)[..keys * size];
-    let value = &heads.rows(heads.value, kv_head, sequence)[..keys * size];
+    let key = &heads.keys(heads.key, kv_head, sequence)[..keys * size];
+    let value = &heads.keys(heads.value, kv_head, sequence)[..keys * size];
     let mut scores = vec![0.0; task.rows * keys];
     // SAFETY: the only target of the scores.
     let all = unsafe { Output::new(&mut scores, keys).target(0, task.rows, 0, keys) };
     gemm_f32(&query, size, key, (1, size), size, all);
-    let sums = exponentials(&mut scores, keys, task.start, mask);
+    let sums = exponentials(&mut scores, keys, |i| {
+        heads.seen(task.start + i, sequence, mask)
+    });
     gemm_f32(&scores, keys, value, (size, 1), keys, target.reborrow());
     divide(&mut target, &sums);
 }
@@ -374,8 +385,8 @@ fn pack_head<E: Element>(
     block: usize,
 ) -> Vec<PackedKeys> {
     let size = heads.size;
-    let keys = heads.rows(heads.key, head, sequence);
-    let values = heads.rows(heads.value, head, sequence);
+    let keys = heads.keys(heads.key, head, sequence);
+    let values = heads.keys(heads.value, head, sequence);
     let blocks = keys.chunks(block * size).zip(values.chunks(block * size));
     blocks
         .enumerate()
@@ -415,7 +426,7 @@ fn in_blocks<E: Element>(
     mut target: Target<'_>,
 ) {
     let (size, rows) = (heads.size, task.rows);
-    let keys = keys_of(task, sequence, mask);
+    let keys = heads.seen(task.start + task.rows - 1, sequence, mask);
     let query = E::all_of(&heads.queries(task, sequence));
     let widest = packed.iter().map(PackedKeys::padded).max().unwrap_or(0);
     let mut scores = vec![0.0; rows * widest];
@@ -433,12 +444,10 @@ fn in_blocks<E: Element>(
             .chunks_exact_mut(padded)
             .zip(weights.chunks_exact_mut(padded));
         for (i, (scores, weights)) in each.enumerate() {
-            let seen = match mask {
-                Mask::Full => block.count,
-                Mask::Causal => (task.start + i + 1)
-                    .saturating_sub(block.first)
-                    .min(block.count),
-            };
+            let seen = heads
+                .seen(task.start + i, sequence, mask)
+                .saturating_sub(block.first)
+                .min(block.count);
             if seen == 0 {
                 weights.fill(E::ZERO);
                 continue;
@@ -465,18 +474,14 @@ fn in_blocks<E: Element>(
     divide(&mut target, &sums);
 }
 
-/// `e^(score - largest)` of each row of `keys` scores, 0 where the row (the first is the one of
-/// number `start`) does not see the key; and each row's sum.
-fn exponentials(scores: &mut [f32], keys: usize, start: usize, mask: Mask) -> Vec<f32> {
+/// `e^(score - largest)` of each row of `keys` scores, 0 behind so many as row `i` sees (`seen(i)`);
+/// and each row's sum.
+fn exponentials(scores: &mut [f32], keys: usize, seen: impl Fn(usize) -> usize) -> Vec<f32> {
     scores
         .chunks_exact_mut(keys)
         .enumerate()
         .map(|(i, row)| {
-            let seen = match mask {
-                Mask::Full => keys,
-                Mask::Causal => (start + i + 1).min(keys),
-            };
-            let (row, unseen) = row.split_at_mut(seen);
+            let (row, unseen) = row.split_at_mut(seen(i).min(keys));
             unseen.fill(0.0);
             compute::exp_all(row, compute::largest(row));
             compute::sum(row)
@@ -508,51 +513,63 @@ mod tests {
     /// The definition, in f64, one query at a time.
     fn by_definition(heads: &Heads<'_>, mask: Mask) -> Vec<f32> {
         let total: usize = heads.lengths.iter().sum();
-        let at = |all: &[f32], head: usize, row: usize, i: usize| {
+        let all_keys = total + heads.lengths.len() * heads.before;
+        let at = |all: &[f32], total: usize, head: usize, row: usize, i: usize| {
             f64::from(all[(head * total + row) * SIZE + i])
         };
         let mut out = Vec::new();
-        let mut start = 0;
+        let (mut start, mut first) = (0, 0);
         for &length in heads.lengths {
             for row in start..start + length {
                 for head in 0..HEADS {
                     let kv = head / (HEADS / KV_HEADS);
-                    let end = if mask == Mask::Causal {
-                        row + 1
-                    } else {
-                        start + length
+                    let seen = match mask {
+                        Mask::Causal => row - start + 1,
+                        Mask::Full => length,
                     };
-                    let weights: Vec<f64> = (start..end)
+                    let keys = first..first + heads.before + seen;
+                    let weights: Vec<f64> = keys
+                        .clone()
                         .map(|key| {
                             let dot: f64 = (0..SIZE)
-                                .map(|i| at(heads.query, head, row, i) * at(heads.key, kv, key, i))
+                                .map(|i| {
+                                    at(heads.query, total, head, row, i)
+                                        * at(heads.key, all_keys, kv, key, i)
+                                })
                                 .sum();
                             (dot / (SIZE as f64).sqrt()).exp()
                         })
                         .collect();
                     let total: f64 = weights.iter().sum();
                     for i in 0..SIZE {
-                        let sum: f64 = (start..end)
+                        let sum: f64 = keys
+                            .clone()
                             .zip(&weights)
-                            .map(|(key, w)| w * at(heads.value, kv, key, i))
+                            .map(|(key, w)| w * at(heads.value, all_keys, kv, key, i))
                             .sum();
                         out.push((sum / total) as f32);
                     }
                 }
             }
             start += length;
+            first += heads.before + length;
         }
         out
     }
 
     #[test]
     fn blocks_of_any_size_give_the_definition() {
-        for lengths in [&[1][..], &[2], &[7], &[13, 1, 20], &[40, 3]] {
+        let lengths = [&[1][..], &[2], &[7], &[13, 1, 20], &[40, 3]];
+        for (lengths, before) in lengths
+            .into_iter()
+            .flat_map(|lengths| [0, 1, 35].map(|before| (lengths, before)))
+        {
             let rows = lengths.iter().sum();
+            let keys = rows + lengths.len() * before;
             let (query, key, value) = (
                 wave(HEADS, rows, 0.1),
-                wave(KV_HEADS, rows, 0.5),
-                wave(KV_HEADS, rows, 0.9),
+                wave(KV_HEADS, keys, 0.5),
+                wave(KV_HEADS, keys, 0.9),
             );
             let heads = Heads {
                 query: &query,
@@ -562,6 +579,7 @@ mod tests {
                 kv_heads: KV_HEADS,
                 size: SIZE,
                 lengths,
+                before,
             };
             for mask in [Mask::Full, Mask::Causal] {
                 let expected = by_definition(&heads, mask);
@@ -604,6 +622,7 @@ mod tests {
             kv_heads: KV_HEADS,
             size: SIZE,
             lengths: &[3],
+            before: 0,
         };
         let result = attend(heads, Mask::Full, Precision::Gemm, &cancel);
         assert!(matches!(result, Err(ModelError::Cancelled)));

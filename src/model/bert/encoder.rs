@@ -256,6 +256,7 @@ impl Attention {
                 kv_heads: self.heads,
                 size,
                 lengths: &lengths,
+                before: 0,
             };
             let mixed = attend(heads, Mask::Full, precision, cancel)?;
             Ok(self.output.product(&mixed))

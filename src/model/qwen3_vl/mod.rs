@@ -15,6 +15,8 @@ mod vision;
 #[cfg(test)]
 mod tests;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use candle_core::{Device, Tensor};
 
 use crate::image::RgbImage;
@@ -28,7 +30,7 @@ use super::{Cancel, Embedder, ModelError, Request};
 use config::Config;
 use preprocess::Preprocessor;
 use rope::Grid;
-use text::{TextModel, Visual};
+use text::{Prefix, TextModel, Tokens, Visual};
 use vision::VisionTower;
 
 /// The reference's limit on a prompt.
@@ -36,6 +38,11 @@ const MAX_TOKENS: usize = 8192;
 /// Pictures are seen together until they have so many patches: few enough that memory stays that of
 /// one large photo.
 const PACK_PATCHES: usize = 8192;
+
+/// Tokens that a prefix has at most: 15 MB for each in the 2B.
+const MAX_PREFIX: usize = 64;
+/// Prefixes that are kept: a session has an instruction or two.
+const PREFIXES: usize = 2;
 
 /// A place in the forward pass at which tests look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +62,12 @@ type Observer<'a> = &'a mut dyn FnMut(Point, &Tensor);
 /// Requests made ready for the model, one after another.
 #[derive(Clone, Default)]
 struct Pack {
+    /// What all of them begin with, and how many of its tokens: those are left out below.
+    prefix: Option<(Arc<Prefix>, usize)>,
+    /// Tokens of the first request that others may begin with.
+    keep: usize,
+    /// Tokens of all requests, those that are left out among them.
+    tokens: usize,
     ids: Vec<u32>,
     positions: Vec<[u32; 3]>,
     /// Tokens of each request.
@@ -71,6 +84,11 @@ impl Pack {
     }
 }
 
+/// How many tokens both begin with.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
 struct Qwen3Vl {
     config: Config,
     max_tokens: usize,
@@ -80,6 +98,8 @@ struct Qwen3Vl {
     preprocessor: Preprocessor,
     vision: VisionTower,
     text: TextModel,
+    /// What prompts have begun with, the last used first.
+    prefixes: Mutex<Vec<Arc<Prefix>>>,
 }
 
 /// Dimensions of the vectors.
@@ -116,6 +136,7 @@ impl Qwen3Vl {
         Ok(Self {
             vision: VisionTower::load(&config.vision_config, &part("visual"))?,
             text: TextModel::load(&config.text_config, &part("language_model"))?,
+            prefixes: Mutex::default(),
             max_tokens: recommended
                 .max_tokens
                 .unwrap_or(MAX_TOKENS)
@@ -234,11 +255,50 @@ impl Qwen3Vl {
         let merge = self.config.vision_config.spatial_merge_size;
         let positions = rope::positions(ids, self.config.image_token_id, grids, merge)
             .ok_or_else(|| ModelError::Internal("picture tokens without a picture".into()))?;
-        pack.ids.extend(ids);
-        pack.positions.extend(positions);
-        pack.lengths.push(ids.len());
+        let left_out = pack.prefix.as_ref().map_or(0, |(_, count)| *count);
+        pack.ids.extend(&ids[left_out..]);
+        pack.positions.extend(&positions[left_out..]);
+        pack.lengths.push(ids.len() - left_out);
+        pack.tokens += ids.len();
         pack.grids.extend(grids);
         Ok(())
+    }
+
+    /// An empty pack for a request of these tokens and those that begin alike.
+    fn new_pack(&self, ids: &[u32]) -> Pack {
+        let mut pack = Pack::default();
+        let template = self.template(ids);
+        if template == 0 {
+            return pack;
+        }
+        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        // The template's last token, a line's end, may have grown together with the text.
+        let same = |prefix: &Arc<Prefix>| common(&prefix.ids, ids) + 1 >= template;
+        match prefixes.iter().position(same) {
+            Some(found) => {
+                let prefix = prefixes.remove(found);
+                prefixes.insert(0, prefix.clone());
+                let count = common(&prefix.ids, ids).min(ids.len() - 1);
+                pack.prefix = Some((prefix, count));
+            }
+            None => pack.keep = template,
+        }
+        pack
+    }
+
+    /// Tokens before the user's part of a prompt, as far as they are kept; 0 where there is none.
+    fn template(&self, ids: &[u32]) -> usize {
+        let Some(&start) = ids.first() else { return 0 };
+        let turn = ids.iter().skip(1).position(|&id| id == start);
+        // "user" and a line's end.
+        let length = turn.map_or(0, |turn| turn + 1 + 3);
+        length.min(MAX_PREFIX).min(ids.len().saturating_sub(1))
+    }
+
+    fn remember(&self, prefix: Prefix) {
+        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        prefixes.insert(0, Arc::new(prefix));
+        prefixes.truncate(PREFIXES);
     }
 
     /// The vector of each request in the pack.
@@ -252,14 +312,19 @@ impl Qwen3Vl {
             true => None,
             false => Some(self.see(pack, cancel, observe)?),
         };
-        let hidden = self.text.forward(
-            &pack.ids,
-            &pack.positions,
-            &pack.lengths,
-            visual.as_ref(),
-            cancel,
-            observe,
-        )?;
+        let tokens = Tokens {
+            ids: &pack.ids,
+            positions: &pack.positions,
+            lengths: &pack.lengths,
+            prefix: pack.prefix.as_ref().map(|(all, count)| (&**all, *count)),
+            keep: pack.keep,
+        };
+        let (hidden, prefix) = self
+            .text
+            .forward(&tokens, visual.as_ref(), cancel, observe)?;
+        if let Some(prefix) = prefix {
+            self.remember(prefix);
+        }
         let mut end = 0;
         let last: Vec<u32> = pack
             .lengths
@@ -358,10 +423,16 @@ impl Embedder for Qwen3Vl {
                     alone.div_ceil(1 << 20)
                 )));
             }
-            let together = self.working_set(pack.ids.len() + ids.len(), &[&pack.grids, grids]);
-            if pack.is_full() || together > memory {
+            let together = self.working_set(pack.tokens + ids.len(), &[&pack.grids, grids]);
+            let alike = pack.prefix.as_ref().is_none_or(|(prefix, count)| {
+                *count < ids.len() && common(&prefix.ids, ids) >= *count
+            });
+            if !pack.lengths.is_empty() && (pack.is_full() || together > memory || !alike) {
                 vectors.extend(self.forward(&pack, cancel, &mut |_, _| ())?);
                 pack = Pack::default();
+            }
+            if pack.lengths.is_empty() {
+                pack = self.new_pack(ids);
             }
             self.add(request, &tokens, &mut pack, cancel)?;
         }

@@ -1,6 +1,8 @@
 //! The text model: Qwen3 with 3-D rotary positions and deepstack. Sequences are packed one after
 //! another; only attention knows where one ends.
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{Device, Tensor};
 
 use super::super::attention::{Heads, Mask, Precision, attend};
@@ -22,6 +24,32 @@ pub(super) struct Visual {
     pub merged: Tensor,
     /// [picture tokens, hidden] each: added after the first layers (Meng et al. 2024, DeepStack).
     pub deepstack: Vec<Tensor>,
+}
+
+/// What prompts begin with: keys and values of each layer. A token sees those before it alone, so
+/// in every prompt that begins so they are the same.
+pub(super) struct Prefix {
+    pub ids: Vec<u32>,
+    layers: Vec<KeysValues>,
+}
+
+/// [kv heads, tokens, head dim] each.
+struct KeysValues {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// Tokens as they go through the model together.
+pub(super) struct Tokens<'a> {
+    /// Of all sequences, one after another.
+    pub ids: &'a [u32],
+    pub positions: &'a [[u32; 3]],
+    /// How many belong to each.
+    pub lengths: &'a [usize],
+    /// What each sequence begins with, of which so many tokens are left out above.
+    pub prefix: Option<(&'a Prefix, usize)>,
+    /// Make a prefix of so many tokens of the first sequence. Not where there is one.
+    pub keep: usize,
 }
 
 pub(super) struct TextModel {
@@ -55,25 +83,37 @@ impl TextModel {
         })
     }
 
-    /// Hidden states after the final norm, [tokens, hidden].
-    ///
-    /// `ids` and `positions` are those of all sequences, one after another, `lengths` says how
-    /// many belong to each.
+    /// Hidden states after the final norm, [tokens, hidden], and the prefix that is to be kept.
     pub fn forward(
         &self,
-        ids: &[u32],
-        positions: &[[u32; 3]],
-        lengths: &[usize],
+        tokens: &Tokens<'_>,
         visual: Option<&Visual>,
         cancel: &Cancel,
         observe: Observer<'_>,
-    ) -> Result<Tensor, ModelError> {
-        let mut x = self.embed(ids, visual)?;
+    ) -> Result<(Tensor, Option<Prefix>), ModelError> {
+        let mut x = self.embed(tokens.ids, visual)?;
         observe(Point::Embedded, &x);
-        let rotary = self.rope.tables(positions);
+        let rotary = self.rope.tables(tokens.positions);
+        let mut kept = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
             cancel.check()?;
-            x = layer.forward(&x, &rotary, lengths, cancel)?;
+            let before = match tokens.prefix {
+                None => None,
+                Some((prefix, count)) => Some(Before {
+                    all: prefix.layers.get(i).ok_or_else(|| {
+                        ModelError::Internal("a prefix has fewer layers than the model".into())
+                    })?,
+                    count,
+                }),
+            };
+            let keep = Mutex::new(None);
+            let own = Own {
+                lengths: tokens.lengths,
+                before,
+                keep: (tokens.keep > 0).then_some((tokens.keep, &keep)),
+            };
+            x = layer.forward(&x, &rotary, &own, cancel)?;
+            kept.extend(keep.into_inner().unwrap_or_else(PoisonError::into_inner));
             if let Some(visual) = visual
                 && let Some(features) = visual.deepstack.get(i)
             {
@@ -83,7 +123,11 @@ impl TextModel {
         }
         let x = self.norm.forward(&x)?;
         observe(Point::Norm, &x);
-        Ok(x)
+        let prefix = (tokens.keep > 0).then(|| Prefix {
+            ids: tokens.ids[..tokens.keep].to_vec(),
+            layers: kept,
+        });
+        Ok((x, prefix))
     }
 
     fn embed(&self, ids: &[u32], visual: Option<&Visual>) -> Result<Tensor, ModelError> {
@@ -101,6 +145,41 @@ impl TextModel {
         }
         Ok(Tensor::from_vec(x, (ids.len(), self.hidden), &Device::Cpu)?)
     }
+}
+
+/// The beginning of a layer's prefix.
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    all: &'a KeysValues,
+    count: usize,
+}
+
+impl Before<'_> {
+    /// `own` ([heads, rows, size], of sequences of these lengths), before each sequence the
+    /// beginning of `all` ([heads, tokens, size]).
+    fn joined(&self, all: &[f32], own: &[f32], heads: usize, lengths: &[usize]) -> Vec<f32> {
+        let rows: usize = lengths.iter().sum();
+        let size = own.len() / (heads * rows);
+        let mut out = Vec::with_capacity(own.len() + heads * lengths.len() * self.count * size);
+        let each = all.chunks_exact(all.len() / heads);
+        for (all, mut own) in each.zip(own.chunks_exact(rows * size)) {
+            for length in lengths {
+                let (first, rest) = own.split_at(length * size);
+                out.extend_from_slice(&all[..self.count * size]);
+                out.extend_from_slice(first);
+                own = rest;
+            }
+        }
+        out
+    }
+}
+
+/// What of a layer's input is whose.
+struct Own<'a> {
+    lengths: &'a [usize],
+    before: Option<Before<'a>>,
+    /// Where keys and values of so many tokens of the first sequence go.
+    keep: Option<(usize, &'a Mutex<Option<KeysValues>>)>,
 }
 
 struct Layer {
@@ -126,12 +205,12 @@ impl Layer {
         &self,
         x: &Tensor,
         rotary: &Rotary,
-        lengths: &[usize],
+        own: &Own<'_>,
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
-        let attended =
-            self.attention
-                .forward(&self.input_norm.forward(x)?, rotary, lengths, cancel)?;
+        let attended = self
+            .attention
+            .forward(&self.input_norm.forward(x)?, rotary, own, cancel)?;
         let x = add_to(attended, x)?;
         let fed = self.mlp.forward(&self.output_norm.forward(&x)?)?;
         add_to(fed, &x)
@@ -175,7 +254,7 @@ impl Attention {
         &self,
         x: &Tensor,
         rotary: &Rotary,
-        lengths: &[usize],
+        own: &Own<'_>,
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
         let matrix = self.o.matrix();
@@ -188,14 +267,35 @@ impl Attention {
                 rotate_heads(x, width, 0, heads, self.head_dim, norm, tables)
             };
             let tables = Some(rotary.tables());
+            let query = apart(&q, self.heads, Some(self.q_norm.parts()), tables);
+            let mut key = apart(&k, self.kv_heads, Some(self.k_norm.parts()), tables);
+            let mut value = apart(&v, self.kv_heads, None, None);
+            if let Some((tokens, place)) = own.keep {
+                let first = |all: &[f32]| {
+                    let heads = all.chunks_exact(all.len() / self.kv_heads);
+                    let heads = heads.map(|head| &head[..tokens * self.head_dim]);
+                    heads.collect::<Vec<_>>().concat()
+                };
+                let kept = KeysValues {
+                    keys: first(&key),
+                    values: first(&value),
+                };
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+            }
+            if let Some(before) = own.before {
+                let all = before.all;
+                key = before.joined(&all.keys, &key, self.kv_heads, own.lengths);
+                value = before.joined(&all.values, &value, self.kv_heads, own.lengths);
+            }
             let heads = Heads {
-                query: &apart(&q, self.heads, Some(self.q_norm.parts()), tables),
-                key: &apart(&k, self.kv_heads, Some(self.k_norm.parts()), tables),
-                value: &apart(&v, self.kv_heads, None, None),
+                query: &query,
+                key: &key,
+                value: &value,
                 heads: self.heads,
                 kv_heads: self.kv_heads,
                 size: self.head_dim,
-                lengths,
+                lengths: own.lengths,
+                before: own.before.map_or(0, |before| before.count),
             };
             let mixed = attend(heads, Mask::Causal, precision, cancel)?;
             Ok(self.o.product(&mixed))

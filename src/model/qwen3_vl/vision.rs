@@ -251,6 +251,7 @@ impl Attention {
                 kv_heads: self.heads,
                 size: self.head_dim,
                 lengths: &lengths,
+                before: 0,
             };
             let mixed = attend(heads, Mask::Full, precision, cancel)?;
             Ok(self.projection.product(&mixed))

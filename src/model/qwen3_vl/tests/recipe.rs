@@ -345,6 +345,59 @@ fn requests_embed_as_with_the_reference() {
 }
 
 #[test]
+fn a_beginning_that_is_remembered_changes_nothing() {
+    let recipe: Recipe = read_json("recipe.json");
+    let load = || load_from(&golden(&recipe.model));
+    let images = [picture(64, 96)];
+    let long = "find what is asked for ".repeat(20);
+    let texts = [Some("a baby"), Some("\n\nnot a dog"), Some(""), None];
+    let instructions = [None, Some("Find it"), Some("Find"), Some(long.as_str())];
+    let mut requests = Vec::new();
+    for instruction in instructions {
+        for text in texts {
+            for images in [&[][..], &images] {
+                requests.push(Request {
+                    text,
+                    images,
+                    instruction,
+                });
+            }
+        }
+    }
+    let embed = |model: &Qwen3Vl, requests: &[Request<'_>]| {
+        model.embed(requests, u64::MAX, &Cancel::new()).unwrap()
+    };
+    let fresh: Vec<Vec<f32>> = requests
+        .iter()
+        .map(|request| embed(&load(), &[*request]).remove(0))
+        .collect();
+
+    let model = load();
+    let prefix = |request| model.new_pack(&model.tokens(request).unwrap().0).prefix;
+    let close = |got: &[f32], i: usize| {
+        for (got, expected) in got.iter().zip(&fresh[i]) {
+            assert!((got - expected).abs() <= 1e-6, "{:?}", requests[i]);
+        }
+    };
+    for (i, request) in requests.iter().enumerate() {
+        embed(&model, &[*request]);
+        let (used, count) = prefix(request).unwrap();
+        let ids = model.tokens(request).unwrap().0;
+        assert!(count > 8 && used.ids[..count] == ids[..count]);
+        close(&embed(&model, &[*request])[0], i);
+    }
+    assert_eq!(model.prefixes.lock().unwrap().len(), PREFIXES);
+    // In packs, of which some begin alike.
+    for (i, got) in embed(&model, &requests).iter().enumerate() {
+        close(got, i);
+    }
+    let reversed: Vec<Request<'_>> = requests.iter().rev().copied().collect();
+    for (i, got) in embed(&model, &reversed).iter().rev().enumerate() {
+        close(got, i);
+    }
+}
+
+#[test]
 fn a_placeholder_needs_a_picture() {
     let model = load_case("image_square");
     let image = [picture(64, 64)];
