@@ -2,6 +2,7 @@
 //! of pointers between them and [`Matrix`](super::Matrix).
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use half::bf16;
 use numkong::Dots;
@@ -36,6 +37,17 @@ impl<'a> Output<'a> {
     pub fn new(matrix: &'a mut [f32], stride: usize) -> Self {
         Self {
             pointer: matrix.as_mut_ptr(),
+            stride,
+            rows: matrix.len() / stride.max(1),
+            _matrix: PhantomData,
+        }
+    }
+
+    /// One in memory that nobody has written to yet. Its targets are for what writes an element
+    /// before it reads it.
+    pub fn unwritten(matrix: &'a mut [MaybeUninit<f32>], stride: usize) -> Self {
+        Self {
+            pointer: matrix.as_mut_ptr().cast(),
             stride,
             rows: matrix.len() / stride.max(1),
             _matrix: PhantomData,

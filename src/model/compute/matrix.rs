@@ -226,7 +226,8 @@ pub(in super::super) fn products<const N: usize>(
         return matrices.map(|(matrix, bias)| matrix.product(x, bias));
     }
     let count = x.len() / first.inputs;
-    let mut out = matrices.map(|(matrix, _)| vec![0.0; count * matrix.outputs]);
+    let mut out: [Vec<f32>; N] =
+        matrices.map(|(matrix, _)| Vec::with_capacity(count * matrix.outputs));
     let outputs = matrices
         .iter()
         .map(|(matrix, _)| matrix.outputs)
@@ -246,7 +247,10 @@ pub(in super::super) fn products<const N: usize>(
     let places: Vec<Output<'_>> = out
         .iter_mut()
         .zip(&matrices)
-        .map(|(out, (matrix, _))| Output::new(out, matrix.outputs))
+        .map(|(out, (matrix, _))| {
+            let room = &mut out.spare_capacity_mut()[..count * matrix.outputs];
+            Output::unwritten(room, matrix.outputs)
+        })
         .collect();
     pool::for_each(parts.len(), width, |part| {
         let (i, columns) = parts[part];
@@ -256,6 +260,11 @@ pub(in super::super) fn products<const N: usize>(
         matrix.part(&rows, columns, bias, target);
     });
     drop(places);
+    for (out, (matrix, _)) in out.iter_mut().zip(&matrices) {
+        // SAFETY: the parts together have all columns, and a product writes every element of its
+        // target before it reads it.
+        unsafe { out.set_len(count * matrix.outputs) };
+    }
     out
 }
 
@@ -400,17 +409,20 @@ fn quantise_rows(x: &[f32], inputs: usize, (unit, offset): (usize, u8)) -> (Vec<
 
 /// The largest magnitude; NaN where an element is not finite, so that it makes no number.
 fn largest(block: &[f32]) -> f32 {
-    let mut lanes = [0f32; 16];
-    let mut zeros = [0f32; 16];
+    let mut lanes = [0f32; LANES];
+    let mut zeros = [0f32; LANES];
     magnitudes(block, &mut lanes, &mut zeros);
     lanes.into_iter().fold(0.0, f32::max) + zeros.into_iter().sum::<f32>()
 }
 
+/// So many that the processor need not wait for one to go on with the next.
+const LANES: usize = 64;
+
 vectorised! {
     /// The largest magnitude of what falls to each lane, and its sum multiplied by 0: NaN where one
     /// is not finite.
-    fn magnitudes(block: &[f32], lanes: &mut [f32; 16], zeros: &mut [f32; 16]) {
-        let (chunks, rest) = block.as_chunks::<16>();
+    fn magnitudes(block: &[f32], lanes: &mut [f32; LANES], zeros: &mut [f32; LANES]) {
+        let (chunks, rest) = block.as_chunks::<LANES>();
         for chunk in chunks.iter().map(|chunk| chunk.as_slice()).chain([rest]) {
             for ((lane, zero), x) in lanes.iter_mut().zip(zeros.iter_mut()).zip(chunk) {
                 *lane = if x.abs() > *lane { x.abs() } else { *lane };
