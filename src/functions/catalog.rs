@@ -2,7 +2,7 @@
 //! installed with the extension.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::CStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -17,30 +17,31 @@ use crate::model::{self, Cache, ModelError, ModelInfo};
 use crate::types::sql_error;
 
 thread_local! {
-    /// Where this session has found models, by the setting and the name.
-    static FOUND: RefCell<HashMap<(String, String), PathBuf>> = RefCell::default();
+    /// Where this session has found models.
+    static FOUND: RefCell<HashSet<PathBuf>> = RefCell::default();
 }
 
-/// Where a model of this name lies. One that the session has found before stays found though its
-/// directory vanishes: if it is loaded, the server's copy serves on.
+/// Where a model of this name lies. Where the session has found one before, it finds it though the
+/// directory has vanished, or can't be reached: if the model is loaded, the server's copy serves
+/// on, and no other model takes its place.
 pub fn find(name: &str) -> Result<PathBuf, ErrorReport> {
     check_name(name)?;
-    let key = (guc::model_dir(), name.to_owned());
     let mut unreadable = None;
     for dir in roots().into_iter().map(|root| root.join(name)) {
-        match std::fs::metadata(&dir) {
-            Ok(metadata) if metadata.is_dir() => {
-                FOUND.with_borrow_mut(|found| found.insert(key, dir.clone()));
-                return Ok(dir);
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            // Installed models are found whatever is wrong with the server's own directory.
-            Err(error) => unreadable = Some(error),
+        let metadata = std::fs::metadata(&dir);
+        if matches!(&metadata, Ok(metadata) if metadata.is_dir()) {
+            FOUND.with_borrow_mut(|found| found.insert(dir.clone()));
+            return Ok(dir);
         }
-    }
-    if let Some(dir) = FOUND.with_borrow(|found| found.get(&key).cloned()) {
-        return Ok(dir);
+        if FOUND.with_borrow(|found| found.contains(&dir)) {
+            return Ok(dir);
+        }
+        // Installed models are found whatever is wrong with the server's own directory.
+        if let Err(error) = metadata
+            && error.kind() != ErrorKind::NotFound
+        {
+            unreadable = Some(error);
+        }
     }
     Err(match unreadable {
         Some(error) => sql_error(
@@ -282,7 +283,7 @@ fn photosearch_quantize_model(source: &str, target: &str) -> Result<f64, ErrorRe
             "The new model becomes a directory there, which the server must be able to write to.",
         ));
     }
-    if find(target).is_ok() {
+    if roots().iter().any(|root| root.join(target).exists()) {
         return Err(sql_error(
             PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
             format!("model \"{target}\" already exists"),

@@ -118,13 +118,17 @@ impl Target {
             match (&content.text, content.images.as_slice()) {
                 (Some(text), []) => {
                     let text = text.clone();
-                    let Some(model) = Cache::new(guc::cache_dir()).recorded(&self.dir) else {
+                    let cache = Cache::new(guc::cache_dir());
+                    let Some(model) = cache.recorded(&self.dir) else {
                         return self.embed_one(content);
                     };
-                    let instruction = self.instruction.as_deref();
-                    query_cache::get_or_embed(&model, instruction, &text, || {
-                        self.embed_one(content)
-                    })
+                    query_cache::get_or_embed(
+                        &model,
+                        self.instruction.as_deref(),
+                        &text,
+                        || self.embed_one(content),
+                        || cache.recorded(&self.dir).as_ref() == Some(&model),
+                    )
                 }
                 _ => self.embed_one(content),
             }

@@ -43,12 +43,14 @@ thread_local! {
 }
 
 /// The vector of `text`, from the cache or else from `embed`, whose errors are not kept.
-/// `model` is its fingerprint.
+/// `model` is its fingerprint, and `is_still` asks whether it still is: a vector of another model is
+/// not kept under its name.
 pub fn get_or_embed<E>(
     model: &str,
     instruction: Option<&str>,
     text: &str,
     embed: impl FnOnce() -> Result<Vec<f16>, E>,
+    is_still: impl FnOnce() -> bool,
 ) -> Result<Vec<f16>, E> {
     let size = text.len() + instruction.map_or(0, str::len);
     if size > MAX_TEXT_BYTES {
@@ -63,7 +65,9 @@ pub fn get_or_embed<E>(
         return Ok(vector);
     }
     let vector = embed()?;
-    CACHE.with_borrow_mut(|cache| cache.put(key, vector.clone()));
+    if is_still() {
+        CACHE.with_borrow_mut(|cache| cache.put(key, vector.clone()));
+    }
     Ok(vector)
 }
 
@@ -96,11 +100,15 @@ mod tests {
     fn model_and_instruction_belong_to_the_key() {
         let embed = |value: f32| move || Ok::<_, ()>(vec![f16::from_f32(value)]);
         let get = |model: &str, instruction, value| {
-            get_or_embed(model, instruction, "a baby", embed(value)).unwrap()[0].to_f32()
+            get_or_embed(model, instruction, "a baby", embed(value), || model != "c").unwrap()[0]
+                .to_f32()
         };
         assert_eq!(get("a", None, 1.0), 1.0);
         assert_eq!(get("a", Some("x"), 2.0), 2.0);
         assert_eq!(get("b", None, 3.0), 3.0);
         assert_eq!(get("a", None, 9.0), 1.0);
+        // Replaced meanwhile.
+        assert_eq!(get("c", None, 4.0), 4.0);
+        assert_eq!(get("c", None, 5.0), 5.0);
     }
 }

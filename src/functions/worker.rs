@@ -156,7 +156,7 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
 
 /// Lets the allocator keep what a layer frees for the next one. By default it gives a few hundred
 /// kilobytes back to the system at once, and every layer's memory would be mapped, and zeroed by
-/// the kernel, anew: a tenth of the time of a text. At most so much stays with the backend.
+/// the kernel, anew: a tenth of the time of a text. So much may stay with each of its heaps.
 fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     {

@@ -208,7 +208,11 @@ fn attend_in_blocks(
             (Precision::Bf16(kernel), Some(keys)) => {
                 in_blocks::<bf16>(&heads, task, sequence, keys, kernel, mask, target);
             }
-            _ => at_once(&heads, task, sequence, kv_head, mask, target),
+            (Precision::Gemm, _) => at_once(&heads, task, sequence, kv_head, mask, target),
+            // `pack` gives the keys of every head.
+            (Precision::F32(_) | Precision::Bf16(_), None) => {
+                unreachable!("a head without keys")
+            }
         }
     });
     cancel.check()?;

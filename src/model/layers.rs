@@ -180,7 +180,8 @@ const INNER_ELEMENTS: usize = 1 << 20;
 /// Rows for which going through the weights once more does not matter.
 const INNER_ROWS: usize = 192;
 
-/// `outer(inner(x))`, some rows at a time. `inner` gives `width` elements a row of `inputs`.
+/// `outer(inner(x))`, some rows of `inputs` elements at a time. `inner` gives `width` elements a
+/// row.
 pub(super) fn in_parts(
     x: &[f32],
     inputs: usize,
@@ -189,12 +190,21 @@ pub(super) fn in_parts(
     outer: &Linear,
 ) -> Vec<f32> {
     let rows = (INNER_ELEMENTS / width).max(INNER_ROWS);
-    if x.len() <= rows * inputs {
-        return outer.product(&inner(x));
+    part_by_part(x, rows * inputs, |x| outer.product(&inner(x)))
+}
+
+/// `function` of each `size` elements, one after another.
+fn part_by_part(x: &[f32], size: usize, function: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {
+    if x.len() <= size {
+        return function(x);
     }
-    let mut out = Vec::with_capacity(x.len() / inputs * outer.matrix.outputs());
-    for x in x.chunks(rows * inputs) {
-        out.extend(outer.product(&inner(x)));
+    let mut out = Vec::new();
+    for part in x.chunks(size) {
+        let part = function(part);
+        if out.is_empty() {
+            out.reserve_exact(part.len() * x.len().div_ceil(size));
+        }
+        out.extend(part);
     }
     out
 }
@@ -304,4 +314,19 @@ pub(super) fn feed_forward(
         };
         in_parts(x, inputs, width, inner, fc2)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_come_in_order() {
+        let x: Vec<f32> = (0..23).map(|i| i as f32).collect();
+        for size in [1, 7, 22, 23, 100] {
+            // Two elements of each, so that lengths differ.
+            let double = |x: &[f32]| x.iter().flat_map(|&x| [x, -x]).collect();
+            assert_eq!(part_by_part(&x, size, double), double(&x));
+        }
+    }
 }

@@ -131,6 +131,9 @@ impl Model {
     }
 }
 
+/// What a sequence takes memory for at least, in tokens.
+const LEAST_TOKENS: usize = 16;
+
 impl Base {
     /// What `finish` makes of each sequence, some sequences at a time. It is given the states of
     /// their tokens, [tokens, hidden], and gives one row a sequence.
@@ -142,16 +145,18 @@ impl Base {
         finish: impl Fn(&Tensor, &[Sequence]) -> Result<Tensor, ModelError>,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let fitting = usize::try_from(memory / self.token_bytes).unwrap_or(usize::MAX);
-        if let Some(large) = sequences.iter().find(|own| own.ids.len() > fitting) {
+        // Of a short text, packing keys and values makes at least so much.
+        let size = |sequence: &Sequence| sequence.ids.len().max(LEAST_TOKENS);
+        if let Some(large) = sequences.iter().find(|own| size(own) > fitting) {
             return Err(ModelError::OutOfMemory(format!(
                 "embedding {} tokens would take {} MB",
                 large.ids.len(),
-                (large.ids.len() as u64 * self.token_bytes).div_ceil(1 << 20)
+                (size(large) as u64 * self.token_bytes).div_ceil(1 << 20)
             )));
         }
         let mut rows = Vec::with_capacity(sequences.len());
         let limit = PACK_TOKENS.min(fitting);
-        for batch in batches(sequences, limit, |sequence| sequence.ids.len()) {
+        for batch in batches(sequences, limit, size) {
             let states = self.encoder.forward(batch, cancel, &mut |_, _| ())?;
             rows.extend(finish(&states, batch)?.to_vec2::<f32>()?);
         }

@@ -197,7 +197,7 @@ pub fn product<T: Real>(
 /// blocks]) make a real one.
 ///
 /// # Panics
-/// As [`bf16_product`].
+/// As [`product`].
 pub fn i8_product(
     x: &[u8],
     x_scales: &[f32],

@@ -43,9 +43,11 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// One in memory that nobody has written to yet. Its targets are for what writes an element
-    /// before it reads it.
-    pub fn unwritten(matrix: &'a mut [MaybeUninit<f32>], stride: usize) -> Self {
+    /// One in memory that nobody has written to yet.
+    ///
+    /// # Safety
+    /// Whoever has a target writes an element before it is read, by [`Target::row`] or otherwise.
+    pub unsafe fn unwritten(matrix: &'a mut [MaybeUninit<f32>], stride: usize) -> Self {
         Self {
             pointer: matrix.as_mut_ptr().cast(),
             stride,
@@ -468,6 +470,11 @@ impl Kernel {
         assert_eq!(x_scales.len(), rows * blocks);
         assert_eq!(scales.len(), outputs * blocks);
         assert_eq!(packed.len(), self.i8_packed_bytes(outputs, inputs));
+        for row in 0..rows {
+            let first = target.pointer.wrapping_add(row * target.stride);
+            // SAFETY: the row lies in the target, which has its elements for itself.
+            unsafe { first.write_bytes(0, outputs) };
+        }
         let mut dots = vec![0i32; rows * outputs];
         let mut rest = packed;
         for i in 0..blocks {
@@ -493,7 +500,7 @@ impl Kernel {
                 let scales = scales.iter().skip(i).step_by(blocks);
                 for ((out, &dot), scale) in target.row(row).iter_mut().zip(dots).zip(scales) {
                     let part = dot as f32 * (x_scale * scale);
-                    *out = if i == 0 { part } else { *out + part };
+                    *out += part;
                 }
             }
         }

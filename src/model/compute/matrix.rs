@@ -249,7 +249,8 @@ pub(in super::super) fn products<const N: usize>(
         .zip(&matrices)
         .map(|(out, (matrix, _))| {
             let room = &mut out.spare_capacity_mut()[..count * matrix.outputs];
-            Output::unwritten(room, matrix.outputs)
+            // SAFETY: products write every element of their target before they read it.
+            unsafe { Output::unwritten(room, matrix.outputs) }
         })
         .collect();
     pool::for_each(parts.len(), width, |part| {
@@ -261,8 +262,7 @@ pub(in super::super) fn products<const N: usize>(
     });
     drop(places);
     for (out, (matrix, _)) in out.iter_mut().zip(&matrices) {
-        // SAFETY: the parts together have all columns, and a product writes every element of its
-        // target before it reads it.
+        // SAFETY: the parts together have all columns, and products write all of theirs.
         unsafe { out.set_len(count * matrix.outputs) };
     }
     out

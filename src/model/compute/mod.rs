@@ -1,5 +1,5 @@
 //! What a forward pass spends its time in: matrix products over packed weights, and the small
-//! functions between them, on slices of f32, over the threads of the pool that runs the caller.
+//! functions between them, on slices of f32, over the threads of the [`Pool`] that is installed.
 
 /// Compiles a function of slices for the baseline and for AVX2 with FMA, and calls the better one.
 macro_rules! vectorised {
@@ -25,6 +25,7 @@ macro_rules! vectorised {
     };
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_variables))]
 mod avx512;
 mod bytes;
 mod kernel;

@@ -85,9 +85,10 @@ vectorised! {
     }
 }
 
-/// `Φ(x)`, the normal distribution, to 4e-7 of `1 - Φ(|x|)`: that is `e^(-x²/2)` times a polynomial
-/// in `t = 1 / (1 + 0.3 |x|)` (the form of Abramowitz and Stegun 1964, 7.1.26), fitted to have the
-/// least relative error, 7e-8, for |x| ≤ 14.
+/// `Φ(x)`, the normal distribution. `1 - Φ(|x|)` is `e^(-x²/2)` times a polynomial in `t = 1 / (1 +
+/// 0.3 |x|)` (the form of Abramowitz and Stegun 1964, 7.1.26), fitted to have the least relative
+/// error, 7e-8, for |x| ≤ 14. Computed in f32 it is off by up to 4e-7 of itself near 0 and 4e-6 of
+/// itself far out, where x² is rounded.
 #[inline(always)]
 fn normal(x: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.3 * x.abs());
@@ -240,7 +241,9 @@ pub fn gelu_erf(x: &mut [f32]) {
 
 /// `max(x, 0)`, in place.
 pub fn relu(x: &mut [f32]) {
-    x.iter_mut().for_each(|x| *x = x.max(0.0));
+    // A NaN stays one.
+    x.iter_mut()
+        .for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x });
 }
 
 vectorised! {
@@ -378,7 +381,14 @@ mod tests {
             // Of |x|, for which erf does not cancel.
             let rest = 0.5 * (1.0 - candle_core::cpu::erf::erf_f64(scaled));
             let expected = x * if x < 0.0 { rest } else { 1.0 - rest };
-            let tolerance = x.abs() * (4e-7 * rest + 1e-7 * (1.0 - rest)) + 1e-16 * x.abs() + 1e-37;
+            let relative = match x.abs() {
+                0.0..4.0 => 6e-7,
+                // In f64 erf cancels further out.
+                4.0..5.5 => 2e-6,
+                _ => 1.0,
+            };
+            let other = if x < 0.0 { 0.0 } else { 1e-7 };
+            let tolerance = x.abs() * (relative * rest + other) + 1e-16 * x.abs() + 1e-37;
             assert!(
                 (f64::from(got) - expected).abs() <= tolerance,
                 "{got} for {x}"

@@ -123,7 +123,7 @@ impl Pool {
     }
 
     /// Calls `work`, of which what is split is split over this pool.
-    pub fn install<R>(&self, work: impl FnOnce() -> R) -> R {
+    pub fn install<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let _restore = Restore::set(self);
         work()
     }
@@ -143,12 +143,14 @@ impl Pool {
                 thread.thread().unpark();
             }
         }
-        let own = catch_unwind(AssertUnwindSafe(work));
-        let mut panic = own.err();
+        let mut panics: Vec<_> = catch_unwind(AssertUnwindSafe(work))
+            .err()
+            .into_iter()
+            .collect();
         for helper in helpers {
             let mut looks = 0u32;
             while helper.place.state.load(Ordering::Acquire) == READY {
-                looks += 1;
+                looks = looks.wrapping_add(1);
                 // It may need the processor that this thread has.
                 match looks.is_multiple_of(LOOKS * 64) {
                     true => thread::yield_now(),
@@ -156,10 +158,9 @@ impl Pool {
                 }
             }
             let place = helper.place.panic.lock();
-            let theirs = place.unwrap_or_else(PoisonError::into_inner).take();
-            panic = panic.or(theirs);
+            panics.extend(place.unwrap_or_else(PoisonError::into_inner).take());
         }
-        if let Some(panic) = panic {
+        if let Some(panic) = panics.pop() {
             resume_unwind(panic);
         }
     }
@@ -200,7 +201,7 @@ impl Place {
                 ENDED => return,
                 ASLEEP => thread::park(),
                 _ => {
-                    looks += 1;
+                    looks = looks.wrapping_add(1);
                     if looks.is_multiple_of(LOOKS) && since.elapsed() > LOOKOUT {
                         // Or else there is work after all.
                         self.change(IDLE, ASLEEP);

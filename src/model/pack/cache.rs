@@ -125,7 +125,8 @@ impl Cache {
     /// The directory for the packs of the model in `dir`. Two directories of one name, which two
     /// servers on one cache may have, are kept apart.
     fn home(&self, dir: &Path) -> PathBuf {
-        let whole = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+        // Links are not followed: one that leads elsewhere now is a model that has changed.
+        let whole = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let name = whole.file_name().unwrap_or_default().to_string_lossy();
         let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
         self.root.join(format!("{name}-{}", hex(&digest[..8])))

@@ -39,7 +39,7 @@ const MAX_TOKENS: usize = 8192;
 /// one large photo.
 const PACK_PATCHES: usize = 8192;
 
-/// Tokens that a prefix has at most: 15 MB for each in the 2B.
+/// Tokens that a prefix has at most: together they take 15 MB in the 2B.
 const MAX_PREFIX: usize = 64;
 /// Prefixes that are kept: a session has an instruction or two.
 const PREFIXES: usize = 2;
@@ -322,9 +322,6 @@ impl Qwen3Vl {
         let (hidden, prefix) = self
             .text
             .forward(&tokens, visual.as_ref(), cancel, observe)?;
-        if let Some(prefix) = prefix {
-            self.remember(prefix);
-        }
         let mut end = 0;
         let last: Vec<u32> = pack
             .lengths
@@ -335,10 +332,16 @@ impl Qwen3Vl {
             })
             .collect();
         let last = hidden.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
-        last.to_vec2::<f32>()?
+        let vectors = last
+            .to_vec2::<f32>()?
             .into_iter()
             .map(l2_normalised)
-            .collect()
+            .collect::<Result<_, _>>()?;
+        // Now it is known to be of numbers.
+        if let Some(prefix) = prefix {
+            self.remember(prefix);
+        }
+        Ok(vectors)
     }
 
     /// What the vision tower makes of the pack's pictures, some at a time.
