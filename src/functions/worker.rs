@@ -25,6 +25,9 @@ use crate::types::sql_error;
 /// How often the waiting backend looks for an interrupt.
 const INTERRUPT_POLL: Duration = Duration::from_millis(20);
 
+/// How long after the last job a session keeps the memory that it took.
+const MEMORY_KEPT: Duration = Duration::from_secs(2);
+
 /// Decoding and the tokenizer recurse little; this is room to spare.
 const STACK_SIZE: usize = 16 << 20;
 
@@ -156,17 +159,28 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
 
 /// Lets the allocator keep what a layer frees for the next one. By default it gives a few hundred
 /// kilobytes back to the system at once, and every layer's memory would be mapped, and zeroed by
-/// the kernel, anew: a tenth of the time of a text. So much may stay with each of its heaps.
+/// the kernel, anew: a tenth of the time. [`give_back_memory`] follows.
 fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     {
-        const KEPT: libc::c_int = 32 << 20;
+        // The most that glibc takes for the first.
+        const MAPPED: libc::c_int = 32 << 20;
+        const KEPT: libc::c_int = 256 << 20;
         // SAFETY: both are settings of the allocator that may be changed at any time. That one is
         // refused would cost speed alone.
         unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
             libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
         }
+    }
+}
+
+/// Gives what was freed back to the system.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
@@ -181,7 +195,15 @@ fn serve(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
     };
     let mut seats = Seats::new(seats, processors);
     let mut models = Models::default();
-    for job in jobs {
+    loop {
+        let job = match jobs.recv_timeout(MEMORY_KEPT) {
+            Err(RecvTimeoutError::Timeout) => {
+                give_back_memory();
+                jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            }
+            job => job,
+        };
+        let Ok(job) = job else { return };
         let taken = seats.take(threads);
         pool.set_width(taken.threads());
         pool.install(|| job(&mut models));
