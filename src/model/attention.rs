@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 
 use half::bf16;
 
-use super::compute::{self, Held, Kernel, Output, SCORE_UNIT, Start, Target, gemm_f32, pool};
+use super::compute::{
+    self, Factor, Held, Kernel, Output, SCORE_UNIT, Start, Target, gemm_f32, pool,
+};
 use super::{Cancel, ModelError};
 
 /// How much a thread takes of a head at once.
@@ -200,18 +202,14 @@ fn attend_in_blocks(
             )
         };
         let kv_head = task.head / (heads.heads / heads.kv_heads);
-        let keys = packed.get(task.sequence * heads.kv_heads + kv_head);
-        match (precision, keys) {
-            (Precision::F32(kernel), Some(keys)) => {
-                in_blocks::<f32>(&heads, task, sequence, keys, kernel, mask, target);
+        let keys = task.sequence * heads.kv_heads + kv_head;
+        match precision {
+            Precision::Gemm => at_once(&heads, task, sequence, kv_head, mask, target),
+            Precision::F32(kernel) => {
+                in_blocks::<f32>(&heads, task, sequence, &packed[keys], kernel, mask, target);
             }
-            (Precision::Bf16(kernel), Some(keys)) => {
-                in_blocks::<bf16>(&heads, task, sequence, keys, kernel, mask, target);
-            }
-            (Precision::Gemm, _) => at_once(&heads, task, sequence, kv_head, mask, target),
-            // `pack` gives the keys of every head.
-            (Precision::F32(_) | Precision::Bf16(_), None) => {
-                unreachable!("a head without keys")
+            Precision::Bf16(kernel) => {
+                in_blocks::<bf16>(&heads, task, sequence, &packed[keys], kernel, mask, target);
             }
         }
     });
@@ -272,93 +270,8 @@ fn at_once(
     divide(&mut target, &sums);
 }
 
-/// What products of keys, values and weights are computed from.
-trait Element: Copy + Send + Sync {
-    const ZERO: Self;
-    fn all_of(x: &[f32]) -> Vec<Self>;
-    fn packed_bytes(kernel: Kernel, outputs: usize, inputs: usize) -> usize;
-    fn pack(kernel: Kernel, x: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]);
-    fn product(
-        kernel: Kernel,
-        x: &[Self],
-        inputs: usize,
-        packed: &[u8],
-        start: Start<'_>,
-        target: Target<'_>,
-    );
-    /// `e^(score - shift)` of each, and their sum.
-    fn weights(kernel: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32;
-}
-
-impl Element for f32 {
-    const ZERO: Self = 0.0;
-
-    fn all_of(x: &[f32]) -> Vec<Self> {
-        x.to_vec()
-    }
-
-    fn packed_bytes(kernel: Kernel, outputs: usize, inputs: usize) -> usize {
-        kernel.f32_packed_bytes(outputs, inputs)
-    }
-
-    fn pack(kernel: Kernel, x: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]) {
-        kernel.f32_pack(x, outputs, inputs, packed);
-    }
-
-    fn product(
-        kernel: Kernel,
-        x: &[Self],
-        inputs: usize,
-        packed: &[u8],
-        start: Start<'_>,
-        target: Target<'_>,
-    ) {
-        kernel.f32_product(x, inputs, packed, start, target);
-    }
-
-    fn weights(_: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32 {
-        compute::exp_all(scores, shift);
-        weights.copy_from_slice(scores);
-        compute::sum(scores)
-    }
-}
-
-impl Element for bf16 {
-    const ZERO: Self = Self::ZERO;
-
-    /// Rounded by this thread: the others have tasks of their own.
-    fn all_of(x: &[f32]) -> Vec<Self> {
-        let mut out = vec![Self::ZERO; x.len()];
-        compute::round_all(x, &mut out);
-        out
-    }
-
-    fn packed_bytes(kernel: Kernel, outputs: usize, inputs: usize) -> usize {
-        kernel.bf16_packed_bytes(outputs, inputs)
-    }
-
-    fn pack(kernel: Kernel, x: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]) {
-        kernel.bf16_pack(x, outputs, inputs, packed);
-    }
-
-    fn product(
-        kernel: Kernel,
-        x: &[Self],
-        inputs: usize,
-        packed: &[u8],
-        start: Start<'_>,
-        target: Target<'_>,
-    ) {
-        kernel.bf16_product(x, inputs, packed, start, target);
-    }
-
-    fn weights(kernel: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32 {
-        kernel.weights(scores, shift, weights)
-    }
-}
-
 /// The keys and values of each sequence, in it of each of their heads.
-fn pack<E: Element>(
+fn pack<T: Factor>(
     heads: &Heads<'_>,
     sequences: &[Sequence],
     kernel: Kernel,
@@ -370,7 +283,7 @@ fn pack<E: Element>(
         .collect();
     pool::for_each(places.len(), threads, |i| {
         let sequence = sequences[i / heads.kv_heads];
-        let head = pack_head::<E>(heads, sequence, i % heads.kv_heads, kernel, block);
+        let head = pack_head::<T>(heads, sequence, i % heads.kv_heads, kernel, block);
         // Each place is one thread's.
         drop(places[i].set(head));
     });
@@ -381,7 +294,7 @@ fn pack<E: Element>(
         .ok_or_else(|| ModelError::Internal("a head was not packed".into()))
 }
 
-fn pack_head<E: Element>(
+fn pack_head<T: Factor>(
     heads: &Heads<'_>,
     sequence: Sequence,
     head: usize,
@@ -399,19 +312,19 @@ fn pack_head<E: Element>(
             let mut packed = PackedKeys {
                 first: i * block,
                 count,
-                key: vec![0; E::packed_bytes(kernel, count, size)],
+                key: vec![0; kernel.packed_bytes::<T>(count, size)],
                 value: Vec::new(),
             };
-            E::pack(kernel, &E::all_of(key), count, size, &mut packed.key);
+            kernel.pack(&T::all_of(key), count, size, &mut packed.key);
             let padded = packed.padded();
-            let mut transposed = vec![E::ZERO; size * padded];
-            for (i, row) in E::all_of(value).chunks_exact(size).enumerate() {
+            let mut transposed = vec![T::zeroed(); size * padded];
+            for (i, row) in T::all_of(value).chunks_exact(size).enumerate() {
                 for (j, &x) in row.iter().enumerate() {
                     transposed[j * padded + i] = x;
                 }
             }
-            packed.value = vec![0; E::packed_bytes(kernel, size, padded)];
-            E::pack(kernel, &transposed, size, padded, &mut packed.value);
+            packed.value = vec![0; kernel.packed_bytes::<T>(size, padded)];
+            kernel.pack(&transposed, size, padded, &mut packed.value);
             packed
         })
         .collect()
@@ -420,7 +333,7 @@ fn pack_head<E: Element>(
 /// Block by block of keys: a row's weights are relative to the largest score so far, and what has
 /// been added up is scaled down when there is a larger one (Milakov and Gimelshein 2018, "Online
 /// normalizer calculation for softmax").
-fn in_blocks<E: Element>(
+fn in_blocks<T: Factor>(
     heads: &Heads<'_>,
     task: &Task,
     sequence: Sequence,
@@ -431,10 +344,11 @@ fn in_blocks<E: Element>(
 ) {
     let (size, rows) = (heads.size, task.rows);
     let keys = heads.seen(task.start + task.rows - 1, sequence, mask);
-    let query = E::all_of(&heads.queries(task, sequence));
+    let queries = heads.queries(task, sequence);
+    let query = T::all_of(&queries);
     let widest = packed.iter().map(PackedKeys::padded).max().unwrap_or(0);
     let mut scores = vec![0.0; rows * widest];
-    let mut weights = vec![E::ZERO; rows * widest];
+    let mut weights = vec![T::zeroed(); rows * widest];
     let mut largest = vec![f32::NEG_INFINITY; rows];
     let mut sums = vec![0.0; rows];
     for block in packed.iter().take_while(|block| block.first < keys) {
@@ -443,7 +357,7 @@ fn in_blocks<E: Element>(
         let weights = &mut weights[..rows * padded];
         // SAFETY: the only target of the scores.
         let all = unsafe { Output::new(scores, padded).target(0, rows, 0, block.count) };
-        E::product(kernel, &query, size, &block.key, Start::Bias(None), all);
+        kernel.product(&query, size, &block.key, Start::Bias(None), all);
         let each = scores
             .chunks_exact_mut(padded)
             .zip(weights.chunks_exact_mut(padded));
@@ -453,7 +367,7 @@ fn in_blocks<E: Element>(
                 .saturating_sub(block.first)
                 .min(block.count);
             if seen == 0 {
-                weights.fill(E::ZERO);
+                weights.fill(T::zeroed());
                 continue;
             }
             scores[seen..].fill(f32::NEG_INFINITY);
@@ -464,10 +378,9 @@ fn in_blocks<E: Element>(
                 target.row(i).iter_mut().for_each(|x| *x *= scale);
                 largest[i] = most;
             }
-            sums[i] += E::weights(kernel, scores, most, weights);
+            sums[i] += T::weights(kernel, scores, most, weights);
         }
-        E::product(
-            kernel,
+        kernel.product(
             weights,
             padded,
             &block.value,
@@ -501,134 +414,4 @@ fn divide(target: &mut Target<'_>, sums: &[f32]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEADS: usize = 4;
-    const KV_HEADS: usize = 2;
-    const SIZE: usize = 3;
-
-    fn wave(heads: usize, rows: usize, seed: f32) -> Vec<f32> {
-        (0..heads * rows * SIZE)
-            .map(|i| (i as f32 * 0.7 + seed).sin() * 1.5)
-            .collect()
-    }
-
-    /// The definition, in f64, one query at a time.
-    fn by_definition(heads: &Heads<'_>, mask: Mask) -> Vec<f32> {
-        let total: usize = heads.lengths.iter().sum();
-        let all_keys = total + heads.lengths.len() * heads.before;
-        let at = |all: &[f32], total: usize, head: usize, row: usize, i: usize| {
-            f64::from(all[(head * total + row) * SIZE + i])
-        };
-        let mut out = Vec::new();
-        let (mut start, mut first) = (0, 0);
-        for &length in heads.lengths {
-            for row in start..start + length {
-                for head in 0..HEADS {
-                    let kv = head / (HEADS / KV_HEADS);
-                    let seen = match mask {
-                        Mask::Causal => row - start + 1,
-                        Mask::Full => length,
-                    };
-                    let keys = first..first + heads.before + seen;
-                    let weights: Vec<f64> = keys
-                        .clone()
-                        .map(|key| {
-                            let dot: f64 = (0..SIZE)
-                                .map(|i| {
-                                    at(heads.query, total, head, row, i)
-                                        * at(heads.key, all_keys, kv, key, i)
-                                })
-                                .sum();
-                            (dot / (SIZE as f64).sqrt()).exp()
-                        })
-                        .collect();
-                    let total: f64 = weights.iter().sum();
-                    for i in 0..SIZE {
-                        let sum: f64 = keys
-                            .clone()
-                            .zip(&weights)
-                            .map(|(key, w)| w * at(heads.value, all_keys, kv, key, i))
-                            .sum();
-                        out.push((sum / total) as f32);
-                    }
-                }
-            }
-            start += length;
-            first += heads.before + length;
-        }
-        out
-    }
-
-    #[test]
-    fn blocks_of_any_size_give_the_definition() {
-        let lengths = [&[1][..], &[2], &[7], &[13, 1, 20], &[40, 3]];
-        for (lengths, before) in lengths
-            .into_iter()
-            .flat_map(|lengths| [0, 1, 35].map(|before| (lengths, before)))
-        {
-            let rows = lengths.iter().sum();
-            let keys = rows + lengths.len() * before;
-            let (query, key, value) = (
-                wave(HEADS, rows, 0.1),
-                wave(KV_HEADS, keys, 0.5),
-                wave(KV_HEADS, keys, 0.9),
-            );
-            let heads = Heads {
-                query: &query,
-                key: &key,
-                value: &value,
-                heads: HEADS,
-                kv_heads: KV_HEADS,
-                size: SIZE,
-                lengths,
-                before,
-            };
-            for mask in [Mask::Full, Mask::Causal] {
-                let expected = by_definition(&heads, mask);
-                for (precision, tolerance) in [
-                    (Precision::Gemm, 2e-6),
-                    (Precision::F32(Kernel::best()), 2e-6),
-                    (Precision::F32(Kernel::NumKong), 2e-6),
-                    (Precision::Bf16(Kernel::best()), 2e-2),
-                    (Precision::Bf16(Kernel::NumKong), 2e-2),
-                ] {
-                    let sizes = [(1, 1, 1), (100, 5, 4), (10_000, 64, 33)];
-                    for (scores, rows, keys) in sizes {
-                        let cancel = Cancel::new();
-                        let blocks = Blocks { scores, rows, keys };
-                        let got =
-                            attend_in_blocks(heads, mask, precision, blocks, &cancel).unwrap();
-                        assert_eq!(got.len(), expected.len());
-                        for (got, expected) in got.iter().zip(&expected) {
-                            assert!(
-                                (got - expected).abs() < tolerance,
-                                "{mask:?}, {precision:?}, {lengths:?}: {got} for {expected}"
-                            );
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_set_flag_stops_it() {
-        let cancel = Cancel::new();
-        cancel.cancel();
-        let (q, kv) = (wave(HEADS, 3, 0.0), wave(KV_HEADS, 3, 0.0));
-        let heads = Heads {
-            query: &q,
-            key: &kv,
-            value: &kv,
-            heads: HEADS,
-            kv_heads: KV_HEADS,
-            size: SIZE,
-            lengths: &[3],
-            before: 0,
-        };
-        let result = attend(heads, Mask::Full, Precision::Gemm, &cancel);
-        assert!(matches!(result, Err(ModelError::Cancelled)));
-    }
-}
+mod tests;

@@ -2,12 +2,12 @@
 //! of attention.
 //!
 //! Packed, the outputs stand in groups of [`GROUP`], and in a group, for each unit of inputs (four
-//! bytes: an f32, two of bf16, or four whole numbers), the units of all its outputs side by side. So
-//! one instruction (VFMADD231PS, VDPBF16PS, VPDPBUSD) multiplies a unit of one row of `x`, the same in all lanes, by
-//! the units of sixteen outputs, and nothing has to be summed across lanes. A tile of up to
-//! [`ROWS`] rows by a group stays in registers through a block of inputs, and while all rows pass
-//! over a block, the next one is fetched from memory: a short text reads each weight once, and
-//! would wait for it.
+//! bytes: an f32, two of bf16, or four whole numbers), the units of all its outputs side by side.
+//! So one instruction (VFMADD231PS, VDPBF16PS, VPDPBUSD) multiplies a unit of one row of `x`, the
+//! same in all lanes, by the units of sixteen outputs, and nothing has to be summed across lanes. A
+//! tile of up to [`ROWS`] rows by a group stays in registers through a block of inputs, and while
+//! all rows pass over a block, the next one is fetched from memory: a short text reads each weight
+//! once, and would wait for it.
 //!
 //! VDPBF16PS takes denormal numbers for zero, and rounds sums to the nearest. VPDPBUSD multiplies
 //! unsigned by signed numbers: 128 is added to those of `x`, and what that adds to the sums, which
@@ -24,8 +24,8 @@ const GROUP: usize = 64;
 pub const UNIT_BYTES: usize = 4;
 /// And of a group.
 const GROUP_BYTES: usize = UNIT_BYTES * GROUP;
-/// Units of real numbers that are gone through at a time: so much of a group (256 kB) stays in the second
-/// cache, with what is fetched meanwhile, while all rows of `x` pass.
+/// Units of real numbers that are gone through at a time: so much of a group (256 kB) stays in the
+/// second cache, with what is fetched meanwhile, while all rows of `x` pass.
 const BLOCK_UNITS: usize = 1024;
 /// Units of a block of whole numbers, which has scales of its own.
 const WHOLE_UNITS: usize = INT8_BLOCK / UNIT_BYTES;
@@ -193,8 +193,8 @@ pub fn product<T: Real>(
 }
 
 /// `x Wᵀ + b` of quantised rows: `x` is [rows, inputs] with [`OFFSET`] added, each row filled up to
-/// whole units. Block for block a whole number, which the scale of the row ([rows, blocks]) and that of the output ([outputs,
-/// blocks]) make a real one.
+/// whole units. Block for block a whole number, which the scale of the row ([rows, blocks]) and that
+/// of the output ([outputs, blocks]) make a real one.
 ///
 /// # Panics
 /// As [`product`].
@@ -623,173 +623,4 @@ mod x86 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::Output;
-    use super::*;
-
-    const MARK: f32 = 12345.0;
-
-    fn wave(count: usize, seed: f32) -> Vec<f32> {
-        (0..count).map(|i| (i as f32 * 0.61 + seed).sin()).collect()
-    }
-
-    /// Rows, outputs and inputs: every remainder, and more than a block.
-    fn shapes() -> impl Iterator<Item = (usize, usize, usize)> {
-        [1, 2, 5, 6, 7, 13]
-            .into_iter()
-            .flat_map(|rows| [1, 15, 16, 17, 63, 64, 65, 130].map(|outputs| (rows, outputs)))
-            .flat_map(|(rows, outputs)| [1, 2, 3, 64, 129].map(|inputs| (rows, outputs, inputs)))
-            .chain([(7, 70, 2048), (3, 64, 4100), (8, 33, 6144)])
-    }
-
-    /// Calls `product` with a target of which each element is marked, and asks that the result is
-    /// `expected` (row, output, with what the tolerance is) and that nothing beside it is touched.
-    fn check(
-        (rows, outputs): (usize, usize),
-        product: impl Fn(Target<'_>),
-        expected: impl Fn(usize, usize) -> (f64, f64),
-    ) {
-        let stride = outputs + 3;
-        let mut out = vec![MARK; rows * stride];
-        // SAFETY: the only target.
-        product(unsafe { Output::new(&mut out, stride).target(0, rows, 2, outputs) });
-        for (row, out) in out.chunks_exact(stride).enumerate() {
-            assert_eq!([out[0], out[1], out[outputs + 2]], [MARK; 3]);
-            for (output, &got) in out[2..2 + outputs].iter().enumerate() {
-                let (expected, tolerance) = expected(row, output);
-                assert!(
-                    (f64::from(got) - expected).abs() <= tolerance,
-                    "{rows} × {outputs}: {got} for {expected}"
-                );
-            }
-        }
-    }
-
-    fn real_products<T: Real + Into<f64>>(of: impl Fn(f32) -> T) {
-        for (rows, outputs, inputs) in shapes() {
-            let made = |count, seed| wave(count, seed).into_iter().map(&of).collect();
-            let (x, weight): (Vec<T>, Vec<T>) =
-                (made(rows * inputs, 0.2), made(outputs * inputs, 0.9));
-            let bias: Vec<f32> = (0..outputs).map(|i| i as f32 * 0.25).collect();
-            let mut packed = vec![0xFF; packed_bytes::<T>(outputs, inputs)];
-            pack(&weight, outputs, inputs, &mut packed);
-            let starts = [Start::Bias(None), Start::Bias(Some(&bias)), Start::Target];
-            for start in starts {
-                check(
-                    (rows, outputs),
-                    |target| product(&x, &packed, inputs, start, target),
-                    |row, output| {
-                        let term = |i: usize| {
-                            let (x, weight): (f64, f64) = (
-                                x[row * inputs + i].into(),
-                                weight[output * inputs + i].into(),
-                            );
-                            x * weight
-                        };
-                        let first = match start {
-                            Start::Bias(bias) => bias.map_or(0.0, |bias| f64::from(bias[output])),
-                            Start::Target => f64::from(MARK),
-                        };
-                        let expected = (0..inputs).map(term).sum::<f64>() + first;
-                        (expected, 4e-6 * (inputs as f64 + expected.abs()))
-                    },
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn real_products_are_those_of_the_definition_and_stay_in_their_columns() {
-        if available() {
-            real_products(|x| x);
-            real_products(bf16::from_f32);
-        }
-    }
-
-    #[test]
-    fn whole_products_are_exact_but_for_their_scales() {
-        if !available() {
-            return;
-        }
-        for (rows, outputs, inputs) in shapes() {
-            let whole = |count, seed| -> Vec<i8> {
-                let real = wave(count, seed).into_iter();
-                real.map(|x| (x * 200.0).clamp(-127.0, 127.0) as i8)
-                    .collect()
-            };
-            let (x, weight) = (whole(rows * inputs, 0.2), whole(outputs * inputs, 0.9));
-            let blocks = inputs.div_ceil(INT8_BLOCK);
-            let scales = |count, seed| -> Vec<f32> {
-                wave(count * blocks, seed)
-                    .into_iter()
-                    .map(f32::abs)
-                    .collect()
-            };
-            let (x_scales, scales) = (scales(rows, 0.5), scales(outputs, 0.7));
-            let padded = inputs.next_multiple_of(UNIT_BYTES);
-            let mut offset = vec![0; rows * padded];
-            for (to, x) in offset.chunks_exact_mut(padded).zip(x.chunks_exact(inputs)) {
-                to.iter_mut()
-                    .zip(x)
-                    .for_each(|(to, &x)| *to = x as u8 ^ OFFSET);
-            }
-            let bias: Vec<f32> = (0..outputs).map(|i| i as f32 * 0.25).collect();
-            let mut packed = vec![0xFF; i8_packed_bytes(outputs, inputs)];
-            i8_pack(&weight, outputs, inputs, &mut packed);
-            for bias in [None, Some(bias.as_slice())] {
-                check(
-                    (rows, outputs),
-                    |target| {
-                        i8_product(&offset, &x_scales, inputs, &packed, &scales, bias, target);
-                    },
-                    |row, output| {
-                        let mut sum = bias.map_or(0.0, |bias| f64::from(bias[output]));
-                        let mut size = sum.abs();
-                        for block in 0..blocks {
-                            let range = block * INT8_BLOCK..inputs.min((block + 1) * INT8_BLOCK);
-                            let dot: i32 = range
-                                .map(|i| {
-                                    let (x, w) = (x[row * inputs + i], weight[output * inputs + i]);
-                                    i32::from(x) * i32::from(w)
-                                })
-                                .sum();
-                            let part = f64::from(dot)
-                                * f64::from(x_scales[row * blocks + block])
-                                * f64::from(scales[output * blocks + block]);
-                            sum += part;
-                            size += part.abs();
-                        }
-                        (sum, 4e-7 * size)
-                    },
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn weights_are_powers_and_their_sum() {
-        if !available() {
-            return;
-        }
-        let scores: Vec<f32> = (0..96).map(|i| 3.0 - (i * i) as f32 * 0.011).collect();
-        assert_eq!(largest(&scores[..77]), 3.0);
-        assert_eq!(largest(&[]), f32::NEG_INFINITY);
-        let mut rounded = vec![0; 96];
-        let sum = weights(&scores, 3.0, &mut rounded);
-        let mut expected_sum = 0.0;
-        for (&bits, score) in rounded.iter().zip(&scores) {
-            let expected = f64::from(score - 3.0).exp();
-            expected_sum += expected;
-            let got = bf16::from_bits(bits).to_f64();
-            // Half a step of bf16, what the polynomial is off, and what is taken for 0.
-            assert!(
-                (got - expected).abs() <= expected * (1.0 / 256.0 + 1e-5) + 1.2e-38,
-                "{score}"
-            );
-        }
-        assert!((f64::from(sum) - expected_sum).abs() < 1e-5 * expected_sum);
-        let unseen = weights(&[f32::NEG_INFINITY; 32], 0.0, &mut rounded[..32]);
-        assert_eq!((unseen, &rounded[..32]), (0.0, &[0; 32][..]));
-        assert!(weights(&[f32::NAN; 32], 0.0, &mut rounded[..32]).is_nan());
-    }
-}
+mod tests;

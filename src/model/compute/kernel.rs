@@ -1,6 +1,7 @@
 //! The products themselves, which a library or [`avx512`](super::avx512) computes: the thin layer
 //! of pointers between them and [`Matrix`](super::Matrix).
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
@@ -163,7 +164,7 @@ pub(in super::super) enum Kernel {
     NumKong,
 }
 
-/// How many scores [`Kernel::weights`] takes at a time.
+/// How many scores [`Factor::weights`] takes at a time.
 pub(in super::super) const SCORE_UNIT: usize = 32;
 
 /// The length of blocks of inputs that share a scale in whole-number products.
@@ -214,21 +215,6 @@ impl Kernel {
         }
     }
 
-    /// `e^(x - shift)` of each score, rounded to bf16, and the sum of them before they are rounded.
-    /// The number of scores is a multiple of [`SCORE_UNIT`].
-    pub fn weights(self, scores: &mut [f32], shift: f32, weights: &mut [bf16]) -> f32 {
-        assert_eq!(scores.len(), weights.len());
-        assert!(scores.len().is_multiple_of(SCORE_UNIT));
-        match self {
-            Self::Avx512 => avx512::weights(scores, shift, bytemuck::cast_slice_mut(weights)),
-            Self::NumKong => {
-                ops::exp_all(scores, shift);
-                round_all(scores, weights);
-                ops::sum(scores)
-            }
-        }
-    }
-
     /// The largest score; negative infinity where there is none.
     pub fn largest(self, scores: &[f32]) -> f32 {
         match self {
@@ -243,100 +229,137 @@ impl Kernel {
         self == Self::Avx512
     }
 
-    pub fn f32_packed_bytes(self, outputs: usize, inputs: usize) -> usize {
+    pub fn packed_bytes<T: Factor>(self, outputs: usize, inputs: usize) -> usize {
         match self {
-            Self::Avx512 => avx512::packed_bytes::<f32>(outputs, inputs),
-            Self::NumKong => outputs * inputs * size_of::<f32>(),
+            Self::Avx512 => avx512::packed_bytes::<T>(outputs, inputs),
+            Self::NumKong => T::library_packed_bytes(outputs, inputs),
         }
     }
 
     /// Pack [outputs, inputs].
-    pub fn f32_pack(self, weight: &[f32], outputs: usize, inputs: usize, packed: &mut [u8]) {
-        match self {
-            Self::Avx512 => avx512::pack(weight, outputs, inputs, packed),
-            Self::NumKong => packed.copy_from_slice(bytemuck::cast_slice(weight)),
-        }
-    }
-
-    /// As [`Self::bf16_product`].
-    pub fn f32_product(
-        self,
-        x: &[f32],
-        inputs: usize,
-        packed: &[u8],
-        start: Start<'_>,
-        mut target: Target<'_>,
-    ) {
-        match self {
-            Self::Avx512 => avx512::product(x, packed, inputs, start, target),
-            Self::NumKong => {
-                let before = target.before(start);
-                let weights = bytemuck::cast_slice(packed);
-                gemm_f32(x, inputs, weights, (1, inputs), inputs, target.reborrow());
-                target.add(start, before);
-            }
-        }
-    }
-
-    pub fn bf16_packed_bytes(self, outputs: usize, inputs: usize) -> usize {
-        match self {
-            Self::Avx512 => avx512::packed_bytes::<bf16>(outputs, inputs),
-            Self::NumKong => numkong::bf16::dots_packed_size(outputs, inputs).next_multiple_of(64),
-        }
-    }
-
-    /// Pack [outputs, inputs].
-    pub fn bf16_pack(self, weight: &[bf16], outputs: usize, inputs: usize, packed: &mut [u8]) {
+    pub fn pack<T: Factor>(self, weight: &[T], outputs: usize, inputs: usize, packed: &mut [u8]) {
         assert_eq!(weight.len(), outputs * inputs);
-        assert_eq!(packed.len(), self.bf16_packed_bytes(outputs, inputs));
+        assert_eq!(packed.len(), self.packed_bytes::<T>(outputs, inputs));
         match self {
             Self::Avx512 => avx512::pack(weight, outputs, inputs, packed),
-            // SAFETY: both buffers have the sizes that are asked for, as just checked.
-            Self::NumKong => unsafe {
-                numkong::bf16::dots_pack(
-                    weight.as_ptr().cast(),
-                    outputs,
-                    inputs,
-                    inputs * size_of::<bf16>(),
-                    packed.as_mut_ptr(),
-                );
-            },
+            Self::NumKong => T::library_pack(weight, outputs, inputs, packed),
         }
     }
 
     /// `x Wᵀ` onto the start: `x` has as many rows as the target, and what was packed as many
     /// outputs as the target has columns.
-    pub fn bf16_product(
+    pub fn product<T: Factor>(
         self,
-        x: &[bf16],
+        x: &[T],
         inputs: usize,
         packed: &[u8],
         start: Start<'_>,
         mut target: Target<'_>,
     ) {
-        let (rows, outputs) = (target.rows, target.columns);
-        assert_eq!(x.len(), rows * inputs);
-        assert_eq!(packed.len(), self.bf16_packed_bytes(outputs, inputs));
+        assert_eq!(x.len(), target.rows * inputs);
+        assert_eq!(packed.len(), self.packed_bytes::<T>(target.columns, inputs));
         match self {
             Self::Avx512 => avx512::product(x, packed, inputs, start, target),
             Self::NumKong => {
                 let before = target.before(start);
-                // SAFETY: the sizes are as just checked, and the target has its elements for
-                // itself.
-                unsafe {
-                    numkong::bf16::dots_packed(
-                        x.as_ptr().cast(),
-                        packed.as_ptr(),
-                        target.pointer,
-                        rows,
-                        outputs,
-                        inputs,
-                        inputs * size_of::<bf16>(),
-                        target.stride * size_of::<f32>(),
-                    );
-                }
+                T::library_product(x, packed, inputs, &mut target);
                 target.add(start, before);
             }
+        }
+    }
+}
+
+/// Real numbers as products take them. The libraries' functions are what [`Kernel`] calls where it
+/// has none of its own, with sizes that it has checked.
+pub(in super::super) trait Factor: avx512::Real + Send + Sync {
+    /// Rounded to this type, by this thread.
+    fn all_of(x: &[f32]) -> Cow<'_, [Self]>;
+
+    /// `e^(score - shift)` of each, and the sum of them before they are rounded. The number of
+    /// scores, which are lost, is a multiple of [`SCORE_UNIT`].
+    fn weights(kernel: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32;
+
+    fn library_packed_bytes(outputs: usize, inputs: usize) -> usize;
+
+    fn library_pack(weight: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]);
+
+    /// Overwrites the target.
+    fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut Target<'_>);
+}
+
+impl Factor for f32 {
+    fn all_of(x: &[f32]) -> Cow<'_, [Self]> {
+        Cow::Borrowed(x)
+    }
+
+    fn weights(_: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32 {
+        ops::exp_all(scores, shift);
+        weights.copy_from_slice(scores);
+        ops::sum(scores)
+    }
+
+    fn library_packed_bytes(outputs: usize, inputs: usize) -> usize {
+        outputs * inputs * size_of::<f32>()
+    }
+
+    fn library_pack(weight: &[Self], _: usize, _: usize, packed: &mut [u8]) {
+        packed.copy_from_slice(bytemuck::cast_slice(weight));
+    }
+
+    fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut Target<'_>) {
+        let weights = bytemuck::cast_slice(packed);
+        gemm_f32(x, inputs, weights, (1, inputs), inputs, target.reborrow());
+    }
+}
+
+impl Factor for bf16 {
+    fn all_of(x: &[f32]) -> Cow<'_, [Self]> {
+        let mut out = vec![Self::ZERO; x.len()];
+        round_all(x, &mut out);
+        Cow::Owned(out)
+    }
+
+    fn weights(kernel: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32 {
+        match kernel {
+            Kernel::Avx512 => avx512::weights(scores, shift, bytemuck::cast_slice_mut(weights)),
+            Kernel::NumKong => {
+                ops::exp_all(scores, shift);
+                round_all(scores, weights);
+                ops::sum(scores)
+            }
+        }
+    }
+
+    fn library_packed_bytes(outputs: usize, inputs: usize) -> usize {
+        numkong::bf16::dots_packed_size(outputs, inputs).next_multiple_of(64)
+    }
+
+    fn library_pack(weight: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]) {
+        // SAFETY: both buffers have the sizes that are asked for.
+        unsafe {
+            numkong::bf16::dots_pack(
+                weight.as_ptr().cast(),
+                outputs,
+                inputs,
+                inputs * size_of::<bf16>(),
+                packed.as_mut_ptr(),
+            );
+        }
+    }
+
+    fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut Target<'_>) {
+        // SAFETY: the sizes are right, and the target has its elements for itself.
+        unsafe {
+            numkong::bf16::dots_packed(
+                x.as_ptr().cast(),
+                packed.as_ptr(),
+                target.pointer,
+                target.rows,
+                target.columns,
+                inputs,
+                inputs * size_of::<bf16>(),
+                target.stride * size_of::<f32>(),
+            );
         }
     }
 }

@@ -147,12 +147,12 @@ impl Matrix {
                 let panel = self.panel(first, columns);
                 let start = Start::Bias(bias);
                 if self.held == Held::F32 {
-                    return self.kernel.f32_product(x, inputs, panel, start, target);
+                    return self.kernel.product(x, inputs, panel, start, target);
                 }
                 let mut own = vec![0.0; panel.len() / size_of::<f16>()];
                 bytemuck::cast_slice::<_, f16>(panel).convert_to_f32_slice(&mut own);
                 let own = bytemuck::cast_slice(&own);
-                self.kernel.f32_product(x, inputs, own, start, target);
+                self.kernel.product(x, inputs, own, start, target);
             }
             Rows::Real(x) if self.held == Held::F32 => {
                 let weights: &[f32] = bytemuck::cast_slice(self.packed.as_ref());
@@ -170,7 +170,7 @@ impl Matrix {
             Rows::Rounded(x) => {
                 let panel = self.panel(first, columns);
                 self.kernel
-                    .bf16_product(x, inputs, panel, Start::Bias(bias), target);
+                    .product(x, inputs, panel, Start::Bias(bias), target);
             }
             Rows::Whole(x, x_scales) => {
                 let panel = self.panel(first, columns);
@@ -281,9 +281,9 @@ fn scale_bytes(outputs: usize, inputs: usize) -> usize {
 
 fn panel_bytes(held: Held, kernel: Kernel, outputs: usize, inputs: usize) -> usize {
     match held {
-        Held::F32 => kernel.f32_packed_bytes(outputs, inputs),
-        Held::F16 => kernel.f32_packed_bytes(outputs, inputs) / 2,
-        Held::Bf16 => kernel.bf16_packed_bytes(outputs, inputs),
+        Held::F32 => kernel.packed_bytes::<f32>(outputs, inputs),
+        Held::F16 => kernel.packed_bytes::<f32>(outputs, inputs) / 2,
+        Held::Bf16 => kernel.packed_bytes::<bf16>(outputs, inputs),
         Held::Int8 => scale_bytes(outputs, inputs) + kernel.i8_packed_bytes(outputs, inputs),
     }
 }
@@ -316,14 +316,12 @@ pub(in super::super) fn pack_panel(
             match held {
                 Held::F16 => {
                     let mut wide = vec![0f32; packed.len() / size_of::<f16>()];
-                    kernel.f32_pack(&real, outputs, inputs, bytemuck::cast_slice_mut(&mut wide));
+                    kernel.pack(&real, outputs, inputs, bytemuck::cast_slice_mut(&mut wide));
                     let halves: Vec<f16> = wide.iter().map(|&x| f16::from_f32(x)).collect();
                     packed.copy_from_slice(bytemuck::cast_slice(&halves));
                 }
-                Held::Bf16 => {
-                    kernel.bf16_pack(&to_bf16(&real, inputs), outputs, inputs, &mut packed)
-                }
-                Held::F32 | Held::Int8 => kernel.f32_pack(&real, outputs, inputs, &mut packed),
+                Held::Bf16 => kernel.pack(&to_bf16(&real, inputs), outputs, inputs, &mut packed),
+                Held::F32 | Held::Int8 => kernel.pack(&real, outputs, inputs, &mut packed),
             }
         }
     }
@@ -346,7 +344,7 @@ pub(in super::super) fn to_bf16(x: &[f32], row: usize) -> Vec<bf16> {
 
 vectorised! {
     /// To the nearest bf16, each.
-    pub(in super::super) fn round_all(x: &[f32], out: &mut [bf16]) {
+    pub(super) fn round_all(x: &[f32], out: &mut [bf16]) {
         for (out, &x) in out.iter_mut().zip(x) {
             *out = round_to_bf16(x);
         }

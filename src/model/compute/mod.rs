@@ -36,9 +36,9 @@ mod seats;
 
 pub(super) use bytes::Bytes;
 pub use kernel::configure_thread;
-pub(super) use kernel::{Kernel, Output, SCORE_UNIT, Start, Target, gemm_f32, int8_blocks};
+pub(super) use kernel::{Factor, Kernel, Output, SCORE_UNIT, Start, Target, gemm_f32, int8_blocks};
 pub(super) use matrix::{
-    Held, Matrix, Panel, Table, matrix_panels, pack_panel, products, quantise, round_all, widen,
+    Held, Matrix, Panel, Table, matrix_panels, pack_panel, products, quantise, widen,
 };
 pub(super) use ops::{
     add, exp_all, gelu_erf, gelu_tanh, largest, layer_norm, relu, rms_norm, rotate_heads, silu,

@@ -6,7 +6,8 @@
 //! renamed, and is never written to again; whoever maps one holds a shared lock on it, and those
 //! which nobody maps any more are removed when a new one is made.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -68,7 +69,23 @@ impl Cache {
     /// The fingerprint of what goes by the name of the model in `dir`: of its files when it was
     /// first used, or was last replaced. `None` where it was never used, or that cannot be read.
     pub fn recorded(&self, dir: &Path) -> Option<String> {
-        Some(Source::read(&self.home(dir))?.fingerprint)
+        thread_local! {
+            /// Of each directory the file's last state: it is asked for with every text.
+            static KNOWN: RefCell<HashMap<PathBuf, (Stat, String)>> = RefCell::default();
+        }
+        let home = self.home(dir);
+        // A file that is written anew, under another name first, is another one.
+        let stat = Stat::of(&home, SOURCE).ok()??;
+        let known = KNOWN.with_borrow(|known| {
+            let (then, fingerprint) = known.get(&home)?;
+            (*then == stat).then(|| fingerprint.clone())
+        });
+        if known.is_some() {
+            return known;
+        }
+        let fingerprint = Source::read(&home)?.fingerprint;
+        KNOWN.with_borrow_mut(|known| known.insert(home, (stat, fingerprint.clone())));
+        Some(fingerprint)
     }
 
     /// What there is of the model in `dir`, if it has been packed for this processor and has not
