@@ -11,6 +11,7 @@ mod handler;
 mod insert;
 mod page;
 mod parallel;
+mod reader;
 mod scan;
 mod sweeps;
 mod vacuum;

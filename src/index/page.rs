@@ -9,13 +9,14 @@
 //! `pd_lower` lies behind the slab whatever part of it is taken: generic WAL does not keep what
 //! lies between `pd_lower` and `pd_upper`.
 
+use std::mem::ManuallyDrop;
 use std::ptr::null_mut;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::sweep::kernel::Ahead;
+use crate::sweep::kernel::Lines;
 use crate::sweep::{Layout, Slab, SlabMut};
 use crate::types::sql_error;
 
@@ -168,44 +169,34 @@ impl Pin {
         unsafe { pg_sys::BufferGetBlockNumber(self.buffer) }
     }
 
-    /// How far the buffer of `next` lies from this one.
-    pub fn distance(&self, next: &Pin) -> i32 {
-        next.buffer.wrapping_sub(self.buffer)
+    pub fn buffer(&self) -> pg_sys::Buffer {
+        self.buffer
     }
 
-    /// The block, if it is in the buffer at this distance. Blocks that were read or written one after
-    /// another mostly lie at the same distance, and to look one up costs several times as much: the
-    /// table of buffers is larger than the caches of a CPU.
-    ///
     /// # Safety
-    /// As [`Pin::read`].
-    pub unsafe fn guess(
-        &self,
-        distance: i32,
-        relation: pg_sys::Relation,
-        block: pg_sys::BlockNumber,
-    ) -> Option<Pin> {
-        let buffer = self.buffer.checked_add(distance)?;
-        // SAFETY: the caller's promise. ReadRecentBuffer pins the buffer if it holds the block, and
-        // else returns false; the number is checked against those that there are.
-        unsafe {
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            let file = (*relation).rd_node;
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            let file = (*relation).rd_locator;
-            let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
-            // Buffers of temporary tables, counted downwards from -1, are not guessed.
-            let is_buffer = (1..=pg_sys::NBuffers).contains(&buffer);
-            (is_buffer && pg_sys::ReadRecentBuffer(file, fork, block, buffer))
-                .then(|| Pin { buffer })
-        }
+    /// The buffer is pinned, and that pin nobody else's.
+    pub unsafe fn from_buffer(buffer: pg_sys::Buffer) -> Pin {
+        Pin { buffer }
     }
 
-    /// What a sweep will read of the page.
-    pub fn ahead(&self, layout: &Layout) -> Ahead {
+    /// The buffer, pinned.
+    pub fn into_buffer(self) -> pg_sys::Buffer {
+        ManuallyDrop::new(self).buffer
+    }
+
+    /// What a sweep reads of every entry.
+    pub fn swept(&self, layout: &Layout) -> Lines {
+        Lines::new(self.start(), HEADER + layout.swept_len())
+    }
+
+    /// Where the number of entries is.
+    pub fn last_line(&self) -> Lines {
+        Lines::new(self.start().wrapping_add(SLAB_END), SPECIAL)
+    }
+
+    fn start(&self) -> *const u8 {
         // SAFETY: the buffer is pinned.
-        let page = unsafe { pg_sys::BufferGetPage(self.buffer) };
-        Ahead::new(page.cast::<u8>().cast_const(), HEADER + layout.swept_len())
+        unsafe { pg_sys::BufferGetPage(self.buffer).cast() }
     }
 
     /// Waits for the lock.
@@ -257,6 +248,19 @@ impl Block {
                 pin: Pin { buffer },
             }
         }
+    }
+
+    /// # Safety
+    /// The buffer is pinned and locked, and neither is anybody else's.
+    pub unsafe fn from_buffer(buffer: pg_sys::Buffer) -> Block {
+        Block {
+            pin: Pin { buffer },
+        }
+    }
+
+    /// The buffer, pinned and locked.
+    pub fn into_buffer(self) -> pg_sys::Buffer {
+        ManuallyDrop::new(self).buffer()
     }
 
     pub fn buffer(&self) -> pg_sys::Buffer {

@@ -23,6 +23,7 @@
 //! that sees the row, before it comes to the index.
 
 use std::ffi::c_void;
+use std::ops::Range;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -33,7 +34,8 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::build::item_pointer;
 use super::handler::Strategy;
-use super::page::{Content, FIRST_BLOCK, Index, Pin, block_count};
+use super::page::{Block, Content, FIRST_BLOCK, Index, block_count};
+use super::reader::{Places, Reader};
 use super::sweeps::{self, Sweeps};
 use crate::functions::{CoarseQuery, Resolved};
 use crate::sweep::filter::Verdict;
@@ -62,10 +64,6 @@ struct Scan {
     /// Where it lives.
     context: pg_sys::MemoryContext,
     index: Index,
-    /// The table; null in a scan for a bitmap.
-    table: pg_sys::Relation,
-    /// How many blocks it has, or had.
-    table_blocks: pg_sys::BlockNumber,
     /// What the settings mean for queries of so many dimensions: a join starts a sweep for every
     /// row, and the model's directory is not read for each.
     resolved: Option<Resolved>,
@@ -73,23 +71,119 @@ struct Scan {
     judge: Option<Judge>,
     /// Whether this sweep has been counted.
     begun: bool,
-    blocks: pg_sys::BlockNumber,
-    /// The blocks that are still to be judged, of those that this process has taken.
-    next: pg_sys::BlockNumber,
-    end: pg_sys::BlockNumber,
+    blocks: Blocks,
     strategy: pg_sys::BufferAccessStrategy,
-    /// From one block's buffer to the next one's, where that was last looked up.
-    distance: i32,
-    /// Matches of the pages that were judged last, of two kinds: certain ones, and ones to recheck.
-    certain: Vec<pg_sys::ItemPointerData>,
-    undecided: Vec<pg_sys::ItemPointerData>,
-    /// How many of both have been returned.
-    returned: usize,
+    places: Places,
+    matches: Matches,
     /// How many a plain scan collects next before it returns the first. It begins with one, so that
     /// a LIMIT costs no more than it has to, and doubles: a sweep that stops for every match finds
     /// the caches of the CPU full of the executor's data each time.
     batch: usize,
     sweeps: Sweeps,
+}
+
+/// The blocks that a sweep has to judge.
+struct Blocks {
+    /// So many has the index.
+    count: pg_sys::BlockNumber,
+    /// Those left of what this process has taken.
+    taken: Range<pg_sys::BlockNumber>,
+}
+
+impl Blocks {
+    fn new(count: pg_sys::BlockNumber) -> Blocks {
+        Blocks {
+            count,
+            taken: FIRST_BLOCK..FIRST_BLOCK,
+        }
+    }
+
+    /// The next one, taking some from what is shared if need be.
+    ///
+    /// Participants may see files of different lengths. The shorter one is long enough: see the
+    /// head of this file.
+    fn take(&mut self, shared: Option<&Shared>) -> Option<pg_sys::BlockNumber> {
+        if self.taken.is_empty() {
+            let (first, some) = match shared {
+                Some(shared) => (
+                    shared.next.fetch_add(PARALLEL_BLOCKS, Ordering::Relaxed),
+                    PARALLEL_BLOCKS,
+                ),
+                None => (self.taken.end, self.count),
+            };
+            self.taken = first..self.count.min(first.saturating_add(some));
+        }
+        self.taken.next()
+    }
+}
+
+/// Matches of the pages that were judged last.
+struct Matches {
+    /// The table; null in a scan for a bitmap.
+    table: pg_sys::Relation,
+    /// How many blocks it has, or had.
+    table_blocks: pg_sys::BlockNumber,
+    certain: Vec<pg_sys::ItemPointerData>,
+    /// Ones to recheck.
+    undecided: Vec<pg_sys::ItemPointerData>,
+    /// How many of both have been returned.
+    returned: usize,
+}
+
+impl Matches {
+    fn len(&self) -> usize {
+        self.certain.len() + self.undecided.len()
+    }
+
+    fn clear(&mut self) {
+        self.certain.clear();
+        self.undecided.clear();
+        self.returned = 0;
+    }
+
+    /// The next one to return, and whether to recheck it.
+    fn next(&mut self) -> Option<(pg_sys::ItemPointerData, bool)> {
+        let certain = self.certain.len();
+        let is_certain = self.returned < certain;
+        let tid = if is_certain {
+            self.certain.get(self.returned)
+        } else {
+            self.undecided.get(self.returned - certain)
+        }?;
+        self.returned += 1;
+        Some((*tid, !is_certain))
+    }
+
+    /// Judges one block, and adds its matches.
+    fn collect(
+        &mut self,
+        index: &Index,
+        block: &Block,
+        judge: &mut Judge,
+        ahead: Ahead,
+    ) -> Result<(), ErrorReport> {
+        let Content::Entries(count) = index.content(block)? else {
+            return Ok(());
+        };
+        let slab = index.slab(block, count)?;
+        for (entry, verdict) in judge.judge_and_ask(&slab, ahead).left() {
+            let list = match verdict {
+                Verdict::No => continue,
+                Verdict::Maybe => &mut self.undecided,
+                Verdict::Yes => &mut self.certain,
+            };
+            let tid = slab.tid(entry);
+            if tid.block >= self.table_blocks && !self.table.is_null() {
+                // SAFETY: the table is open as long as the scan. Others may have extended it.
+                self.table_blocks = unsafe { block_count(self.table) };
+            }
+            if tid.block >= self.table_blocks || !(1..=MAX_OFFSET).contains(&tid.offset) {
+                return Err(index.corrupted(block.number()));
+            }
+            list.push(item_pointer(tid));
+        }
+        Ok(())
+    }
 }
 
 impl Scan {
@@ -118,12 +212,8 @@ impl Scan {
         }
         self.judge = (!has_null).then(|| Judge::new(&self.index.layout, filters));
         self.begun = false;
-        self.blocks = self.index.block_count();
-        self.next = FIRST_BLOCK;
-        self.end = FIRST_BLOCK;
-        self.certain.clear();
-        self.undecided.clear();
-        self.returned = 0;
+        self.blocks = Blocks::new(self.index.block_count());
+        self.matches.clear();
         self.batch = 1;
         Ok(())
     }
@@ -151,107 +241,25 @@ impl Scan {
         }
     }
 
-    /// Judges one block, and adds its matches to `certain` and `undecided`.
-    fn judge_block(&mut self, pin: Pin, next: Option<&Pin>) -> Result<(), ErrorReport> {
-        let Some(judge) = &mut self.judge else {
-            return Ok(());
-        };
-        self.sweeps.pages += 1;
-        let block = pin.lock(pg_sys::BUFFER_LOCK_SHARE);
-        let content = self.index.content(&block)?;
-        let Content::Entries(count) = content else {
-            return Ok(());
-        };
-        let slab = self.index.slab(&block, count)?;
-        let mut ahead = next.map_or(Ahead::none(), |next| next.ahead(&self.index.layout));
-        for (entry, verdict) in judge.judge_and_ask(&slab, &mut ahead).left() {
-            let list = match verdict {
-                Verdict::No => continue,
-                Verdict::Maybe => &mut self.undecided,
-                Verdict::Yes => &mut self.certain,
-            };
-            let tid = slab.tid(entry);
-            if tid.block >= self.table_blocks && !self.table.is_null() {
-                // SAFETY: the table is open as long as the scan. Others may have extended it.
-                self.table_blocks = unsafe { block_count(self.table) };
-            }
-            if tid.block >= self.table_blocks || !(1..=MAX_OFFSET).contains(&tid.offset) {
-                return Err(self.index.corrupted(block.number()));
-            }
-            list.push(item_pointer(tid));
-        }
-        Ok(())
-    }
-
     /// Judges blocks until there are `wanted` matches, or no more blocks; false where there are no
     /// more matches either.
     fn advance(&mut self, shared: Option<&Shared>, wanted: usize) -> Result<bool, ErrorReport> {
         let start = Instant::now();
-        self.certain.clear();
-        self.undecided.clear();
-        self.returned = 0;
-        // The pin of the block that comes next.
-        let mut ahead: Option<Pin> = None;
-        while self.certain.len() + self.undecided.len() < wanted && self.take_block(shared) {
-            pgrx::check_for_interrupts!();
-            let pin = ahead.take().unwrap_or_else(|| self.pin(self.next));
-            self.next += 1;
-            if self.next < self.end {
-                ahead = Some(self.pin_next(&pin));
-            }
-            self.judge_block(pin, ahead.as_ref())?;
+        let (blocks, matches) = (&mut self.blocks, &mut self.matches);
+        matches.clear();
+        let Some(judge) = &mut self.judge else {
+            return Ok(false);
+        };
+        let mut reader = Reader::new(&self.index, self.strategy, &mut self.places);
+        while let Some((block, ahead)) = {
+            let is_enough = matches.len() >= wanted;
+            reader.next(|| (!is_enough).then(|| blocks.take(shared)).flatten())
+        } {
+            self.sweeps.pages += 1;
+            matches.collect(&self.index, block, judge, ahead)?;
         }
         self.sweeps.seconds += start.elapsed().as_secs_f64();
-        Ok(!self.certain.is_empty() || !self.undecided.is_empty())
-    }
-
-    fn pin(&self, number: pg_sys::BlockNumber) -> Pin {
-        // SAFETY: the index is open, and has `blocks` blocks.
-        unsafe { Pin::read(self.index.relation, number, self.strategy) }
-    }
-
-    /// The block `next`, of which the one before is pinned.
-    ///
-    /// A buffer that is guessed is not marked as used (`usage_count`), so every eighth is looked up,
-    /// in each sweep others: an index that is swept often stays in memory.
-    fn pin_next(&mut self, before: &Pin) -> Pin {
-        const LOOKED_UP: u64 = 8;
-        let is_guessed = !(u64::from(self.next) + self.sweeps.sweeps).is_multiple_of(LOOKED_UP);
-        // SAFETY: as below.
-        let guess = is_guessed
-            .then(|| unsafe { before.guess(self.distance, self.index.relation, self.next) })
-            .flatten();
-        guess.unwrap_or_else(|| {
-            let pin = self.pin(self.next);
-            self.distance = before.distance(&pin);
-            pin
-        })
-    }
-
-    /// Whether `next` is a block to judge, taking some from what is shared if need be.
-    ///
-    /// Participants may see files of different lengths. The shorter one is long enough: see the
-    /// head of this file.
-    fn take_block(&mut self, shared: Option<&Shared>) -> bool {
-        if self.next < self.end {
-            return true;
-        }
-        if self.judge.is_none() {
-            return false;
-        }
-        let first = match shared {
-            Some(shared) => shared.next.fetch_add(PARALLEL_BLOCKS, Ordering::Relaxed),
-            None => self.next,
-        };
-        if first >= self.blocks {
-            return false;
-        }
-        self.next = first;
-        self.end = match shared {
-            Some(_) => self.blocks.min(first.saturating_add(PARALLEL_BLOCKS)),
-            None => self.blocks,
-        };
-        true
+        Ok(matches.len() > 0)
     }
 
     /// Whether this is the start of a sweep; if so, it is counted.
@@ -303,26 +311,26 @@ pub unsafe extern "C-unwind" fn ambeginscan(
         let mut own = PgMemoryContexts::For(context);
         let state = Scan {
             context,
-            table: null_mut(),
-            // No block has this number, and a scan for a bitmap passes over those that the table
-            // does not have.
-            table_blocks: pg_sys::InvalidBlockNumber,
             resolved: None,
             sweeps: Sweeps {
                 index: (*index.relation).rd_id,
                 ..Sweeps::default()
             },
             strategy: own.switch_to(|_| strategy(&index)),
-            distance: 1,
+            places: Places::unknown(),
             index,
             judge: None,
             begun: false,
-            blocks: 0,
-            next: 0,
-            end: 0,
-            certain: Vec::new(),
-            undecided: Vec::new(),
-            returned: 0,
+            blocks: Blocks::new(0),
+            matches: Matches {
+                table: null_mut(),
+                // No block has this number, and a scan for a bitmap passes over those that the
+                // table does not have.
+                table_blocks: pg_sys::InvalidBlockNumber,
+                certain: Vec::new(),
+                undecided: Vec::new(),
+                returned: 0,
+            },
             batch: 1,
         };
         (*scan).opaque = own.leak_and_drop_on_delete(state).cast();
@@ -367,9 +375,9 @@ pub unsafe extern "C-unwind" fn amrescan(
         };
         let own = state(scan);
         // Postgres sets it after `ambeginscan`.
-        own.table = (*scan).heapRelation;
-        if !own.table.is_null() {
-            own.table_blocks = block_count(own.table);
+        own.matches.table = (*scan).heapRelation;
+        if !own.matches.table.is_null() {
+            own.matches.table_blocks = block_count(own.matches.table);
         }
         own.restart(keys).unwrap_or_report();
     }
@@ -392,16 +400,9 @@ pub unsafe extern "C-unwind" fn amgettuple(
             &*parallel.cast::<u8>().add(offset).cast::<Shared>()
         });
         loop {
-            let certain = own.certain.len();
-            let found = if own.returned < certain {
-                own.certain.get(own.returned)
-            } else {
-                own.undecided.get(own.returned - certain)
-            };
-            if let Some(tid) = found {
-                (*scan).xs_heaptid = *tid;
-                (*scan).xs_recheck = own.returned >= certain || !is_mvcc(&*(*scan).xs_snapshot);
-                own.returned += 1;
+            if let Some((tid, recheck)) = own.matches.next() {
+                (*scan).xs_heaptid = tid;
+                (*scan).xs_recheck = recheck || !is_mvcc(&*(*scan).xs_snapshot);
                 return true;
             }
             if own.begins() {
@@ -429,7 +430,10 @@ pub unsafe extern "C-unwind" fn amgetbitmap(
         }
         let mut count = 0;
         while own.advance(None, BATCH).unwrap_or_report() {
-            for (tids, recheck) in [(&mut own.certain, false), (&mut own.undecided, true)] {
+            let Matches {
+                certain, undecided, ..
+            } = &mut own.matches;
+            for (tids, recheck) in [(certain, false), (undecided, true)] {
                 if !tids.is_empty() {
                     pg_sys::tbm_add_tuples(bitmap, tids.as_mut_ptr(), tids.len() as i32, recheck);
                     count += tids.len() as i64;

@@ -229,6 +229,7 @@ impl Filter {
                     dots,
                 };
                 kernel.decide(&entries, &cutoffs, &mut verdicts.no, &mut verdicts.yes);
+                ahead.ask_for_the_rest();
             }
         }
     }
@@ -388,11 +389,11 @@ impl Judge {
 
     /// A verdict for each entry.
     pub fn judge(&mut self, slab: &Slab) -> &Verdicts {
-        self.judge_and_ask(slab, &mut Ahead::none())
+        self.judge_and_ask(slab, Ahead::none())
     }
 
     /// [`Judge::judge`], while what will be judged next comes from memory.
-    pub fn judge_and_ask(&mut self, slab: &Slab, ahead: &mut Ahead) -> &Verdicts {
+    pub fn judge_and_ask(&mut self, slab: &Slab, mut ahead: Ahead) -> &Verdicts {
         let count = slab.count();
         self.all.count = count;
         self.all.fill(Verdict::Yes);
@@ -402,7 +403,7 @@ impl Judge {
                 slab,
                 &mut self.dots[..count],
                 &mut self.one,
-                ahead,
+                &mut ahead,
             );
             self.all.and(&self.one, *negated);
         }

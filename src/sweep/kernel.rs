@@ -93,52 +93,96 @@ pub struct Entries<'a> {
     pub dots: &'a [i32],
 }
 
-/// What will be read next, to be asked for from memory while something else is computed.
-pub struct Ahead {
+/// Cache lines.
+#[derive(Debug, Clone, Copy)]
+pub struct Lines {
     at: *const u8,
-    lines: usize,
+    count: usize,
 }
 
-impl Ahead {
-    const LINE: usize = 64;
+impl Lines {
+    const LEN: usize = 64;
 
-    /// Nothing.
-    pub fn none() -> Ahead {
-        Ahead {
+    pub fn none() -> Lines {
+        Lines {
             at: std::ptr::null(),
-            lines: 0,
+            count: 0,
         }
     }
 
-    /// `len` bytes from `at`. Nothing is read through the pointer, whatever it is.
-    pub fn new(at: *const u8, len: usize) -> Ahead {
-        Ahead {
+    /// Those of `len` bytes from `at`.
+    pub fn new(at: *const u8, len: usize) -> Lines {
+        let before = at.addr() % Lines::LEN;
+        Lines {
             at,
-            lines: len.div_ceil(Ahead::LINE),
+            count: (before + len).div_ceil(Lines::LEN),
         }
     }
 
-    /// Lines to ask for with each of `steps`, to be through at the end.
-    fn pace(&self, steps: usize) -> usize {
-        self.lines.div_ceil(steps.max(1))
+    /// The first `count`, or fewer if there are not so many, and those that follow.
+    pub fn split(self, count: usize) -> (Lines, Lines) {
+        let count = count.min(self.count);
+        let rest = Lines {
+            at: self.at.wrapping_add(count * Lines::LEN),
+            count: self.count - count,
+        };
+        (Lines { count, ..self }, rest)
     }
 
-    /// Asks for so many lines more.
+    /// Asks for them. Nothing is read through the pointer, whatever it is.
     #[inline(always)]
-    fn ask(&mut self, lines: usize) {
-        let lines = lines.min(self.lines);
-        for _ in 0..lines {
+    fn ask(self) {
+        for line in 0..self.count {
             // Into the second cache: the first has few places for lines on their way, and what is
             // read now needs them (0.6 × the time of a sweep with T0, on Zen 4).
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a prefetch has no effect but on caches.
             unsafe {
                 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T1>(self.at.cast());
+                _mm_prefetch::<_MM_HINT_T1>(self.at.wrapping_add(line * Lines::LEN).cast());
             }
-            self.at = self.at.wrapping_add(Ahead::LINE);
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
         }
-        self.lines -= lines;
+    }
+}
+
+/// What will be read next, to be asked for from memory while something else is computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead {
+    during: Lines,
+    after: [Lines; 2],
+}
+
+impl Ahead {
+    /// Nothing.
+    pub fn none() -> Ahead {
+        Ahead::new(Lines::none(), [Lines::none(); 2])
+    }
+
+    /// What is asked for during the next dot products, line by line, and what after them at once.
+    pub fn new(during: Lines, after: [Lines; 2]) -> Ahead {
+        Ahead { during, after }
+    }
+
+    /// Lines to ask for with each of `steps`, to be through at the end.
+    fn pace(&self, steps: usize) -> usize {
+        self.during.count.div_ceil(steps.max(1))
+    }
+
+    /// Asks for so many lines more of those during the dot products.
+    #[inline(always)]
+    fn ask(&mut self, lines: usize) {
+        let (now, later) = self.during.split(lines);
+        now.ask();
+        self.during = later;
+    }
+
+    /// Asks for all that is left.
+    pub fn ask_for_the_rest(&mut self) {
+        let Ahead { during, after } = std::mem::replace(self, Ahead::none());
+        during.ask();
+        after.into_iter().for_each(Lines::ask);
     }
 }
 
@@ -289,22 +333,16 @@ mod x86 {
         while row < dots.len() {
             ahead.ask(pace);
             let rows = ROWS.min(dots.len() - row);
-            let mut sums = [_mm512_setzero_si512(); ROWS];
-            if rows == ROWS {
-                // SAFETY: rows `row..row + 4` lie in `codes`.
-                unsafe { sum_rows::<ROWS>(&codes[row * stride..], query, &mut sums) };
-            } else {
-                for (i, sum) in sums.iter_mut().take(rows).enumerate() {
-                    // SAFETY: the row lies in `codes`.
-                    unsafe {
-                        sum_rows::<1>(
-                            &codes[(row + i) * stride..],
-                            query,
-                            std::array::from_mut(sum),
-                        )
-                    };
+            let codes = &codes[row * stride..];
+            // SAFETY: rows `row..row + rows` lie in `codes`.
+            let sums = unsafe {
+                match rows {
+                    1 => sum_rows::<1>(codes, query),
+                    2 => sum_rows::<2>(codes, query),
+                    3 => sum_rows::<3>(codes, query),
+                    _ => sum_rows::<ROWS>(codes, query),
                 }
-            }
+            };
             let half = sums.map(|sum| {
                 _mm256_add_epi32(
                     _mm512_castsi512_si256(sum),
@@ -328,17 +366,13 @@ mod x86 {
         }
     }
 
-    /// Per lane, `Σ (c + 128) k` of N rows.
+    /// Per lane, `Σ (c + 128) k` of N rows, and zeros for those that lack to [`ROWS`].
     ///
     /// # Safety
     /// `codes` begins with N rows of the query's stride, a multiple of 16.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn sum_rows<const N: usize>(
-        codes: &[u8],
-        query: &QuantizedQuery,
-        sums: &mut [__m512i; N],
-    ) {
+    unsafe fn sum_rows<const N: usize>(codes: &[u8], query: &QuantizedQuery) -> [__m512i; ROWS] {
         let stride = query.values.len();
         debug_assert!(codes.len() >= N * stride && stride.is_multiple_of(16));
         let mut high = [_mm512_setzero_si512(); N];
@@ -360,9 +394,11 @@ mod x86 {
             }
             at += 64;
         }
+        let mut sums = [_mm512_setzero_si512(); ROWS];
         for row in 0..N {
             sums[row] = _mm512_add_epi32(_mm512_slli_epi32::<7>(high[row]), low[row]);
         }
+        sums
     }
 
     /// # Safety

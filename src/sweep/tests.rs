@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::filter::{Verdict, Verdicts};
-use super::kernel::{Ahead, Kernel, QuantizedQuery};
+use super::kernel::{Ahead, Kernel, Lines, QuantizedQuery};
 use super::{Encoder, Filter, Judge, Layout, Slab, SlabMut, Tid};
 use crate::vector::{Query, cosine, squared_norm};
 
@@ -383,7 +383,7 @@ fn every_kernel_gives_the_integer_dot_product() {
                 &codes,
                 &query,
                 &mut dots,
-                &mut Ahead::new(codes.as_ptr(), codes.len()),
+                &mut Ahead::new(Lines::new(codes.as_ptr(), codes.len()), [Lines::none(); 2]),
             );
             assert_eq!(dots.map(i64::from).to_vec(), expected, "{kernel:?}");
         }
