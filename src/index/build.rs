@@ -52,11 +52,11 @@ impl Build {
 
     fn flush(&mut self) {
         if self.count > 0 {
-            set_count(&mut self.page, self.count);
+            set_count(&self.layout, &mut self.page, self.count);
             // SAFETY: nobody else knows the new file.
             let mut block = unsafe { Block::extend(self.index, pg_sys::ForkNumber::MAIN_FORKNUM) };
             block.overwrite(&self.page);
-            self.page = empty_page(&self.layout);
+            self.page = empty_page();
             self.count = 0;
         }
     }
@@ -165,7 +165,7 @@ pub unsafe extern "C-unwind" fn ambuild(
             index,
             meta,
             encoder: Encoder::new(&layout),
-            page: empty_page(&layout),
+            page: empty_page(),
             layout,
             count: 0,
             entries: 0,

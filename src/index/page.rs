@@ -6,10 +6,10 @@
 //! | 24.. | block 0: the [`Meta`]; others: the slab ([`crate::sweep::layout`]) |
 //! | the last 8 | how many entries, u16; kind of page, u16; zero, u16; page id, u16 |
 //!
-//! `pd_lower` lies behind the slab whatever part of it is taken: generic WAL does not keep what
-//! lies between `pd_lower` and `pd_upper`.
+//! `pd_lower` and `pd_upper` enclose the hole that the entries leave: generic WAL keeps nothing of it.
 
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::ptr::null_mut;
 
 use pgrx::pg_sys;
@@ -40,7 +40,7 @@ const KIND_META: u16 = 1;
 const KIND_ENTRIES: u16 = 2;
 
 const MAGIC: u32 = 0x6d72_6c69;
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bits of a code's two levels.
 const BITS: [u32; 2] = [8, 4];
 
@@ -104,11 +104,11 @@ impl<'a> Page<'a> {
         u16::from_ne_bytes([self.0[at], self.0[at + 1]])
     }
 
-    /// Whether the header is one that we have written, with data up to `end`.
-    fn has_form(&self, kind: u16, end: usize) -> bool {
+    /// Whether the header is one that we have written, around this hole.
+    fn has_form(&self, kind: u16, hole: &Range<usize>) -> bool {
         let [lower, upper, special, size_version] = [12, 14, 16, 18].map(|at| self.header(at));
-        usize::from(lower) == end
-            && usize::from(upper) == SLAB_END
+        usize::from(lower) == hole.start
+            && usize::from(upper) == hole.end
             && usize::from(special) == SLAB_END
             && size_version == PAGE as u16 | pg_sys::PG_PAGE_LAYOUT_VERSION as u16
             && self.header(SLAB_END + 2) == kind
@@ -122,10 +122,10 @@ impl<'a> Page<'a> {
         if self.header(14) == 0 {
             return self.0.iter().all(|b| *b == 0).then_some(Content::New);
         }
-        if !self.has_form(KIND_ENTRIES, HEADER + layout.slab_len()) {
+        let count = usize::from(self.header(SLAB_END));
+        if !self.has_form(KIND_ENTRIES, &hole(layout, count)?) {
             return None;
         }
-        let count = usize::from(self.header(SLAB_END));
         let slab = Slab::new(layout, &self.0[HEADER..SLAB_END], count)?;
         slab.ends_at_count().then_some(Content::Entries(count))
     }
@@ -303,10 +303,16 @@ impl Drop for Block {
     }
 }
 
+/// The bytes of a page that `count` entries leave free. `None` where they don't fit.
+fn hole(layout: &Layout, count: usize) -> Option<Range<usize>> {
+    let hole = layout.hole(count)?;
+    Some(HEADER + hole.start..HEADER + hole.end)
+}
+
 /// An empty page of entries.
-pub fn empty_page(layout: &Layout) -> Box<[u8; PAGE]> {
+pub fn empty_page() -> Box<[u8; PAGE]> {
     let mut page = Box::new([0; PAGE]);
-    init_page(&mut page, KIND_ENTRIES, HEADER + layout.slab_len());
+    init_page(&mut page, KIND_ENTRIES);
     page
 }
 
@@ -314,18 +320,15 @@ pub fn empty_page(layout: &Layout) -> Box<[u8; PAGE]> {
 pub fn meta_page(meta: &Meta) -> Box<[u8; PAGE]> {
     let bytes = meta.encode();
     let mut page = Box::new([0; PAGE]);
-    init_page(&mut page, KIND_META, HEADER + bytes.len());
+    init_page(&mut page, KIND_META);
     page[HEADER..HEADER + bytes.len()].copy_from_slice(&bytes);
+    set_hole(&mut page, &(HEADER + bytes.len()..SLAB_END));
     page
 }
 
-fn init_page(page: &mut [u8; PAGE], kind: u16, end: usize) {
-    // SAFETY: PageInit zeroes BLCKSZ bytes and writes a header; `pd_lower` is part of it.
-    unsafe {
-        let pointer: pg_sys::Page = page.as_mut_ptr().cast();
-        pg_sys::PageInit(pointer, PAGE, SPECIAL);
-        (*pointer.cast::<pg_sys::PageHeaderData>()).pd_lower = end as u16;
-    }
+fn init_page(page: &mut [u8; PAGE], kind: u16) {
+    // SAFETY: PageInit zeroes BLCKSZ bytes and writes a header.
+    unsafe { pg_sys::PageInit(page.as_mut_ptr().cast(), PAGE, SPECIAL) }
     page[SLAB_END + 2..][..2].copy_from_slice(&kind.to_ne_bytes());
     page[SLAB_END + 6..][..2].copy_from_slice(&PAGE_ID.to_ne_bytes());
 }
@@ -339,8 +342,19 @@ pub fn slab_mut<'a>(
     SlabMut::new(layout, &mut page[HEADER..SLAB_END], count)
 }
 
-pub fn set_count(page: &mut [u8; PAGE], count: usize) {
+/// Notes how many entries a page has.
+///
+/// # Panics
+/// If they don't fit.
+pub fn set_count(layout: &Layout, page: &mut [u8; PAGE], count: usize) {
     page[SLAB_END..][..2].copy_from_slice(&(count as u16).to_ne_bytes());
+    set_hole(page, &hole(layout, count).expect("entries that fit"));
+}
+
+/// `pd_lower` and `pd_upper`.
+fn set_hole(page: &mut [u8; PAGE], hole: &Range<usize>) {
+    page[12..14].copy_from_slice(&(hole.start as u16).to_ne_bytes());
+    page[14..16].copy_from_slice(&(hole.end as u16).to_ne_bytes());
 }
 
 /// An open index.
@@ -384,7 +398,7 @@ impl Index {
             let block = Pin::read(relation, META_BLOCK, null_mut()).lock(pg_sys::BUFFER_LOCK_SHARE);
             let page = block.page();
             let meta = Meta::decode(&page.0[HEADER..])?;
-            let has_form = page.has_form(KIND_META, HEADER + meta.encode().len());
+            let has_form = page.has_form(KIND_META, &(HEADER + meta.encode().len()..SLAB_END));
             (has_form && page.header(SLAB_END) == 0 && meta.layout().is_some()).then_some(meta)
         }
     }
@@ -482,13 +496,13 @@ impl Index {
             let page = pg_sys::GenericXLogRegisterBuffer(state, block.buffer(), flags);
             let page: &mut [u8; PAGE] = &mut *page.cast();
             if matches!(content, Content::New) {
-                init_page(page, KIND_ENTRIES, HEADER + self.layout.slab_len());
+                init_page(page, KIND_ENTRIES);
             }
             let mut slab = slab_mut(&self.layout, page, count)
                 .ok_or_else(|| self.corrupted(block.number()))?;
             change(&mut slab);
             let count = slab.count();
-            set_count(page, count);
+            set_count(&self.layout, page, count);
             pg_sys::GenericXLogFinish(state);
             Ok(count)
         }

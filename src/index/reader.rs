@@ -20,22 +20,25 @@ const UPCOMING: usize = 2;
 
 /// Lines of the block after the next that are asked for before the next one is locked: memory has
 /// something to do until the next block's turn.
-const EARLY_LINES: usize = 24;
+const EARLY_LINES: usize = 16;
 
 /// Of so many blocks, one is looked up where the others are guessed. A guess does not mark a buffer as
 /// used (`usage_count`), so each sweep looks up others: an index that is swept often stays in memory.
 const LOOKED_UP: u32 = 32;
 
+/// How many guesses there are at where a block is.
+const GUESSES: usize = 4;
+
 /// Where the blocks of an index lie in memory.
 ///
-/// Blocks that were read or written one after another mostly lie in buffers at the same distance,
-/// and to look one up costs several times as much: the table of buffers is larger than the caches
-/// of a CPU.
+/// To look a block up costs several times as much as to look whether a buffer holds it: the table of
+/// buffers is larger than the caches of a CPU. Blocks that were read or written one after another
+/// mostly lie at few different distances, those of what else was read meanwhile.
 #[derive(Debug, Clone, Copy)]
 pub struct Places {
-    /// From one block's buffer to the next one's, where that was last looked up.
-    distance: i32,
-    /// Which blocks are looked up.
+    /// From one block's buffer to the next one's: what was found last, the most frequent in front.
+    distances: [i32; GUESSES],
+    /// Which blocks are looked up: others in each sweep, also of sessions that do only one.
     sweep: u32,
 }
 
@@ -43,20 +46,42 @@ impl Places {
     /// For a sweep, as yet unknown.
     pub fn unknown() -> Places {
         static SWEEPS: AtomicU32 = AtomicU32::new(0);
+        // SAFETY: set when the process starts.
+        let process = unsafe { pg_sys::MyProcPid } as u32;
         Places {
-            distance: 1,
-            sweep: SWEEPS.fetch_add(1, Ordering::Relaxed),
+            distances: [1, 2, -1, 3],
+            sweep: process.wrapping_add(SWEEPS.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
-    /// Where a block may be whose predecessor is in the buffer `last`.
-    fn guess(&self, last: pg_sys::Buffer, number: pg_sys::BlockNumber) -> Option<pg_sys::Buffer> {
-        let is_guessed = !number.wrapping_add(self.sweep).is_multiple_of(LOOKED_UP);
+    /// Where a block may be whose predecessor is in the buffer `last`, the likeliest first.
+    fn guesses(
+        &self,
+        last: pg_sys::Buffer,
+        number: pg_sys::BlockNumber,
+    ) -> [Option<pg_sys::Buffer>; GUESSES] {
+        if number.wrapping_add(self.sweep).is_multiple_of(LOOKED_UP) {
+            return [None; GUESSES];
+        }
         // SAFETY: reads a setting.
         let buffers = unsafe { pg_sys::NBuffers };
         // Buffers of temporary tables, counted downwards from -1, are not guessed.
-        last.checked_add(self.distance)
-            .filter(|buffer| is_guessed && (1..=buffers).contains(buffer))
+        let is_buffer = |buffer: &pg_sys::Buffer| (1..=buffers).contains(buffer);
+        self.distances
+            .map(|distance| last.checked_add(distance).filter(is_buffer))
+    }
+
+    /// Notes that the one after `last` was in the buffer `next`.
+    fn learn(&mut self, last: pg_sys::Buffer, next: pg_sys::Buffer) {
+        let distance = next.wrapping_sub(last);
+        match self.distances.iter().position(|d| *d == distance) {
+            Some(0) => {}
+            Some(at) => self.distances.swap(at - 1, at),
+            None => {
+                self.distances.rotate_right(1);
+                self.distances[0] = distance;
+            }
+        }
     }
 }
 
@@ -102,14 +127,14 @@ impl<'a> Reader<'a> {
         let done = self.current.take();
         let next = self.upcoming.pop_front()?.into_buffer();
         let last = self.upcoming.back().map_or(next, Pin::buffer);
-        let coming = take().map(|number| (number, self.places.guess(last, number)));
+        let coming = take().map(|number| (number, self.places.guesses(last, number)));
         // SAFETY: `done` is locked and `next` pinned, and nobody else's; the index has the block.
         // After that `next` is locked, and the block pinned.
         unsafe {
             let pinned = self.turn(done.map(Block::into_buffer), next, coming);
             self.current = Some(Block::from_buffer(next));
             if let Some(buffer) = pinned {
-                self.places.distance = buffer.wrapping_sub(last);
+                self.places.learn(last, buffer);
                 self.upcoming.push_back(Pin::from_buffer(buffer));
             }
         }
@@ -117,7 +142,7 @@ impl<'a> Reader<'a> {
         self.current.as_ref().map(|block| (block, ahead))
     }
 
-    /// Gives up `done`, pins the block that is `coming` (with a guess at its buffer), and locks
+    /// Gives up `done`, pins the block that is `coming` (with guesses at its buffer), and locks
     /// `next`. Returns the buffer of the block.
     ///
     /// # Safety
@@ -127,7 +152,7 @@ impl<'a> Reader<'a> {
         &self,
         done: Option<pg_sys::Buffer>,
         next: pg_sys::Buffer,
-        coming: Option<(pg_sys::BlockNumber, Option<pg_sys::Buffer>)>,
+        coming: Option<(pg_sys::BlockNumber, [Option<pg_sys::Buffer>; GUESSES])>,
     ) -> Option<pg_sys::Buffer> {
         let (relation, strategy) = (self.index.relation, self.strategy);
         let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
@@ -145,13 +170,14 @@ impl<'a> Reader<'a> {
                 if pg_sys::InterruptPending != 0 {
                     ProcessInterrupts();
                 }
-                let pinned = coming.map(|(number, guess)| match guess {
-                    // ReadRecentBuffer pins the buffer if it holds the block, and else returns false.
-                    Some(guess) if ReadRecentBuffer(file, fork, number, guess) => guess,
-                    _ => {
+                let pinned = coming.map(|(number, guesses)| {
+                    let mut guesses = guesses.into_iter().flatten();
+                    // Pins the buffer if it holds the block, and else returns false.
+                    let guessed = guesses.find(|at| ReadRecentBuffer(file, fork, number, *at));
+                    guessed.unwrap_or_else(|| {
                         let mode = pg_sys::ReadBufferMode::RBM_NORMAL;
                         ReadBufferExtended(relation, fork, number, mode, strategy)
-                    }
+                    })
                 });
                 LockBuffer(next, pg_sys::BUFFER_LOCK_SHARE as c_int);
                 pinned

@@ -43,7 +43,7 @@ pub struct Encoder {
     bounds: [u8; 4],
     codes: Vec<u8>,
     fine: Vec<u8>,
-    /// The prefix, as it is and normalised.
+    /// The prefix, as it is and normalised. As long as the codes; zero behind the prefix's values.
     wide: Vec<f32>,
     unit: Vec<f64>,
     /// Both levels together.
@@ -59,9 +59,9 @@ impl Encoder {
             bounds: [0; 4],
             codes: vec![0; layout.stride()],
             fine: vec![0; layout.stride() / 2],
-            wide: vec![0.0; layout.dims()],
-            unit: vec![0.0; layout.dims()],
-            steps: vec![0; layout.dims()],
+            wide: vec![0.0; layout.stride()],
+            unit: vec![0.0; layout.stride()],
+            steps: vec![0; layout.stride()],
         }
     }
 
@@ -70,39 +70,62 @@ impl Encoder {
     /// # Panics
     /// If it is not as long as the layout says.
     pub fn encode(&mut self, prefix: &[f16]) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            fn with_avx2(encoder: &mut Encoder, prefix: &[f16]) {
+                encoder.encode_as_compiled(prefix);
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the CPU has AVX2.
+                return unsafe { with_avx2(self, prefix) };
+            }
+        }
+        self.encode_as_compiled(prefix);
+    }
+
+    /// The same operations in the same order, whatever instructions they become.
+    #[inline(always)]
+    fn encode_as_compiled(&mut self, prefix: &[f16]) {
         assert_eq!(prefix.len(), self.dims, "prefix of another length");
-        prefix.convert_to_f32_slice(&mut self.wide);
+        prefix.convert_to_f32_slice(&mut self.wide[..self.dims]);
         // Sums of squares of halves are far from the limits of f64.
-        let norm = sum(self.wide.iter().map(|v| f64::from(*v).powi(2))).sqrt();
+        let norm = sum(blocks(&self.wide).map(|b| b.map(|v| f64::from(v).powi(2)))).sqrt();
         let inverse = if norm > 0.0 { 1.0 / norm } else { 0.0 };
         for (unit, value) in self.unit.iter_mut().zip(&self.wide) {
             *unit = f64::from(*value) * inverse;
         }
-        let largest = self.wide.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
-        let largest = f64::from(largest) * inverse;
+        // Finite values are in the order of their bits.
+        let largest = self.wide.iter().map(|v| v.abs().to_bits()).max();
+        let largest = f64::from(f32::from_bits(largest.unwrap_or(0))) * inverse;
         let scale = (largest / MAX_CODE) as f32;
         let step = f64::from(scale) / f64::from(FINE_STEPS);
         let inverse_step = if step > 0.0 { 1.0 / step } else { 0.0 };
 
-        self.codes.fill(BIAS as u8);
-        self.fine.fill(8 | 8 << 4);
         // In range: |unit| ≤ largest, and the f32 scale is within 2^-24 of largest / 127.
         for (steps, unit) in self.steps.iter_mut().zip(&self.unit) {
             *steps = nearest(unit * inverse_step);
         }
-        let coarse = |steps: i32| (steps + FINE_STEPS / 2) >> FINE_STEPS.trailing_zeros();
         for (code, steps) in self.codes.iter_mut().zip(&self.steps) {
             *code = (coarse(*steps) + BIAS) as u8;
         }
-        for (pair, steps) in self.fine.iter_mut().zip(self.steps.chunks(2)) {
+        for (pair, [low, high]) in self.fine.iter_mut().zip(self.steps.as_chunks().0) {
             let nibble = |steps: i32| (steps - FINE_STEPS * coarse(steps) + 8) as u8;
-            let high = steps.get(1).map_or(8, |steps| nibble(*steps));
-            *pair = nibble(steps[0]) | high << 4;
+            *pair = nibble(*low) | nibble(*high) << 4;
         }
-        let values = || self.unit.iter().zip(&self.steps);
+        let lost = |left: fn(i32) -> i32| {
+            let values = blocks(&self.unit).zip(blocks(&self.steps));
+            sum(values.map(|(units, steps)| {
+                let mut squares = [0.0; LANES];
+                for ((square, unit), steps) in squares.iter_mut().zip(units).zip(steps) {
+                    *square = (unit - step * f64::from(left(steps))).powi(2);
+                }
+                squares
+            }))
+        };
         let lost = [
-            sum(values().map(|(u, w)| (u - step * f64::from(FINE_STEPS * coarse(*w))).powi(2))),
-            sum(values().map(|(u, w)| (u - step * f64::from(*w)).powi(2))),
+            lost(|steps| FINE_STEPS * coarse(steps)),
+            lost(|steps| steps),
         ];
         self.scale = scale.to_ne_bytes();
         for ((lost, unit), stored) in lost
@@ -122,22 +145,37 @@ impl Encoder {
     }
 }
 
-/// A sum in eight lanes, which the compiler can keep in registers side by side.
-fn sum(mut values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let mut lanes = [0.0; 8];
-    for _ in 0..values.len() / lanes.len() {
-        for lane in &mut lanes {
-            *lane += values.next().expect("as many values as there are");
-        }
-    }
-    lanes.iter().sum::<f64>() + values.sum::<f64>()
+/// Sums that the compiler can keep in registers side by side.
+const LANES: usize = 8;
+
+#[inline(always)]
+fn blocks<T: Copy>(values: &[T]) -> impl Iterator<Item = [T; LANES]> {
+    values.as_chunks().0.iter().copied()
 }
 
-/// The nearest whole number, of two the even one, for values up to 2^31. Adding 1.5 · 2^52 leaves no
-/// bits behind the point.
+#[inline(always)]
+fn sum(blocks: impl Iterator<Item = [f64; LANES]>) -> f64 {
+    let mut lanes = [0.0; LANES];
+    for block in blocks {
+        for (lane, value) in lanes.iter_mut().zip(block) {
+            *lane += value;
+        }
+    }
+    lanes.iter().sum()
+}
+
+/// The first level's part of [`steps`].
+#[inline(always)]
+fn coarse(steps: i32) -> i32 {
+    (steps + FINE_STEPS / 2) >> FINE_STEPS.trailing_zeros()
+}
+
+/// The nearest whole number, of two the even one, for values up to 2^31. With 1.5 · 2^52 added no bits
+/// are left behind the point, and the lowest are those of the whole number.
+#[inline(always)]
 fn nearest(value: f64) -> i32 {
     const NO_FRACTION: f64 = 6_755_399_441_055_744.0;
-    ((value + NO_FRACTION) - NO_FRACTION) as i32
+    (value + NO_FRACTION).to_bits() as i32
 }
 
 /// The two bounds of an entry, as they are stored.

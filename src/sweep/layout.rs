@@ -1,19 +1,25 @@
 //! Where the parts of an entry lie on a page.
 //!
-//! A page holds its entries as arrays, one after another. What the sweep reads of every entry lies
-//! together and in front, what it reads of a few behind:
+//! A page holds its entries as arrays. What the sweep reads of every entry lies together and in
+//! front, what it reads of a few grows from the end towards it:
 //!
 //! | array | bytes an entry |
 //! | --- | --- |
 //! | scale, f32 | 4 |
 //! | bounds of the first and the second level, u16 each | 4 |
 //! | codes of the first level, from a multiple of 64 | stride |
-//! | codes of the second level | stride / 2 |
-//! | heap TID: block (high half, low half), offset, u16 each | 6 |
+//! | a hole | |
+//! | codes of the second level, then the heap TID: block (high half, low half), offset, u16 each; the first entry's last | stride / 2 + 6 |
+//!
+//! The first two arrays have room for all entries that a page can have; what the others leave lies
+//! in one piece, as between the line pointers and the tuples of a table's page. So a record of
+//! generic WAL, which compares all of a page but its hole, costs as much as the page is full.
 //!
 //! The stride is the number of dimensions of the prefix, rounded up to a multiple of 16. Entries
 //! are dense: of `count` of them, the first `count` places are taken. Numbers are in the byte order
 //! of the machine.
+
+use std::ops::Range;
 
 use super::code::Encoder;
 
@@ -37,8 +43,6 @@ pub struct Layout {
     stride: usize,
     capacity: usize,
     codes: usize,
-    fine: usize,
-    tids: usize,
     end: usize,
 }
 
@@ -47,10 +51,23 @@ const STEP: usize = 16;
 /// Codes begin on a cache line of the page.
 const LINE: usize = 64;
 
-const SCALES: usize = 0;
 const SCALE: usize = 4;
 const BOUNDS: usize = 4;
 const TID: usize = 6;
+
+/// The parts of an entry, each in an array of its own.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Scale,
+    Bounds,
+    Codes,
+    /// Codes of the second level, and the TID.
+    Tail,
+}
+
+impl Part {
+    const ALL: [Part; 4] = [Part::Scale, Part::Bounds, Part::Codes, Part::Tail];
+}
 
 impl Layout {
     /// For prefixes of `dims` values in slabs of `slab_len` bytes. `None` where not one entry fits,
@@ -64,21 +81,16 @@ impl Layout {
         (1..=most)
             .rev()
             .map(|capacity| {
-                let bounds_end = SCALES + capacity * (SCALE + BOUNDS);
-                let codes = (SLAB_START + bounds_end).next_multiple_of(LINE) - SLAB_START;
-                let fine = codes + capacity * stride;
-                let tids = fine + capacity * stride / 2;
+                let bounds_end = capacity * (SCALE + BOUNDS);
                 Layout {
                     dims,
                     stride,
                     capacity,
-                    codes,
-                    fine,
-                    tids,
-                    end: tids + capacity * TID,
+                    codes: (SLAB_START + bounds_end).next_multiple_of(LINE) - SLAB_START,
+                    end: slab_len,
                 }
             })
-            .find(|layout| layout.end <= slab_len)
+            .find(|layout| layout.hole(layout.capacity).is_some())
     }
 
     /// Dimensions of the prefixes.
@@ -101,25 +113,37 @@ impl Layout {
         SCALE + BOUNDS + self.stride + self.stride / 2 + TID
     }
 
-    /// Bytes of the slab that are used; the rest of the page is a hole.
+    /// Bytes of the slab.
     pub fn slab_len(&self) -> usize {
         self.end
     }
 
-    /// Bytes of the slab that a sweep reads of a full page.
-    pub fn swept_len(&self) -> usize {
-        self.fine
+    /// The bytes of the slab that `count` entries leave free in the middle. `None` where they don't
+    /// fit.
+    pub fn hole(&self, count: usize) -> Option<Range<usize>> {
+        let start = self.codes + count * self.stride;
+        let end = self.end.checked_sub(count * self.tail_len())?;
+        (count <= self.capacity && start <= end).then_some(start..end)
     }
 
-    /// The arrays: where each begins, and the bytes of one entry in it.
-    fn arrays(&self) -> [(usize, usize); 5] {
-        [
-            (SCALES, SCALE),
-            (SCALES + self.capacity * SCALE, BOUNDS),
-            (self.codes, self.stride),
-            (self.fine, self.stride / 2),
-            (self.tids, TID),
-        ]
+    /// Bytes of the slab that a sweep reads of a full page.
+    pub fn swept_len(&self) -> usize {
+        self.codes + self.capacity * self.stride
+    }
+
+    fn tail_len(&self) -> usize {
+        self.stride / 2 + TID
+    }
+
+    /// Where a part of an entry lies.
+    fn part(&self, part: Part, entry: usize) -> Range<usize> {
+        let (start, len) = match part {
+            Part::Scale => (entry * SCALE, SCALE),
+            Part::Bounds => (self.capacity * SCALE + entry * BOUNDS, BOUNDS),
+            Part::Codes => (self.codes + entry * self.stride, self.stride),
+            Part::Tail => (self.end - (entry + 1) * self.tail_len(), self.tail_len()),
+        };
+        start..start + len
     }
 }
 
@@ -154,38 +178,46 @@ impl<'a> Slab<'a> {
         self.count
     }
 
-    /// One array, as far as it is taken.
-    fn array(&self, index: usize) -> &'a [u8] {
-        let (start, len) = self.layout.arrays()[index];
-        &self.bytes[start..start + self.count * len]
+    /// An array that grows upwards, as far as it is taken.
+    fn array(&self, part: Part) -> &'a [u8] {
+        let start = self.layout.part(part, 0).start;
+        &self.bytes[start..self.layout.part(part, self.count).start]
     }
 
     /// Scales, 4 bytes each.
     pub fn scales(&self) -> &'a [[u8; 4]] {
-        self.array(0).as_chunks().0
+        self.array(Part::Scale).as_chunks().0
     }
 
     /// Bounds, 2 + 2 bytes each.
     pub fn bounds(&self) -> &'a [[u8; 4]] {
-        self.array(1).as_chunks().0
+        self.array(Part::Bounds).as_chunks().0
     }
 
     /// Codes of the first level, [`Layout::stride`] bytes each.
     pub fn codes(&self) -> &'a [u8] {
-        self.array(2)
+        self.array(Part::Codes)
+    }
+
+    /// Codes of the second level of one entry, and its TID.
+    fn tail(&self, entry: usize) -> (&'a [u8], &'a [u8]) {
+        assert!(entry < self.count, "no such entry");
+        self.bytes[self.layout.part(Part::Tail, entry)].split_at(self.layout.stride / 2)
     }
 
     /// Codes of the second level of one entry.
+    ///
+    /// # Panics
+    /// If there is no such entry.
     pub fn fine(&self, entry: usize) -> &'a [u8] {
-        let half = self.layout.stride / 2;
-        &self.array(3)[entry * half..][..half]
+        self.tail(entry).0
     }
 
+    /// # Panics
+    /// If there is no such entry.
     pub fn tid(&self, entry: usize) -> Tid {
-        let at = |i: usize| {
-            let bytes = &self.array(4)[entry * TID + 2 * i..];
-            u16::from_ne_bytes([bytes[0], bytes[1]])
-        };
+        let (_, bytes) = self.tail(entry);
+        let at = |i: usize| u16::from_ne_bytes([bytes[2 * i], bytes[2 * i + 1]]);
         Tid {
             block: u32::from(at(0)) << 16 | u32::from(at(1)),
             offset: at(2),
@@ -196,7 +228,7 @@ impl<'a> Slab<'a> {
     /// that of a free place is. So a damaged count is noticed, in most cases.
     pub fn ends_at_count(&self) -> bool {
         let is_taken = |place: usize| {
-            let at = SCALES + self.layout.capacity * SCALE + place * BOUNDS;
+            let at = self.layout.part(Part::Bounds, place).start;
             self.bytes[at..at + 2] != [0, 0]
         };
         (self.count == 0 || is_taken(self.count - 1))
@@ -205,11 +237,12 @@ impl<'a> Slab<'a> {
 
     /// Whether an entry holds what this encoder has encoded last.
     pub fn holds(&self, entry: usize, encoder: &Encoder) -> bool {
-        let parts = encoder.parts();
-        (0..parts.len()).all(|i| {
-            let (_, len) = self.layout.arrays()[i];
-            self.array(i)[entry * len..][..len] == *parts[i]
-        })
+        let [scale, bounds, codes, fine] = encoder.parts();
+        let is = |part, bytes: &[u8]| self.bytes[self.layout.part(part, entry)] == *bytes;
+        is(Part::Scale, scale)
+            && is(Part::Bounds, bounds)
+            && is(Part::Codes, codes)
+            && self.fine(entry) == fine
     }
 }
 
@@ -252,10 +285,16 @@ impl<'a> SlabMut<'a> {
         let offset = tid.offset.to_ne_bytes();
         let tid = [hi[0], hi[1], lo[0], lo[1], offset[0], offset[1]];
         let [scale, bounds, codes, fine] = encoder.parts();
-        let parts = [scale, bounds, codes, fine, &tid];
-        for ((start, len), part) in self.layout.arrays().into_iter().zip(parts) {
-            self.bytes[start + self.count * len..][..len].copy_from_slice(part);
-        }
+        let entry = self.count;
+        let mut put = |part, at: usize, bytes: &[u8]| {
+            let place = &mut self.bytes[self.layout.part(part, entry)];
+            place[at..at + bytes.len()].copy_from_slice(bytes);
+        };
+        put(Part::Scale, 0, scale);
+        put(Part::Bounds, 0, bounds);
+        put(Part::Codes, 0, codes);
+        put(Part::Tail, 0, fine);
+        put(Part::Tail, fine.len(), &tid);
         self.count += 1;
     }
 
@@ -268,15 +307,17 @@ impl<'a> SlabMut<'a> {
                 continue;
             }
             if kept < entry {
-                for (start, len) in self.layout.arrays() {
-                    let from = start + entry * len;
-                    self.bytes.copy_within(from..from + len, start + kept * len);
+                for part in Part::ALL {
+                    let to = self.layout.part(part, kept).start;
+                    self.bytes.copy_within(self.layout.part(part, entry), to);
                 }
             }
             kept += 1;
         }
-        for (start, len) in self.layout.arrays() {
-            self.bytes[start + kept * len..start + self.count * len].fill(0);
+        for free in kept..self.count {
+            for part in Part::ALL {
+                self.bytes[self.layout.part(part, free)].fill(0);
+            }
         }
         std::mem::replace(&mut self.count, kept) - kept
     }

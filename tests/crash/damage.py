@@ -25,13 +25,12 @@ class File:
         """Puts bytes onto a page. Whether that matters."""
         page = read(self.path, block)
         used = META_USED if block == 0 else self.layout.used(page)
-        either = FLAGS if block == 0 else self.layout.either(page)
         changed = {start + i for i, byte in enumerate(data) if page[start + i] != byte}
         page[start : start + len(data)] = data
         write(self.path, block, page)
         if changed & used:
             return True
-        return None if changed & either else False
+        return None if changed & FLAGS else False
 
 
 def random_page(file, block, rng):
@@ -84,18 +83,23 @@ def some_bits(file, block, rng):
     return file.overwrite(block, 0, page)
 
 
+def every(file, block, name, make):
+    """Another value for this part of each entry."""
+    page = read(file.path, block)
+    for entry in range(file.layout.count(page)):
+        start, end = file.layout.part(name, entry)
+        page[start:end] = make(end - start)
+    return file.overwrite(block, 0, page)
+
+
 def tids(file, block, rng):
     """TIDs anywhere: beyond the table, beyond a page, of no row at all."""
-    start, length = file.layout.arrays["TID"]
-    entries = file.layout.count(read(file.path, block))
-    return file.overwrite(block, start, rng.choice((rng.randbytes, lambda n: b"\xff" * n, bytes))(length * entries))
+    return every(file, block, "TID", rng.choice((rng.randbytes, lambda n: b"\xff" * n, bytes)))
 
 
 def scales(file, block, rng):
     """Infinities, NaNs and huge numbers among them."""
-    start, length = file.layout.arrays["scale"]
-    entries = file.layout.count(read(file.path, block))
-    return file.overwrite(block, start, rng.choice((rng.randbytes, lambda n: struct.pack("=f", float("inf")) * (n // 4), lambda n: b"\xff" * n))(length * entries))
+    return every(file, block, "scale", rng.choice((rng.randbytes, lambda n: struct.pack("=f", float("inf")), lambda n: b"\xff" * n)))
 
 
 def another_block(file, block, rng):

@@ -19,18 +19,17 @@ class Layout:
         length = PAGE - HEADER - SPECIAL
         for capacity in range(length // (8 + stride + stride // 2 + 6), 0, -1):
             codes = -(-(HEADER + 8 * capacity) // LINE) * LINE
-            second = codes + capacity * stride
-            tids = second + capacity * stride // 2
-            self.capacity, self.end = capacity, tids + 6 * capacity
-            # name: (offset on the page, bytes of an entry)
+            end, second = PAGE - SPECIAL, stride // 2
+            self.capacity = capacity
+            # name: (offset of the first entry's on the page, bytes, from there to the next entry's)
             self.arrays = {
-                "scale": (HEADER, 4),
-                "bounds": (HEADER + 4 * capacity, 4),
-                "codes": (codes, stride),
-                "second level": (second, stride // 2),
-                "TID": (tids, 6),
+                "scale": (HEADER, 4, 4),
+                "bounds": (HEADER + 4 * capacity, 4, 4),
+                "codes": (codes, stride, stride),
+                "second level": (end - second - 6, second, -second - 6),
+                "TID": (end - 6, 6, -second - 6),
             }
-            if self.end <= PAGE - SPECIAL:
+            if codes + capacity * stride <= end - capacity * (second + 6):
                 break
 
     def count(self, page):
@@ -38,8 +37,8 @@ class Layout:
 
     def part(self, name, entry):
         """Where a part of an entry lies: first byte, and one behind the last."""
-        start, length = self.arrays[name]
-        return start + entry * length, start + (entry + 1) * length
+        start, length, step = self.arrays[name]
+        return start + entry * step, start + entry * step + length
 
     def rows(self, page):
         """The TIDs of a page of entries, as (block, offset)."""
@@ -60,16 +59,10 @@ class Layout:
             where.update((start, start + 1))
         return where
 
-    def either(self, page):
-        """Bytes that may be noticed at once, later, or never: flags, some of which Postgres rejects, and
-        the places of TIDs that are not taken yet."""
-        start, length = self.arrays["TID"]
-        return FLAGS | set(range(start + length * self.count(page), self.end))
-
 
 # pd_lower to pd_pagesize_version, and the special space.
 FORM = frozenset((*range(12, 20), *range(PAGE - SPECIAL, PAGE)))
-# pd_flags.
+# pd_flags, some of which Postgres rejects: they may be noticed at once, later, or never.
 FLAGS = frozenset((10, 11))
 META_USED = FORM | frozenset(range(HEADER, HEADER + META_LENGTH))
 
