@@ -12,11 +12,16 @@ use pgrx::{PgList, is_a, pg_sys};
 
 use super::cost::amcostestimate;
 
-/// What a page that is judged by a worker saves the leader, in units of `seq_page_cost`. A sweep is
-/// priced as if its pages came from disk; workers save time on pages in memory, where one takes
-/// about half a microsecond. Starting a worker takes milliseconds, so that only a sweep of millions of
-/// entries is worth one.
-const SHARED_PAGE: f64 = 0.1;
+/// What it takes to judge a page in memory, apart from its entries, in units of `seq_page_cost`: a
+/// sweep is priced as if its pages came from disk, and workers save no time there. About 0.2 µs.
+const PAGE_IN_MEMORY: f64 = 0.1;
+/// What it takes a worker besides: without huge pages, the kernel maps every page of shared memory into
+/// each process that reads it. (Measured over 256,000 pages: a worker that joined at once would have
+/// swept them at half the leader's pace.)
+const PAGE_MAPPED: f64 = 0.2;
+/// In units of `parallel_setup_cost`. With that one at its default some 20 ms in the units above: a
+/// worker starts, loads the library, and unmaps at its end what it has mapped.
+const WORKERS: f64 = 10.0;
 
 static PREVIOUS: OnceLock<pg_sys::set_rel_pathlist_hook_type> = OnceLock::new();
 
@@ -108,19 +113,21 @@ unsafe fn add_parallel_scan(
         if workers == 0.0 {
             return;
         }
-        // get_parallel_divisor of Postgres' `costsize.c`.
+        // As in get_parallel_divisor of Postgres' `costsize.c`.
         let leader = if pg_sys::parallel_leader_participation {
             (1.0 - 0.3 * workers).max(0.0)
         } else {
             0.0
         };
-        let others_share = 1.0 - 1.0 / (workers + leader);
         let info = &*(*scan).indexinfo;
         let (mut random_page, mut seq_page) = (0.0, 0.0);
         pg_sys::get_tablespace_page_costs(info.reltablespace, &mut random_page, &mut seq_page);
         let pages = f64::from(info.pages) * seq_page;
         let computed = ((*path).indextotalcost - pages).max(0.0);
-        (*path).path.total_cost -= others_share * (pages * SHARED_PAGE + computed);
+        let alone = pages * PAGE_IN_MEMORY + computed;
+        let worker = alone + pages * PAGE_MAPPED;
+        let together = 1.0 / (leader / alone + workers / worker);
+        (*path).path.total_cost += together - alone + WORKERS * pg_sys::parallel_setup_cost;
         pg_sys::add_partial_path(rel, path.cast());
     }
 }
