@@ -30,6 +30,15 @@ def compile_bare_loop(directory):
     return str(program)
 
 
+def page_size():
+    """Of the shared memory, as the kernel has it for this server's processes: from PostgreSQL's own
+    setting nothing is known of what it got."""
+    meminfo = Path("/proc/meminfo")
+    numbers = dict(re.findall(r"^(HugePages_\w+):\s+(\d+)", meminfo.read_text(), re.M)) if meminfo.exists() else {}
+    used = int(numbers.get("HugePages_Total", 0)) - int(numbers.get("HugePages_Free", 0))
+    return "huge pages" if used > 0 else "no huge pages"
+
+
 def describe(database, shared_buffers):
     cpu = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     cores = subprocess.check_output(["nproc"], text=True).strip()
@@ -39,7 +48,7 @@ def describe(database, shared_buffers):
     )
     print(f"""
 {cpu.group(1) if cpu else platform.processor()}, {cores} cores; PostgreSQL {version}, pgvector {vector}
-shared_buffers {shared_buffers}, warm: each table and index read is in them; max_parallel_workers_per_gather 0, jit off
+shared_buffers {shared_buffers}, {page_size()}, warm: each table and index read is in them; max_parallel_workers_per_gather 0, jit off
 Times of queries are psql's, planning included; the query vector is a parameter of a custom plan.""")
 
 
@@ -60,10 +69,10 @@ def measure(tables, program, arguments):
     yield from upkeep.insert(tables, 3)
     yield from speed.without_index(tables, 3)
     # The last ones: they drive the other tables out of the buffers.
-    yield from speed.parallel(tables, tables.prefixes, "prefixes", runs)
+    yield from speed.parallel(tables, program, tables.prefixes, "prefixes", runs)
     if arguments.ten_million:
         tables.database.psql(upkeep.create_index("ten_million"))
-        yield from speed.parallel(tables, tables.ten_million, "ten_million", runs, "≤ 0.6 × one process's")
+        yield from speed.parallel(tables, program, tables.ten_million, "ten_million", runs, "≤ 0.6 × one process's")
 
 
 def main():
