@@ -145,8 +145,8 @@ impl Encoder {
     }
 }
 
-/// Sums that the compiler can keep in registers side by side.
-const LANES: usize = 8;
+/// Values that the compiler can keep in registers side by side.
+pub const LANES: usize = 8;
 
 #[inline(always)]
 fn blocks<T: Copy>(values: &[T]) -> impl Iterator<Item = [T; LANES]> {
@@ -184,11 +184,13 @@ pub fn split_bounds(bounds: [u8; 4]) -> [u16; 2] {
     [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
 }
 
-/// `w` of value `i`: both levels together, in sixteenths of the scale.
+/// `w` of values whose codes these are: both levels together, in sixteenths of the scale.
 #[inline(always)]
-pub fn steps(code: u8, fine: u8, i: usize) -> i32 {
-    let nibble = i32::from(fine >> (4 * (i % 2)) & 0xf);
-    FINE_STEPS * (i32::from(code) - BIAS) + nibble - 8
+pub fn steps(codes: [u8; LANES], fine: [u8; LANES / 2]) -> [i32; LANES] {
+    std::array::from_fn(|i| {
+        let nibble = i32::from(fine[i / 2] >> (4 * (i % 2)) & 0xf);
+        FINE_STEPS * (i32::from(codes[i]) - BIAS) + nibble - 8
+    })
 }
 
 /// The length of one of [`steps`], in scales.

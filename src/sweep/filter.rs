@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::ARITHMETIC;
-use super::code::{STEP, bound_units, split_bounds, steps};
+use super::code::{LANES, STEP, bound_units, split_bounds, steps};
 use super::kernel::{Ahead, Cutoffs, Entries, Kernel, QuantizedQuery};
 use super::layout::{Layout, Slab};
 use crate::vector::similarity_error;
@@ -229,7 +229,6 @@ impl Filter {
                     dots,
                 };
                 kernel.decide(&entries, &cutoffs, &mut verdicts.no, &mut verdicts.yes);
-                ahead.ask_for_the_rest();
             }
         }
     }
@@ -292,22 +291,47 @@ impl Shorter {
 
 /// `Σ w_i q_i` and `Σ w_i²` over the values of `unit`, `w` being both levels together.
 fn fine_sums(slab: &Slab, entry: usize, unit: &[f64]) -> (f64, f64) {
-    const LANES: usize = 8;
     let stride = slab.layout().stride();
     let codes = &slab.codes()[entry * stride..][..stride];
     let fine = slab.fine(entry);
-    let mut dot = [0.0; LANES];
-    let mut squares = [0i64; LANES];
-    for (block, unit) in unit.chunks(LANES).enumerate() {
-        let codes = &codes[block * LANES..][..LANES];
-        let fine = &fine[block * LANES / 2..][..LANES / 2];
-        for (i, value) in unit.iter().enumerate() {
-            let w = steps(codes[i], fine[i / 2], i);
-            dot[i] += f64::from(w) * value;
-            squares[i] += i64::from(w * w);
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn with_avx2(codes: &[u8], fine: &[u8], unit: &[f64]) -> (f64, f64) {
+            fine_sums_as_compiled(codes, fine, unit)
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the CPU has AVX2.
+            return unsafe { with_avx2(codes, fine, unit) };
         }
     }
-    (dot.iter().sum(), squares.iter().sum::<i64>() as f64)
+    fine_sums_as_compiled(codes, fine, unit)
+}
+
+/// The same operations in the same order, whatever instructions they become.
+#[inline(always)]
+fn fine_sums_as_compiled(codes: &[u8], fine: &[u8], unit: &[f64]) -> (f64, f64) {
+    let mut dot = [0.0; LANES];
+    // `w²` is at most 2056², of a lane of at most 512 values.
+    let mut squares = [0u32; LANES];
+    let (units, rest) = unit.as_chunks::<LANES>();
+    let mut parts = codes.as_chunks::<LANES>().0.iter().zip(fine.as_chunks().0);
+    for (unit, (codes, fine)) in units.iter().zip(parts.by_ref()) {
+        let w = steps(*codes, *fine);
+        for i in 0..LANES {
+            dot[i] += f64::from(w[i]) * unit[i];
+            squares[i] += (w[i] * w[i]) as u32;
+        }
+    }
+    if let Some((codes, fine)) = parts.next() {
+        let w = steps(*codes, *fine);
+        for (i, value) in rest.iter().enumerate() {
+            dot[i] += f64::from(w[i]) * value;
+            squares[i] += (w[i] * w[i]) as u32;
+        }
+    }
+    let squares: u64 = squares.iter().map(|square| u64::from(*square)).sum();
+    (dot.iter().sum(), squares as f64)
 }
 
 /// The least f64 that, rounded to f32, reaches `threshold`: a similarity reaches the threshold if
@@ -407,6 +431,7 @@ impl Judge {
             );
             self.all.and(&self.one, *negated);
         }
+        ahead.ask_for_the_rest();
         self.counters.entries += count as u64;
         let mut left = 0;
         for word in 0..count.div_ceil(WORD) {
