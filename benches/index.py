@@ -8,6 +8,7 @@ some 10 GB of disk, most of it WAL.
 """
 
 import argparse
+import os
 import platform
 import re
 import subprocess
@@ -30,16 +31,17 @@ def compile_bare_loop(directory):
     return str(program)
 
 
-def page_size():
-    """Of the shared memory, as the kernel has it for this server's processes: from PostgreSQL's own
-    setting nothing is known of what it got."""
-    meminfo = Path("/proc/meminfo")
-    numbers = dict(re.findall(r"^(HugePages_\w+):\s+(\d+)", meminfo.read_text(), re.M)) if meminfo.exists() else {}
-    used = int(numbers.get("HugePages_Total", 0)) - int(numbers.get("HugePages_Free", 0))
-    return "huge pages" if used > 0 else "no huge pages"
+def page_size(server):
+    """Of the shared buffers, as the kernel has mapped them. (Before version 17 the server does not say.)"""
+    pid = (Path(server.directory) / "data" / "postmaster.pid").read_text().split()[0]
+    try:
+        sizes = map(int, re.findall(r"^KernelPageSize:\s+(\d+)", Path(f"/proc/{pid}/smaps").read_text(), re.M))
+    except OSError as error:
+        return f"pages of unknown size ({error.strerror})"
+    return "huge pages" if max(sizes) > os.sysconf("SC_PAGE_SIZE") // 1024 else "no huge pages"
 
 
-def describe(database, shared_buffers):
+def describe(server, database, shared_buffers):
     cpu = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     cores = subprocess.check_output(["nproc"], text=True).strip()
     version, vector = (
@@ -48,7 +50,7 @@ def describe(database, shared_buffers):
     )
     print(f"""
 {cpu.group(1) if cpu else platform.processor()}, {cores} cores; PostgreSQL {version}, pgvector {vector}
-shared_buffers {shared_buffers}, {page_size()}, warm: each table and index read is in them; max_parallel_workers_per_gather 0, jit off
+shared_buffers {shared_buffers}, {page_size(server)}, warm: each table and index read is in them; max_parallel_workers_per_gather 0, jit off
 Times of queries are psql's, planning included; the query vector is a parameter of a custom plan.""")
 
 
@@ -101,7 +103,7 @@ def main():
         tables = Tables(server, directory, rows, prefix_rows)
         tables.make(arguments.ten_million)
         started = time.monotonic()
-        describe(tables.database, arguments.shared_buffers)
+        describe(server, tables.database, arguments.shared_buffers)
         lines = list(measure(tables, program, arguments))
         print_table(lines)
         missed = sum(line.met is False for line in lines)

@@ -9,8 +9,9 @@ use pgrx::prelude::*;
 
 use super::handler::Options;
 use super::page::{Block, Meta, PAGE, empty_page, meta_page, relation_name, set_count, slab_mut};
+use crate::sweep::code::NotFinite;
 use crate::sweep::{Encoder, Layout, MAX_PREFIX_DIMS, Tid};
-use crate::types::{VectorArg, sql_error};
+use crate::types::{VectorArg, corrupted, sql_error};
 use crate::vector::VectorError;
 
 /// Dimensions that are coded where the index does not say: 128 bytes and a half for each row.
@@ -56,7 +57,7 @@ impl Build {
             // SAFETY: nobody else knows the new file.
             let mut block = unsafe { Block::extend(self.index, pg_sys::ForkNumber::MAIN_FORKNUM) };
             block.overwrite(&self.page);
-            self.page = empty_page();
+            self.page = empty_page(&self.layout);
             self.count = 0;
         }
     }
@@ -73,8 +74,7 @@ pub fn encode(meta: &Meta, encoder: &mut Encoder, datum: pg_sys::Datum) -> Resul
         return Err(VectorError::DifferentDimensions(values.dims(), meta.dims).into());
     }
     let prefix: &[f16] = values.as_slice();
-    encoder.encode(prefix);
-    Ok(())
+    encoder.encode(prefix).map_err(|NotFinite| corrupted())
 }
 
 /// A heap TID, from Postgres' form.
@@ -165,7 +165,7 @@ pub unsafe extern "C-unwind" fn ambuild(
             index,
             meta,
             encoder: Encoder::new(&layout),
-            page: empty_page(),
+            page: empty_page(&layout),
             layout,
             count: 0,
             entries: 0,

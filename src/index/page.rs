@@ -310,9 +310,10 @@ fn hole(layout: &Layout, count: usize) -> Option<Range<usize>> {
 }
 
 /// An empty page of entries.
-pub fn empty_page() -> Box<[u8; PAGE]> {
+pub fn empty_page(layout: &Layout) -> Box<[u8; PAGE]> {
     let mut page = Box::new([0; PAGE]);
     init_page(&mut page, KIND_ENTRIES);
+    set_count(layout, &mut page, 0);
     page
 }
 
@@ -326,6 +327,7 @@ pub fn meta_page(meta: &Meta) -> Box<[u8; PAGE]> {
     page
 }
 
+/// A page of zeros with a header; [`set_hole`] is still to come.
 fn init_page(page: &mut [u8; PAGE], kind: u16) {
     // SAFETY: PageInit zeroes BLCKSZ bytes and writes a header.
     unsafe { pg_sys::PageInit(page.as_mut_ptr().cast(), PAGE, SPECIAL) }

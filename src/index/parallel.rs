@@ -123,10 +123,16 @@ unsafe fn add_parallel_scan(
         let (mut random_page, mut seq_page) = (0.0, 0.0);
         pg_sys::get_tablespace_page_costs(info.reltablespace, &mut random_page, &mut seq_page);
         let pages = f64::from(info.pages) * seq_page;
-        let computed = ((*path).indextotalcost - pages).max(0.0);
-        let alone = pages * PAGE_IN_MEMORY + computed;
+        // What it takes to compute the operands is at the start, and every process pays it.
+        let computed = (*path).indextotalcost - (*path).path.startup_cost - pages;
+        let alone = pages * PAGE_IN_MEMORY + computed.max(0.0);
         let worker = alone + pages * PAGE_MAPPED;
-        let together = 1.0 / (leader / alone + workers / worker);
+        // Costs may be set to zero.
+        let together = if alone > 0.0 {
+            1.0 / (leader / alone + workers / worker)
+        } else {
+            0.0
+        };
         (*path).path.total_cost += together - alone + WORKERS * pg_sys::parallel_setup_cost;
         pg_sys::add_partial_path(rel, path.cast());
     }

@@ -16,7 +16,7 @@ use super::page::{Block, Index, Pin};
 use crate::sweep::kernel::{Ahead, Lines};
 
 /// Blocks that are pinned besides the one that is read.
-const UPCOMING: usize = 2;
+pub const UPCOMING: usize = 2;
 
 /// Lines of the block after the next that are asked for before the next one is locked: memory has
 /// something to do until the next block's turn.
@@ -60,15 +60,20 @@ impl Places {
         last: pg_sys::Buffer,
         number: pg_sys::BlockNumber,
     ) -> [Option<pg_sys::Buffer>; GUESSES] {
-        if number.wrapping_add(self.sweep).is_multiple_of(LOOKED_UP) {
+        // Buffers of temporary tables are counted downwards from -1, and looked up.
+        if last < 1 || number.wrapping_add(self.sweep).is_multiple_of(LOOKED_UP) {
             return [None; GUESSES];
         }
         // SAFETY: reads a setting.
         let buffers = unsafe { pg_sys::NBuffers };
-        // Buffers of temporary tables, counted downwards from -1, are not guessed.
         let is_buffer = |buffer: &pg_sys::Buffer| (1..=buffers).contains(buffer);
         self.distances
             .map(|distance| last.checked_add(distance).filter(is_buffer))
+    }
+
+    /// For the next sweep: the same distances, other blocks to look up.
+    pub fn turn(&mut self) {
+        self.sweep = self.sweep.wrapping_add(1);
     }
 
     /// Notes that the one after `last` was in the buffer `next`.
@@ -171,7 +176,8 @@ impl<'a> Reader<'a> {
                     ProcessInterrupts();
                 }
                 let pinned = coming.map(|(number, guesses)| {
-                    let mut guesses = guesses.into_iter().flatten();
+                    // Not by value: an array's iterator would have to be dropped.
+                    let mut guesses = guesses.iter().flatten().copied();
                     // Pins the buffer if it holds the block, and else returns false.
                     let guessed = guesses.find(|at| ReadRecentBuffer(file, fork, number, *at));
                     guessed.unwrap_or_else(|| {

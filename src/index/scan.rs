@@ -46,7 +46,7 @@ use crate::types::{ProbeArg, VectorArg, sql_error};
 /// Blocks that a participant of a parallel scan takes at a time: 256 kB.
 const PARALLEL_BLOCKS: u32 = 32;
 
-/// Matches that a scan collects at once, at most, and those of a page more.
+/// Matches that a scan collects at once, at most, and those of the pages that it has pinned by then.
 const BATCH: usize = 1024;
 
 /// The largest offset that a row of a table can have, `MaxHeapTuplesPerPage` of
@@ -76,7 +76,7 @@ struct Scan {
     places: Places,
     matches: Matches,
     /// How many a plain scan collects next before it returns the first. It begins with one, so that
-    /// a LIMIT costs no more than it has to, and doubles: a sweep that stops for every match finds
+    /// a LIMIT costs hardly more than it has to, and doubles: a sweep that stops for every match finds
     /// the caches of the CPU full of the executor's data each time.
     batch: usize,
     sweeps: Sweeps,
@@ -213,6 +213,7 @@ impl Scan {
         self.judge = (!has_null).then(|| Judge::new(&self.index.layout, filters));
         self.begun = false;
         self.blocks = Blocks::new(self.index.block_count());
+        self.places.turn();
         self.matches.clear();
         self.batch = 1;
         Ok(())

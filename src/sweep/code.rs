@@ -35,6 +35,10 @@ pub fn bound_units(dims: usize) -> [f64; 2] {
     WORST.map(|worst| worst * (dims as f64).sqrt() / MAX_CODE / f64::from(u16::MAX))
 }
 
+/// A value is infinite or not a number: no vector has one, unless its bytes were damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotFinite;
+
 /// Encodes prefixes of one length, one at a time.
 pub struct Encoder {
     dims: usize,
@@ -65,28 +69,28 @@ impl Encoder {
         }
     }
 
-    /// Encodes a prefix of finite values.
+    /// Encodes a prefix. After an error the encoder holds nothing of use.
     ///
     /// # Panics
     /// If it is not as long as the layout says.
-    pub fn encode(&mut self, prefix: &[f16]) {
+    pub fn encode(&mut self, prefix: &[f16]) -> Result<(), NotFinite> {
         #[cfg(target_arch = "x86_64")]
         {
             #[target_feature(enable = "avx2")]
-            fn with_avx2(encoder: &mut Encoder, prefix: &[f16]) {
-                encoder.encode_as_compiled(prefix);
+            fn with_avx2(encoder: &mut Encoder, prefix: &[f16]) -> Result<(), NotFinite> {
+                encoder.encode_as_compiled(prefix)
             }
             if is_x86_feature_detected!("avx2") {
                 // SAFETY: the CPU has AVX2.
                 return unsafe { with_avx2(self, prefix) };
             }
         }
-        self.encode_as_compiled(prefix);
+        self.encode_as_compiled(prefix)
     }
 
     /// The same operations in the same order, whatever instructions they become.
     #[inline(always)]
-    fn encode_as_compiled(&mut self, prefix: &[f16]) {
+    pub(super) fn encode_as_compiled(&mut self, prefix: &[f16]) -> Result<(), NotFinite> {
         assert_eq!(prefix.len(), self.dims, "prefix of another length");
         prefix.convert_to_f32_slice(&mut self.wide[..self.dims]);
         // Sums of squares of halves are far from the limits of f64.
@@ -95,9 +99,13 @@ impl Encoder {
         for (unit, value) in self.unit.iter_mut().zip(&self.wide) {
             *unit = f64::from(*value) * inverse;
         }
-        // Finite values are in the order of their bits.
+        // Positive values are in the order of their bits, NaNs behind infinity.
         let largest = self.wide.iter().map(|v| v.abs().to_bits()).max();
-        let largest = f64::from(f32::from_bits(largest.unwrap_or(0))) * inverse;
+        let largest = f32::from_bits(largest.unwrap_or(0));
+        if !largest.is_finite() {
+            return Err(NotFinite);
+        }
+        let largest = f64::from(largest) * inverse;
         let scale = (largest / MAX_CODE) as f32;
         let step = f64::from(scale) / f64::from(FINE_STEPS);
         let inverse_step = if step > 0.0 { 1.0 / step } else { 0.0 };
@@ -137,6 +145,7 @@ impl Encoder {
             assert!(bound <= f64::from(u16::MAX), "what a code loses is bounded");
             *stored = (bound as u16).to_ne_bytes();
         }
+        Ok(())
     }
 
     /// Scale, bounds, codes of the first level, codes of the second, as they are stored.

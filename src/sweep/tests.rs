@@ -2,6 +2,7 @@
 
 use half::f16;
 
+use super::code::NotFinite;
 use super::filter::{Verdict, Verdicts};
 use super::kernel::{Ahead, Kernel, Lines, QuantizedQuery};
 use super::{Encoder, Filter, Judge, Layout, Slab, SlabMut, Tid};
@@ -103,7 +104,7 @@ impl Page {
         let mut encoder = Encoder::new(layout);
         let mut slab = SlabMut::new(layout, &mut bytes, 0).unwrap();
         for (i, row) in rows.iter().enumerate() {
-            encoder.encode(&row[..layout.dims()]);
+            encoder.encode(&row[..layout.dims()]).unwrap();
             slab.push(&encoder, tid(i));
         }
         Page {
@@ -416,7 +417,7 @@ fn removing_keeps_the_others_as_they_are() {
         let kept: Vec<usize> = (0..rows.len()).filter(|i| !dead[*i]).collect();
         assert_eq!(page.count, kept.len());
         for (entry, i) in kept.iter().enumerate() {
-            encoder.encode(&rows[*i]);
+            encoder.encode(&rows[*i]).unwrap();
             assert!(page.slab().holds(entry, &encoder), "seed {seed}, row {i}");
             assert_eq!(page.slab().tid(entry), tid(*i));
         }
@@ -425,11 +426,85 @@ fn removing_keeps_the_others_as_they_are() {
         let mut again = vec![0; SLAB_LEN];
         let mut slab = SlabMut::new(&layout, &mut again, 0).unwrap();
         for (row, i) in left.iter().zip(&kept) {
-            encoder.encode(row);
+            encoder.encode(row).unwrap();
             slab.push(&encoder, tid(*i));
         }
         assert_eq!(page.bytes, again);
     }
+}
+
+/// Generic WAL zeroes what lies between `pd_lower` and `pd_upper`.
+#[test]
+fn the_hole_is_what_the_entries_leave() {
+    for dims in [1, 7, 16, 40, 100, 128, 1000, 2048, 4096] {
+        let layout = Layout::new(dims, SLAB_LEN).unwrap();
+        let mut random = Random(dims as u64);
+        let mut encoder = Encoder::new(&layout);
+        let mut bytes = vec![0; SLAB_LEN];
+        let rows: Vec<Vec<f16>> = (0..layout.capacity())
+            .map(|_| row(&mut random, dims, &vec![f16::ONE; dims]))
+            .collect();
+        let checked = |bytes: &[u8], kept: &[usize]| {
+            let hole = layout.hole(kept.len()).unwrap();
+            assert!(bytes[hole].iter().all(|b| *b == 0), "{dims}");
+            let slab = Slab::new(&layout, bytes, kept.len()).unwrap();
+            assert!(slab.ends_at_count());
+            let mut encoder = Encoder::new(&layout);
+            for (entry, i) in kept.iter().enumerate() {
+                encoder.encode(&rows[*i]).unwrap();
+                assert!(slab.holds(entry, &encoder), "{dims}, entry {entry}");
+                assert_eq!(slab.tid(entry), tid(*i));
+            }
+        };
+        let mut kept: Vec<usize> = Vec::new();
+        for (i, row) in rows.iter().enumerate() {
+            encoder.encode(row).unwrap();
+            let mut slab = SlabMut::new(&layout, &mut bytes, i).unwrap();
+            slab.push(&encoder, tid(i));
+            kept.push(i);
+            // All of them each time is slow on pages of many.
+            if i % 16 == 0 || i + 1 == rows.len() {
+                checked(&bytes, &kept);
+            }
+        }
+        while !kept.is_empty() {
+            let dead: Vec<bool> = kept.iter().map(|_| random.below(3) == 0).collect();
+            let mut slab = SlabMut::new(&layout, &mut bytes, kept.len()).unwrap();
+            slab.remove(|entry| dead[entry]);
+            let mut dead = dead.into_iter();
+            kept.retain(|_| dead.next() == Some(false));
+            checked(&bytes, &kept);
+        }
+    }
+}
+
+/// An index may be checked on another CPU than it was built on.
+#[test]
+fn codes_are_the_same_on_every_cpu() {
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let dims = 1 + random.below(300);
+        let layout = Layout::new(dims, SLAB_LEN).unwrap();
+        let (mut one, mut other) = (Encoder::new(&layout), Encoder::new(&layout));
+        let row = row(&mut random, dims, &vec![f16::ONE; dims]);
+        one.encode(&row).unwrap();
+        other.encode_as_compiled(&row).unwrap();
+        assert_eq!(one.parts(), other.parts(), "seed {seed}");
+    }
+}
+
+#[test]
+fn damaged_values_are_no_code() {
+    let layout = Layout::new(20, SLAB_LEN).unwrap();
+    let mut encoder = Encoder::new(&layout);
+    for value in [f16::INFINITY, f16::NEG_INFINITY, f16::NAN, -f16::NAN] {
+        for at in [0, 7, 19] {
+            let mut row = vec![f16::ONE; 20];
+            row[at] = value;
+            assert_eq!(encoder.encode(&row), Err(NotFinite), "{value} at {at}");
+        }
+    }
+    assert_eq!(encoder.encode(&[f16::MAX; 20]), Ok(()));
 }
 
 #[test]
@@ -439,9 +514,13 @@ fn a_page_holds_what_it_promises() {
     assert_eq!((layout.capacity(), layout.entry_len()), (39, 206));
     for dims in 1..=4096 {
         let layout = Layout::new(dims, SLAB_LEN).unwrap();
-        assert!(layout.slab_len() <= SLAB_LEN && layout.capacity() >= 1);
+        assert!(layout.capacity() >= 1);
         let unused = SLAB_LEN - layout.capacity() * layout.entry_len();
         assert!(unused < layout.entry_len() + 64, "{dims}");
+        assert!(layout.hole(layout.capacity()).is_some(), "{dims}");
+        for count in [layout.capacity() + 1, usize::from(u16::MAX)] {
+            assert!(layout.hole(count).is_none(), "{dims}, {count}");
+        }
     }
     assert!(Layout::new(0, SLAB_LEN).is_none());
     assert!(Layout::new(4097, SLAB_LEN).is_none());

@@ -16,4 +16,4 @@ pub use call_site::{Prepared, call_site_state, first_argument_is_query};
 pub use error::sql_error;
 pub use probe::{ProbeArg, check_threshold};
 pub use varlena::new_varlena;
-pub use vector::{MrlVector, VectorArg, VectorArray};
+pub use vector::{MrlVector, VectorArg, VectorArray, corrupted};

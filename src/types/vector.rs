@@ -109,7 +109,8 @@ fn open(bytes: Bytes<'_>, len: usize) -> Result<Values<'_>, ErrorReport> {
     Ok(Values { bytes, dims, len })
 }
 
-fn corrupted() -> ErrorReport {
+/// The error for bytes that no vector has.
+pub fn corrupted() -> ErrorReport {
     sql_error(
         PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
         "mrl_vector value is corrupted",
