@@ -16,7 +16,7 @@ use super::page::{Block, Index, Pin};
 use crate::sweep::kernel::{Ahead, Lines};
 
 /// Blocks that are pinned besides the one that is read.
-pub const UPCOMING: usize = 2;
+const UPCOMING: usize = 2;
 
 /// Lines of the block after the next that are asked for before the next one is locked: memory has
 /// something to do until the next block's turn.
