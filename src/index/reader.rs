@@ -54,18 +54,18 @@ impl Places {
         }
     }
 
-    /// Where a block may be whose predecessor is in the buffer `last`, the likeliest first.
+    /// Where a block may be whose predecessor is in the buffer `last` of `buffers`, the likeliest
+    /// first.
     fn guesses(
         &self,
         last: pg_sys::Buffer,
         number: pg_sys::BlockNumber,
+        buffers: i32,
     ) -> [Option<pg_sys::Buffer>; GUESSES] {
         // Buffers of temporary tables are counted downwards from -1, and looked up.
         if last < 1 || number.wrapping_add(self.sweep).is_multiple_of(LOOKED_UP) {
             return [None; GUESSES];
         }
-        // SAFETY: reads a setting.
-        let buffers = unsafe { pg_sys::NBuffers };
         let is_buffer = |buffer: &pg_sys::Buffer| (1..=buffers).contains(buffer);
         self.distances
             .map(|distance| last.checked_add(distance).filter(is_buffer))
@@ -132,7 +132,9 @@ impl<'a> Reader<'a> {
         let done = self.current.take();
         let next = self.upcoming.pop_front()?.into_buffer();
         let last = self.upcoming.back().map_or(next, Pin::buffer);
-        let coming = take().map(|number| (number, self.places.guesses(last, number)));
+        // SAFETY: reads a setting.
+        let buffers = unsafe { pg_sys::NBuffers };
+        let coming = take().map(|number| (number, self.places.guesses(last, number, buffers)));
         // SAFETY: `done` is locked and `next` pinned, and nobody else's; the index has the block.
         // After that `next` is locked, and the block pinned.
         unsafe {
@@ -224,3 +226,59 @@ unsafe extern "C-unwind" {
 type File = pg_sys::RelFileNode;
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
 type File = pg_sys::RelFileLocator;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places() -> Places {
+        Places {
+            distances: [1, 2, -1, 3],
+            sweep: 7,
+        }
+    }
+
+    #[test]
+    fn buffers_of_temporary_tables_are_not_guessed() {
+        for last in [-1, -2, -1000, i32::MIN] {
+            assert_eq!(places().guesses(last, 1, 100), [None; GUESSES]);
+        }
+        assert_eq!(
+            places().guesses(1, 1, 100),
+            [Some(2), Some(3), None, Some(4)]
+        );
+        assert_eq!(
+            places().guesses(99, 1, 100),
+            [Some(100), None, Some(98), None]
+        );
+        let mut far = places();
+        far.distances[0] = i32::MAX;
+        assert_eq!(far.guesses(1, 1, 100)[0], None);
+    }
+
+    #[test]
+    fn each_block_is_looked_up_in_one_of_so_many_sweeps() {
+        let mut places = places();
+        let mut looked_up = [0; 100];
+        for _ in 0..LOOKED_UP {
+            for (number, times) in (0u32..).zip(&mut looked_up) {
+                *times += u32::from(places.guesses(50, number, 100) == [None; GUESSES]);
+            }
+            places.turn();
+        }
+        assert_eq!(looked_up, [1; 100]);
+    }
+
+    #[test]
+    fn distances_that_recur_are_guessed_first() {
+        let mut places = places();
+        places.learn(10, 17);
+        assert_eq!(places.distances, [7, 1, 2, -1]);
+        places.learn(10, 12);
+        assert_eq!(places.distances, [7, 2, 1, -1]);
+        places.learn(10, 12);
+        assert_eq!(places.distances, [2, 7, 1, -1]);
+        places.learn(10, 12);
+        assert_eq!(places.distances, [2, 7, 1, -1]);
+    }
+}

@@ -127,13 +127,11 @@ struct Prefix {
     quantized: QuantizedQuery,
     /// The query's prefix, normalised.
     unit: Vec<f64>,
-    /// A row whose cosine is less is none.
-    no_below: f64,
-    /// A row whose cosine is at least this is one.
-    yes_from: f64,
-    /// How far the compared value can be from the cosine, apart from what the codes lose.
+    /// What the first level decides by.
+    cutoffs: Cutoffs,
+    /// How far the second level's value can be from the cosine, apart from what the codes lose.
     error: f64,
-    units: [f64; 2],
+    fine_unit: f64,
 }
 
 struct Shorter {
@@ -187,13 +185,22 @@ impl Filter {
                 0.0,
             )
         };
+        let quantized = QuantizedQuery::new(&unit, layout.stride());
+        let [coarse_unit, fine_unit] = bound_units(dims);
+        let error = error + ARITHMETIC;
+        let lost = quantized.lost();
         Filter(Kind::Prefix(Prefix {
-            quantized: QuantizedQuery::new(&unit, layout.stride()),
+            cutoffs: Cutoffs {
+                dot_scale: quantized.scale(),
+                bound_unit: coarse_unit * (1.0 + lost),
+                error: error + lost,
+                no_below,
+                yes_from,
+            },
+            quantized,
             unit,
-            no_below,
-            yes_from,
-            error: error + ARITHMETIC,
-            units: bound_units(dims),
+            error,
+            fine_unit,
         }))
     }
 
@@ -215,20 +222,17 @@ impl Filter {
             Kind::Shorter(_) => verdicts.fill(Verdict::Maybe),
             Kind::Prefix(prefix) => {
                 kernel.dots(slab.codes(), &prefix.quantized, dots, ahead);
-                let lost = prefix.quantized.lost();
-                let cutoffs = Cutoffs {
-                    dot_scale: prefix.quantized.scale(),
-                    bound_unit: prefix.units[0] * (1.0 + lost),
-                    error: prefix.error + lost,
-                    no_below: prefix.no_below,
-                    yes_from: prefix.yes_from,
-                };
                 let entries = Entries {
                     scales: slab.scales(),
                     bounds: slab.bounds(),
                     dots,
                 };
-                kernel.decide(&entries, &cutoffs, &mut verdicts.no, &mut verdicts.yes);
+                kernel.decide(
+                    &entries,
+                    &prefix.cutoffs,
+                    &mut verdicts.no,
+                    &mut verdicts.yes,
+                );
             }
         }
     }
@@ -240,13 +244,13 @@ impl Filter {
             Kind::Prefix(prefix) => prefix,
         };
         let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry]));
-        let bound = f64::from(split_bounds(slab.bounds()[entry])[1]) * prefix.units[1];
+        let bound = f64::from(split_bounds(slab.bounds()[entry])[1]) * prefix.fine_unit;
         let (dot, _) = fine_sums(slab, entry, &prefix.unit);
         let estimate = scale * STEP * dot;
         let error = bound + prefix.error;
-        if estimate + error < prefix.no_below {
+        if estimate + error < prefix.cutoffs.no_below {
             Verdict::No
-        } else if estimate - error >= prefix.yes_from {
+        } else if estimate - error >= prefix.cutoffs.yes_from {
             Verdict::Yes
         } else {
             Verdict::Maybe
@@ -290,7 +294,7 @@ impl Shorter {
 }
 
 /// `Σ w_i q_i` and `Σ w_i²` over the values of `unit`, `w` being both levels together.
-fn fine_sums(slab: &Slab, entry: usize, unit: &[f64]) -> (f64, f64) {
+pub(super) fn fine_sums(slab: &Slab, entry: usize, unit: &[f64]) -> (f64, f64) {
     let stride = slab.layout().stride();
     let codes = &slab.codes()[entry * stride..][..stride];
     let fine = slab.fine(entry);
@@ -310,7 +314,7 @@ fn fine_sums(slab: &Slab, entry: usize, unit: &[f64]) -> (f64, f64) {
 
 /// The same operations in the same order, whatever instructions they become.
 #[inline(always)]
-fn fine_sums_as_compiled(codes: &[u8], fine: &[u8], unit: &[f64]) -> (f64, f64) {
+pub(super) fn fine_sums_as_compiled(codes: &[u8], fine: &[u8], unit: &[f64]) -> (f64, f64) {
     let mut dot = [0.0; LANES];
     // `w²` is at most 2056², of a lane of at most 512 values.
     let mut squares = [0u32; LANES];

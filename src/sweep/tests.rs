@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::code::NotFinite;
-use super::filter::{Verdict, Verdicts};
+use super::filter::{Verdict, Verdicts, fine_sums, fine_sums_as_compiled};
 use super::kernel::{Ahead, Kernel, Lines, QuantizedQuery};
 use super::{Encoder, Filter, Judge, Layout, Slab, SlabMut, Tid};
 use crate::vector::{Query, cosine, squared_norm};
@@ -490,6 +490,17 @@ fn codes_are_the_same_on_every_cpu() {
         one.encode(&row).unwrap();
         other.encode_as_compiled(&row).unwrap();
         assert_eq!(one.parts(), other.parts(), "seed {seed}");
+        // And so are the sums that the second level decides by.
+        let page = Page::new(&layout, std::slice::from_ref(&row));
+        let slab = page.slab();
+        let unit: Vec<f64> = (0..1 + random.below(dims))
+            .map(|_| random.normal())
+            .collect();
+        assert_eq!(
+            fine_sums(&slab, 0, &unit),
+            fine_sums_as_compiled(slab.codes(), slab.fine(0), &unit),
+            "seed {seed}"
+        );
     }
 }
 

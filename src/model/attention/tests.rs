@@ -57,6 +57,23 @@ fn by_definition(heads: &Heads<'_>, mask: Mask) -> Vec<f32> {
     out
 }
 
+fn heads<'a>(
+    [query, key, value]: [&'a [f32]; 3],
+    lengths: &'a [usize],
+    before: usize,
+) -> Heads<'a> {
+    Heads {
+        query,
+        key,
+        value,
+        heads: HEADS,
+        kv_heads: KV_HEADS,
+        size: SIZE,
+        lengths,
+        before,
+    }
+}
+
 #[test]
 fn blocks_of_any_size_give_the_definition() {
     let lengths = [&[1][..], &[2], &[7], &[13, 1, 20], &[40, 3]];
@@ -71,16 +88,7 @@ fn blocks_of_any_size_give_the_definition() {
             wave(KV_HEADS, keys, 0.5),
             wave(KV_HEADS, keys, 0.9),
         );
-        let heads = Heads {
-            query: &query,
-            key: &key,
-            value: &value,
-            heads: HEADS,
-            kv_heads: KV_HEADS,
-            size: SIZE,
-            lengths,
-            before,
-        };
+        let heads = heads([&query, &key, &value], lengths, before);
         for mask in [Mask::Full, Mask::Causal] {
             let expected = by_definition(&heads, mask);
             for (precision, tolerance) in [
@@ -113,16 +121,7 @@ fn a_set_flag_stops_it() {
     let cancel = Cancel::new();
     cancel.cancel();
     let (q, kv) = (wave(HEADS, 3, 0.0), wave(KV_HEADS, 3, 0.0));
-    let heads = Heads {
-        query: &q,
-        key: &kv,
-        value: &kv,
-        heads: HEADS,
-        kv_heads: KV_HEADS,
-        size: SIZE,
-        lengths: &[3],
-        before: 0,
-    };
+    let heads = heads([&q, &kv, &kv], &[3], 0);
     let result = attend(heads, Mask::Full, Precision::Gemm, &cancel);
     assert!(matches!(result, Err(ModelError::Cancelled)));
 }
@@ -141,16 +140,7 @@ fn what_is_not_a_number_does_not_vanish() {
         let (query, value) = (wave(HEADS, 40, 0.1), wave(KV_HEADS, 40, 0.9));
         let mut key = wave(KV_HEADS, 40, 0.5);
         key[bad * SIZE] = f32::NAN;
-        let heads = Heads {
-            query: &query,
-            key: &key,
-            value: &value,
-            heads: HEADS,
-            kv_heads: KV_HEADS,
-            size: SIZE,
-            lengths: &[40],
-            before: 0,
-        };
+        let heads = heads([&query, &key, &value], &[40], 0);
         let blocks = Blocks {
             scores: 100,
             rows: 5,

@@ -1,5 +1,4 @@
-//! Products of matrices with AVX-512, of f32, of bf16 and of whole numbers of 8 bits, and the weights
-//! of attention.
+//! Products of matrices with AVX-512, of f32, of bf16 and of whole numbers of 8 bits.
 //!
 //! Packed, the outputs stand in groups of [`GROUP`], and in a group, for each unit of inputs (four
 //! bytes: an f32, two of bf16, or four whole numbers), the units of all its outputs side by side.
@@ -16,7 +15,9 @@
 use half::bf16;
 
 use super::Target;
-use super::kernel::{INT8_BLOCK, SCORE_UNIT, Start};
+use super::kernel::{INT8_BLOCK, Start};
+
+pub mod scores;
 
 /// Outputs of a group: four registers.
 const GROUP: usize = 64;
@@ -271,36 +272,6 @@ fn begin(group: usize, outputs: usize, start: Start<'_>) -> (usize, Option<[f32;
     (columns, start)
 }
 
-/// The largest; negative infinity where there is none. A NaN is passed over.
-///
-/// # Panics
-/// Where the processor lacks the instructions.
-pub fn largest(x: &[f32]) -> f32 {
-    assert!(available());
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: `available` has been asked.
-    return unsafe { x86::largest(x) };
-    #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("no processor of this kind has AVX-512")
-}
-
-/// `e^(x - shift)` of each, rounded to bf16, to about 2^-18 before that; and their sum, of before
-/// they are rounded. What is below 2^-126 is 0.
-///
-/// # Panics
-/// Where the lengths are not the same multiple of [`SCORE_UNIT`], or the processor lacks the
-/// instructions.
-pub fn weights(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
-    assert!(available());
-    assert_eq!(x.len(), out.len());
-    assert!(x.len().is_multiple_of(SCORE_UNIT));
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: `available` has been asked.
-    return unsafe { x86::weights(x, shift, out) };
-    #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("no processor of this kind has AVX-512")
-}
-
 /// Rows in tiles of about one size.
 #[derive(Clone, Copy)]
 struct Tiles {
@@ -379,7 +350,7 @@ impl Tile<'_> {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Form, GROUP, GROUP_BYTES, LINE, ROWS, SCORE_UNIT, Tile, UNIT_BYTES};
+    use super::{Form, GROUP, GROUP_BYTES, LINE, ROWS, Tile, UNIT_BYTES};
 
     /// Lanes of a register.
     const LANES: usize = 16;
@@ -406,65 +377,6 @@ mod x86 {
                 _ => $tile.$function::<ROWS $(, $form)?>($($arg),*),
             }
         };
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub fn largest(x: &[f32]) -> f32 {
-        let (chunks, rest) = x.as_chunks::<LANES>();
-        let mut lanes = _mm512_set1_ps(f32::NEG_INFINITY);
-        for chunk in chunks {
-            // SAFETY: a chunk has so many lanes.
-            let x = unsafe { _mm512_loadu_ps(chunk.as_ptr()) };
-            // The second where one is NaN.
-            lanes = _mm512_max_ps(x, lanes);
-        }
-        rest.iter()
-            .copied()
-            .fold(_mm512_reduce_max_ps(lanes), f32::max)
-    }
-
-    /// x - shift = (n + r) ln 2 with |r| ≤ 1/2, and the Taylor polynomial of degree 5 for 2^r.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub fn weights(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
-        const LOWEST: f32 = -126.0;
-        // (ln 2)^k / k!
-        const TERMS: [f32; 5] = [
-            9.618_129e-3,
-            5.550_411e-2,
-            0.240_226_5,
-            std::f32::consts::LN_2,
-            1.0,
-        ];
-        let log2_e = _mm512_set1_ps(std::f32::consts::LOG2_E);
-        let shift = _mm512_set1_ps(shift * std::f32::consts::LOG2_E);
-        let mut sums = [_mm512_setzero_ps(); 2];
-        let (scores, _) = x.as_chunks::<SCORE_UNIT>();
-        let (out, _) = out.as_chunks_mut::<SCORE_UNIT>();
-        for (x, out) in scores.iter().zip(out) {
-            let mut powers = [_mm512_setzero_ps(); 2];
-            for (i, power) in powers.iter_mut().enumerate() {
-                // SAFETY: a unit has twice so many lanes.
-                let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(i * LANES)) };
-                let t = _mm512_fmsub_ps(x, log2_e, shift);
-                // NaN stays.
-                let seen = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(t, _mm512_set1_ps(LOWEST));
-                let n = _mm512_roundscale_ps::<0>(t);
-                let r = _mm512_sub_ps(t, n);
-                let mut p = _mm512_set1_ps(1.333_355_8e-3);
-                for term in TERMS {
-                    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(term));
-                }
-                *power = _mm512_maskz_scalef_ps(seen, p, n);
-                sums[i] = _mm512_add_ps(sums[i], *power);
-            }
-            let rounded = _mm512_cvtne2ps_pbh(powers[1], powers[0]);
-            // SAFETY: 32 bf16, and a unit has room for them.
-            unsafe {
-                let bits = std::mem::transmute::<__m512bh, __m512i>(rounded);
-                _mm512_storeu_si512(out.as_mut_ptr().cast(), bits);
-            }
-        }
-        _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
     }
 
     impl Tile<'_> {

@@ -218,7 +218,7 @@ impl Kernel {
     /// The largest score; negative infinity where there is none.
     pub fn largest(self, scores: &[f32]) -> f32 {
         match self {
-            Self::Avx512 => avx512::largest(scores),
+            Self::Avx512 => avx512::scores::largest(scores),
             Self::NumKong => ops::largest(scores),
         }
     }
@@ -321,7 +321,9 @@ impl Factor for bf16 {
 
     fn weights(kernel: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32 {
         match kernel {
-            Kernel::Avx512 => avx512::weights(scores, shift, bytemuck::cast_slice_mut(weights)),
+            Kernel::Avx512 => {
+                avx512::scores::weights(scores, shift, bytemuck::cast_slice_mut(weights))
+            }
             Kernel::NumKong => {
                 ops::exp_all(scores, shift);
                 round_all(scores, weights);
