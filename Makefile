@@ -14,7 +14,9 @@ BENCH_DIR ?= /var/lib/photosearch-bench
 # Looked up when used: setup may have just installed it.
 pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
 sharedir = $(shell $(PG_CONFIG) --sharedir)
-cargo_pg = --no-default-features --features pg$(pg_major)
+# heif: HEIC and AVIF are read, by the system's libheif. FEATURES= builds without it.
+FEATURES ?= heif
+cargo_pg = --no-default-features --features 'pg$(pg_major) $(FEATURES)'
 
 .PHONY: help setup install demo demo-stop demo-clean test crash bench bench-model check-model
 
@@ -57,8 +59,9 @@ demo-stop:
 demo-clean: demo-stop
 	rm -rf $(DEMO_DIR)
 
+test: export TEST_TOOLS := 1
 test: install
-	$(PYTHON) tests/run.py
+	FEATURES='$(FEATURES)' $(PYTHON) tests/run.py
 
 # The stages of trust for as long as one likes. Needs psycopg: tests/client/requirements.txt.
 ROUNDS ?= 200

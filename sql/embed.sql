@@ -15,7 +15,7 @@ COMMENT ON FUNCTION embed_text(text) IS 'embedding of a text by photosearch.mode
 CREATE FUNCTION embed_image(model text, image bytea, instruction text DEFAULT NULL) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'photosearch_embed_image_wrapper'
     LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000000;
-COMMENT ON FUNCTION embed_image(text, bytea, text) IS 'embedding of an encoded picture (JPEG, PNG, WebP, GIF, BMP, TIFF)';
+COMMENT ON FUNCTION embed_image(text, bytea, text) IS 'embedding of an encoded picture (JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF)';
 
 CREATE FUNCTION embed_image(image bytea) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'photosearch_embed_image_default_wrapper'
@@ -36,6 +36,12 @@ CREATE FUNCTION embed_images(model text, images bytea[], instruction text DEFAUL
     AS 'MODULE_PATHNAME', 'photosearch_embed_images_wrapper'
     LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 100000000;
 COMMENT ON FUNCTION embed_images(text, bytea[], text) IS 'embeddings of several encoded pictures, in order';
+
+-- Stable: it depends on limits that are settings.
+CREATE FUNCTION photosearch.image_problem(image bytea, model text DEFAULT NULL) RETURNS text
+    AS 'MODULE_PATHNAME', 'photosearch_image_problem_wrapper'
+    LANGUAGE C STABLE PARALLEL RESTRICTED COST 5000000;
+COMMENT ON FUNCTION photosearch.image_problem(bytea, text) IS 'why a model (photosearch.model where none is named) cannot embed a picture; null where it can';
 
 -- A cross-encoder reads query and content together.
 CREATE FUNCTION rerank_score(model text, query text, content text) RETURNS real

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::{pg_guard, pg_sys};
 
-use crate::image::{Limits, MAX_PIXELS};
+use crate::image::Limits;
 use crate::vector::MAX_DIMS;
 
 /// `coarse_threshold` at this value, outside every cosine, leaves the threshold to the model.
@@ -28,7 +28,6 @@ static COARSE_DIMS: GucSetting<i32> = GucSetting::<i32>::new(DIMS_OF_MODEL);
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_EMBED_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(4 * 1024 * 1024);
 static MAX_IMAGE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
-static MAX_IMAGE_PIXELS: GucSetting<i32> = GucSetting::<i32>::new(200_000_000);
 
 /// Rises whenever `photosearch.model` or `photosearch.model_dir` is assigned.
 static MODEL_GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -68,7 +67,7 @@ pub fn cache_dir() -> PathBuf {
     Path::new(OsStr::from_bytes(data.to_bytes())).join(set)
 }
 
-/// Bytes that a forward pass may take for itself.
+/// Bytes that a forward pass, or the decoding of a picture, may take for itself.
 pub fn max_embed_memory() -> u64 {
     u64::try_from(MAX_EMBED_MEMORY.get()).unwrap_or(0) * 1024
 }
@@ -101,8 +100,8 @@ pub fn threads() -> Option<usize> {
 pub fn image_limits() -> Limits {
     Limits {
         max_bytes: usize::try_from(MAX_IMAGE_BYTES.get()).unwrap_or(0) * 1024,
-        max_pixels: u64::try_from(MAX_IMAGE_PIXELS.get()).unwrap_or(0),
-        ..Limits::default()
+        max_memory: max_embed_memory(),
+        held: 0,
     }
 }
 
@@ -173,7 +172,7 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"photosearch.max_embed_memory",
-        c"Memory that one forward pass may take, beside the model's weights.",
+        c"Memory that one forward pass may take, beside the model's weights, and that decoding one picture may take.",
         c"What would take more is an error.",
         &MAX_EMBED_MEMORY,
         1024,
@@ -190,16 +189,6 @@ pub fn register() {
         1024 * 1024,
         GucContext::Suset,
         GucFlags::UNIT_KB,
-    );
-    GucRegistry::define_int_guc(
-        c"photosearch.max_image_pixels",
-        c"Most pixels of a picture that embed_image decodes.",
-        c"",
-        &MAX_IMAGE_PIXELS,
-        1,
-        MAX_PIXELS as i32,
-        GucContext::Suset,
-        GucFlags::default(),
     );
     // SAFETY: the name is a constant; reserving it reports misspelt settings.
     unsafe { reserve_prefix() }

@@ -3,7 +3,6 @@
 //! Rooms, lowest first; a lower one never imports a higher one. `vector`, `sweep`, `image` and
 //! `model` know no Postgres.
 
-pub mod image;
 pub mod model;
 pub mod sweep;
 pub mod vector;
@@ -13,6 +12,9 @@ mod guc;
 mod index;
 mod planner;
 mod types;
+
+/// Pictures: a crate of its own, which knows no Postgres.
+pub use photosearch_image as image;
 
 use pgrx::prelude::*;
 

@@ -1,11 +1,14 @@
 #!/bin/sh
 # Installs what building and testing need on Debian: Postgres with its headers, libclang for the
-# bindings, Python with Pillow for the albums, cargo-pgrx. Called by make, with PG_CONFIG
-# and PGRX_VERSION set.
+# bindings, libtiff, libheif, and what builds libjpeg-turbo (cmake, nasm), Python with Pillow for
+# the albums, cargo-pgrx. With TEST_TOOLS set also the encoders that make pictures for the tests.
+# Called by make, with PG_CONFIG and PGRX_VERSION set.
 set -eu
 
-packages="build-essential clang dpkg-dev libclang-dev pkg-config postgresql python3 python3-numpy
-python3-pil python3-venv sudo"
+packages="build-essential clang cmake dpkg-dev libclang-dev libheif-dev libtiff-dev nasm pkg-config
+postgresql python3 python3-numpy python3-pil python3-venv sudo"
+[ -z "${TEST_TOOLS:-}" ] ||
+    packages="$packages libavif-bin libheif-examples libjpeg-turbo-progs libtiff-tools webp"
 
 missing() {
     for package in "$@"; do

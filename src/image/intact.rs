@@ -1,67 +1,15 @@
-//! Whether a file is whole. Decoders of JPEG and WebP fill in for what is missing, as suits a
-//! browser that shows a page while it loads; half a photo in an album is a loss nobody notices.
-//! These walks look at the containers alone, and cost nothing beside decoding.
+//! Whether a WebP or a BMP is whole. Their decoders fill in for what is missing, as suits a browser
+//! that shows a page while it loads; half a photo in an album is a loss that nobody notices. These
+//! walks decode no pixels, and cost nothing beside decoding.
 
-use super::{ImageError, Limits};
-
-/// Scans of a JPEG. Progressive encoders write about ten; each scan costs the decoder a pass
-/// over all coefficients, yet a few bytes of file, so a file of thousands is an attack.
-const MAX_JPEG_SCANS: usize = 40;
+use super::{ImageError, check_size};
 
 pub(super) const CUT_SHORT: &str = "the file is cut short";
 
-/// Follows the segments of a JPEG (ITU-T T.81, annex B) to its end-of-image marker.
-///
-/// What lies behind that marker (depth maps, gain maps, a second picture) is not looked at.
-pub(super) fn check_jpeg(bytes: &[u8]) -> Result<(), ImageError> {
-    walk_jpeg(bytes).map_err(|reason| ImageError::Malformed {
-        format: "JPEG",
-        reason,
-    })
-}
-
-fn walk_jpeg(bytes: &[u8]) -> Result<(), String> {
-    let mut rest = bytes;
-    let mut scans = 0;
-    loop {
-        // Bytes that belong to no segment are skipped, as libjpeg does.
-        let (marker, behind) = next_marker(rest).ok_or(CUT_SHORT)?;
-        rest = behind;
-        match marker {
-            0xd9 => return Ok(()),          // EOI
-            0x01 | 0xd0..=0xd8 => continue, // TEM, RST, SOI: no length follows
-            0xda => scans += 1,             // SOS: entropy-coded data follow its segment
-            _ => {}
-        }
-        if scans > MAX_JPEG_SCANS {
-            return Err(format!("more than {MAX_JPEG_SCANS} scans"));
-        }
-        let length = rest
-            .first_chunk()
-            .map(|&two| u16::from_be_bytes(two))
-            .ok_or(CUT_SHORT)?;
-        rest = rest.get(usize::from(length).max(2)..).ok_or(CUT_SHORT)?;
-    }
-}
-
-/// The code of the next marker and what follows it. Within entropy-coded data 0xFF is followed
-/// by a stuffed 0; before a marker it may be repeated as fill.
-fn next_marker(bytes: &[u8]) -> Option<(u8, &[u8])> {
-    let mut rest = bytes;
-    loop {
-        let at = rest.iter().position(|&byte| byte == 0xff)?;
-        rest = &rest[at + 1..];
-        match rest.first()? {
-            0x00 | 0xff => {}
-            &marker => return Some((marker, &rest[1..])),
-        }
-    }
-}
-
-/// Follows the chunks of a WebP (RFC 9649) to the end which its header states, and holds the
-/// frames inside to the limits: their decoder reads a frame of whatever size before it compares
-/// that size with the canvas.
-pub(super) fn check_webp(bytes: &[u8], limits: &Limits) -> Result<(), ImageError> {
+/// Follows the chunks of a WebP (RFC 9649) to the end which its header states. Returns the pixels
+/// of the largest frame inside: the decoder reads a frame of whatever size before it compares that
+/// size with the canvas.
+pub(super) fn check_webp(bytes: &[u8]) -> Result<u64, ImageError> {
     let cut_short = || ImageError::Malformed {
         format: "WebP",
         reason: CUT_SHORT.into(),
@@ -73,21 +21,23 @@ pub(super) fn check_webp(bytes: &[u8], limits: &Limits) -> Result<(), ImageError
     let body = end
         .and_then(|end| bytes.get(12..end))
         .ok_or_else(cut_short)?;
+    let mut largest = 0;
     for (name, chunk) in Chunks(body) {
         let chunk = chunk.ok_or_else(cut_short)?;
         match &name {
             b"ANMF" => {
                 for (name, chunk) in Chunks(chunk.get(16..).unwrap_or_default()) {
-                    check_webp_frame(&name, chunk.ok_or_else(cut_short)?, limits)?;
+                    largest = largest.max(frame_pixels(&name, chunk.ok_or_else(cut_short)?)?);
                 }
             }
-            _ => check_webp_frame(&name, chunk, limits)?,
+            _ => largest = largest.max(frame_pixels(&name, chunk)?),
         }
     }
-    Ok(())
+    Ok(largest)
 }
 
-fn check_webp_frame(name: &[u8; 4], chunk: &[u8], limits: &Limits) -> Result<(), ImageError> {
+/// 0 for a chunk that is no frame.
+fn frame_pixels(name: &[u8; 4], chunk: &[u8]) -> Result<u64, ImageError> {
     let size = match name {
         // RFC 6386, section 9.1: 14 bits each behind a frame tag and a start code of 3 bytes.
         b"VP8 " => chunk
@@ -99,10 +49,13 @@ fn check_webp_frame(name: &[u8; 4], chunk: &[u8], limits: &Limits) -> Result<(),
             .get(1..)
             .and_then(u32_le)
             .map(|v| (1 + (v & 0x3fff), 1 + (v >> 14 & 0x3fff))),
-        _ => return Ok(()),
+        _ => return Ok(0),
     };
     match size {
-        Some((width, height)) => limits.check_size(width, height),
+        Some((width, height)) => {
+            check_size(width, height)?;
+            Ok(u64::from(width) * u64::from(height))
+        }
         None => Err(ImageError::Malformed {
             format: "WebP",
             reason: CUT_SHORT.into(),
@@ -127,6 +80,62 @@ impl<'a> Iterator for Chunks<'a> {
     }
 }
 
+/// Follows the runs of a BMP in RLE8 or RLE4 and sees whether they draw every pixel. A run-length
+/// coding may leave pixels out; what they look like is up to the viewer.
+///
+/// Source: Microsoft, "Bitmap Compression". A header that cannot be read is left to the decoder.
+pub(super) fn check_bmp(bytes: &[u8]) -> Result<(), ImageError> {
+    let field = |at: usize| bytes.get(at..).and_then(u32_le);
+    let (Some(pixels), Some(width), Some(height), Some(compression)) =
+        (field(10), field(18), field(22), field(30))
+    else {
+        return Ok(());
+    };
+    let in_nibbles = match compression {
+        1 => false,
+        2 => true,
+        _ => return Ok(()),
+    };
+    let (width, height) = (u64::from(width), u64::from(height));
+    let mut data = usize::try_from(pixels)
+        .ok()
+        .and_then(|start| bytes.get(start..))
+        .unwrap_or_default();
+    let left_out = || ImageError::Unsupported {
+        what: "BMP, run-length coding that leaves pixels out".into(),
+    };
+    // The pixel that is drawn next: `x` of the row `y`, both from 0.
+    let (mut x, mut y) = (0, 0);
+    while let Some((&[count, value], rest)) = data.split_first_chunk() {
+        data = rest;
+        match (count, value) {
+            (0, 0) if x < width => return Err(left_out()),
+            (0, 0) => (x, y) = (0, y + 1),
+            (0, 1) => break,
+            (0, 2) => return Err(left_out()),
+            (0, literal) => {
+                x += u64::from(literal);
+                let bytes = if in_nibbles {
+                    literal.div_ceil(2)
+                } else {
+                    literal
+                };
+                data = data
+                    .get(usize::from(bytes.next_multiple_of(2))..)
+                    .unwrap_or_default();
+            }
+            (run, _) => x += u64::from(run),
+        }
+    }
+    if y + u64::from(x >= width) < height {
+        return Err(ImageError::Malformed {
+            format: "BMP",
+            reason: CUT_SHORT.into(),
+        });
+    }
+    Ok(())
+}
+
 fn u32_le(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk().map(|&four| u32::from_le_bytes(four))
 }
@@ -135,32 +144,40 @@ fn u32_le(bytes: &[u8]) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const START_OF_SCAN: [u8; 8] = [0xff, 0xda, 0, 4, 0, 0, 1, 2];
-
     #[test]
-    fn a_jpeg_ends_with_its_own_marker() {
-        let whole = [
-            &[0xff, 0xd8, 0xff, 0xe1, 0, 4, 0xff, 0xd9][..],
-            &START_OF_SCAN,
-        ]
-        .concat();
-        // An end-of-image marker within a segment (a thumbnail's, say) is not the file's.
-        assert!(check_jpeg(&whole).is_err());
-        // Nor are a stuffed byte, a restart marker, fill.
-        let scan = [&whole[..], &[0xff, 0x00, 0xd9, 0xff, 0xd0, 0xff, 0xff]].concat();
-        assert!(check_jpeg(&scan).is_err());
-        assert_eq!(check_jpeg(&[&scan[..], &[0xd9]].concat()), Ok(()));
-        assert_eq!(
-            check_jpeg(&[&scan[..], &[0xd9], b"anything"].concat()),
-            Ok(())
-        );
-    }
+    fn a_run_length_coded_bmp_draws_every_pixel() {
+        // 3 × 2 pixels.
+        let bmp = |compression: u8, runs: &[u8]| {
+            let mut file = vec![0; 54];
+            file[10] = 54;
+            file[18] = 3;
+            file[22] = 2;
+            file[30] = compression;
+            file.extend(runs);
+            check_bmp(&file)
+        };
+        let row = [0, 3, 7, 8, 9, 0];
+        assert_eq!(bmp(1, &[3, 7, 0, 0, 1, 5, 2, 6, 0, 0, 0, 1]), Ok(()));
+        assert_eq!(bmp(1, &[3, 7, 0, 0, 3, 5, 0, 1]), Ok(()));
+        assert_eq!(bmp(1, &[3, 7, 0, 0, 3, 5]), Ok(()));
+        assert_eq!(bmp(1, &[&row[..], &[0, 0], &row].concat()), Ok(()));
+        assert_eq!(bmp(2, &[0, 3, 0x78, 0x90, 0, 0, 3, 0x55, 0, 1]), Ok(()));
+        assert_eq!(bmp(0, &[]), Ok(()));
 
-    #[test]
-    fn a_jpeg_has_few_scans() {
-        let scans = |count| [&START_OF_SCAN.repeat(count)[..], &[0xff, 0xd9]].concat();
-        assert_eq!(check_jpeg(&scans(MAX_JPEG_SCANS)), Ok(()));
-        assert!(check_jpeg(&scans(MAX_JPEG_SCANS + 1)).is_err());
+        let cut = |result| matches!(result, Err(ImageError::Malformed { .. }));
+        assert!(cut(bmp(1, &[])));
+        assert!(cut(bmp(1, &[3, 7, 0, 1])));
+        assert!(cut(bmp(1, &[3, 7, 0, 0, 2, 5, 0, 1])));
+        assert!(cut(bmp(1, &[3, 7, 0, 0, 3])));
+        assert!(cut(bmp(2, &[0, 3, 0x78, 0x90, 0, 0])));
+
+        let unsupported = |result| matches!(result, Err(ImageError::Unsupported { .. }));
+        assert!(unsupported(bmp(1, &[2, 7, 0, 0, 3, 5, 0, 1])));
+        assert!(unsupported(bmp(1, &[3, 7, 0, 2, 1, 1, 0, 1])));
+        // A header that is cut short is for the decoder to refuse.
+        for length in 0..34 {
+            assert_eq!(check_bmp(&vec![1; length]), Ok(()));
+        }
     }
 
     fn chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
@@ -175,53 +192,41 @@ mod tests {
     #[test]
     fn a_webp_is_as_long_as_it_says() {
         let file = webp(&[chunk(b"ICCP", b"odd"), chunk(b"XMP ", b"even")].concat());
-        assert_eq!(check_webp(&file, &Limits::default()), Ok(()));
-        assert_eq!(
-            check_webp(&[&file[..], b"more"].concat(), &Limits::default()),
-            Ok(())
-        );
+        assert_eq!(check_webp(&file), Ok(0));
+        assert_eq!(check_webp(&[&file[..], b"more"].concat()), Ok(0));
         for length in 0..file.len() {
-            assert!(
-                check_webp(&file[..length], &Limits::default()).is_err(),
-                "{length}"
-            );
+            assert!(check_webp(&file[..length]).is_err(), "{length}");
         }
         let mut inside = file;
         inside[16] = 200; // longer than the file
-        assert!(check_webp(&inside, &Limits::default()).is_err());
+        assert!(check_webp(&inside).is_err());
     }
 
     #[test]
     fn a_webp_cannot_hide_a_large_frame() {
-        let lossy = |side: u16| {
-            let side = side.to_le_bytes();
-            chunk(
-                b"VP8 ",
-                &[&[0, 0, 0, 0x9d, 1, 0x2a][..], &side, &side].concat(),
-            )
+        let lossy = |width: u16, height: u16| {
+            let (width, height) = (width.to_le_bytes(), height.to_le_bytes());
+            let content = [&[0, 0, 0, 0x9d, 1, 0x2a][..], &width, &height].concat();
+            chunk(b"VP8 ", &content)
         };
-        let lossless = |side: u32| {
-            let bits = (side - 1) | (side - 1) << 14;
+        let lossless = |width: u32, height: u32| {
+            let bits = (width - 1) | (height - 1) << 14;
             chunk(b"VP8L", &[&[0x2f][..], &bits.to_le_bytes()].concat())
         };
         let animated = |frame: Vec<u8>| chunk(b"ANMF", &[vec![0; 16], frame].concat());
-        let limits = Limits {
-            max_side: 100,
-            ..Limits::default()
-        };
-        for (fits, too_long) in [
-            (lossy(100), lossy(101)),
-            (lossless(100), lossless(101)),
-            (animated(lossy(100)), animated(lossy(101))),
-            (animated(lossless(100)), animated(lossless(101))),
-        ] {
-            assert_eq!(check_webp(&webp(&fits), &limits), Ok(()));
-            let error = ImageError::TooLong {
-                width: 101,
-                height: 101,
-                limit: 100,
+        for wrap in [|frame| frame, animated] {
+            let largest = |frames: &[Vec<u8>]| {
+                let frames: Vec<_> = frames.iter().cloned().map(wrap).collect();
+                check_webp(&webp(&frames.concat()))
             };
-            assert_eq!(check_webp(&webp(&too_long), &limits), Err(error));
+            assert_eq!(largest(&[]), Ok(0));
+            assert_eq!(largest(&[lossy(30, 20), lossless(25, 30)]), Ok(750));
+            assert_eq!(largest(&[lossless(16_384, 16_384)]), Ok(1 << 28));
+            let (width, height) = (0, 7);
+            assert_eq!(
+                largest(&[lossy(0, 7)]),
+                Err(ImageError::Empty { width, height })
+            );
         }
     }
 }

@@ -4,16 +4,27 @@ use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
-use super::{ImageError, RgbImage, rgb_len};
+use super::work::{Work, unbounded};
+use super::{ImageError, RgbImage, check_size};
 
 /// Resizes with Pillow's bicubic filter: a convolution with the cubic kernel of Keys (1981) at
 /// a = -1/2, also known as Catmull-Rom, stretched by the scale when making smaller
 /// (antialiasing), in one direction after the other, rounded to 8 bits after each.
 ///
 /// # Errors
-/// A side of 0, or a size that no [`RgbImage`] can have.
+/// A side of 0, a size that no [`RgbImage`] can have, or no memory for it.
 pub fn resize_bicubic(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage, ImageError> {
-    rgb_len(width, height)?; // before the first pass is spent on it
+    unbounded(|work| resized(image, width, height, work))
+}
+
+/// [`resize_bicubic`], with its memory counted.
+pub(super) fn resized(
+    image: &RgbImage,
+    width: u32,
+    height: u32,
+    work: &mut Work<'_>,
+) -> Result<RgbImage, ImageError> {
+    check_size(width, height)?; // before the first pass is spent on it
 
     // The order matters wherever a sum is clipped to 0 or 255 in between. The library alone would
     // always go down first. Pillow goes across first, save (since 13.0, found by trying sizes)
@@ -22,22 +33,28 @@ pub fn resize_bicubic(image: &RgbImage, width: u32, height: u32) -> Result<RgbIm
     let shrinks_by = |from: u32, to: u32| u64::from(from.saturating_sub(to));
     let down = shrinks_by(image.height(), height);
     let between = if down > 2 * shrinks_by(image.width(), width) {
-        resample(image, image.width(), height)?
+        resample(image, image.width(), height, work)?
     } else {
-        resample(image, width, image.height())?
+        resample(image, width, image.height(), work)?
     };
-    resample(&between, width, height)
+    work.check_cancelled()?;
+    resample(&between, width, height, work)
 }
 
 /// One pass, as one of the sides stays as it is, or a mere copy if both do.
-fn resample(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage, ImageError> {
-    let mut pixels = vec![0; rgb_len(width, height)?];
-    convolve(image, width, height, &mut pixels).map_err(|error| ImageError::Resize {
+fn resample(
+    image: &RgbImage,
+    width: u32,
+    height: u32,
+    work: &mut Work<'_>,
+) -> Result<RgbImage, ImageError> {
+    let mut resampled = work.canvas(width, height)?;
+    convolve(image, width, height, &mut resampled.pixels).map_err(|error| ImageError::Resize {
         width,
         height,
         reason: error.to_string(),
     })?;
-    RgbImage::new(width, height, pixels)
+    Ok(resampled)
 }
 
 fn convolve(

@@ -29,7 +29,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::image::RgbImage;
+use crate::image::{RgbImage, resize_bicubic};
 
 pub use cancel::Cancel;
 pub use directory::ModelInfo;
@@ -62,9 +62,22 @@ pub trait Embedder: Send + Sync {
     /// `Ok` where a request may have pictures, else the error that one with pictures ends in.
     fn check_images(&self) -> Result<(), ModelError>;
 
-    /// The picture at the size at which the model looks at it, for whoever holds several: the same
-    /// vector comes of it, and a large photo's pixels need not be kept.
-    fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError>;
+    /// The size at which the model looks at a picture of this one. Whoever resizes the picture to
+    /// it by [`resize_bicubic`] gets the same vector, and need not keep a large photo's pixels.
+    /// `None` where the picture has to stay as it is.
+    ///
+    /// # Errors
+    /// Where the model takes no picture of this size, or none at all.
+    fn fitted_size(&self, width: u32, height: u32) -> Result<Option<(u32, u32)>, ModelError>;
+
+    /// The picture at its [`Self::fitted_size`].
+    fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError> {
+        match self.fitted_size(image.width(), image.height())? {
+            Some((width, height)) => resize_bicubic(&image, width, height)
+                .map_err(|error| ModelError::Internal(error.to_string())),
+            None => Ok(image),
+        }
+    }
 
     /// One vector a request, in order, each of length [`Self::dims`] and of L2 norm 1. A request's
     /// vector does not depend on the requests beside it (up to the rounding of f32 sums). Requests

@@ -8,12 +8,17 @@ lets pgvector's client libraries read and write it, and what these tests hold it
 database of their own. The last line counts them; the exit status is 1 where one failed.
 """
 
+import io
+import re
 import struct
 import sys
 import threading
 import traceback
+import zlib
+from pathlib import Path
 
 import psycopg
+from PIL import Image
 from pgvector import HalfVector
 from pgvector.psycopg.halfvec import register_halfvec_info
 from psycopg.pq import ExecStatus, Format
@@ -269,6 +274,99 @@ def a_query_that_embeds_can_be_cancelled(connection):
     finally:
         cancel.join()
     assert connection.execute("SELECT vector_dims(embed_text('a baby')) > 0").fetchone() == (True,)
+
+
+def encoded(image, format, **options):
+    out = io.BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+@test
+def the_readmes_backfill_steps_over_what_it_cannot_read(connection):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    backfill = re.search(r"^WITH todo AS MATERIALIZED.*?;$", readme, re.DOTALL | re.MULTILINE).group()
+    backfill = backfill.replace("qwen3-vl-embedding-2b", MODEL)
+    connection.execute("CREATE TABLE photos (id int PRIMARY KEY, image bytea, embedding mrl_vector, problem text)")
+    sound = encoded(Image.linear_gradient("L"), "JPEG")
+    unreadable = [b"", b"no picture", sound[: len(sound) // 2]]
+    for number in range(1, 91):
+        image = None if number % 10 == 0 else unreadable[number % 3] if number % 5 == 1 else sound
+        connection.execute("INSERT INTO photos VALUES (%s, %b)", [number, image])
+
+    def run():
+        with connect() as other:
+            while other.execute(backfill).rowcount:
+                pass
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = connection.execute("SELECT count(*), count(image), count(embedding), count(problem), count(*) FILTER (WHERE (embedding IS NULL) = (problem IS NULL)) FROM photos").fetchone()
+    assert counts == (90, 81, 63, 18, 9), counts
+    problems = connection.execute("SELECT DISTINCT problem FROM photos ORDER BY 1").fetchall()
+    assert problems == [
+        ("malformed JPEG image: the file is cut short",),
+        ("unsupported image format: no bytes at all",),
+        ("unsupported image format: text",),
+        (None,),
+    ], problems
+
+
+@test
+def a_large_jpeg_decoded_smaller_gives_the_vector_of_the_whole(connection):
+    noise = Image.effect_noise((96, 72), 90).resize((2400, 1800), Image.Resampling.BICUBIC)
+    photo = Image.merge("RGB", [noise, Image.linear_gradient("L").resize(noise.size), Image.radial_gradient("L").resize(noise.size)])
+    for options in ({}, {"progressive": True}, {"subsampling": 0}):
+        jpeg = encoded(photo, "JPEG", quality=90, **options)
+        whole = encoded(Image.open(io.BytesIO(jpeg)), "BMP")
+        score = connection.execute("SELECT fine_score(embed_image(%s, %b), embed_image(%s, %b))", [MODEL, jpeg, MODEL, whole]).fetchone()[0]
+        assert score > 0.999, (options, score)
+
+
+def png_of_zeros(width, height):
+    """16 bits, RGBA: eight bytes a pixel, from next to nothing."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(1 + 8 * width)) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 16, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@test
+def decoding_takes_no_more_memory_than_the_setting(connection):
+    def peak_mb():
+        status = Path(f"/proc/{connection.info.backend_pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+    # 36 million pixels: 108 MB of RGB, 288 MB of the PNG's samples, 216 MB of coefficients of the
+    # progressive JPEG, which is decoded at an eighth of its size.
+    large = Image.linear_gradient("L").resize((6000, 6000)).convert("RGB")
+    pictures = [
+        ("PNG", png_of_zeros(6000, 6000), 200),
+        ("progressive JPEG", encoded(large, "JPEG", progressive=True, subsampling=0), 300),
+    ]
+    connection.execute("SELECT embed_image(%s, %b)", [MODEL, encoded(Image.new("RGB", (64, 64)), "PNG")])
+    for name, picture, enough in pictures:
+        connection.execute("SET photosearch.max_embed_memory = '60MB'")
+        before = peak_mb()
+        try:
+            connection.execute("SELECT embed_image(%s, %b)", [MODEL, picture])
+        except psycopg.errors.ProgramLimitExceeded as error:
+            assert "photosearch.max_embed_memory" in error.diag.message_hint, error
+        else:
+            raise AssertionError(f"{name} was decoded in 60 MB")
+        # A copy of the parameter is taken, whatever becomes of it.
+        assert peak_mb() - before < 60, (name, before, peak_mb())
+        connection.execute(f"SET photosearch.max_embed_memory = '{enough}MB'")
+        connection.execute("SELECT embed_image(%s, %b)", [MODEL, picture])
+        assert peak_mb() - before < enough, (name, before, peak_mb())
+    connection.execute("RESET photosearch.max_embed_memory")
 
 
 def main():

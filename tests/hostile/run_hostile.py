@@ -4,8 +4,9 @@
 usage: run_hostile.py [DIRECTORY]      (PGHOST, PGUSER and the like say where the server is)
 
 Without a directory the files are made first, in a temporary one. One session reads them all. A
-file is embedded, or is an error with SQLSTATE 22P03 (malformed) or 22023 (no picture, or over a
-limit); nothing is inserted then, and the backend lives. Needs what tests/client/requirements.txt
+file is embedded, or is an error with SQLSTATE 22P03 (malformed), 22023 (no picture that is read) or
+54000 (over a limit); nothing is inserted then, the backend lives, and photosearch.image_problem
+says the same. Needs what tests/client/requirements.txt
 names. The last line counts the files; the exit status is 1 where one failed.
 """
 
@@ -19,7 +20,7 @@ import psycopg
 
 MODEL = "photosearch-mini-1"
 DATABASE = "photosearch_hostile"
-STATES = ("22P03", "22023")
+STATES = ("22P03", "22023", "54000")
 
 
 def resident_peak_mib(pid):
@@ -66,6 +67,9 @@ def main(directory):
             break
         inserted += state == "ok"
         wrong = []
+        problem = connection.execute("SELECT photosearch.image_problem(%b, %s)", [(directory / name).read_bytes(), MODEL]).fetchone()[0]
+        if (problem or "") != said:
+            wrong.append(f"image_problem says {problem}")
         if state != "ok" and state not in STATES:
             wrong.append(f"SQLSTATE {state}")
         if expected != "either" and (state == "ok") != (expected == "ok"):

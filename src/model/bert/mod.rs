@@ -18,8 +18,6 @@ mod tests;
 
 use candle_core::{Device, Tensor};
 
-use crate::image::RgbImage;
-
 use super::batch::{PACK_TOKENS, batches, l2_normalised};
 use super::directory::Directory;
 use super::layers::Linear;
@@ -221,7 +219,7 @@ impl Embedder for TextEmbedder {
         Err(ModelError::TEXT_ONLY)
     }
 
-    fn fit(&self, _image: RgbImage) -> Result<RgbImage, ModelError> {
+    fn fitted_size(&self, _width: u32, _height: u32) -> Result<Option<(u32, u32)>, ModelError> {
         Err(ModelError::TEXT_ONLY)
     }
 
@@ -286,7 +284,7 @@ impl Embedder for CrossEncoder {
         Err(SCORES_ONLY)
     }
 
-    fn fit(&self, _image: RgbImage) -> Result<RgbImage, ModelError> {
+    fn fitted_size(&self, _width: u32, _height: u32) -> Result<Option<(u32, u32)>, ModelError> {
         Err(SCORES_ONLY)
     }
 

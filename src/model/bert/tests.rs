@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::image::RgbImage;
 use crate::model::Cache;
 use crate::model::tests::{Checkpoint, load_anew};
 

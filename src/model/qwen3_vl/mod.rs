@@ -19,8 +19,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use crate::image::RgbImage;
-
 use super::batch::{PACK_TOKENS, batches, check_ids, l2_normalised};
 use super::directory::Directory;
 use super::prompt::{self, ImageMarkers, Prompt};
@@ -402,8 +400,8 @@ impl Embedder for Qwen3Vl {
         Ok(())
     }
 
-    fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError> {
-        self.preprocessor.fit(image)
+    fn fitted_size(&self, width: u32, height: u32) -> Result<Option<(u32, u32)>, ModelError> {
+        self.preprocessor.fitted_size(width, height)
     }
 
     fn embed(

@@ -156,15 +156,15 @@ impl Preprocessor {
         })
     }
 
-    /// The picture resized to its grid. Its grid stays the same, or the picture does: at the
-    /// edges of the budget and of the aspect ratio a size can be rounded twice to another one.
-    pub fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError> {
-        let grid = self.grid(image.width(), image.height())?;
+    /// The size of the grid of a picture of this size. `None` where that size has another grid: at
+    /// the edges of the budget and of the aspect ratio a size can be rounded twice to another one.
+    pub fn fitted_size(&self, width: u32, height: u32) -> Result<Option<(u32, u32)>, ModelError> {
+        let grid = self.grid(width, height)?;
         let (width, height) = self.pixels(grid)?;
-        match self.grid(width, height) {
-            Ok(again) if again == grid => resize(&image, width, height),
-            _ => Ok(image),
-        }
+        Ok(match self.grid(width, height) {
+            Ok(again) if again == grid => Some((width, height)),
+            _ => None,
+        })
     }
 
     /// Width and height of a grid.

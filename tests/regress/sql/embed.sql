@@ -87,9 +87,20 @@ SELECT raised($$SELECT embed_images('photosearch-mini-1', array_agg(image ORDER 
 SET photosearch.max_image_size = '1kB';
 SELECT raised($$SELECT embed_image(image) FROM pictures WHERE name = 'wide'$$), (SELECT vector_dims(embed_image(image)) FROM pictures WHERE name = 'png') AS small_enough;
 RESET photosearch.max_image_size;
-SET photosearch.max_image_pixels = 1000;
+SET photosearch.max_embed_memory = '1MB';
 SELECT raised($$SELECT embed_image(image) FROM pictures WHERE name = 'png'$$);
-RESET photosearch.max_image_pixels;
+RESET photosearch.max_embed_memory;
+
+-- Why a picture can't be embedded, without an error: what a backfill steps over.
+SELECT name, photosearch.image_problem(image) AS problem FROM pictures ORDER BY name;
+SELECT photosearch.image_problem(input::bytea) AS problem FROM unnest('{"",junk,GIF89a,"\\x89504e470d0a1a0a","\\xffd8ff",%PDF-1.7}'::text[]) AS input;
+SELECT photosearch.image_problem(NULL), photosearch.image_problem(substring(image FOR 60)) FROM pictures WHERE name = 'png';
+SET photosearch.max_embed_memory = '1MB';
+SET photosearch.max_image_size = '1kB';
+SELECT name, photosearch.image_problem(image) AS problem FROM pictures WHERE name IN ('png', 'wide') ORDER BY name;
+RESET photosearch.max_embed_memory;
+RESET photosearch.max_image_size;
+SELECT raised($$SELECT photosearch.image_problem(image, 'no-such-model') FROM pictures WHERE name = 'png'$$);
 
 -- Models that there are not, and names that would climb.
 SELECT model, raised(format('SELECT embed_text(%L, ''a baby'')', model)) FROM unnest(ARRAY['no-such-model', 'Photosearch-mini-1', '', '.', '..', '../x', '../models/photosearch-mini-1', '/etc', 'a/b', 'a\b', ' photosearch-mini-1', 'é', 'x' || chr(10)]) AS model;

@@ -43,7 +43,7 @@ DROP ROLE regress_photosearch_guest;
 CREATE ROLE regress_photosearch_nobody;
 SET ROLE regress_photosearch_nobody;
 SELECT vector_dims(embed_text('a baby')) > 0 AS embeds, (SELECT count(*) > 0 FROM photosearch.models) AS lists;
-SELECT raised($$SET photosearch.model_dir = '/'$$), raised('SHOW photosearch.model_dir'), raised('SET photosearch.max_image_size = 1'), raised('SET photosearch.max_image_pixels = 1');
+SELECT raised($$SET photosearch.model_dir = '/'$$), raised('SHOW photosearch.model_dir'), raised('SET photosearch.max_image_size = 1');
 SET photosearch.model = 'photosearch-mini-1'; SET photosearch.coarse_dims = 3;
 RESET ROLE;
 RESET photosearch.model; RESET photosearch.coarse_dims;

@@ -1,0 +1,7 @@
+#![no_main]
+
+mod body;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::decode(bytes, |bytes| {
+    matches!(bytes.first(), Some(0x89 | b'G' | b'B' | b'R'))
+}));

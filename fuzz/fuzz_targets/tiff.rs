@@ -1,0 +1,7 @@
+#![no_main]
+
+mod body;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::decode(bytes, |bytes| {
+    bytes.starts_with(b"II") || bytes.starts_with(b"MM")
+}));

@@ -1,0 +1,60 @@
+//! Compiles the C and C++ files of this room, one for each library, and links those libraries.
+//!
+//! libjpeg-turbo is built from source by `turbojpeg-sys`, because distributions carry versions
+//! without lossless JPEG. libtiff and libheif are the system's, so that its security updates
+//! reach the server without a new build of photosearch.
+
+use std::env;
+use std::path::PathBuf;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    println!("cargo:rerun-if-changed=build.rs");
+
+    let jpeg = env::var("DEP_TURBOJPEG_INCLUDE")
+        .map_err(|_| "turbojpeg-sys does not say where libjpeg-turbo's headers are")?;
+    compile("jpeg.c", jpeg.split(',').map(PathBuf::from));
+
+    let tiff = pkg_config::Config::new()
+        .atleast_version("4.2")
+        .cargo_metadata(false)
+        .probe("libtiff-4")?;
+    compile("tiff.c", tiff.include_paths.clone());
+    link(&tiff);
+
+    if env::var_os("CARGO_FEATURE_HEIF").is_some() {
+        let heif = pkg_config::Config::new()
+            .atleast_version("1.15")
+            .cargo_metadata(false)
+            .probe("libheif")?;
+        compile("heif.cc", heif.include_paths.clone());
+        link(&heif);
+    }
+    Ok(())
+}
+
+/// Compiles a file of C, or of C++ where its name ends in `.cc`.
+fn compile(source: &str, includes: impl IntoIterator<Item = PathBuf>) {
+    println!("cargo:rerun-if-changed={source}");
+    println!("cargo:rerun-if-changed=failure.h");
+    let name = source.split('.').next().unwrap_or(source);
+    let cpp = source.ends_with(".cc");
+    cc::Build::new()
+        .file(source)
+        .includes(includes)
+        .cpp(cpp)
+        .std(if cpp { "c++17" } else { "c11" })
+        .extra_warnings(true)
+        .compile(&format!("photosearch_{name}"));
+}
+
+/// Links the system's library. It has to follow the C file that calls it, hence after [`compile`].
+fn link(library: &pkg_config::Library) {
+    for path in &library.link_paths {
+        println!("cargo:rustc-link-search=native={}", path.display());
+    }
+    for name in &library.libs {
+        println!("cargo:rustc-link-lib={name}");
+    }
+}

@@ -1,0 +1,388 @@
+/*
+ * HEIC and AVIF over libheif: a file with one coded picture in, planes of RGB or of grey out.
+ *
+ * heif.rs reads the container itself, and gives libheif a file of its own making for each coded
+ * picture in it (each tile of a grid). So libheif never sees a stranger's container, whose many
+ * kinds of boxes it asserts things about, and it decodes no tile, mask or thumbnail that was not
+ * looked at before.
+ *
+ * libheif is C++ behind an interface for C, and lets exceptions out of it: std::bad_alloc above
+ * all. One that reached a Rust frame would end the server, so all calls stand in try blocks here.
+ */
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <new>
+
+#include <libheif/heif.h>
+#ifdef PHOTOSEARCH_LIBDE265
+#include <libde265/de265.h>
+#include <libheif/heif_plugin.h>
+#endif
+
+extern "C" {
+#include "failure.h"
+
+/* What to decode. The mirror of `Request` in heif.rs. */
+struct photosearch_heif_request {
+    const uint8_t *file;
+    size_t length;
+    uint32_t width, height;
+    /* Bytes that libheif may take. */
+    uint64_t memory;
+    /* 1 for AV1, 0 for HEVC. */
+    int av1;
+    /* 1 for one plane of grey, 0 for red, green and blue. */
+    int grey;
+};
+
+/* The planes of a picture, each of the size that was requested. The mirror of `Planes` in heif.rs. */
+struct photosearch_heif_planes {
+    const uint8_t *rows[3];
+    /* Bytes from a row to the next. */
+    size_t strides[3];
+    /* Bits of a sample. One byte up to 8, else two in the machine's order. */
+    uint32_t depth;
+};
+}
+
+namespace {
+
+
+struct Release {
+    void operator()(heif_context *context) const { heif_context_free(context); }
+    void operator()(heif_image_handle *handle) const { heif_image_handle_release(handle); }
+    void operator()(heif_image *image) const { heif_image_release(image); }
+    void operator()(heif_decoding_options *options) const { heif_decoding_options_free(options); }
+};
+
+template <class T> using Owned = std::unique_ptr<T, Release>;
+
+void report(photosearch_failure *failure, int kind, const char *message)
+{
+    failure->kind = kind;
+    snprintf(failure->message, sizeof failure->message, "%s", message);
+}
+
+/* Reports an error of libheif, whose message may live only as long as what made it. */
+bool succeeded(const heif_error &error, photosearch_failure *failure)
+{
+    switch (error.code) {
+    case heif_error_Ok:
+        return true;
+    case heif_error_Memory_allocation_error:
+        report(failure,
+               error.subcode == heif_suberror_Security_limit_exceeded ? PHOTOSEARCH_TOO_MUCH_MEMORY
+                                                                      : PHOTOSEARCH_OUT_OF_MEMORY,
+               "");
+        return false;
+    case heif_error_Unsupported_filetype:
+    case heif_error_Unsupported_feature:
+    case heif_error_Plugin_loading_error:
+        report(failure, PHOTOSEARCH_UNSUPPORTED, error.message);
+        return false;
+    default:
+        /* Nothing is wrong with the container, and decoders hardly say what they met. */
+        report(failure, PHOTOSEARCH_DAMAGED, "its data cannot be decoded");
+        return false;
+    }
+}
+
+#ifdef PHOTOSEARCH_LIBDE265
+
+/*
+ * libheif's own plugin for libde265 throws the warnings of that library away. libde265 shows
+ * damaged data as whatever they give, and only warns: a search must not take that for the photo.
+ * So libheif is given another plugin for HEVC, in which warnings are errors. It also does without
+ * the thread that libheif's plugin starts.
+ */
+namespace hevc {
+
+const heif_error fine = {heif_error_Ok, heif_suberror_Unspecified, ""};
+const heif_error failed = {heif_error_Decoder_plugin_error, heif_suberror_Unspecified, ""};
+const heif_error no_memory = {heif_error_Memory_allocation_error, heif_suberror_Unspecified, ""};
+
+const char *name() { return "libde265, for photosearch"; }
+
+/* It is asked for by its name alone. */
+int priority(heif_compression_format format) { return format == heif_compression_HEVC ? 1 : 0; }
+
+heif_error create(void **decoder)
+{
+    *decoder = de265_new_decoder();
+    return *decoder == nullptr ? no_memory : fine;
+}
+
+void release(void *decoder) { de265_free_decoder(decoder); }
+
+/* NAL units with lengths of 32 bits before them, which heif.rs measured. */
+heif_error push(void *decoder, const void *data, size_t size)
+{
+    const uint8_t *bytes = static_cast<const uint8_t *>(data);
+    while (size >= 4) {
+        size_t length = static_cast<size_t>(bytes[0]) << 24 | static_cast<size_t>(bytes[1]) << 16 |
+                        static_cast<size_t>(bytes[2]) << 8 | bytes[3];
+        if (length > size - 4 || length > INT32_MAX)
+            return failed;
+        if (de265_push_NAL(decoder, bytes + 4, static_cast<int>(length), 0, nullptr) != DE265_OK)
+            return failed;
+        bytes += 4 + length;
+        size -= 4 + length;
+    }
+    return size == 0 && de265_flush_data(decoder) == DE265_OK ? fine : failed;
+}
+
+/* Whether libde265 warned of damage, rather than of what it does not make use of. */
+bool warned(void *decoder)
+{
+    for (;;) {
+        switch (de265_get_warning(decoder)) {
+        case DE265_OK:
+            return false;
+        case DE265_WARNING_NO_WPP_CANNOT_USE_MULTITHREADING:
+        case DE265_WARNING_NUMBER_OF_THREADS_LIMITED_TO_MAXIMUM:
+        case DE265_WARNING_SPS_MISSING_CANNOT_DECODE_SEI:
+            break;
+        default:
+            return true;
+        }
+    }
+}
+
+heif_error copy(const de265_image *picture, heif_image *image)
+{
+    static const heif_channel channels[3] = {heif_channel_Y, heif_channel_Cb, heif_channel_Cr};
+    int planes = de265_get_chroma_format(picture) == de265_chroma_mono ? 1 : 3;
+    int depth = de265_get_bits_per_pixel(picture, 0);
+    for (int i = 0; i < planes; i++) {
+        int width = de265_get_image_width(picture, i), height = de265_get_image_height(picture, i);
+        if (width <= 0 || height <= 0 || de265_get_bits_per_pixel(picture, i) != depth)
+            return failed;
+        heif_error added = heif_image_add_plane(image, channels[i], width, height, depth);
+        if (added.code != heif_error_Ok)
+            return added;
+        int from_stride = 0, to_stride = 0;
+        const uint8_t *from = de265_get_image_plane(picture, i, &from_stride);
+        uint8_t *to = heif_image_get_plane(image, channels[i], &to_stride);
+        size_t bytes = static_cast<size_t>(width) * (depth > 8 ? 2 : 1);
+        if (from == nullptr || to == nullptr)
+            return failed;
+        for (int y = 0; y < height; y++)
+            memcpy(to + static_cast<size_t>(y) * static_cast<size_t>(to_stride),
+                   from + static_cast<size_t>(y) * static_cast<size_t>(from_stride), bytes);
+    }
+    return fine;
+}
+
+heif_error decode(void *decoder, heif_image **out)
+{
+    const de265_image *picture = nullptr;
+    int more = 1;
+    while (picture == nullptr && more) {
+        more = 0;
+        if (de265_decode(decoder, &more) != DE265_OK || warned(decoder))
+            return failed;
+        picture = de265_peek_next_picture(decoder);
+    }
+    if (picture == nullptr)
+        return failed;
+    de265_chroma chroma = de265_get_chroma_format(picture);
+    Owned<heif_image> image;
+    heif_image *raw_image = nullptr;
+    /* libheif numbers the formats of chroma as HEVC does. */
+    heif_error made = heif_image_create(
+        de265_get_image_width(picture, 0), de265_get_image_height(picture, 0),
+        chroma == de265_chroma_mono ? heif_colorspace_monochrome : heif_colorspace_YCbCr,
+        static_cast<heif_chroma>(chroma), &raw_image);
+    if (made.code != heif_error_Ok)
+        return made;
+    image.reset(raw_image);
+    heif_error copied = copy(picture, image.get());
+    if (copied.code == heif_error_Ok)
+        *out = image.release();
+    return copied;
+}
+
+void set_strict(void *, int) {}
+
+const char id[] = "photosearch";
+
+bool register_plugin()
+{
+    /* libheif reads it whenever it decodes, until the process ends. */
+    static heif_decoder_plugin plugin = {};
+    /* From 1.21 on libheif takes no plugin of this version. */
+    if (heif_get_version_number() >= LIBHEIF_MAKE_VERSION(1u, 21u, 0u))
+        return false;
+    plugin.plugin_api_version = 3;
+    plugin.get_plugin_name = name;
+    plugin.does_support_format = priority;
+    plugin.new_decoder = create;
+    plugin.free_decoder = release;
+    plugin.push_data = push;
+    plugin.decode_image = decode;
+    plugin.set_strict_decoding = set_strict;
+    plugin.id_name = id;
+    return de265_init() == DE265_OK && heif_register_decoder_plugin(&plugin).code == heif_error_Ok;
+}
+
+} // namespace hevc
+
+#endif
+
+/*
+ * Once in a process, for good: libheif counts, and would load its plugins anew each time the count
+ * leaves 0. Whoever comes second waits for the first.
+ */
+bool ready()
+{
+    static const bool started = heif_init(nullptr).code == heif_error_Ok;
+    return started;
+}
+
+/*
+ * The decoder to ask for, or NULL for whichever libheif prefers, which for AV1 is dav1d. aom sees
+ * to it that the data of each tile of a frame end where they should, and so finds nearly all
+ * damage; dav1d does not before 1.4, and finds a third of it since. aom takes twice the time, but
+ * has no threads.
+ */
+const char *choose(heif_compression_format format)
+{
+    if (format == heif_compression_HEVC) {
+#ifdef PHOTOSEARCH_LIBDE265
+        static const bool registered = hevc::register_plugin();
+        return registered ? hevc::id : nullptr;
+#else
+        return nullptr;
+#endif
+    }
+    const heif_decoder_descriptor *found[16];
+    int count = heif_get_decoder_descriptors(format, found, 16);
+    for (int i = 0; i < count; i++) {
+        const char *name = heif_decoder_descriptor_get_id_name(found[i]);
+        if (name != nullptr && strcmp(name, "aom") == 0)
+            return "aom";
+    }
+    return nullptr;
+}
+
+void limit(heif_context *context, const photosearch_heif_request &request)
+{
+    uint32_t longest = request.width > request.height ? request.width : request.height;
+    /* 1.15 compares with "not less than" for some pictures. */
+    heif_context_set_maximum_image_size_limit(context, static_cast<int>(longest) + 1);
+    /* None of libheif's own threads. libde265 and dav1d have some, which block what we block. */
+    heif_context_set_max_decoding_threads(context, 0);
+#if LIBHEIF_HAVE_VERSION(1, 19, 0)
+    heif_security_limits *limits = heif_context_get_security_limits(context);
+    limits->max_image_size_pixels = static_cast<uint64_t>(request.width + 64) * (request.height + 64);
+    limits->max_memory_block_size = request.memory;
+#if LIBHEIF_HAVE_VERSION(1, 20, 0)
+    if (limits->version >= 2)
+        limits->max_total_memory = request.memory;
+#endif
+#endif
+}
+
+bool decode(const photosearch_heif_request &request, Owned<heif_image> &image,
+            photosearch_failure *failure)
+{
+    if (!ready()) {
+        report(failure, PHOTOSEARCH_UNSUPPORTED, "because libheif does not start");
+        return false;
+    }
+    heif_compression_format format = request.av1 ? heif_compression_AV1 : heif_compression_HEVC;
+    const char *decoder = choose(format);
+    if (!heif_have_decoder_for_format(format)) {
+        report(failure, PHOTOSEARCH_UNSUPPORTED,
+               request.av1 ? "whose decoder (dav1d or aom) is not installed with libheif"
+                           : "whose decoder (libde265) is not installed with libheif");
+        return false;
+    }
+    Owned<heif_context> context(heif_context_alloc());
+    Owned<heif_decoding_options> options(heif_decoding_options_alloc());
+    if (!context || !options)
+        throw std::bad_alloc();
+    limit(context.get(), request);
+    if (!succeeded(heif_context_read_from_memory_without_copy(context.get(), request.file,
+                                                              request.length, nullptr),
+                   failure))
+        return false;
+    heif_image_handle *raw_handle = nullptr;
+    if (!succeeded(heif_context_get_primary_image_handle(context.get(), &raw_handle), failure))
+        return false;
+    Owned<heif_image_handle> handle(raw_handle);
+
+    /*
+     * Not `strict_decoding`: for one picture, all that it adds is an error where the coded data
+     * name colours by a number that is not assigned, and heif.rs decides about colours.
+     */
+    options->decoder_id = decoder;
+    heif_image *raw_image = nullptr;
+    if (!succeeded(heif_decode_image(handle.get(), &raw_image,
+                                     request.grey ? heif_colorspace_monochrome : heif_colorspace_RGB,
+                                     request.grey ? heif_chroma_monochrome : heif_chroma_444,
+                                     options.get()),
+                   failure))
+        return false;
+    image.reset(raw_image);
+    return true;
+}
+
+bool look(const photosearch_heif_request &request, const heif_image *image,
+          photosearch_heif_planes *planes, photosearch_failure *failure)
+{
+    static const heif_channel colours[3] = {heif_channel_R, heif_channel_G, heif_channel_B};
+    static const heif_channel greys[1] = {heif_channel_Y};
+    const heif_channel *channels = request.grey ? greys : colours;
+    planes->depth = 0;
+    for (int i = 0; i < (request.grey ? 1 : 3); i++) {
+        int depth = heif_image_get_bits_per_pixel_range(image, channels[i]);
+        int stride = 0;
+        planes->rows[i] = heif_image_get_plane_readonly(image, channels[i], &stride);
+        planes->strides[i] = static_cast<size_t>(stride);
+        if (planes->rows[i] == nullptr || stride <= 0 || depth < 8 || depth > 16 ||
+            (i > 0 && static_cast<uint32_t>(depth) != planes->depth) ||
+            heif_image_get_width(image, channels[i]) != static_cast<int>(request.width) ||
+            heif_image_get_height(image, channels[i]) != static_cast<int>(request.height) ||
+            static_cast<size_t>(stride) < static_cast<size_t>(request.width) * (depth > 8 ? 2 : 1)) {
+            report(failure, PHOTOSEARCH_DAMAGED, "its data are not of the size that it states");
+            return false;
+        }
+        planes->depth = static_cast<uint32_t>(depth);
+    }
+    return true;
+}
+
+} // namespace
+
+/*
+ * Decodes the primary picture of a file. Returns it, to be released by photosearch_heif_free, and
+ * where its planes are; or NULL, and the failure. libheif can't be interrupted meanwhile: it looks
+ * at its `cancel_decoding` only between the tiles of a grid.
+ */
+extern "C" heif_image *photosearch_heif_decode(const photosearch_heif_request *request,
+                                               photosearch_heif_planes *planes,
+                                               photosearch_failure *failure) noexcept
+{
+    try {
+        Owned<heif_image> image;
+        if (decode(*request, image, failure) && look(*request, image.get(), planes, failure))
+            return image.release();
+    } catch (const std::bad_alloc &) {
+        report(failure, PHOTOSEARCH_OUT_OF_MEMORY, "");
+    } catch (const std::exception &error) {
+        report(failure, PHOTOSEARCH_DAMAGED, error.what());
+    } catch (...) {
+        report(failure, PHOTOSEARCH_DAMAGED, "the decoder failed");
+    }
+    return nullptr;
+}
+
+extern "C" void photosearch_heif_free(heif_image *image) noexcept
+{
+    heif_image_release(image);
+}

@@ -1,0 +1,342 @@
+//! What the coded data of an AV1 picture (AV1 bitstream specification) say of themselves: the size
+//! that a decoder will take memory for, and the colours.
+
+use super::read::{Bits, Bytes};
+use super::{Chroma, Colours, Fault, Format};
+
+/// Kinds of OBUs (6.2.2).
+const SEQUENCE_HEADER: u8 = 1;
+const FRAME_HEADER: u8 = 3;
+const TILE_GROUP: u8 = 4;
+const FRAME: u8 = 6;
+
+/// Frames of a picture. Several are layers, each better than the one before, of which the last is
+/// shown; AV1 has four of them at most.
+const MAX_FRAMES: usize = 4;
+
+/// OBUs of a picture: a frame has at most 4096 tiles, and encoders group them.
+const MAX_UNITS: usize = 4096;
+
+/// A value that is chosen frame by frame.
+const SELECT: u32 = 2;
+
+/// A coded picture: its OBUs as they are given to the decoder.
+pub(super) struct Picture {
+    /// Content of an `av1C` box without OBUs.
+    pub configuration: Vec<u8>,
+    pub data: Vec<u8>,
+}
+
+struct Unit<'a> {
+    kind: u8,
+    /// With the header, where the length stands in it.
+    whole: &'a [u8],
+    /// Bytes of the header, without the length.
+    head: &'a [u8],
+    content: &'a [u8],
+}
+
+/// The OBUs of a picture (5.3).
+struct Units<'a>(Bytes<'a>);
+
+impl<'a> Iterator for Units<'a> {
+    type Item = Result<Unit<'a>, Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let unit = self.read();
+        if unit.is_err() {
+            self.0 = Bytes(&[]);
+        }
+        Some(unit)
+    }
+}
+
+impl<'a> Units<'a> {
+    fn read(&mut self) -> Result<Unit<'a>, Fault> {
+        let start = self.0.0;
+        let first = self.0.u8()?;
+        let head = if first & 4 == 0 { 1 } else { 2 };
+        self.0.take(head - 1)?;
+        let length = if first & 2 == 0 {
+            self.0.0.len()
+        } else {
+            leb128(&mut self.0)?
+        };
+        let content = self.0.take(length)?;
+        Ok(Unit {
+            kind: first >> 3 & 0xf,
+            whole: &start[..start.len() - self.0.0.len()],
+            head: &start[..head],
+            content,
+        })
+    }
+}
+
+/// 4.10.5.
+fn leb128(bytes: &mut Bytes<'_>) -> Result<usize, Fault> {
+    let mut number = 0;
+    for index in 0..8 {
+        let byte = bytes.u8()?;
+        number |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return usize::try_from(number).map_err(|_| Fault::cut_short());
+        }
+    }
+    Err(Fault::damaged("a number in its headers is too large"))
+}
+
+/// The size and the colours that a picture's sequence header states.
+pub(super) fn format(av1c: &[u8], data: &[u8]) -> Result<Format, Fault> {
+    let mut sequence: Option<Sequence> = None;
+    let (mut frames, mut resized) = (0, false);
+    let configuration = Units(Bytes(av1c.get(4..).unwrap_or_default()));
+    for (index, unit) in configuration.chain(Units(Bytes(data))).enumerate() {
+        let unit = unit?;
+        if index == MAX_UNITS {
+            return Err(Fault::damaged("it has too many parts"));
+        }
+        match unit.kind {
+            SEQUENCE_HEADER => {
+                let found = Sequence::read(unit.content)?;
+                if *sequence.get_or_insert(found) != found {
+                    return Err(Fault::damaged("its sequence headers contradict each other"));
+                }
+            }
+            FRAME | FRAME_HEADER => {
+                let missing = || Fault::damaged("its sequence header is missing");
+                resized |= is_resized(sequence.as_ref().ok_or_else(missing)?, unit.content)?;
+                frames += 1;
+            }
+            _ => {}
+        }
+    }
+    let (Some(sequence), 1..) = (sequence, frames) else {
+        return Err(Fault::damaged("data of the picture are missing"));
+    };
+    if frames > MAX_FRAMES {
+        return Err(Fault::unsupported("with more than one picture in an item"));
+    }
+    let mut format = sequence.format;
+    if resized {
+        (format.coded_width, format.coded_height) = sequence.largest;
+    }
+    Ok(format)
+}
+
+impl Picture {
+    /// Takes the headers and the frames, and leaves out all else.
+    pub fn read(av1c: &[u8], data: &[u8]) -> Result<Self, Fault> {
+        let head = Bytes(av1c).take(4)?;
+        let mut units = Vec::new();
+        let configuration = Units(Bytes(av1c.get(4..).unwrap_or_default()));
+        for unit in configuration.chain(Units(Bytes(data))) {
+            let unit = unit?;
+            if !matches!(
+                unit.kind,
+                SEQUENCE_HEADER | FRAME_HEADER | TILE_GROUP | FRAME
+            ) {
+                continue;
+            }
+            match *unit.head {
+                // Without its length, an OBU could only be the last.
+                [first] if first & 2 == 0 => units.push(first | 2),
+                [first, extension] if first & 2 == 0 => units.extend([first | 2, extension]),
+                _ => {
+                    units.extend_from_slice(unit.whole);
+                    continue;
+                }
+            }
+            let mut length = unit.content.len();
+            while length > 0x7f {
+                units.push(length as u8 | 0x80);
+                length >>= 7;
+            }
+            units.push(length as u8);
+            units.extend_from_slice(unit.content);
+        }
+        Ok(Picture {
+            configuration: head.to_vec(),
+            data: units,
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Sequence {
+    format: Format,
+    /// The largest size that the header of a frame could state.
+    largest: (u32, u32),
+    /// The header of the only frame says nothing about its size.
+    reduced: bool,
+    /// Bits of the time at which a frame is shown, where frames state it.
+    time_bits: u32,
+    /// Bits of a frame's number, where frames state it.
+    number_bits: u32,
+    screen_content: u32,
+    integer_motion: u32,
+}
+
+impl Sequence {
+    /// 5.5.
+    fn read(content: &[u8]) -> Result<Self, Fault> {
+        let bits = &mut Bits::new(content);
+        let profile = bits.bits(3)?;
+        bits.skip(1)?;
+        let reduced = bits.flag()?;
+        let time_bits = if reduced {
+            bits.skip(5)?;
+            0
+        } else {
+            Self::read_timing(bits)?
+        };
+        let (width_bits, height_bits) = (bits.bits(4)? + 1, bits.bits(4)? + 1);
+        let (width, height) = (bits.bits(width_bits)? + 1, bits.bits(height_bits)? + 1);
+        let mut number_bits = 0;
+        if !reduced && bits.flag()? {
+            let difference = bits.bits(4)? + 2;
+            number_bits = bits.bits(3)? + difference + 1;
+        }
+        bits.skip(3)?;
+        let (mut screen_content, mut integer_motion) = (SELECT, SELECT);
+        if !reduced {
+            bits.skip(4)?;
+            let ordered = bits.flag()?;
+            if ordered {
+                bits.skip(2)?;
+            }
+            if !bits.flag()? {
+                screen_content = bits.bits(1)?;
+            }
+            if screen_content > 0 && !bits.flag()? {
+                integer_motion = bits.bits(1)?;
+            }
+            if ordered {
+                bits.skip(3)?;
+            }
+        }
+        bits.skip(3)?;
+        let (depth, chroma, colours) = Self::read_colours(bits, profile)?;
+        Ok(Sequence {
+            format: Format {
+                width,
+                height,
+                coded_width: width,
+                coded_height: height,
+                chroma,
+                depth,
+                colours,
+            },
+            largest: (1 << width_bits, 1 << height_bits),
+            reduced,
+            time_bits,
+            number_bits,
+            screen_content,
+            integer_motion,
+        })
+    }
+
+    /// Times, models of decoders, and operating points. Returns the bits of a frame's time.
+    fn read_timing(bits: &mut Bits<'_>) -> Result<u32, Fault> {
+        let (mut equal, mut model, mut delay_bits, mut time_bits) = (false, false, 0, 0);
+        if bits.flag()? {
+            bits.skip(64)?;
+            equal = bits.flag()?;
+            if equal {
+                bits.golomb()?;
+            }
+            model = bits.flag()?;
+            if model {
+                delay_bits = bits.bits(5)? + 1;
+                bits.skip(32 + 5)?;
+                time_bits = bits.bits(5)? + 1;
+            }
+        }
+        let initial_delay = bits.flag()?;
+        for _ in 0..=bits.bits(5)? {
+            bits.skip(12)?;
+            if bits.bits(5)? > 7 {
+                bits.skip(1)?;
+            }
+            if model && bits.flag()? {
+                bits.skip(2 * delay_bits + 1)?;
+            }
+            if initial_delay && bits.flag()? {
+                bits.skip(4)?;
+            }
+        }
+        Ok(if equal { 0 } else { time_bits })
+    }
+
+    /// 5.5.2.
+    fn read_colours(bits: &mut Bits<'_>, profile: u32) -> Result<(u32, Chroma, Colours), Fault> {
+        let high = bits.flag()?;
+        let depth = match (high, profile) {
+            (false, _) => 8,
+            (true, 2) if bits.flag()? => 12,
+            (true, _) => 10,
+        };
+        let grey = profile != 1 && bits.flag()?;
+        let mut colours = Colours::UNKNOWN;
+        if bits.flag()? {
+            colours.primaries = bits.bits(8)? as u16;
+            colours.transfer = bits.bits(8)? as u16;
+            colours.matrix = bits.bits(8)? as u16;
+        }
+        if !grey && (colours.primaries, colours.transfer, colours.matrix) == (1, 13, 0) {
+            // sRGB as it is.
+            colours.full_range = true;
+            return Ok((depth, Chroma::Full, colours));
+        }
+        colours.full_range = bits.flag()?;
+        let chroma = match profile {
+            _ if grey => Chroma::None,
+            0 => Chroma::Quarter,
+            1 => Chroma::Full,
+            2 if depth < 12 => Chroma::Half,
+            2 => match bits.flag()? {
+                false => Chroma::Full,
+                true if bits.flag()? => Chroma::Quarter,
+                true => Chroma::Half,
+            },
+            _ => return Err(Fault::unsupported(format!("with AV1's profile {profile}"))),
+        };
+        Ok((depth, chroma, colours))
+    }
+}
+
+/// Whether a frame states a size of its own, for which a decoder takes memory (5.9.2).
+fn is_resized(sequence: &Sequence, content: &[u8]) -> Result<bool, Fault> {
+    const KEY: u32 = 0;
+    const SWITCH: u32 = 3;
+    if sequence.reduced {
+        return Ok(false);
+    }
+    let bits = &mut Bits::new(content);
+    if bits.flag()? {
+        // An earlier frame is shown.
+        return Ok(false);
+    }
+    let kind = bits.bits(2)?;
+    let shown = bits.flag()?;
+    if shown {
+        bits.skip(sequence.time_bits)?;
+    } else {
+        bits.skip(1)?;
+    }
+    if !(kind == SWITCH || kind == KEY && shown) {
+        bits.skip(1)?;
+    }
+    bits.skip(1)?;
+    let screen_content = match sequence.screen_content {
+        SELECT => bits.bits(1)?,
+        fixed => fixed,
+    };
+    if screen_content == 1 && sequence.integer_motion == SELECT {
+        bits.skip(1)?;
+    }
+    bits.skip(sequence.number_bits)?;
+    Ok(kind == SWITCH || bits.flag()?)
+}

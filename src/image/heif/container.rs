@@ -1,0 +1,400 @@
+//! The items of a HEIF file (ISO/IEC 23008-12 and 14496-12): what each is, where its bytes lie,
+//! what is said of it, and which others it refers to.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use super::Fault;
+use super::read::Bytes;
+
+/// Items, places, properties and references that a file may have in all. A few bytes of file make
+/// an entry of a hundred; the largest grid of tiles needs a tenth of this.
+const MAX_ENTRIES: usize = 1 << 18;
+
+pub(super) struct Container<'a> {
+    file: &'a [u8],
+    /// Content of the box for items inside `meta`.
+    idat: &'a [u8],
+    primary: u32,
+    items: BTreeMap<u32, Item<'a>>,
+    /// The references the other way round.
+    referring: BTreeMap<([u8; 4], u32), Vec<u32>>,
+    entries: Entries,
+    /// Bytes of items that were copied together.
+    copied: Cell<usize>,
+}
+
+/// Counts up to [`MAX_ENTRIES`].
+#[derive(Default)]
+struct Entries(usize);
+
+impl Entries {
+    fn add(&mut self) -> Result<(), Fault> {
+        self.0 += 1;
+        if self.0 > MAX_ENTRIES {
+            return Err(Fault::damaged("it has too many items"));
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct Item<'a> {
+    pub kind: [u8; 4],
+    pub properties: Vec<Property<'a>>,
+    /// The kind of a reference, and the items referred to.
+    references: Vec<([u8; 4], Vec<u32>)>,
+    encrypted: bool,
+    location: Option<Location>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Property<'a> {
+    pub name: [u8; 4],
+    pub content: &'a [u8],
+    /// Whoever does not know the property must not show the item.
+    pub essential: bool,
+}
+
+struct Location {
+    /// 0 in the file, 1 in `idat`, else somewhere that is not read.
+    method: u16,
+    elsewhere: bool,
+    /// Offset and length.
+    extents: Vec<(u64, u64)>,
+}
+
+impl<'a> Item<'a> {
+    fn new(kind: [u8; 4], encrypted: bool) -> Self {
+        Item {
+            kind,
+            properties: Vec::new(),
+            references: Vec::new(),
+            encrypted,
+            location: None,
+        }
+    }
+
+    /// The content of the first property of this name.
+    pub fn property(&self, name: &[u8; 4]) -> Option<&'a [u8]> {
+        let mut named = self
+            .properties
+            .iter()
+            .filter(|property| property.name == *name);
+        named.next().map(|property| property.content)
+    }
+
+    /// The items that its references of this kind lead to.
+    pub fn references(&self, kind: &[u8; 4]) -> Vec<u32> {
+        let of_kind = self.references.iter().filter(|(of, _)| of == kind);
+        of_kind.flat_map(|(_, to)| to).copied().collect()
+    }
+}
+
+impl<'a> Container<'a> {
+    /// Reads the first `meta` box of a file.
+    pub fn read(file: &'a [u8]) -> Result<Self, Fault> {
+        let mut rest = Bytes(file);
+        let mut sequence = false;
+        while !rest.is_empty() {
+            let (name, content) = match rest.next_box() {
+                Ok(found) => found,
+                Err(_) if sequence => break,
+                Err(fault) => return Err(fault),
+            };
+            match &name {
+                b"meta" => return Self::of_meta(file, content),
+                b"moov" => sequence = true,
+                b"mini" => return Err(Fault::unsupported("in its minimized form (mini)")),
+                _ => {}
+            }
+        }
+        Err(if sequence {
+            Fault::unsupported("a sequence without a still picture")
+        } else {
+            Fault::cut_short()
+        })
+    }
+
+    fn of_meta(file: &'a [u8], content: &'a [u8]) -> Result<Self, Fault> {
+        let mut rest = Bytes(content);
+        rest.version()?;
+        let mut named = BTreeMap::new();
+        while !rest.is_empty() {
+            let (name, content) = rest.next_box()?;
+            let known = matches!(
+                &name,
+                b"hdlr" | b"pitm" | b"iinf" | b"iloc" | b"iref" | b"iprp" | b"idat"
+            );
+            if known && named.insert(name, content).is_some() {
+                return Err(Fault::damaged(format!("it has two boxes {}", shown(&name))));
+            }
+        }
+        let find = |name: &[u8; 4]| {
+            let missing = || Fault::damaged(format!("its box {} is missing", shown(name)));
+            named.get(name).copied().ok_or_else(missing)
+        };
+        let handler = find(b"hdlr")?;
+        if handler.get(8..12) != Some(b"pict") || !named.contains_key(b"pitm") {
+            return Err(Fault::unsupported("without a still picture"));
+        }
+        let mut container = Container {
+            file,
+            idat: named.get(b"idat").copied().unwrap_or_default(),
+            primary: primary(find(b"pitm")?)?,
+            items: BTreeMap::new(),
+            referring: BTreeMap::new(),
+            entries: Entries::default(),
+            copied: Cell::new(0),
+        };
+        container.read_items(find(b"iinf")?)?;
+        container.read_locations(find(b"iloc")?)?;
+        container.read_properties(find(b"iprp")?)?;
+        if let Some(references) = named.get(b"iref") {
+            container.read_references(references)?;
+        }
+        Ok(container)
+    }
+
+    pub fn primary(&self) -> u32 {
+        self.primary
+    }
+
+    pub fn item(&self, id: u32) -> Result<&Item<'a>, Fault> {
+        let missing = || Fault::damaged(format!("it refers to item {id}, which is missing"));
+        self.items.get(&id).ok_or_else(missing)
+    }
+
+    /// The items that refer to another, by references of this kind.
+    pub fn referring(&self, kind: &[u8; 4], to: u32) -> Vec<u32> {
+        let found = self.referring.get(&(*kind, to));
+        found.cloned().unwrap_or_default()
+    }
+
+    /// The bytes of an item.
+    pub fn data(&self, item: &Item<'a>) -> Result<Cow<'a, [u8]>, Fault> {
+        if item.encrypted {
+            return Err(Fault::unsupported("encrypted"));
+        }
+        let missing = || Fault::damaged("data of the picture are missing");
+        let location = item.location.as_ref().ok_or_else(missing)?;
+        let from = match (location.elsewhere, location.method) {
+            (false, 0) => self.file,
+            (false, 1) => self.idat,
+            _ => return Err(Fault::unsupported("whose data lie elsewhere")),
+        };
+        let part = |&(offset, length): &(u64, u64)| {
+            let offset = usize::try_from(offset).ok()?;
+            let end = offset.checked_add(usize::try_from(length).ok()?)?;
+            from.get(offset..end)
+        };
+        if let [extent] = location.extents.as_slice() {
+            return part(extent).map(Cow::Borrowed).ok_or_else(Fault::cut_short);
+        }
+        let mut data = Vec::new();
+        for extent in &location.extents {
+            let part = part(extent).ok_or_else(Fault::cut_short)?;
+            // A sound file has no more of them than it has bytes.
+            self.copied
+                .set(self.copied.get().saturating_add(part.len()));
+            if self.copied.get() > self.file.len() {
+                return Err(Fault::damaged("its items overlap"));
+            }
+            data.extend_from_slice(part);
+        }
+        Ok(Cow::Owned(data))
+    }
+
+    /// ISO/IEC 14496-12, 8.11.6.
+    fn read_items(&mut self, content: &[u8]) -> Result<(), Fault> {
+        let mut rest = Bytes(content);
+        let (version, _) = rest.version()?;
+        // The boxes that follow say how many there are.
+        rest.take(if version == 0 { 2 } else { 4 })?;
+        while !rest.is_empty() {
+            let (name, content) = rest.next_box()?;
+            self.entries.add()?;
+            if name != *b"infe" {
+                continue;
+            }
+            let mut rest = Bytes(content);
+            let (version, _) = rest.version()?;
+            let id = match version {
+                2 => u32::from(rest.u16()?),
+                3 => rest.u32()?,
+                // Older ones have no kind: they are not pictures.
+                _ => continue,
+            };
+            let encrypted = rest.u16()? != 0;
+            let item = Item::new(rest.fourcc()?, encrypted);
+            if self.items.insert(id, item).is_some() {
+                return Err(Fault::damaged(format!("it has two items {id}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// ISO/IEC 14496-12, 8.11.3.
+    fn read_locations(&mut self, content: &[u8]) -> Result<(), Fault> {
+        let mut rest = Bytes(content);
+        let (version, _) = rest.version()?;
+        if version > 2 {
+            return Err(Fault::unsupported(format!(
+                "with version {version} of iloc"
+            )));
+        }
+        let sizes = rest.u16()?;
+        let size = |shift: u32| match sizes >> shift & 0xf {
+            size @ (0 | 4 | 8) => Ok(usize::from(size)),
+            _ => Err(Fault::damaged("its box iloc has fields of a wrong size")),
+        };
+        let (offset_size, length_size, base_size) = (size(12)?, size(8)?, size(4)?);
+        let index_size = if version == 0 { 0 } else { size(0)? };
+        let count = if version < 2 {
+            u32::from(rest.u16()?)
+        } else {
+            rest.u32()?
+        };
+        for _ in 0..count {
+            let id = if version < 2 {
+                u32::from(rest.u16()?)
+            } else {
+                rest.u32()?
+            };
+            let method = if version == 0 { 0 } else { rest.u16()? & 0xf };
+            let elsewhere = rest.u16()? != 0;
+            let base = rest.number(base_size)?;
+            let extents = rest.u16()?;
+            let mut location = Location {
+                method,
+                elsewhere,
+                extents: Vec::new(),
+            };
+            for _ in 0..extents {
+                self.entries.add()?;
+                rest.number(index_size)?;
+                let offset = rest.number(offset_size)?;
+                let offset = base.checked_add(offset).ok_or_else(Fault::cut_short)?;
+                location.extents.push((offset, rest.number(length_size)?));
+            }
+            if let Some(item) = self.items.get_mut(&id)
+                && item.location.replace(location).is_some()
+            {
+                return Err(Fault::damaged(format!("item {id} lies in two places")));
+            }
+        }
+        Ok(())
+    }
+
+    /// ISO/IEC 23008-12, 9.3: the properties, and which belong to which item, in their order.
+    fn read_properties(&mut self, content: &'a [u8]) -> Result<(), Fault> {
+        let mut rest = Bytes(content);
+        let mut properties = Vec::new();
+        let mut associations = Vec::new();
+        while !rest.is_empty() {
+            let (name, content) = rest.next_box()?;
+            match &name {
+                b"ipco" if !properties.is_empty() => {
+                    return Err(Fault::damaged("it has two boxes ipco"));
+                }
+                b"ipco" => {
+                    let mut rest = Bytes(content);
+                    while !rest.is_empty() {
+                        self.entries.add()?;
+                        properties.push(rest.next_box()?);
+                    }
+                }
+                b"ipma" => associations.push(content),
+                _ => {}
+            }
+        }
+        for content in associations {
+            let mut rest = Bytes(content);
+            let (version, flags) = rest.version()?;
+            let wide = flags & 1 == 1;
+            for _ in 0..rest.u32()? {
+                let id = if version == 0 {
+                    u32::from(rest.u16()?)
+                } else {
+                    rest.u32()?
+                };
+                for _ in 0..rest.u8()? {
+                    self.entries.add()?;
+                    let association = if wide {
+                        rest.u16()?
+                    } else {
+                        let narrow = u16::from(rest.u8()?);
+                        (narrow & 0x80) << 8 | narrow & 0x7f
+                    };
+                    let (essential, index) = (association >> 15 == 1, association & 0x7fff);
+                    let Some(index) = index.checked_sub(1) else {
+                        continue;
+                    };
+                    let missing = || Fault::damaged("it refers to a property which is missing");
+                    let found = properties.get(usize::from(index)).ok_or_else(missing)?;
+                    if let Some(item) = self.items.get_mut(&id) {
+                        item.properties.push(Property {
+                            name: found.0,
+                            content: found.1,
+                            essential,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// ISO/IEC 14496-12, 8.11.12.
+    fn read_references(&mut self, content: &[u8]) -> Result<(), Fault> {
+        let mut rest = Bytes(content);
+        let (version, _) = rest.version()?;
+        let id = |rest: &mut Bytes<'_>| {
+            if version == 0 {
+                rest.u16().map(u32::from)
+            } else {
+                rest.u32()
+            }
+        };
+        while !rest.is_empty() {
+            let (kind, content) = rest.next_box()?;
+            let mut rest = Bytes(content);
+            let from = id(&mut rest)?;
+            let mut to = Vec::new();
+            self.entries.add()?;
+            for _ in 0..rest.u16()? {
+                self.entries.add()?;
+                to.push(id(&mut rest)?);
+            }
+            // Without the item that a picture belongs to or is made of, it would be shown wrongly.
+            if matches!(&kind, b"auxl" | b"dimg" | b"prem") {
+                for &to in &to {
+                    self.item(to)?;
+                }
+            }
+            if let Some(item) = self.items.get_mut(&from) {
+                for &to in &to {
+                    self.referring.entry((kind, to)).or_default().push(from);
+                }
+                item.references.push((kind, to));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// ISO/IEC 14496-12, 8.11.4: the item that the file is about.
+fn primary(content: &[u8]) -> Result<u32, Fault> {
+    let mut rest = Bytes(content);
+    let (version, _) = rest.version()?;
+    if version == 0 {
+        rest.u16().map(u32::from)
+    } else {
+        rest.u32()
+    }
+}
+
+/// A name of four characters, for messages.
+pub(super) fn shown(name: &[u8; 4]) -> String {
+    name.escape_ascii().to_string()
+}

@@ -1,0 +1,385 @@
+//! What the coded data of an HEVC picture (ITU-T H.265) say of themselves: the size that a decoder
+//! will take memory for, and the colours.
+
+use super::read::{Bits, Bytes};
+use super::{Chroma, Colours, Fault, Format};
+
+/// Kinds of NAL units (7.4.2.2).
+const FIRST_IRAP: u8 = 16;
+const LAST_IRAP: u8 = 23;
+const FIRST_NON_VCL: u8 = 32;
+const SPS: u8 = 33;
+const PPS: u8 = 34;
+
+/// Parameter sets of a picture: an encoder writes three, a file of thousands is an attack.
+const MAX_PARAMETER_SETS: usize = 64;
+
+/// NAL units of a picture: the highest level of HEVC allows 600 slices.
+const MAX_UNITS: usize = 4096;
+
+/// Bytes of a sequence parameter set that matter. Up to the colours it can't be longer.
+const MAX_SPS: usize = 16 << 10;
+
+/// A coded picture: its NAL units as they are given to the decoder.
+pub(super) struct Picture {
+    /// Content of an `hvcC` box without NAL units.
+    pub configuration: Vec<u8>,
+    /// Parameter sets and slices, a length of 32 bits before each.
+    pub data: Vec<u8>,
+}
+
+/// Content of an `hvcC` box (ISO/IEC 14496-15, 8.3.2).
+struct Configuration<'a> {
+    head: &'a [u8],
+    /// Bytes of the length before each NAL unit of the picture.
+    length_size: usize,
+    parameter_sets: Vec<&'a [u8]>,
+}
+
+impl<'a> Configuration<'a> {
+    fn read(content: &'a [u8]) -> Result<Self, Fault> {
+        let mut rest = Bytes(content);
+        let head = rest.take(22)?;
+        let mut parameter_sets = Vec::new();
+        for _ in 0..rest.u8()? {
+            rest.u8()?;
+            for _ in 0..rest.u16()? {
+                let length = rest.u16()?;
+                parameter_sets.push(rest.take(usize::from(length))?);
+                if parameter_sets.len() > MAX_PARAMETER_SETS {
+                    return Err(Fault::damaged("it has too many parameter sets"));
+                }
+            }
+        }
+        Ok(Configuration {
+            head,
+            length_size: usize::from(head[21] & 3) + 1,
+            parameter_sets,
+        })
+    }
+}
+
+/// The size and the colours that a picture's parameter sets state.
+pub(super) fn format(hvcc: &[u8], data: &[u8]) -> Result<Format, Fault> {
+    let configuration = Configuration::read(hvcc)?;
+    let mut formats = Formats::default();
+    for set in &configuration.parameter_sets {
+        formats.look_at(set)?;
+    }
+    let mut pictures = 0;
+    for (index, unit) in Units::new(data, &configuration).enumerate() {
+        let unit = unit?;
+        if index == MAX_UNITS {
+            return Err(Fault::damaged("it has too many slices"));
+        }
+        formats.look_at(unit)?;
+        pictures += usize::from(starts_picture(unit)?);
+    }
+    if pictures != 1 {
+        return Err(Fault::damaged(
+            "it has no or several pictures where there should be one",
+        ));
+    }
+    formats.the_one()
+}
+
+impl Picture {
+    /// Takes the parameter sets and the slices, and leaves out all else.
+    pub fn read(hvcc: &[u8], data: &[u8]) -> Result<Self, Fault> {
+        let configuration = Configuration::read(hvcc)?;
+        let mut units = Vec::new();
+        let mut push = |unit: &[u8]| {
+            if matters(unit) {
+                // At most the length of a file, which `Units` and `Configuration` measured.
+                units.extend_from_slice(&(unit.len() as u32).to_be_bytes());
+                units.extend_from_slice(unit);
+            }
+        };
+        configuration
+            .parameter_sets
+            .iter()
+            .for_each(|set| push(set));
+        for unit in Units::new(data, &configuration) {
+            push(unit?);
+        }
+        let mut head = configuration.head.to_vec();
+        head[21] |= 3;
+        head.push(0);
+        Ok(Picture {
+            configuration: head,
+            data: units,
+        })
+    }
+}
+
+/// The NAL units of a picture.
+struct Units<'a> {
+    rest: Bytes<'a>,
+    length_size: usize,
+}
+
+impl<'a> Units<'a> {
+    fn new(data: &'a [u8], configuration: &Configuration<'_>) -> Self {
+        Units {
+            rest: Bytes(data),
+            length_size: configuration.length_size,
+        }
+    }
+}
+
+impl<'a> Iterator for Units<'a> {
+    type Item = Result<&'a [u8], Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let length = self.rest.number(self.length_size);
+        let unit = length.and_then(|length| {
+            // At most 32 bits.
+            self.rest.take(length as usize)
+        });
+        if unit.is_err() {
+            self.rest = Bytes(&[]);
+        }
+        Some(unit)
+    }
+}
+
+fn kind(unit: &[u8]) -> u8 {
+    unit.first().map_or(u8::MAX, |byte| byte >> 1 & 0x3f)
+}
+
+/// Whether a unit is of the base layer: others are of second views and the like.
+fn is_base(unit: &[u8]) -> bool {
+    matches!(unit, [first, second, ..] if first & 1 == 0 && second >> 3 == 0)
+}
+
+fn matters(unit: &[u8]) -> bool {
+    is_base(unit) && kind(unit) <= PPS
+}
+
+/// Whether a unit is the first slice of a picture, which can be decoded without another.
+fn starts_picture(unit: &[u8]) -> Result<bool, Fault> {
+    if !is_base(unit) || kind(unit) >= FIRST_NON_VCL {
+        return Ok(false);
+    }
+    if !(FIRST_IRAP..=LAST_IRAP).contains(&kind(unit)) {
+        return Err(Fault::damaged(
+            "it depends on pictures that are not in the file",
+        ));
+    }
+    Ok(unit.get(2).is_some_and(|byte| byte & 0x80 != 0))
+}
+
+/// The formats in all sequence parameter sets, which have to be one and the same.
+#[derive(Default)]
+struct Formats {
+    format: Option<Format>,
+    sets: usize,
+}
+
+impl Formats {
+    fn look_at(&mut self, unit: &[u8]) -> Result<(), Fault> {
+        if !is_base(unit) || kind(unit) != SPS {
+            return Ok(());
+        }
+        self.sets += 1;
+        if self.sets > MAX_PARAMETER_SETS {
+            return Err(Fault::damaged("it has too many parameter sets"));
+        }
+        let format = sequence_parameter_set(unit)?;
+        if *self.format.get_or_insert(format) != format {
+            return Err(Fault::damaged("its parameter sets contradict each other"));
+        }
+        Ok(())
+    }
+
+    fn the_one(self) -> Result<Format, Fault> {
+        let missing = || Fault::damaged("its parameter sets are missing");
+        self.format.ok_or_else(missing)
+    }
+}
+
+/// 7.3.2.2, up to the colours.
+fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
+    let unit = &unit[..unit.len().min(MAX_SPS)];
+    let content = without_emulation_prevention(unit.get(2..).unwrap_or_default());
+    let bits = &mut Bits::new(&content);
+    bits.skip(4)?;
+    let sub_layers = bits.bits(3)?;
+    bits.skip(1)?;
+    skip_profile(bits, sub_layers)?;
+    bits.golomb()?;
+    let chroma = match bits.golomb()? {
+        0 => Chroma::None,
+        1 => Chroma::Quarter,
+        2 => Chroma::Half,
+        3 => Chroma::Full,
+        _ => return Err(Fault::damaged("its chroma format is none")),
+    };
+    if chroma == Chroma::Full && bits.flag()? {
+        return Err(Fault::unsupported("with separately coded colour planes"));
+    }
+    let (coded_width, coded_height) = (bits.golomb()?, bits.golomb()?);
+    let (mut width, mut height) = (coded_width, coded_height);
+    if bits.flag()? {
+        let (across, down) = match chroma {
+            Chroma::Quarter => (2, 2),
+            Chroma::Half => (2, 1),
+            Chroma::None | Chroma::Full => (1, 1),
+        };
+        let mut crop = |unit: u32| {
+            let sum = u64::from(bits.golomb()?) + u64::from(bits.golomb()?);
+            Ok(u64::from(unit) * sum)
+        };
+        let cropped = |side: u32, crop: u64| {
+            let crop = u32::try_from(crop).ok();
+            let side = crop.and_then(|crop| side.checked_sub(crop));
+            side.ok_or_else(|| Fault::damaged("nothing is left of it after cropping"))
+        };
+        width = cropped(width, crop(across)?)?;
+        height = cropped(height, crop(down)?)?;
+    }
+    let depth = bits.golomb()?.saturating_add(8);
+    let chroma_depth = bits.golomb()?.saturating_add(8);
+    if chroma != Chroma::None && chroma_depth != depth {
+        return Err(Fault::unsupported(
+            "with colours of another depth than its brightness",
+        ));
+    }
+    let count_bits = bits.golomb()?.saturating_add(4);
+    let all_sub_layers = bits.flag()?;
+    for _ in if all_sub_layers { 0 } else { sub_layers }..=sub_layers {
+        skip_golombs(bits, 3)?;
+    }
+    skip_golombs(bits, 6)?;
+    if bits.flag()? && bits.flag()? {
+        skip_scaling_lists(bits)?;
+    }
+    bits.skip(2)?;
+    if bits.flag()? {
+        bits.skip(8)?;
+        skip_golombs(bits, 2)?;
+        bits.skip(1)?;
+    }
+    skip_reference_pictures(bits, count_bits)?;
+    bits.skip(2)?;
+    let colours = if bits.flag()? {
+        colours(bits)?
+    } else {
+        Colours::UNKNOWN
+    };
+    Ok(Format {
+        width,
+        height,
+        coded_width,
+        coded_height,
+        chroma,
+        depth,
+        colours,
+    })
+}
+
+/// 7.3.1.2: every 0 0 3 stands for 0 0.
+fn without_emulation_prevention(bytes: &[u8]) -> Vec<u8> {
+    let mut content = Vec::with_capacity(bytes.len());
+    let mut zeros = 0;
+    for &byte in bytes {
+        if zeros >= 2 && byte == 3 {
+            zeros = 0;
+            continue;
+        }
+        zeros = if byte == 0 { zeros + 1 } else { 0 };
+        content.push(byte);
+    }
+    content
+}
+
+fn skip_golombs(bits: &mut Bits<'_>, count: usize) -> Result<(), Fault> {
+    for _ in 0..count {
+        bits.golomb()?;
+    }
+    Ok(())
+}
+
+/// 7.3.3.
+fn skip_profile(bits: &mut Bits<'_>, sub_layers: u32) -> Result<(), Fault> {
+    bits.skip(88 + 8)?;
+    let mut present = Vec::new();
+    for _ in 0..sub_layers {
+        present.push((bits.flag()?, bits.flag()?));
+    }
+    if sub_layers > 0 {
+        bits.skip(2 * 8_u32.saturating_sub(sub_layers))?;
+    }
+    for (profile, level) in present {
+        bits.skip(88 * u32::from(profile) + 8 * u32::from(level))?;
+    }
+    Ok(())
+}
+
+/// 7.3.4.
+fn skip_scaling_lists(bits: &mut Bits<'_>) -> Result<(), Fault> {
+    for size in 0..4_u32 {
+        for _ in 0..if size == 3 { 2 } else { 6 } {
+            if bits.flag()? {
+                let coefficients = 64.min(1_usize << (4 + 2 * size));
+                skip_golombs(bits, coefficients + usize::from(size > 1))?;
+            } else {
+                bits.golomb()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// 7.3.7 and the long-term pictures of 7.3.2.2.
+fn skip_reference_pictures(bits: &mut Bits<'_>, count_bits: u32) -> Result<(), Fault> {
+    let sets = bits.golomb()?;
+    let mut pictures = 0;
+    for set in 0..sets {
+        if set > 0 && bits.flag()? {
+            bits.skip(1)?;
+            bits.golomb()?;
+            let mut kept = 0;
+            for _ in 0..=pictures {
+                kept += u32::from(bits.flag()? || bits.flag()?);
+            }
+            pictures = kept;
+        } else {
+            pictures = bits.golomb()?.saturating_add(bits.golomb()?);
+            for _ in 0..pictures {
+                bits.golomb()?;
+                bits.skip(1)?;
+            }
+        }
+    }
+    if bits.flag()? {
+        for _ in 0..bits.golomb()? {
+            bits.skip(count_bits.saturating_add(1))?;
+        }
+    }
+    Ok(())
+}
+
+/// E.2.1, up to the colours.
+fn colours(bits: &mut Bits<'_>) -> Result<Colours, Fault> {
+    if bits.flag()? && bits.bits(8)? == 255 {
+        bits.skip(32)?;
+    }
+    if bits.flag()? {
+        bits.skip(1)?;
+    }
+    let mut colours = Colours::UNKNOWN;
+    if bits.flag()? {
+        bits.skip(3)?;
+        colours.full_range = bits.flag()?;
+        if bits.flag()? {
+            colours.primaries = bits.bits(8)? as u16;
+            colours.transfer = bits.bits(8)? as u16;
+            colours.matrix = bits.bits(8)? as u16;
+        }
+    }
+    Ok(colours)
+}

@@ -1,0 +1,280 @@
+//! Which coded pictures a file shows, where, and how they are turned.
+
+use std::collections::BTreeSet;
+
+use super::container::{Container, Item, shown};
+use super::read::Bytes;
+use super::turn::{self, Turn};
+use super::{Chroma, Codec, Coded, Colours, Fault, Grid, av1, hevc};
+use crate::check_size;
+
+/// Tiles of a grid. A picture of the largest area, in tiles of 256 × 256 pixels.
+const MAX_TILES: usize = 4096;
+
+/// The kinds of auxiliary pictures that are transparency (ISO/IEC 23008-12, 23000-22).
+const ALPHA: [&[u8]; 3] = [
+    b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha",
+    b"urn:mpeg:hevc:2015:auxid:1",
+    b"urn:mpeg:avc:2015:auxid:1",
+];
+
+/// What a coded picture is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Colour,
+    Alpha,
+}
+
+/// What a file shows.
+pub(super) struct Shown<'a> {
+    pub colour: Grid<'a>,
+    pub alpha: Option<Grid<'a>>,
+    /// The colours were multiplied with the transparency.
+    pub premultiplied: bool,
+    pub turn: Turn,
+}
+
+impl<'a> Shown<'a> {
+    pub fn read(file: &'a [u8]) -> Result<Self, Fault> {
+        let items = Items(Container::read(file)?);
+        let mut id = items.0.primary();
+        let mut transformations = Vec::new();
+        let primary = items.0.item(id)?;
+        if primary.kind == *b"iden" {
+            // The same picture as another, turned once more.
+            check_essential(primary)?;
+            if items.alpha_of(id).is_some() {
+                return Err(Fault::unsupported("with transparency of a derived picture"));
+            }
+            transformations = turn::transformations(primary);
+            id = match primary.references(b"dimg")[..] {
+                [id] => id,
+                _ => return Err(Fault::damaged("it is made of no or several pictures")),
+            };
+        }
+        let item = items.0.item(id)?;
+        let all = [turn::transformations(item), transformations].concat();
+        let colour = items.grid(id, Role::Colour)?;
+        let turn = Turn::new(colour.width, colour.height, &all)?;
+        let (alpha, premultiplied) = match items.alpha(id, &colour)? {
+            Some((alpha, by)) => (Some(alpha), item.references(b"prem").contains(&by)),
+            None if !item.references(b"prem").is_empty() => {
+                return Err(Fault::damaged("its transparency is missing"));
+            }
+            None => (None, false),
+        };
+        Ok(Shown {
+            colour,
+            alpha,
+            premultiplied,
+            turn,
+        })
+    }
+}
+
+struct Items<'a>(Container<'a>);
+
+impl<'a> Items<'a> {
+    /// The coded pictures of an item.
+    fn grid(&self, id: u32, role: Role) -> Result<Grid<'a>, Fault> {
+        let item = self.0.item(id)?;
+        if item.kind != *b"grid" {
+            return Ok(Grid::of_one(self.coded(id, role, None)?));
+        }
+        check_essential(item)?;
+        let (rows, columns, width, height) = grid_size(&self.0.data(item)?)?;
+        check_stated_size(item, width, height)?;
+        let ids = item.references(b"dimg");
+        if ids.len() != rows as usize * columns as usize {
+            return Err(Fault::damaged("tiles of the picture are missing"));
+        }
+        if ids.iter().collect::<BTreeSet<_>>().len() != ids.len() {
+            return Err(Fault::damaged("one of its tiles stands in two places"));
+        }
+        if ids.len() > MAX_TILES {
+            return Err(Fault::unsupported(format!(
+                "in more than {MAX_TILES} tiles"
+            )));
+        }
+        let colours = Colours::of(item)?;
+        let mut tiles = Vec::new();
+        for id in ids {
+            let tile = self.coded(id, role, colours)?;
+            let turned = turn::transformations(self.0.item(id)?);
+            // libavif's encoder repeats those of the grid, which its decoder ignores.
+            let repeated = tile.codec == Codec::Av1 && turned == turn::transformations(item);
+            if !turned.is_empty() && !repeated {
+                return Err(Fault::unsupported("in tiles that are turned or cropped"));
+            }
+            tiles.push(tile);
+        }
+        Grid::of_tiles(width, height, columns, tiles)
+    }
+
+    /// One coded picture. `colours` are those of the grid that it is a tile of.
+    fn coded(&self, id: u32, role: Role, colours: Option<Colours>) -> Result<Coded<'a>, Fault> {
+        let item = self.0.item(id)?;
+        let (codec, configuration) = match &item.kind {
+            b"hvc1" => (Codec::Hevc, item.property(b"hvcC")),
+            b"av01" => (Codec::Av1, item.property(b"av1C")),
+            b"grid" | b"iden" | b"iovl" | b"tmap" => {
+                let kind = shown(&item.kind);
+                return Err(Fault::unsupported(format!(
+                    "derived from other pictures ({kind})"
+                )));
+            }
+            kind => return Err(Fault::unsupported(format!("coded as {}", shown(kind)))),
+        };
+        check_essential(item)?;
+        let missing = || Fault::damaged("the configuration of its decoder is missing");
+        let configuration = configuration.ok_or_else(missing)?;
+        let data = self.0.data(item)?;
+        let format = match codec {
+            Codec::Hevc => hevc::format(configuration, &data)?,
+            Codec::Av1 => av1::format(configuration, &data)?,
+        };
+        check_stated_size(item, format.width, format.height)?;
+        if !matches!(format.depth, 8..=12) {
+            return Err(Fault::unsupported(format!(
+                "with samples of {} bits",
+                format.depth
+            )));
+        }
+        let stated = colours.or(Colours::of(item)?).unwrap_or(format.colours);
+        let (shown_as, limited_range) = match role {
+            Role::Colour => {
+                stated.check(format.chroma)?;
+                // libheif scales neither grey nor plain red, green and blue, so this is done here.
+                let unscaled = format.chroma == Chroma::None || stated.matrix == 0;
+                let shown_as = Colours {
+                    full_range: stated.full_range || unscaled,
+                    ..stated
+                };
+                (shown_as, unscaled && !stated.full_range)
+            }
+            // With HEVC, encoders say nothing of the range, which would mean that it is limited.
+            Role::Alpha => (
+                Colours::PLAIN,
+                codec == Codec::Av1 && !format.colours.full_range,
+            ),
+        };
+        Ok(Coded {
+            codec,
+            configuration,
+            data,
+            format,
+            shown_as,
+            limited_range,
+        })
+    }
+
+    /// The transparency of an item, as a whole or of each tile, and the (first) item that it is.
+    fn alpha(&self, id: u32, colour: &Grid<'a>) -> Result<Option<(Grid<'a>, u32)>, Fault> {
+        let item = self.0.item(id)?;
+        let (grid, alpha) = if let Some(alpha) = self.alpha_of(id) {
+            let turned = turn::transformations(self.0.item(alpha)?);
+            // It is turned with the picture. Some encoders say so of both.
+            if !turned.is_empty() && turned != turn::transformations(item) {
+                return Err(Fault::unsupported(
+                    "with transparency that is turned otherwise",
+                ));
+            }
+            (self.grid(alpha, Role::Alpha)?, alpha)
+        } else if item.kind == *b"grid" {
+            let tiles = item.references(b"dimg");
+            let ids: Vec<u32> = tiles
+                .iter()
+                .filter_map(|&tile| self.alpha_of(tile))
+                .collect();
+            let Some(&first) = ids.first() else {
+                return Ok(None);
+            };
+            if ids.len() != tiles.len() {
+                return Err(Fault::unsupported("with transparency of some tiles only"));
+            }
+            let mut tiles = Vec::new();
+            for id in ids {
+                tiles.push(self.coded(id, Role::Alpha, None)?);
+            }
+            (
+                Grid::of_tiles(colour.width, colour.height, colour.columns, tiles)?,
+                first,
+            )
+        } else {
+            return Ok(None);
+        };
+        // Tiles of the transparency of a whole grid may be of any size.
+        if (grid.width, grid.height) != (colour.width, colour.height) {
+            return Err(Fault::unsupported("with transparency of another size"));
+        }
+        Ok(Some((grid, alpha)))
+    }
+
+    /// The item that is the transparency of another.
+    fn alpha_of(&self, id: u32) -> Option<u32> {
+        self.0.referring(b"auxl", id).into_iter().find(|&by| {
+            let item = self.0.item(by);
+            let kind = item.ok().and_then(|item| item.property(b"auxC")?.get(4..));
+            let kind = kind.and_then(|kind| kind.split(|&byte| byte == 0).next());
+            kind.is_some_and(|kind| ALPHA.contains(&kind))
+        })
+    }
+}
+
+/// Whether all that has to be known about an item is.
+fn check_essential(item: &Item<'_>) -> Result<(), Fault> {
+    for property in &item.properties {
+        match &property.name {
+            b"av1C" | b"auxC" | b"clap" | b"colr" | b"hvcC" | b"imir" | b"irot" | b"ispe"
+            | b"pasp" | b"pixi" => {}
+            // A choice among layers. By default the best is shown, as it is here.
+            b"a1op" if property.content == [0] => {}
+            b"lsel" if property.content == [0xff, 0xff] => {}
+            name if property.essential || matches!(name, b"a1op" | b"lsel" | b"iscl") => {
+                return Err(Fault::unsupported(format!(
+                    "with the property {}",
+                    shown(name)
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether an item has the size that it states. Only a grid may state none, beside its own.
+fn check_stated_size(item: &Item<'_>, width: u32, height: u32) -> Result<(), Fault> {
+    if let Err(error) = check_size(width, height) {
+        return Err(Fault::TooLarge(error));
+    }
+    let Some(ispe) = item.property(b"ispe") else {
+        return match &item.kind {
+            b"grid" => Ok(()),
+            _ => Err(Fault::damaged("its size is missing")),
+        };
+    };
+    let mut rest = Bytes(ispe);
+    rest.version()?;
+    if (rest.u32()?, rest.u32()?) != (width, height) {
+        return Err(Fault::damaged(
+            "its data are not of the size that it states",
+        ));
+    }
+    Ok(())
+}
+
+/// Rows, columns, width and height of a grid (ISO/IEC 23008-12, 6.6.2.3).
+fn grid_size(data: &[u8]) -> Result<(u32, u32, u32, u32), Fault> {
+    let mut rest = Bytes(data);
+    rest.u8()?;
+    let wide = rest.u8()? & 1 == 1;
+    let (rows, columns) = (u32::from(rest.u8()?) + 1, u32::from(rest.u8()?) + 1);
+    let mut side = || {
+        if wide {
+            rest.u32()
+        } else {
+            rest.u16().map(u32::from)
+        }
+    };
+    Ok((rows, columns, side()?, side()?))
+}

@@ -1,0 +1,257 @@
+//! JPEG by libjpeg-turbo. Which of its warnings are errors stands in `jpeg.c`.
+
+use std::ffi::{c_int, c_void};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use image::metadata::Orientation;
+// Links libjpeg-turbo, whose functions `jpeg.c` calls.
+use turbojpeg_sys as _;
+
+use super::failure::{Failure, Stop, stop_work};
+use super::work::{Layout, Source, Work};
+use super::{ImageError, RgbImage, rgb};
+
+const FORMAT: &str = "JPEG";
+/// Rows that are decoded between two looks at whether to stop.
+const ROWS: usize = 16;
+
+/// `struct photosearch_jpeg` in `jpeg.c`.
+#[repr(C)]
+struct Decoder {
+    _opaque: [u8; 0],
+}
+
+/// `struct photosearch_jpeg_header` in `jpeg.c`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Header {
+    width: u32,
+    height: u32,
+    components: u32,
+    precision: u32,
+    memory: u64,
+}
+
+unsafe extern "C" {
+    fn photosearch_jpeg_new(bytes: *const u8, length: usize) -> *mut Decoder;
+    fn photosearch_jpeg_free(jpeg: *mut Decoder);
+    fn photosearch_jpeg_stop_by(jpeg: *mut Decoder, stop: Option<Stop>, context: *mut c_void);
+    fn photosearch_jpeg_failure(jpeg: *const Decoder) -> *const Failure;
+    fn photosearch_jpeg_read_header(jpeg: *mut Decoder, header: *mut Header) -> c_int;
+    fn photosearch_jpeg_start(
+        jpeg: *mut Decoder,
+        divisor: u32,
+        memory: u64,
+        width: *mut u32,
+        height: *mut u32,
+    ) -> c_int;
+    fn photosearch_jpeg_read_rows(jpeg: *mut Decoder, rows: *mut c_void, count: u32) -> c_int;
+    fn photosearch_jpeg_finish(jpeg: *mut Decoder) -> c_int;
+}
+
+/// A JPEG whose header has been read.
+pub(super) struct Jpeg<'a> {
+    decoder: NonNull<Decoder>,
+    header: Header,
+    orientation: Orientation,
+    /// The decoder points into the file.
+    file: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Jpeg<'a> {
+    pub fn open(bytes: &'a [u8]) -> Result<Self, ImageError> {
+        // SAFETY: the bytes outlive the decoder, by this type's lifetime.
+        let decoder = unsafe { photosearch_jpeg_new(bytes.as_ptr(), bytes.len()) };
+        let mut jpeg = Jpeg {
+            decoder: NonNull::new(decoder).ok_or(ImageError::OutOfMemory {
+                width: 0,
+                height: 0,
+            })?,
+            header: Header::default(),
+            orientation: orientation(bytes),
+            file: PhantomData,
+        };
+        // SAFETY: a decoder that was made above; the header is ours.
+        let read = unsafe { photosearch_jpeg_read_header(decoder, &mut jpeg.header) };
+        jpeg.check(read, 0)?;
+        Ok(jpeg)
+    }
+
+    /// The failure of a call that returned 0.
+    fn check(&self, returned: c_int, limit: u64) -> Result<(), ImageError> {
+        if returned != 0 {
+            return Ok(());
+        }
+        // SAFETY: the failure is a part of the decoder, and nothing changes it meanwhile.
+        let failure = unsafe { &*photosearch_jpeg_failure(self.decoder.as_ptr()) };
+        let size = (self.header.width, self.header.height);
+        Err(failure.error(FORMAT, size, limit))
+    }
+
+    /// How many times smaller the picture may be decoded: both sides stay at least twice the
+    /// wanted ones. The transform of an 8 × 8 block gives 4 × 4, 2 × 2 or 1 pixel as cheaply as 64;
+    /// other divisors are slower than decoding in full.
+    fn divisor(&self, wanted: Option<(u32, u32)>) -> u32 {
+        let Some((across, down)) = wanted else {
+            return 1;
+        };
+        let enough = |divisor: u32| {
+            u64::from(self.header.width.div_ceil(divisor)) >= 2 * u64::from(across)
+                && u64::from(self.header.height.div_ceil(divisor)) >= 2 * u64::from(down)
+        };
+        [8, 4, 2].into_iter().find(|&by| enough(by)).unwrap_or(1)
+    }
+
+    fn read(&mut self, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
+        let decoder = self.decoder.as_ptr();
+        let divisor = self.divisor(work.wanted);
+        // Coefficients, tables, and a few rows of each component in several stages.
+        let own = self.header.memory + 64 * u64::from(self.header.width) + (1 << 20);
+        work.take(own)?;
+        let scaled = |side: u32| side.div_ceil(divisor);
+        let mut image = work.canvas(scaled(self.header.width), scaled(self.header.height))?;
+
+        let (mut width, mut height) = (0, 0);
+        // SAFETY: the decoder has read its header; both sizes are ours.
+        let started = unsafe {
+            photosearch_jpeg_start(decoder, divisor, work.left() + own, &mut width, &mut height)
+        };
+        self.check(started, work.limit())?;
+        if (width, height) != (image.width(), image.height()) {
+            // libjpeg does not scale lossless files.
+            image = work.canvas(width, height)?;
+        }
+        let samples = width as usize * self.header.components as usize;
+        match (self.header.components, self.header.precision) {
+            (3, 8) => self.read_rgb(&mut image, work)?,
+            (_, ..=8) => {
+                let mut row = work.bytes(samples as u64)?;
+                for to in image.rows_mut() {
+                    self.read_rows(&mut row, 1, work)?;
+                    self.to_rgb(&row, to);
+                }
+            }
+            _ => {
+                let mut row = work.zeros::<u16>(samples as u64)?;
+                for to in image.rows_mut() {
+                    self.read_rows(&mut row, 1, work)?;
+                    self.to_rgb(&row, to);
+                }
+            }
+        }
+        // SAFETY: all rows were read.
+        let finished = unsafe { photosearch_jpeg_finish(decoder) };
+        self.check(finished, work.limit())?;
+        Ok(image)
+    }
+
+    /// Reads all rows of an RGB picture of 8 bits to where they belong.
+    fn read_rgb(&self, image: &mut RgbImage, work: &Work<'_>) -> Result<(), ImageError> {
+        let row = 3 * image.width() as usize;
+        for group in image.pixels.chunks_mut(ROWS * row) {
+            self.read_rows(group, (group.len() / row) as u32, work)?;
+        }
+        Ok(())
+    }
+
+    /// Reads `count` rows, which `rows` must have room for. `T` is as wide as libjpeg's samples: a
+    /// byte up to a precision of 8 bits, else a word.
+    fn read_rows<T>(&self, rows: &mut [T], count: u32, work: &Work<'_>) -> Result<(), ImageError> {
+        work.check_cancelled()?;
+        // SAFETY: by the contract above the rows fit.
+        let read = unsafe {
+            photosearch_jpeg_read_rows(self.decoder.as_ptr(), rows.as_mut_ptr().cast(), count)
+        };
+        self.check(read, work.limit())
+    }
+
+    fn to_rgb<T: Copy + Into<u32>>(&self, row: &[T], to: &mut [u8]) {
+        let most = (1 << self.header.precision) - 1;
+        let level = |sample: T| rgb::scale(sample.into(), most);
+        let to = to.as_chunks_mut::<3>().0;
+        match self.header.components {
+            1 => {
+                for (to, &grey) in to.iter_mut().zip(row) {
+                    *to = [level(grey); 3];
+                }
+            }
+            3 => {
+                for (to, rgb) in to.iter_mut().zip(row.as_chunks::<3>().0) {
+                    *to = rgb.map(level);
+                }
+            }
+            _ => {
+                // Adobe's convention, which every CMYK JPEG follows: 255 is no ink.
+                for (to, cmyk) in to.iter_mut().zip(row.as_chunks::<4>().0) {
+                    *to = rgb::of_cmyk(cmyk.map(|light| 255 - level(light)));
+                }
+            }
+        }
+    }
+}
+
+impl Source for Jpeg<'_> {
+    fn layout(&self) -> Layout {
+        Layout {
+            width: self.header.width,
+            height: self.header.height,
+            orientation: self.orientation,
+        }
+    }
+
+    fn decode(mut self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
+        let decoder = self.decoder.as_ptr();
+        let context = std::ptr::from_ref(&*work).cast_mut().cast();
+        // SAFETY: `work` outlives the calls that look at it, which are all in `read`.
+        unsafe { photosearch_jpeg_stop_by(decoder, Some(stop_work), context) };
+        let image = self.read(work);
+        // SAFETY: the decoder is ours.
+        unsafe { photosearch_jpeg_stop_by(decoder, None, std::ptr::null_mut()) };
+        image
+    }
+}
+
+impl Drop for Jpeg<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by `open`, and not used after this.
+        unsafe { photosearch_jpeg_free(self.decoder.as_ptr()) };
+    }
+}
+
+/// The orientation in the first EXIF segment that states one.
+fn orientation(bytes: &[u8]) -> Orientation {
+    Segments(bytes.get(2..).unwrap_or_default())
+        .filter(|(marker, _)| *marker == 0xe1)
+        .filter_map(|(_, content)| content.strip_prefix(b"Exif\0\0"))
+        .find_map(Orientation::from_exif_chunk)
+        .unwrap_or(Orientation::NoTransforms)
+}
+
+/// The segments of a JPEG before its first scan (ITU-T T.81, annex B): marker and content.
+struct Segments<'a>(&'a [u8]);
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // Bytes that belong to no segment are skipped, as libjpeg does; a marker may be preceded
+        // by any number of 0xff.
+        let at = self
+            .0
+            .windows(2)
+            .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff))?;
+        let (marker, rest) = self.0[at + 1..].split_first()?;
+        if matches!(marker, 0xd9 | 0xda) {
+            return None;
+        }
+        if matches!(marker, 0x01 | 0xd0..=0xd8) {
+            // No length follows.
+            self.0 = rest;
+            return Some((*marker, &[]));
+        }
+        let length = usize::from(u16::from_be_bytes(*rest.first_chunk()?));
+        self.0 = rest.get(length.max(2)..)?;
+        Some((*marker, rest.get(2..length)?))
+    }
+}

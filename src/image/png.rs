@@ -1,0 +1,217 @@
+//! PNG by the `png` crate, row by row, so that only the picture in RGB is held.
+
+use std::io::{Cursor, ErrorKind};
+
+use image::metadata::Orientation;
+use png::{BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Reader, Transformations};
+
+use super::work::{Layout, Source, Work};
+use super::{ImageError, Limits, RgbImage, check_size, intact, orientation, rgb};
+
+const FORMAT: &str = "PNG";
+
+/// Of each pass of Adam7 the first column, the first row, and the steps to the next of each
+/// (PNG specification, third edition, 8.1).
+const ADAM7: [(usize, usize, usize, usize); 7] = [
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+];
+/// The one pass of a file that is not interlaced.
+const WHOLE: [(usize, usize, usize, usize); 1] = [(0, 0, 1, 1)];
+
+/// A PNG that has been read up to its pixels.
+pub(super) struct Png<'a> {
+    reader: Reader<Cursor<&'a [u8]>>,
+    orientation: Orientation,
+}
+
+impl<'a> Png<'a> {
+    pub fn open(bytes: &'a [u8], limits: &Limits) -> Result<Self, ImageError> {
+        let mut exif = None;
+        for (index, (name, content)) in Chunks(bytes.get(8..).unwrap_or_default()).enumerate() {
+            match (index, &name) {
+                (0, b"IHDR") => {
+                    // The decoder sizes a buffer by the width before anybody can look at it.
+                    if let (Some(&width), Some(height)) = (content.first_chunk(), content.get(4..))
+                        && let Some(&height) = height.first_chunk()
+                    {
+                        check_size(u32::from_be_bytes(width), u32::from_be_bytes(height))?;
+                    }
+                }
+                (_, b"CgBI") => {
+                    return Err(ImageError::Unsupported {
+                        what: "PNG, Apple's variant for iOS programs (CgBI)".into(),
+                    });
+                }
+                (_, b"eXIf") => exif = exif.or(Some(content)),
+                _ => {}
+            }
+        }
+        let mut options = DecodeOptions::default();
+        // Damage of a chunk of transparency changes the picture, so its checksum counts as well.
+        options.set_skip_ancillary_crc_failures(false);
+        let mut decoder = Decoder::new_with_options(Cursor::new(bytes), options);
+        decoder.set_limits(png::Limits {
+            bytes: usize::try_from(limits.max_memory).unwrap_or(usize::MAX),
+        });
+        decoder.set_transformations(Transformations::EXPAND);
+        decoder.set_ignore_text_chunk(true);
+        decoder.set_ignore_iccp_chunk(true);
+        Ok(Png {
+            reader: decoder.read_info().map_err(from_library)?,
+            orientation: exif.map_or(Orientation::NoTransforms, orientation::of_exif),
+        })
+    }
+}
+
+impl Source for Png<'_> {
+    fn layout(&self) -> Layout {
+        let info = self.reader.info();
+        Layout {
+            width: info.width,
+            height: info.height,
+            orientation: self.orientation,
+        }
+    }
+
+    fn decode(mut self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
+        let info = self.reader.info();
+        let (width, height) = (info.width as usize, info.height as usize);
+        let passes = if info.interlaced { &ADAM7[..] } else { &WHOLE };
+        let samples = Samples::of(self.reader.output_color_type())?;
+        let length = self.reader.output_line_size(info.width);
+        let length = length.ok_or_else(|| work.out_of_memory())? as u64;
+        // The decoder holds the row, the one before it, and what is inflated ahead.
+        work.take(length.saturating_mul(4) + (1 << 20))?;
+        let mut row = work.bytes(length)?;
+        let mut image = work.canvas(info.width, info.height)?;
+        let pixels = image.pixels.as_chunks_mut::<3>().0;
+        for &(left, top, across, down) in passes {
+            if left >= width {
+                continue;
+            }
+            for y in (top..height).step_by(down) {
+                if y % 64 == 0 {
+                    work.check_cancelled()?;
+                }
+                let read = self.reader.read_row(&mut row).map_err(from_library)?;
+                if read.is_none() {
+                    return Err(malformed(intact::CUT_SHORT));
+                }
+                let to = pixels[y * width..][..width].iter_mut();
+                samples.write(&row, to.skip(left).step_by(across));
+            }
+        }
+        // The checksum of the last data is behind them. What lacks only its end is whole.
+        match self.reader.read_row(&mut row) {
+            Err(DecodingError::IoError(error)) if error.kind() == ErrorKind::UnexpectedEof => {}
+            end => drop(end.map_err(from_library)?),
+        }
+        Ok(image)
+    }
+}
+
+/// How the samples of a row lie.
+struct Samples {
+    /// Of a pixel: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+    count: usize,
+    /// Two bytes a sample, the high one first.
+    wide: bool,
+}
+
+impl Samples {
+    fn of((color, depth): (ColorType, BitDepth)) -> Result<Self, ImageError> {
+        let unexpected = || {
+            // EXPAND makes whole bytes of every depth, and colours of a palette.
+            malformed("its samples were not expanded")
+        };
+        Ok(Samples {
+            count: match color {
+                ColorType::Grayscale => 1,
+                ColorType::GrayscaleAlpha => 2,
+                ColorType::Rgb => 3,
+                ColorType::Rgba => 4,
+                ColorType::Indexed => return Err(unexpected()),
+            },
+            wide: match depth {
+                BitDepth::Eight => false,
+                BitDepth::Sixteen => true,
+                _ => return Err(unexpected()),
+            },
+        })
+    }
+
+    /// Writes the pixels of a row, as many as there is room for.
+    fn write<'p>(&self, row: &[u8], to: impl Iterator<Item = &'p mut [u8; 3]>) {
+        if self.wide {
+            let words = row.as_chunks::<2>().0;
+            let sample = |two: &[u8; 2]| rgb::of_16_bits(u16::from_be_bytes(*two));
+            self.write_pixels(words, sample, to);
+        } else {
+            self.write_pixels(row, |sample| *sample, to);
+        }
+    }
+
+    fn write_pixels<'p, T>(
+        &self,
+        row: &[T],
+        level: impl Fn(&T) -> u8,
+        to: impl Iterator<Item = &'p mut [u8; 3]>,
+    ) {
+        let pixels = row.chunks_exact(self.count);
+        match self.count {
+            1 => to
+                .zip(pixels)
+                .for_each(|(to, from)| *to = [level(&from[0]); 3]),
+            2 => to.zip(pixels).for_each(|(to, from)| {
+                *to = rgb::on_white([level(&from[0]); 3], level(&from[1]));
+            }),
+            3 => to.zip(pixels).for_each(|(to, from)| {
+                *to = [level(&from[0]), level(&from[1]), level(&from[2])];
+            }),
+            _ => to.zip(pixels).for_each(|(to, from)| {
+                let color = [level(&from[0]), level(&from[1]), level(&from[2])];
+                *to = rgb::on_white(color, level(&from[3]));
+            }),
+        }
+    }
+}
+
+/// The chunks of a PNG: name and content, up to the first that is cut short.
+struct Chunks<'a>(&'a [u8]);
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = ([u8; 4], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (length, rest) = self.0.split_first_chunk::<4>()?;
+        let (&name, rest) = rest.split_first_chunk::<4>()?;
+        let length = u32::from_be_bytes(*length) as usize;
+        let content = rest.get(..length)?;
+        // A checksum of 4 bytes follows.
+        self.0 = rest.get(length..)?.get(4..).unwrap_or_default();
+        Some((name, content))
+    }
+}
+
+fn malformed(reason: &str) -> ImageError {
+    ImageError::Malformed {
+        format: FORMAT,
+        reason: reason.to_owned(),
+    }
+}
+
+fn from_library(error: DecodingError) -> ImageError {
+    match error {
+        DecodingError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            malformed(intact::CUT_SHORT)
+        }
+        DecodingError::LimitsExceeded => malformed("it takes more memory than its size allows"),
+        error => malformed(&error.to_string()),
+    }
+}

@@ -1,0 +1,293 @@
+/*
+ * TIFF over libtiff: it undoes compression, predictors and byte orders, chunk by chunk (a strip or a
+ * tile). What the samples mean is decided in tiff.rs: libtiff's own conversion to RGBA takes every
+ * fourth sample for alpha.
+ *
+ * libtiff decodes some damaged data to the end and only warns. While pixels are read, a warning is
+ * an error here, except those that say nothing about pixels (see `warned`).
+ */
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <tiffio.h>
+
+#include "failure.h"
+
+struct photosearch_tiff {
+    TIFF *tiff;
+    struct photosearch_failure failure;
+    const uint8_t *bytes;
+    uint64_t length, position;
+    /* Whether pixels are being read. */
+    int reading;
+};
+
+/* What the first directory says. The mirror of `Header` in tiff.rs. */
+struct photosearch_tiff_header {
+    uint32_t width, height;
+    /* Size of a chunk; a strip is as wide as the picture. */
+    uint32_t chunk_width, chunk_height;
+    /* ReferenceBlackWhite and YCbCrCoefficients, where the picture is in YCbCr. */
+    float black_white[6], luma[3];
+    uint16_t tiled, separate;
+    uint16_t compression, predictor, photometric, ink_set, orientation;
+    uint16_t samples, bits, sample_format;
+    /* Kind of each sample beyond the colours, and how many of those kinds are stated. */
+    uint16_t extra_kinds[8], extra_count;
+    /* Pixels across and down that share their chroma. */
+    uint16_t chroma_across, chroma_down;
+};
+
+/* Keeps the first failure: what libtiff says afterwards follows from it. */
+static void fail(struct photosearch_tiff *file, int kind, const char *message)
+{
+    if (file->failure.kind != PHOTOSEARCH_OK)
+        return;
+    file->failure.kind = kind;
+    snprintf(file->failure.message, sizeof file->failure.message, "%s", message);
+}
+
+static void fail_with(struct photosearch_tiff *file, const char *format, va_list arguments)
+{
+    char message[256];
+    int kind = PHOTOSEARCH_DAMAGED;
+    vsnprintf(message, sizeof message, format, arguments);
+    size_t length = strlen(message);
+    if (length > 0 && message[length - 1] == '.')
+        message[length - 1] = 0;
+    /* libtiff has no codes. */
+    if (strstr(message, "Cannot handle different values per-sample"))
+        kind = PHOTOSEARCH_UNSUPPORTED;
+    else if (strstr(message, "limit defined in open options"))
+        kind = PHOTOSEARCH_TOO_MUCH_MEMORY;
+    fail(file, kind, message);
+}
+
+static int failed(TIFF *tiff, void *user_data, const char *module, const char *format,
+                  va_list arguments)
+{
+    (void)tiff;
+    (void)module;
+    fail_with(user_data, format, arguments);
+    return 1; /* Nothing is left for libtiff's own handler. */
+}
+
+static int warned(TIFF *tiff, void *user_data, const char *module, const char *format,
+                  va_list arguments)
+{
+    struct photosearch_tiff *file = user_data;
+    (void)tiff;
+    (void)module;
+    /* Of the directory: unknown tags, types that are not the usual ones. */
+    if (!file->reading)
+        return 1;
+    /* An early version of the compression, which is decoded as well. */
+    if (strncmp(format, "Old-style LZW codes", 19) == 0)
+        return 1;
+    fail_with(file, format, arguments);
+    return 1;
+}
+
+static tmsize_t read_bytes(thandle_t handle, void *to, tmsize_t count)
+{
+    struct photosearch_tiff *file = handle;
+    uint64_t left = file->position < file->length ? file->length - file->position : 0;
+    uint64_t read = count < 0 ? 0 : (uint64_t)count < left ? (uint64_t)count : left;
+    if (read > 0)
+        memcpy(to, file->bytes + file->position, (size_t)read);
+    file->position += read;
+    return (tmsize_t)read;
+}
+
+static tmsize_t write_bytes(thandle_t handle, void *from, tmsize_t count)
+{
+    (void)handle;
+    (void)from;
+    (void)count;
+    return -1;
+}
+
+static toff_t seek(thandle_t handle, toff_t offset, int whence)
+{
+    struct photosearch_tiff *file = handle;
+    uint64_t from = whence == SEEK_CUR ? file->position : whence == SEEK_END ? file->length : 0;
+    /* A place beyond the end is allowed, and has no bytes. Offsets backwards wrap around. */
+    file->position = from + offset;
+    return file->position;
+}
+
+static int close_file(thandle_t handle)
+{
+    (void)handle;
+    return 0;
+}
+
+static toff_t size(thandle_t handle)
+{
+    return ((struct photosearch_tiff *)handle)->length;
+}
+
+/*
+ * Reads the first directory of these bytes, which must outlive what is returned. libtiff may take
+ * `memory` bytes at a time. NULL where memory is out; whether it failed tells
+ * photosearch_tiff_failure.
+ */
+struct photosearch_tiff *photosearch_tiff_new(const uint8_t *bytes, size_t length, uint64_t memory)
+{
+    struct photosearch_tiff *file = calloc(1, sizeof *file);
+    TIFFOpenOptions *options = TIFFOpenOptionsAlloc();
+    if (file == NULL || options == NULL) {
+        free(file);
+        if (options != NULL)
+            TIFFOpenOptionsFree(options);
+        return NULL;
+    }
+    file->bytes = bytes;
+    file->length = length;
+    TIFFOpenOptionsSetErrorHandlerExtR(options, failed, file);
+    TIFFOpenOptionsSetWarningHandlerExtR(options, warned, file);
+    TIFFOpenOptionsSetMaxSingleMemAlloc(options, memory < INT64_MAX ? (tmsize_t)memory : INT64_MAX);
+    /* m: the file is not mapped, so that libtiff reads through the functions above alone. */
+    file->tiff = TIFFClientOpenExt("", "rm", file, read_bytes, write_bytes, seek, close_file, size,
+                                   NULL, NULL, options);
+    TIFFOpenOptionsFree(options);
+    if (file->tiff == NULL)
+        fail(file, PHOTOSEARCH_DAMAGED, "its directory cannot be read");
+    else
+        file->failure.kind = PHOTOSEARCH_OK; /* tags that are of no use may be damaged */
+    return file;
+}
+
+void photosearch_tiff_free(struct photosearch_tiff *file)
+{
+    if (file->tiff != NULL)
+        TIFFClose(file->tiff);
+    free(file);
+}
+
+/* What went wrong first. Lives as long as the file. */
+const struct photosearch_failure *photosearch_tiff_failure(const struct photosearch_tiff *file)
+{
+    return &file->failure;
+}
+
+/* Tells what the directory says. Returns 1, or 0 where it failed. */
+int photosearch_tiff_read_header(struct photosearch_tiff *file,
+                                 struct photosearch_tiff_header *header)
+{
+    TIFF *tiff = file->tiff;
+    uint16_t planes = PLANARCONFIG_CONTIG, extra_count = 0;
+    uint16_t *extra = NULL;
+    float *values = NULL;
+
+    memset(header, 0, sizeof *header);
+    if (!TIFFGetField(tiff, TIFFTAG_IMAGEWIDTH, &header->width) ||
+        !TIFFGetField(tiff, TIFFTAG_IMAGELENGTH, &header->height) ||
+        !TIFFGetFieldDefaulted(tiff, TIFFTAG_BITSPERSAMPLE, &header->bits) ||
+        !TIFFGetFieldDefaulted(tiff, TIFFTAG_SAMPLESPERPIXEL, &header->samples) ||
+        !TIFFGetFieldDefaulted(tiff, TIFFTAG_COMPRESSION, &header->compression) ||
+        !TIFFGetFieldDefaulted(tiff, TIFFTAG_SAMPLEFORMAT, &header->sample_format) ||
+        !TIFFGetFieldDefaulted(tiff, TIFFTAG_PLANARCONFIG, &planes)) {
+        fail(file, PHOTOSEARCH_DAMAGED, "its directory lacks the size of the picture");
+        return 0;
+    }
+    if (!TIFFGetField(tiff, TIFFTAG_PHOTOMETRIC, &header->photometric)) {
+        fail(file, PHOTOSEARCH_DAMAGED, "its directory does not say what the samples mean");
+        return 0;
+    }
+    /* One bit is what the tag means where it is absent: never of several samples. */
+    uint16_t bits;
+    if (header->samples > 1 && !TIFFGetField(tiff, TIFFTAG_BITSPERSAMPLE, &bits)) {
+        fail(file, PHOTOSEARCH_DAMAGED, "its directory does not say how many bits a sample has");
+        return 0;
+    }
+    /*
+     * libdeflate fills no buffer that the data are too long for, and libtiff takes that for success
+     * (tif_zip.c). zlib fills it.
+     */
+    if (header->compression == COMPRESSION_ADOBE_DEFLATE ||
+        header->compression == COMPRESSION_DEFLATE)
+        TIFFSetField(tiff, TIFFTAG_DEFLATE_SUBCODEC, DEFLATE_SUBCODEC_ZLIB);
+    header->separate = planes == PLANARCONFIG_SEPARATE;
+    if (!TIFFGetFieldDefaulted(tiff, TIFFTAG_ORIENTATION, &header->orientation))
+        header->orientation = ORIENTATION_TOPLEFT;
+    if (!TIFFGetFieldDefaulted(tiff, TIFFTAG_INKSET, &header->ink_set))
+        header->ink_set = INKSET_CMYK;
+    if (!TIFFGetField(tiff, TIFFTAG_PREDICTOR, &header->predictor))
+        header->predictor = PREDICTOR_NONE;
+    if (TIFFGetField(tiff, TIFFTAG_EXTRASAMPLES, &extra_count, &extra) && extra != NULL) {
+        header->extra_count = extra_count;
+        for (uint16_t i = 0; i < extra_count && i < 8; i++)
+            header->extra_kinds[i] = extra[i];
+    }
+    if (header->photometric == PHOTOMETRIC_YCBCR) {
+        TIFFGetFieldDefaulted(tiff, TIFFTAG_YCBCRSUBSAMPLING, &header->chroma_across,
+                              &header->chroma_down);
+        if (TIFFGetFieldDefaulted(tiff, TIFFTAG_YCBCRCOEFFICIENTS, &values) && values != NULL)
+            memcpy(header->luma, values, sizeof header->luma);
+        if (TIFFGetFieldDefaulted(tiff, TIFFTAG_REFERENCEBLACKWHITE, &values) && values != NULL)
+            memcpy(header->black_white, values, sizeof header->black_white);
+        /* The JPEG decoder then returns RGB. */
+        if (header->compression == COMPRESSION_JPEG)
+            TIFFSetField(tiff, TIFFTAG_JPEGCOLORMODE, JPEGCOLORMODE_RGB);
+    }
+    header->tiled = TIFFIsTiled(tiff) != 0;
+    if (header->tiled) {
+        TIFFGetField(tiff, TIFFTAG_TILEWIDTH, &header->chunk_width);
+        TIFFGetField(tiff, TIFFTAG_TILELENGTH, &header->chunk_height);
+    } else {
+        header->chunk_width = header->width;
+        TIFFGetFieldDefaulted(tiff, TIFFTAG_ROWSPERSTRIP, &header->chunk_height);
+        if (header->chunk_height > header->height)
+            header->chunk_height = header->height;
+    }
+    return file->failure.kind == PHOTOSEARCH_OK;
+}
+
+/* Whether libtiff was built with this compression. */
+int photosearch_tiff_has_compression(uint16_t compression)
+{
+    return TIFFIsCODECConfigured(compression);
+}
+
+/* Copies the palette, `1 << bits` entries of 16 bits for each colour. Returns 0 if there is none. */
+int photosearch_tiff_read_palette(struct photosearch_tiff *file, uint16_t bits, uint16_t *red,
+                                  uint16_t *green, uint16_t *blue)
+{
+    uint16_t *colours[3];
+    size_t bytes = sizeof(uint16_t) << bits;
+    if (!TIFFGetField(file->tiff, TIFFTAG_COLORMAP, &colours[0], &colours[1], &colours[2]))
+        return 0;
+    memcpy(red, colours[0], bytes);
+    memcpy(green, colours[1], bytes);
+    memcpy(blue, colours[2], bytes);
+    return 1;
+}
+
+/*
+ * Decodes the chunk `index`, which has `rows` rows (a tile all of its own), into `to`. Returns 1, or
+ * 0 where it failed or the chunk is not of `length` bytes.
+ */
+int photosearch_tiff_read_chunk(struct photosearch_tiff *file, uint32_t index, uint32_t rows,
+                                uint8_t *to, uint64_t length)
+{
+    TIFF *tiff = file->tiff;
+    int tiled = TIFFIsTiled(tiff);
+    tmsize_t read = -1;
+    /* libtiff takes a place that the directory lacks for 0, where the file's header is. */
+    if (TIFFGetStrileOffset(tiff, index) == 0)
+        fail(file, PHOTOSEARCH_DAMAGED, "strips or tiles of the picture are missing");
+    uint64_t expected = tiled ? TIFFTileSize64(tiff) : TIFFVStripSize64(tiff, rows);
+    if (expected == length && file->failure.kind == PHOTOSEARCH_OK) {
+        file->reading = 1;
+        read = tiled ? TIFFReadEncodedTile(tiff, index, to, (tmsize_t)length)
+                     : TIFFReadEncodedStrip(tiff, index, to, (tmsize_t)length);
+        file->reading = 0;
+    }
+    if (read < 0 || (uint64_t)read != length)
+        fail(file, PHOTOSEARCH_DAMAGED, "its strips or tiles are not of the size that it states");
+    return file->failure.kind == PHOTOSEARCH_OK;
+}

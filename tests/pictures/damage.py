@@ -1,0 +1,134 @@
+"""Sound files of each format, damaged: blocks overwritten, bits flipped, ends cut off.
+
+Where Pillow refuses such a file no pixels may come of it here, the decoder must not die, and no file
+takes long. Where both give pixels they are the same.
+"""
+
+import random
+from functools import partial
+
+import reference
+from cases import Case, Maybe
+from make_png import chunk
+from sound import FILES
+
+FORMAT = "damage"
+
+
+def right_lengths(webp):
+    """A WebP that was cut, whose container says that it ends there."""
+    webp = bytearray(webp[: len(webp) & ~1])
+    at = 12
+    while at + 8 < len(webp):
+        length = int.from_bytes(webp[at + 4 : at + 8], "little")
+        webp[at + 4 : at + 8] = min(length, len(webp) - at - 8).to_bytes(4, "little")
+        at += 8 + length + length % 2
+    if len(webp) > 8:
+        webp[4:8] = (len(webp) - 8).to_bytes(4, "little")
+    return bytes(webp)
+
+
+def longer(webp):
+    """A WebP whose first lossy frame has some zeros more behind its first partition and its last
+    (RFC 6386, section 9.1)."""
+    zeros = bytes(16)
+    at = webp.index(b"VP8 ")
+    end = at + 8 + int.from_bytes(webp[at + 4 : at + 8], "little")
+    tag = int.from_bytes(webp[at + 8 : at + 11], "little")
+    first_end = at + 18 + (tag >> 5)
+    tag += len(zeros) << 5
+    found = bytearray(webp[: at + 8] + tag.to_bytes(3, "little") + webp[at + 11 : first_end])
+    found += zeros + webp[first_end:end] + zeros + webp[end:]
+    frame = webp.find(b"ANMF", 0, at)
+    for start in [0, at] + [frame] * (frame > 0):
+        length = int.from_bytes(found[start + 4 : start + 8], "little")
+        found[start + 4 : start + 8] = (length + 2 * len(zeros)).to_bytes(4, "little")
+    return bytes(found)
+
+
+# How a file that was cut is made to look whole.
+ENDED = {
+    "jpeg": lambda data: data + b"\xff\xd9",
+    "png": lambda data: data + chunk(b"IEND", b""),
+    "gif": lambda data: data + b"\0;",
+    "bmp": lambda data: data + b"\0\1",
+    "webp": right_lengths,
+    "tiff": bytes,
+    "heif": bytes,
+}
+
+
+def damaged(data, ended, rng, count):
+    """So many damaged copies, each with the name of what was done to it."""
+    for number in range(count):
+        at = rng.randrange(len(data))
+        length = rng.choice((16, 40, 100, 512))
+        kind = ("zeros", "ones", "noise", "flip", "cut", "end")[number % 6]
+        copy = bytearray(data)
+        if kind in ("zeros", "ones", "noise"):
+            filling = {"zeros": bytes(length), "ones": b"\xff" * length}.get(kind) or rng.randbytes(length)
+            copy[at : at + length] = filling[: len(data) - at]
+        elif kind == "flip":
+            copy[at] ^= 1 << rng.randrange(8)
+        else:
+            del copy[at:]
+            copy = ended(bytes(copy)) if kind == "end" else copy
+        if copy != data:
+            yield f"{number:05}_{kind}", bytes(copy)
+
+
+def cases(kind, total, share, many):
+    """`total` damaged files in all, those of one of `share`: its number and how many there are."""
+    every = list(FILES[kind]())
+    count = total * (10 if many else 1) // len(every)
+    for coding, data in every[share[0] :: share[1]]:
+        sound = reference.pixels(data)
+        rng = random.Random(f"{kind} {coding}")
+        for name, copy in damaged(data, ENDED[kind], rng, count):
+            expected = Maybe(sound, MENDED.get(kind), **RULES.get(kind, {}).get(coding, {}))
+            yield Case(coding, name, copy, expected)
+
+
+# What a file may lack here, but not in Pillow: the end marker of a JPEG; the last bytes of a partition
+# of a lossy WebP, which crate image-webp takes for zeros.
+MENDED = {"jpeg": ENDED["jpeg"], "webp": longer}
+
+OUT_OF_RANGE = {"incomparable": "coefficients that no encoder writes overflow, in each decoder in its own way"}
+NO_PREDICTOR = {"incomparable": "predictors that there are not mean black in libwebp, nothing in crate image-webp"}
+TOO_LONG = {"incomparable": "of data that are too long, libdeflate drops the last bytes and zlib does not"}
+BESIDE_FRAME = {"resized": "nothing is drawn beside the frame here, Pillow draws a colour there"}
+CONCEALED = {"levels": 2, "incomparable": "what a decoder shows in place of damaged data is its own choice"}
+RULES = {
+    # Fields of 5 and 6 bits are widened to the nearest here, downwards in Pillow.
+    "bmp": {"565": {"levels": 1}},
+    "webp": {
+        "lossy": OUT_OF_RANGE,
+        "lossy, high quality": OUT_OF_RANGE,
+        "alpha": OUT_OF_RANGE,
+        "animated": OUT_OF_RANGE,
+        "lossless": NO_PREDICTOR,
+        "alpha, lossless": NO_PREDICTOR,
+    },
+    "gif": dict.fromkeys(("256 colours", "interlaced", "transparent", "animated"), BESIDE_FRAME),
+    "tiff": {"zip": TOO_LONG, "zip, predictor": TOO_LONG},
+    "heif": dict.fromkeys(("HEIC", "HEIC 4:4:4", "HEIC, alpha", "AVIF", "AVIF 4:4:4", "AVIF, alpha"), CONCEALED),
+}
+
+# Damaged files of each format, and the groups that they are made in.
+COUNTS = {
+    "jpeg": (4500, 2),
+    "png": (1500, 1),
+    "gif": (1200, 1),
+    "bmp": (1200, 1),
+    "webp": (1500, 1),
+    "tiff": (2000, 2),
+    "heif": (1200, 2),
+}
+
+
+def groups():
+    return {
+        f"{kind}/{part}": partial(cases, kind, total, (part, parts))
+        for kind, (total, parts) in COUNTS.items()
+        for part in range(parts)
+    }
