@@ -32,7 +32,7 @@ help:
 
 # Debian packages, cargo-pgrx, and where it finds Postgres. Quick where all is there already.
 setup:
-	@PG_CONFIG='$(PG_CONFIG)' PGRX_VERSION='$(PGRX_VERSION)' sh tests/setup.sh
+	@PG_CONFIG='$(PG_CONFIG)' PGRX_VERSION='$(PGRX_VERSION)' FEATURES='$(FEATURES)' sh tests/setup.sh
 
 install: setup
 	$(MAKE) --no-print-directory install-extension install-models

@@ -11,7 +11,7 @@ export CC=clang CXX=clang++
 export CFLAGS="-fsanitize=address,fuzzer-no-link -g -O1" CXXFLAGS="-fsanitize=address,fuzzer-no-link -g -O1"
 
 env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq clang cmake dpkg-dev libjpeg-dev \
-    libdav1d-dev pkg-config zlib1g-dev >/dev/null
+    libaom-dev pkg-config zlib1g-dev >/dev/null
 
 # Debian's sources, without a change to the system's own list.
 sources=$prefix/sources
@@ -40,11 +40,12 @@ export PKG_CONFIG_PATH="$prefix/lib/pkgconfig"
 build "$(echo "$prefix"/src/tiff-*/)" -Dlzma=OFF -Dzstd=OFF -Dwebp=OFF -Djbig=OFF -Dlerc=OFF \
     -Dlibdeflate=OFF -Dcxx=OFF -Dtiff-tools=OFF -Dtiff-tests=OFF -Dtiff-contrib=OFF -Dtiff-docs=OFF
 build "$(echo "$prefix"/src/libde265-*/)" -DENABLE_SDL=OFF -DENABLE_ENCODER=OFF -DENABLE_DECODER=OFF
-build "$(echo "$prefix"/src/libheif-*/)" -DWITH_EXAMPLES=OFF -DWITH_X265=OFF -DWITH_AOM_DECODER=OFF \
-    -DWITH_AOM_ENCODER=OFF -DWITH_RAV1E=OFF -DWITH_SvtEnc=OFF -DWITH_DAV1D=ON \
+build "$(echo "$prefix"/src/libheif-*/)" -DWITH_EXAMPLES=OFF -DWITH_X265=OFF -DWITH_AOM_DECODER=ON \
+    -DWITH_AOM_ENCODER=OFF -DWITH_RAV1E=OFF -DWITH_SvtEnc=OFF -DWITH_DAV1D=OFF \
     -DENABLE_PLUGIN_LOADING=OFF -DWITH_LIBDE265=ON -DWITH_GDK_PIXBUF=OFF -DBUILD_TESTING=OFF
 
 # What static libraries need stands behind them.
 sed -i 's/^Libs: .*/Libs: -L${libdir} -ltiff -ljpeg -lz -lm/' "$prefix/lib/pkgconfig/libtiff-4.pc"
-sed -i 's/^Libs: .*/Libs: -L${libdir} -lheif -lde265 -ldav1d -lstdc++ -lpthread -lm/' \
+sed -i 's/^Libs: .*/Libs: -L${libdir} -lde265 -lstdc++ -lpthread -lm/' "$prefix/lib/pkgconfig/libde265.pc"
+sed -i 's/^Libs: .*/Libs: -L${libdir} -lheif -lde265 -laom -lstdc++ -lpthread -lm/' \
     "$prefix/lib/pkgconfig/libheif.pc"

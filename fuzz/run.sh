@@ -3,7 +3,7 @@
 #
 #   fuzz/run.sh jpeg|tiff|heif|others SECONDS [DIRECTORY of seeds]
 #
-# The exit status is 0 where no input crashed, leaked, took more than 10 seconds or 1 GB.
+# The exit status is 0 where no input crashed, leaked, took more than 20 seconds or 1 GB.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -23,4 +23,4 @@ corpus=fuzz/corpus/$target
 mkdir -p "$corpus"
 [ -z "$seeds" ] || cp -n "$seeds"/* "$corpus"/
 exec cargo fuzz run --release "$target" "$corpus" -- -max_total_time="$seconds" -max_len=65536 \
-    -timeout=10 -rss_limit_mb=1024 -print_final_stats=1
+    -timeout=20 -rss_limit_mb=1024 -print_final_stats=1

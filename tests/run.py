@@ -37,7 +37,6 @@ def pg_config(option):
 
 
 MAJOR = re.search(r"\d+", pg_config("--version")).group()
-# Without the feature heif the tests of HEIC and AVIF expect that they are refused by name.
 EXTRA = os.environ.get("FEATURES", "heif")
 FEATURES = ["--no-default-features", "--features", f"pg{MAJOR} {EXTRA}"]
 
@@ -115,6 +114,7 @@ def main():
         results.stage("painter", [sys.executable, *unittest])
 
         pictures = ["cargo", "test", "--release", "--package", "photosearch-image"]
+        results.stage("pictures without libheif", [*pictures, "--no-default-features"])
         results.stage("pictures", pictures)
         backend = ["cargo", "pgrx", "test", "--release", *FEATURES, f"pg{MAJOR}"]
         if IS_ROOT:

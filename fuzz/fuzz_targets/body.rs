@@ -3,13 +3,14 @@
 use photosearch_image::{ImageError, Limits, open};
 
 /// Decodes `bytes` in full and made smaller, where they begin as a file of the target's formats
-/// does. Little memory is allowed, so that a decoder which takes more than it counted shows.
+/// does. Little memory is allowed, so that a decoder which takes more than it counted shows, and no
+/// input takes long.
 pub fn decode(bytes: &[u8], begins: impl Fn(&[u8]) -> bool) {
     if !begins(bytes) {
         return;
     }
     let limits = Limits {
-        max_memory: 96 << 20,
+        max_memory: 32 << 20,
         ..Limits::default()
     };
     let Ok(picture) = open(bytes, &limits) else {

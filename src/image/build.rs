@@ -14,13 +14,13 @@ fn main() -> Result<(), Failure> {
 
     let jpeg = env::var("DEP_TURBOJPEG_INCLUDE")
         .map_err(|_| "turbojpeg-sys does not say where libjpeg-turbo's headers are")?;
-    compile("jpeg.c", jpeg.split(',').map(PathBuf::from));
+    compile("jpeg.c", jpeg.split(',').map(PathBuf::from), None);
 
     let tiff = pkg_config::Config::new()
         .atleast_version("4.2")
         .cargo_metadata(false)
         .probe("libtiff-4")?;
-    compile("tiff.c", tiff.include_paths.clone());
+    compile("tiff.c", tiff.include_paths.clone(), None);
     link(&tiff);
 
     if env::var_os("CARGO_FEATURE_HEIF").is_some() {
@@ -28,19 +28,39 @@ fn main() -> Result<(), Failure> {
             .atleast_version("1.15")
             .cargo_metadata(false)
             .probe("libheif")?;
-        compile("heif.cc", heif.include_paths.clone());
+        // With libde265's own interface its warnings of damaged data become errors (see heif.cc).
+        // Without it HEIC is read as well, yet less damage is noticed.
+        let de265 = pkg_config::Config::new()
+            .cargo_metadata(false)
+            .probe("libde265")
+            .ok();
+        let mut includes = heif.include_paths.clone();
+        includes.extend(
+            de265
+                .iter()
+                .flat_map(|library| library.include_paths.clone()),
+        );
+        let defined = de265.is_some().then_some("PHOTOSEARCH_LIBDE265");
+        compile("heif.cc", includes, defined);
         link(&heif);
+        if let Some(library) = &de265 {
+            link(library);
+        }
     }
     Ok(())
 }
 
-/// Compiles a file of C, or of C++ where its name ends in `.cc`.
-fn compile(source: &str, includes: impl IntoIterator<Item = PathBuf>) {
+/// Compiles a file of C, or of C++ where its name ends in `.cc`, with a macro defined.
+fn compile(source: &str, includes: impl IntoIterator<Item = PathBuf>, defined: Option<&str>) {
     println!("cargo:rerun-if-changed={source}");
     println!("cargo:rerun-if-changed=failure.h");
     let name = source.split('.').next().unwrap_or(source);
     let cpp = source.ends_with(".cc");
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    if let Some(defined) = defined {
+        build.define(defined, None);
+    }
+    build
         .file(source)
         .includes(includes)
         .cpp(cpp)

@@ -120,7 +120,7 @@ fn heif_name(bytes: &[u8]) -> Option<&'static str> {
             b"heic" | b"heix" | b"hevc" | b"hevx" | b"heim" | b"heis" => Some("HEIC"),
             _ => None,
         })
-        .or(matches!(major, b"mif1" | b"msf1").then_some("HEIF"))
+        .or(matches!(major, b"mif1" | b"mif2" | b"mif3" | b"miaf" | b"msf1").then_some("HEIF"))
 }
 
 /// What a file that is none of ours looks like, for the message.

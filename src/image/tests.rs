@@ -532,6 +532,24 @@ fn what_is_no_picture_is_named() {
     }
 }
 
+#[cfg(not(feature = "heif"))]
+#[test]
+fn without_libheif_its_formats_are_refused_by_name() {
+    for (file, name) in [
+        (&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "AVIF"),
+    ] {
+        let message = decode_default(file).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            format!(
+                "unsupported image format: {name}, which this build of photosearch was made without"
+            )
+        );
+    }
+    assert!(!FORMATS.contains("HEIC"));
+}
+
 #[test]
 fn an_rgb_image_is_as_long_as_its_size_says() {
     assert!(RgbImage::new(2, 1, vec![0; 6]).is_ok());

@@ -95,7 +95,6 @@ MENDED = {"jpeg": ENDED["jpeg"], "webp": longer}
 
 OUT_OF_RANGE = {"incomparable": "coefficients that no encoder writes overflow, in each decoder in its own way"}
 NO_PREDICTOR = {"incomparable": "predictors that there are not mean black in libwebp, nothing in crate image-webp"}
-TOO_LONG = {"incomparable": "of data that are too long, libdeflate drops the last bytes and zlib does not"}
 BESIDE_FRAME = {"resized": "nothing is drawn beside the frame here, Pillow draws a colour there"}
 CONCEALED = {"levels": 2, "incomparable": "what a decoder shows in place of damaged data is its own choice"}
 RULES = {
@@ -110,7 +109,6 @@ RULES = {
         "alpha, lossless": NO_PREDICTOR,
     },
     "gif": dict.fromkeys(("256 colours", "interlaced", "transparent", "animated"), BESIDE_FRAME),
-    "tiff": {"zip": TOO_LONG, "zip, predictor": TOO_LONG},
     "heif": dict.fromkeys(("HEIC", "HEIC 4:4:4", "HEIC, alpha", "AVIF", "AVIF 4:4:4", "AVIF, alpha"), CONCEALED),
 }
 
