@@ -3,7 +3,7 @@
 #
 #   fuzz/run.sh jpeg|tiff|heif|others SECONDS [DIRECTORY of seeds]
 #
-# The exit status is 0 where no input crashed, leaked, took more than 20 seconds or 1 GB.
+# The exit status is 0 where no input crashed, took more than 20 seconds or 1 GB.
 set -eu
 
 cd "$(dirname "$0")/.."

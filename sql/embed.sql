@@ -37,7 +37,7 @@ CREATE FUNCTION embed_images(model text, images bytea[], instruction text DEFAUL
     LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 100000000;
 COMMENT ON FUNCTION embed_images(text, bytea[], text) IS 'embeddings of several encoded pictures, in order';
 
--- Stable: it depends on limits that are settings.
+-- Stable: its result depends on limits that are settings. Of embed_image only errors do.
 CREATE FUNCTION photosearch.image_problem(image bytea, model text DEFAULT NULL) RETURNS text
     AS 'MODULE_PATHNAME', 'photosearch_image_problem_wrapper'
     LANGUAGE C STABLE PARALLEL RESTRICTED COST 5000000;

@@ -244,8 +244,8 @@ impl Target {
     }
 }
 
-/// Every picture of every content, at the model's own size: one large photo is held at a time. The
-/// encoded pictures count against the memory of each decoding.
+/// Every picture of every content, at the model's own size where that is smaller. The encoded
+/// pictures and those that are decoded already count against the memory of each decoding.
 fn decode_all(
     contents: &[Content],
     limits: &Limits,
@@ -256,7 +256,7 @@ fn decode_all(
         embedder.check_images().map_err(EmbedError::Model)?;
     }
     let encoded: usize = contents.iter().map(Content::image_bytes).sum();
-    let limits = Limits {
+    let mut limits = Limits {
         held: encoded as u64,
         ..*limits
     };
@@ -279,7 +279,9 @@ fn decode_all(
                 Some((width, height)) => picture.decode_to(width, height, &cancelled),
                 None => picture.decode(None, &cancelled),
             };
-            images.push(decoded.map_err(in_image)?);
+            let image = decoded.map_err(in_image)?;
+            limits.held += image.pixels().len() as u64;
+            images.push(image);
         }
         all.push(images);
     }

@@ -17,7 +17,7 @@ fn main() -> Result<(), Failure> {
     compile("jpeg.c", jpeg.split(',').map(PathBuf::from), None);
 
     let tiff = pkg_config::Config::new()
-        .atleast_version("4.2")
+        .atleast_version("4.5")
         .cargo_metadata(false)
         .probe("libtiff-4")?;
     compile("tiff.c", tiff.include_paths.clone(), None);

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use super::{ImageError, Work};
+use super::ImageError;
 
 #[repr(C)]
 pub(super) struct Failure {
@@ -54,9 +54,9 @@ impl Failure {
 /// A question that C asks from time to time: whether the caller wants the work to end.
 pub(super) type Stop = extern "C" fn(*mut c_void) -> c_int;
 
-/// The [`Stop`] whose context is a `*const Work`.
-pub(super) extern "C" fn stop_work(context: *mut c_void) -> c_int {
-    // SAFETY: whoever passes this function passes a pointer to a `Work` that outlives the call.
-    let work = unsafe { &*context.cast::<Work<'_>>() };
-    c_int::from(work.is_cancelled())
+/// The [`Stop`] whose context is a `*const &dyn Fn() -> bool`.
+pub(super) extern "C" fn ask(context: *mut c_void) -> c_int {
+    // SAFETY: whoever passes this function passes a pointer to a question that outlives the call.
+    let cancelled = unsafe { &*context.cast::<&dyn Fn() -> bool>() };
+    c_int::from(cancelled())
 }

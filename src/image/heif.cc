@@ -9,9 +9,11 @@
  * libheif is C++ behind an interface for C, and lets exceptions out of it: std::bad_alloc above
  * all. One that reached a Rust frame would end the server, so all calls stand in try blocks here.
  */
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -107,39 +109,180 @@ const heif_error no_memory = {heif_error_Memory_allocation_error, heif_suberror_
 
 const char *name() { return "libde265, for photosearch"; }
 
+/* A picture that is being decoded. */
+struct Decoder {
+    de265_decoder_context *context;
+    /* Of the luma plane, before the picture is cropped. The stride is in bytes. */
+    uint8_t *luma;
+    int width, height, stride, depth;
+};
+
+/* What a luma sample is before it is decoded. */
+uint16_t noise(const Decoder &decoder, int x, int y)
+{
+    uint32_t mixed = (static_cast<uint32_t>(y) << 16 | static_cast<uint32_t>(x)) * 2654435761u;
+    return static_cast<uint16_t>((mixed >> 16 ^ mixed >> 5) & ((1u << decoder.depth) - 1));
+}
+
+/*
+ * Allocates the planes of a picture, with noise in that of luma. libde265 takes a picture for
+ * complete when its data end, and does not clear its memory: a slice that is missing would show
+ * what that memory held before. `is_complete` looks for the noise.
+ */
+int get_planes(de265_decoder_context *context, de265_image_spec *spec, de265_image *picture,
+               void *state)
+{
+    Decoder &decoder = *static_cast<Decoder *>(state);
+    /* Set by `create`. It applies to the samples' filter only from here on. */
+    de265_set_parameter_bool(context, DE265_DECODER_PARAM_DISABLE_SAO, 0);
+    de265_chroma chroma = de265_get_chroma_format(picture);
+    int planes = chroma == de265_chroma_mono ? 1 : 3;
+    uint8_t *made[3] = {nullptr, nullptr, nullptr};
+    int strides[3] = {0, 0, 0};
+    for (int i = 0; i < planes; i++) {
+        int width = spec->width, height = spec->height;
+        if (i > 0 && chroma != de265_chroma_444)
+            width /= 2;
+        if (i > 0 && chroma == de265_chroma_420)
+            height /= 2;
+        strides[i] = (width + spec->alignment - 1) / spec->alignment * spec->alignment;
+        strides[i] *= de265_get_bits_per_pixel(picture, i) > 8 ? 2 : 1;
+        /* libde265 reads a few bytes beyond the end. */
+        size_t bytes = static_cast<size_t>(strides[i]) * static_cast<size_t>(height) + 64;
+        void *memory = nullptr;
+        if (posix_memalign(&memory, 64, bytes) != 0) {
+            for (uint8_t *plane : made)
+                free(plane);
+            return 0;
+        }
+        made[i] = static_cast<uint8_t *>(memory);
+        memset(memory, 0, bytes);
+    }
+    decoder.luma = made[0];
+    decoder.width = spec->width;
+    decoder.height = spec->height;
+    decoder.stride = strides[0];
+    decoder.depth = de265_get_bits_per_pixel(picture, 0);
+    for (int y = 0; y < decoder.height; y++)
+        for (int x = 0; x < decoder.width; x++) {
+            uint8_t *row = made[0] + static_cast<size_t>(y) * static_cast<size_t>(decoder.stride);
+            uint16_t sample = noise(decoder, x, y);
+            if (decoder.depth > 8)
+                memcpy(row + 2 * x, &sample, 2);
+            else
+                row[x] = static_cast<uint8_t>(sample);
+        }
+    for (int i = 0; i < 3; i++)
+        de265_set_image_plane(picture, i, made[i], strides[i], made[i]);
+    return 1;
+}
+
+void release_planes(de265_decoder_context *, de265_image *picture, void *)
+{
+    for (int i = 0; i < 3; i++)
+        free(de265_get_image_plane_user_data(picture, i));
+}
+
+bool is_noise(const Decoder &decoder, int x, int y)
+{
+    const uint8_t *row = decoder.luma + static_cast<size_t>(y) * static_cast<size_t>(decoder.stride);
+    uint16_t sample;
+    if (decoder.depth > 8)
+        memcpy(&sample, row + 2 * x, 2);
+    else
+        sample = row[x];
+    return sample == noise(decoder, x, y);
+}
+
+/*
+ * Whether every block was decoded. No block of a picture is smaller than 16 x 16, but at its right
+ * and lower edge. The filters of neighbours change up to three samples within a block's edges.
+ */
+bool is_complete(const Decoder &decoder)
+{
+    for (int top = 0; top < decoder.height; top += 16)
+        for (int left = 0; left < decoder.width; left += 16) {
+            int right = std::min(left + 16, decoder.width) - 3;
+            int bottom = std::min(top + 16, decoder.height) - 3;
+            bool missing = right > left + 3 && bottom > top + 3;
+            for (int y = top + 3; missing && y < bottom; y++)
+                for (int x = left + 3; missing && x < right; x++)
+                    missing = is_noise(decoder, x, y);
+            if (missing)
+                return false;
+        }
+    return true;
+}
+
 /* It is asked for by its name alone. */
 int priority(heif_compression_format format) { return format == heif_compression_HEVC ? 1 : 0; }
 
-heif_error create(void **decoder)
+heif_error create(void **out)
 {
-    *decoder = de265_new_decoder();
-    return *decoder == nullptr ? no_memory : fine;
+    Decoder *decoder = new (std::nothrow) Decoder();
+    if (decoder == nullptr)
+        return no_memory;
+    decoder->context = de265_new_decoder();
+    if (decoder->context == nullptr) {
+        delete decoder;
+        return no_memory;
+    }
+    /* Where this filter is on, libde265 does not ask for planes, so it is set until it does. */
+    de265_set_parameter_bool(decoder->context, DE265_DECODER_PARAM_DISABLE_SAO, 1);
+    de265_image_allocation allocation = {get_planes, release_planes};
+    de265_set_image_allocation_functions(decoder->context, &allocation, decoder);
+    *out = decoder;
+    return fine;
 }
 
-void release(void *decoder) { de265_free_decoder(decoder); }
+void release(void *state)
+{
+    Decoder *decoder = static_cast<Decoder *>(state);
+    de265_free_decoder(decoder->context);
+    delete decoder;
+}
 
 /* NAL units with lengths of 32 bits before them, which heif.rs measured. */
-heif_error push(void *decoder, const void *data, size_t size)
+heif_error push_all(de265_decoder_context *context, const uint8_t *bytes, size_t size)
 {
-    const uint8_t *bytes = static_cast<const uint8_t *>(data);
     while (size >= 4) {
         size_t length = static_cast<size_t>(bytes[0]) << 24 | static_cast<size_t>(bytes[1]) << 16 |
                         static_cast<size_t>(bytes[2]) << 8 | bytes[3];
         if (length > size - 4 || length > INT32_MAX)
             return failed;
-        if (de265_push_NAL(decoder, bytes + 4, static_cast<int>(length), 0, nullptr) != DE265_OK)
+        if (de265_push_NAL(context, bytes + 4, static_cast<int>(length), 0, nullptr) != DE265_OK)
             return failed;
         bytes += 4 + length;
         size -= 4 + length;
     }
-    return size == 0 && de265_flush_data(decoder) == DE265_OK ? fine : failed;
+    return size == 0 && de265_flush_data(context) == DE265_OK ? fine : failed;
+}
+
+/* libheif lets an exception pass without releasing the decoder. */
+template <class F> heif_error caught(F call)
+{
+    try {
+        return call();
+    } catch (const std::bad_alloc &) {
+        return no_memory;
+    } catch (...) {
+        return failed;
+    }
+}
+
+heif_error push(void *state, const void *data, size_t size)
+{
+    Decoder *decoder = static_cast<Decoder *>(state);
+    return caught([&] {
+        return push_all(decoder->context, static_cast<const uint8_t *>(data), size);
+    });
 }
 
 /* Whether libde265 warned of damage, rather than of what it does not make use of. */
-bool warned(void *decoder)
+bool warned(de265_decoder_context *context)
 {
     for (;;) {
-        switch (de265_get_warning(decoder)) {
+        switch (de265_get_warning(context)) {
         case DE265_OK:
             return false;
         case DE265_WARNING_NO_WPP_CANNOT_USE_MULTITHREADING:
@@ -177,17 +320,18 @@ heif_error copy(const de265_image *picture, heif_image *image)
     return fine;
 }
 
-heif_error decode(void *decoder, heif_image **out)
+heif_error decode_picture(const Decoder &decoder, heif_image **out)
 {
     const de265_image *picture = nullptr;
     int more = 1;
     while (picture == nullptr && more) {
         more = 0;
-        if (de265_decode(decoder, &more) != DE265_OK || warned(decoder))
+        if (de265_decode(decoder.context, &more) != DE265_OK || warned(decoder.context))
             return failed;
-        picture = de265_peek_next_picture(decoder);
+        picture = de265_peek_next_picture(decoder.context);
     }
-    if (picture == nullptr)
+    if (picture == nullptr || de265_get_image_plane_user_data(picture, 0) != decoder.luma ||
+        !is_complete(decoder))
         return failed;
     de265_chroma chroma = de265_get_chroma_format(picture);
     Owned<heif_image> image;
@@ -204,6 +348,12 @@ heif_error decode(void *decoder, heif_image **out)
     if (copied.code == heif_error_Ok)
         *out = image.release();
     return copied;
+}
+
+heif_error decode(void *state, heif_image **out)
+{
+    Decoder *decoder = static_cast<Decoder *>(state);
+    return caught([&] { return decode_picture(*decoder, out); });
 }
 
 void set_strict(void *, int) {}

@@ -196,7 +196,13 @@ impl<'a> Heif<'a> {
     fn memory(&self) -> u64 {
         let grids = std::iter::once(&self.shown.colour).chain(&self.shown.alpha);
         let tiles = grids.flat_map(|grid| &grid.tiles);
-        tiles.map(Coded::memory).max().unwrap_or(0)
+        let copied = |tile: &Coded<'_>| match &tile.data {
+            Cow::Owned(data) => data.len() as u64,
+            Cow::Borrowed(_) => 0,
+        };
+        // What items in several pieces were copied together for, and one tile at a time.
+        let held: u64 = tiles.clone().map(copied).sum();
+        held + tiles.map(Coded::memory).max().unwrap_or(0)
     }
 }
 
@@ -314,7 +320,7 @@ impl Coded<'_> {
     fn memory(&self) -> u64 {
         let format = &self.format;
         let side = |side: u32| u64::from(side).next_multiple_of(128) + 128;
-        let area = side(format.coded_width) * side(format.coded_height);
+        let area = side(format.coded_width).saturating_mul(side(format.coded_height));
         let sample = if format.depth > 8 { 2 } else { 1 };
         // Halves of samples for a pixel: coded ones, and what libheif makes of them.
         let (coded, made) = match format.chroma {
@@ -325,7 +331,7 @@ impl Coded<'_> {
         };
         // The decoder has the picture and a copy after its filters, libheif another copy. Beside
         // the samples the decoder keeps what it knows of each block: aom so much of the smallest.
-        let samples = area * sample * (3 * coded + made) / 2;
+        let samples = area.saturating_mul(sample * (3 * coded + made)) / 2;
         let blocks = match self.codec {
             Codec::Hevc => 2 * area,
             Codec::Av1 => 12 * area,

@@ -6,9 +6,13 @@ use super::{ImageError, check_size};
 
 pub(super) const CUT_SHORT: &str = "the file is cut short";
 
-/// Follows the chunks of a WebP (RFC 9649) to the end which its header states. Returns the pixels
-/// of the largest frame inside: the decoder reads a frame of whatever size before it compares that
-/// size with the canvas.
+/// What the tables of a lossless WebP's codes can take, for each byte of its data (measured: a
+/// file of as many short codes as there can be).
+const TABLES: u64 = 350;
+
+/// Follows the chunks of a WebP (RFC 9649) to the end which its header states. Returns the bytes
+/// that decoding its largest frame can take: the decoder reads a frame of whatever size before it
+/// compares that size with the canvas.
 pub(super) fn check_webp(bytes: &[u8]) -> Result<u64, ImageError> {
     let cut_short = || ImageError::Malformed {
         format: "WebP",
@@ -21,19 +25,30 @@ pub(super) fn check_webp(bytes: &[u8]) -> Result<u64, ImageError> {
     let body = end
         .and_then(|end| bytes.get(12..end))
         .ok_or_else(cut_short)?;
-    let mut largest = 0;
+    let (mut largest, mut alpha) = (0, 0);
+    let mut note = |name: &[u8; 4], chunk: &[u8]| {
+        // As it is coded, and in RGBA.
+        let pixels = 8 * frame_pixels(name, chunk)?;
+        let tables = TABLES * chunk.len() as u64;
+        match name {
+            b"ALPH" => alpha = tables.max(alpha),
+            b"VP8L" => largest = largest.max(pixels + tables),
+            _ => largest = largest.max(pixels),
+        }
+        Ok(())
+    };
     for (name, chunk) in Chunks(body) {
         let chunk = chunk.ok_or_else(cut_short)?;
         match &name {
             b"ANMF" => {
                 for (name, chunk) in Chunks(chunk.get(16..).unwrap_or_default()) {
-                    largest = largest.max(frame_pixels(&name, chunk.ok_or_else(cut_short)?)?);
+                    note(&name, chunk.ok_or_else(cut_short)?)?;
                 }
             }
-            _ => largest = largest.max(frame_pixels(&name, chunk)?),
+            _ => note(&name, chunk)?,
         }
     }
-    Ok(largest)
+    Ok(largest + alpha)
 }
 
 /// 0 for a chunk that is no frame.
@@ -92,6 +107,8 @@ pub(super) fn check_bmp(bytes: &[u8]) -> Result<(), ImageError> {
         return Ok(());
     };
     let in_nibbles = match compression {
+        // The first header of OS/2 is shorter, and has pixels here.
+        _ if field(14).is_none_or(|length| length < 40) => return Ok(()),
         1 => false,
         2 => true,
         _ => return Ok(()),
@@ -115,14 +132,13 @@ pub(super) fn check_bmp(bytes: &[u8]) -> Result<(), ImageError> {
             (0, 2) => return Err(left_out()),
             (0, literal) => {
                 x += u64::from(literal);
+                let literal = usize::from(literal);
                 let bytes = if in_nibbles {
                     literal.div_ceil(2)
                 } else {
                     literal
                 };
-                data = data
-                    .get(usize::from(bytes.next_multiple_of(2))..)
-                    .unwrap_or_default();
+                data = data.get(bytes.next_multiple_of(2)..).unwrap_or_default();
             }
             (run, _) => x += u64::from(run),
         }
@@ -150,6 +166,7 @@ mod tests {
         let bmp = |compression: u8, runs: &[u8]| {
             let mut file = vec![0; 54];
             file[10] = 54;
+            file[14] = 40;
             file[18] = 3;
             file[22] = 2;
             file[30] = compression;
@@ -163,6 +180,9 @@ mod tests {
         assert_eq!(bmp(1, &[&row[..], &[0, 0], &row].concat()), Ok(()));
         assert_eq!(bmp(2, &[0, 3, 0x78, 0x90, 0, 0, 3, 0x55, 0, 1]), Ok(()));
         assert_eq!(bmp(0, &[]), Ok(()));
+        // As many pixels as a literal can have: their bytes are no runs.
+        let longest = [&[0, 255][..], &[0; 256], &[0, 0, 3, 5]].concat();
+        assert_eq!(bmp(1, &longest), Ok(()));
 
         let cut = |result| matches!(result, Err(ImageError::Malformed { .. }));
         assert!(cut(bmp(1, &[])));
@@ -220,8 +240,15 @@ mod tests {
                 check_webp(&webp(&frames.concat()))
             };
             assert_eq!(largest(&[]), Ok(0));
-            assert_eq!(largest(&[lossy(30, 20), lossless(25, 30)]), Ok(750));
-            assert_eq!(largest(&[lossless(16_384, 16_384)]), Ok(1 << 28));
+            // Codes of 5 bytes.
+            assert_eq!(largest(&[lossy(30, 20), lossy(25, 30)]), Ok(8 * 750));
+            assert_eq!(largest(&[lossless(25, 30)]), Ok(8 * 750 + 5 * TABLES));
+            assert_eq!(
+                largest(&[lossless(16_384, 16_384)]),
+                Ok((8 << 28) + 5 * TABLES)
+            );
+            let alpha = chunk(b"ALPH", &[0; 100]);
+            assert_eq!(largest(&[alpha, lossy(1, 1)]), Ok(8 + 100 * TABLES));
             let (width, height) = (0, 7);
             assert_eq!(
                 largest(&[lossy(0, 7)]),

@@ -23,8 +23,7 @@
 
 /*
  * A scan costs a pass over all coefficients, yet a few bytes of file: a file of thousands of scans
- * is an attack. Encoders write about ten; one scan for each of 4 components and bits of precision
- * would be 4 * 14.
+ * is an attack. Encoders write about ten.
  */
 #define MAX_SCANS 64
 
@@ -35,7 +34,7 @@
 #define MAX_RESTART_PADDING 16
 /*
  * Bytes that libjpeg reads ahead of the code that it decodes. At a restart marker it counts those as
- * skipped without a warning, and the next warning has their sum (jdhuff.c, process_restart).
+ * skipped, too (jdhuff.c, process_restart).
  */
 #define READ_AHEAD 8
 /*
@@ -43,6 +42,20 @@
  * are taken for padding that was decoded: the file was not written to its end.
  */
 #define DECODED_ZEROS (READ_AHEAD + 1)
+
+/*
+ * The beginning of libjpeg's own struct of this name (jpegint.h), which is not among its installed
+ * headers. libjpeg-turbo is built from the source that Cargo.lock names.
+ */
+struct jpeg_marker_reader {
+    void (*reset_marker_reader)(j_decompress_ptr info);
+    int (*read_markers)(j_decompress_ptr info);
+    jpeg_marker_parser_method read_restart_marker;
+    boolean saw_SOI;
+    boolean saw_SOF;
+    int next_restart_num;
+    unsigned int discarded_bytes;
+};
 
 struct photosearch_jpeg {
     struct jpeg_decompress_struct info;
@@ -58,8 +71,6 @@ struct photosearch_jpeg {
     /* The file has ended, and libjpeg was given an end-of-image marker of ours. */
     int ended;
     int several_scans;
-    /* Restart markers since the last warning of skipped bytes. */
-    int restarts;
 };
 
 /* What the header says. The mirror of `Header` in jpeg.rs. */
@@ -69,7 +80,7 @@ struct photosearch_jpeg_header {
     uint32_t components;
     /* Bits of a sample, 2 to 16. */
     uint32_t precision;
-    /* Bytes that libjpeg keeps while it decodes, beside the rows that it returns. */
+    /* Bytes of all coefficients, where libjpeg keeps them until the last scan. */
     uint64_t memory;
 };
 
@@ -173,14 +184,11 @@ static int zeros_before(const struct photosearch_jpeg *jpeg, size_t end, size_t 
 /* Bytes without a code were skipped before a marker. */
 static void skipped_bytes(struct photosearch_jpeg *jpeg, size_t skipped, int marker)
 {
-    size_t ahead = (size_t)jpeg->restarts * READ_AHEAD;
-    jpeg->restarts = 0;
     if (jpeg->info.input_scan_number == 0)
         return; /* between segments of the header */
-    if (marker >= JPEG_RST0 && marker <= JPEG_RST0 + 7 && skipped <= MAX_RESTART_PADDING + ahead)
+    if (marker >= JPEG_RST0 && marker <= JPEG_RST0 + 7 &&
+        skipped <= MAX_RESTART_PADDING + READ_AHEAD)
         return; /* cameras pad restart intervals */
-    if (skipped <= ahead)
-        return; /* the same, read ahead */
     if (!skipped_padding(jpeg, skipped))
         fail(jpeg, PHOTOSEARCH_DAMAGED, "its data go on behind the last row of pixels");
     /* Zeros pad the file before its end marker. */
@@ -224,8 +232,9 @@ static void emit_message(j_common_ptr info, int level)
     struct photosearch_jpeg *jpeg = of(info);
     if (level < 0)
         warned(jpeg);
-    else if (jpeg->errors.msg_code == JTRC_RST && jpeg->restarts < INT_MAX)
-        jpeg->restarts++;
+    else if (jpeg->errors.msg_code == JTRC_RST)
+        /* What was read ahead of this marker is padding. Else the next warning would have its sum. */
+        jpeg->info.marker->discarded_bytes = 0;
 }
 
 static void init_source(j_decompress_ptr info)

@@ -8,7 +8,7 @@ use image::metadata::Orientation;
 // Links libjpeg-turbo, whose functions `jpeg.c` calls.
 use turbojpeg_sys as _;
 
-use super::failure::{Failure, Stop, stop_work};
+use super::failure::{Failure, Stop, ask};
 use super::work::{Layout, Source, Work};
 use super::{ImageError, RgbImage, rgb};
 
@@ -55,6 +55,8 @@ pub(super) struct Jpeg<'a> {
     decoder: NonNull<Decoder>,
     header: Header,
     orientation: Orientation,
+    /// Bytes that libjpeg keeps while it decodes, beside the rows that it returns.
+    memory: u64,
     /// The decoder points into the file.
     file: PhantomData<&'a [u8]>,
 }
@@ -70,11 +72,18 @@ impl<'a> Jpeg<'a> {
             })?,
             header: Header::default(),
             orientation: orientation(bytes),
+            memory: 0,
             file: PhantomData,
         };
         // SAFETY: a decoder that was made above; the header is ours.
         let read = unsafe { photosearch_jpeg_read_header(decoder, &mut jpeg.header) };
         jpeg.check(read, 0)?;
+        // Where a file is lossless, libjpeg keeps a sample in place of each block of 8 × 8 coefficients.
+        let lossless =
+            Segments(bytes.get(2..).unwrap_or_default()).any(|(marker, _)| marker == 0xc3);
+        let coefficients = jpeg.header.memory / if lossless { 64 } else { 1 };
+        // Beside them tables, and a few rows of each component in several stages.
+        jpeg.memory = coefficients + 512 * u64::from(jpeg.header.width) + (1 << 20);
         Ok(jpeg)
     }
 
@@ -106,8 +115,7 @@ impl<'a> Jpeg<'a> {
     fn read(&mut self, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
         let decoder = self.decoder.as_ptr();
         let divisor = self.divisor(work.wanted);
-        // Coefficients, tables, and a few rows of each component in several stages.
-        let own = self.header.memory + 64 * u64::from(self.header.width) + (1 << 20);
+        let own = self.memory;
         work.take(own)?;
         let scaled = |side: u32| side.div_ceil(divisor);
         let mut image = work.canvas(scaled(self.header.width), scaled(self.header.height))?;
@@ -182,7 +190,7 @@ impl<'a> Jpeg<'a> {
                 }
             }
             _ => {
-                // Adobe's convention, which every CMYK JPEG follows: 255 is no ink.
+                // Adobe's convention: 255 is no ink. Pillow takes every CMYK JPEG so.
                 for (to, cmyk) in to.iter_mut().zip(row.as_chunks::<4>().0) {
                     *to = rgb::of_cmyk(cmyk.map(|light| 255 - level(light)));
                 }
@@ -202,9 +210,10 @@ impl Source for Jpeg<'_> {
 
     fn decode(mut self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
         let decoder = self.decoder.as_ptr();
-        let context = std::ptr::from_ref(&*work).cast_mut().cast();
-        // SAFETY: `work` outlives the calls that look at it, which are all in `read`.
-        unsafe { photosearch_jpeg_stop_by(decoder, Some(stop_work), context) };
+        let cancelled = work.cancelled();
+        let context = std::ptr::from_ref(&cancelled).cast_mut().cast();
+        // SAFETY: `cancelled` outlives the calls that ask it, which are all in `read`.
+        unsafe { photosearch_jpeg_stop_by(decoder, Some(ask), context) };
         let image = self.read(work);
         // SAFETY: the decoder is ours.
         unsafe { photosearch_jpeg_stop_by(decoder, None, std::ptr::null_mut()) };

@@ -11,7 +11,7 @@
 //! | --- | --- | --- |
 //! | JPEG | libjpeg-turbo, which Pillow, torchvision and browsers use | `jpeg.rs`, `jpeg.c` |
 //! | TIFF | libtiff, which Pillow uses | `tiff.rs`, `tiff.c` |
-//! | HEIC, AVIF | libheif, which pillow-heif uses | `heif.rs`, `heif.c` |
+//! | HEIC, AVIF | libheif, which pillow-heif uses | `heif.rs`, `heif.cc` |
 //! | PNG | crate `png` | `png.rs` |
 //! | GIF | crate `gif` | `gif.rs` |
 //! | BMP, WebP | crate `image` | `other.rs` |
@@ -47,8 +47,6 @@ mod work;
 pub use open::{FORMATS, open};
 pub use resize::resize_bicubic;
 pub use work::{Limits, Picture};
-
-use work::Work;
 
 /// The longest side and the largest area which an [`RgbImage`] can have at all, whatever the
 /// [`Limits`] say: sizes stay within what offsets of 32 bits can address.

@@ -1,4 +1,7 @@
 //! BMP and WebP (its first picture) by the `image` crate.
+//!
+//! Unlike our own, the memory of this crate is taken without a way to fail: where the system has
+//! none left although the limit allowed it, the process aborts.
 
 use std::error::Error as _;
 use std::io::Cursor;
@@ -20,9 +23,9 @@ pub(super) fn bmp(bytes: &[u8]) -> Result<Box<dyn Source + '_>, ImageError> {
 }
 
 pub(super) fn webp(bytes: &[u8]) -> Result<Box<dyn Source + '_>, ImageError> {
-    let largest = intact::check_webp(bytes)?;
-    // A frame as it is coded and in RGBA, and the canvas of an animation.
-    let own = |pixels| 8 * largest + 4 * pixels;
+    let frame = intact::check_webp(bytes)?;
+    // And the canvas of an animation.
+    let own = |pixels| frame + 4 * pixels;
     boxed("WebP", webp::WebPDecoder::new(Cursor::new(bytes)), own)
 }
 

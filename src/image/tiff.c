@@ -23,6 +23,23 @@ struct photosearch_tiff {
     uint64_t length, position;
     /* Whether pixels are being read. */
     int reading;
+    /* Whether the failure is about an entry of the directory that pixels depend on. */
+    int about_pixels;
+};
+
+/*
+ * Entries that pixels depend on, as libtiff quotes them. It drops an entry that it cannot read, and
+ * goes on as if the file did not have it.
+ */
+static const char *const needed[] = {
+    "\"BitsPerSample\"",       "\"Compression\"",         "\"PhotometricInterpretation\"",
+    "\"FillOrder\"",           "\"JPEGTables\"",          "\"SamplesPerPixel\"",
+    "\"RowsPerStrip\"",        "\"PlanarConfiguration\"", "\"Group3Options\"",
+    "\"Group4Options\"",       "\"Predictor\"",           "\"ColorMap\"",
+    "\"TileWidth\"",           "\"TileLength\"",          "\"InkSet\"",
+    "\"ExtraSamples\"",        "\"SampleFormat\"",
+    "\"YCbCrCoefficients\"",   "\"YCbCrSubsampling\"",    "\"ReferenceBlackWhite\"",
+    "\"StripOffsets\"",        "\"TileOffsets\"",
 };
 
 /* What the first directory says. The mirror of `Header` in tiff.rs. */
@@ -50,7 +67,8 @@ static void fail(struct photosearch_tiff *file, int kind, const char *message)
     snprintf(file->failure.message, sizeof file->failure.message, "%s", message);
 }
 
-static void fail_with(struct photosearch_tiff *file, const char *format, va_list arguments)
+static void fail_with(struct photosearch_tiff *file, int warning, const char *format,
+                      va_list arguments)
 {
     char message[256];
     int kind = PHOTOSEARCH_DAMAGED;
@@ -58,6 +76,11 @@ static void fail_with(struct photosearch_tiff *file, const char *format, va_list
     size_t length = strlen(message);
     if (length > 0 && message[length - 1] == '.')
         message[length - 1] = 0;
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (!file->reading && strstr(message, needed[i]) && file->failure.kind == PHOTOSEARCH_OK)
+            file->about_pixels = 1;
+    if (warning && !file->reading && !file->about_pixels)
+        return; /* unknown entries, types that are not the usual ones */
     /* libtiff has no codes. */
     if (strstr(message, "Cannot handle different values per-sample"))
         kind = PHOTOSEARCH_UNSUPPORTED;
@@ -71,7 +94,7 @@ static int failed(TIFF *tiff, void *user_data, const char *module, const char *f
 {
     (void)tiff;
     (void)module;
-    fail_with(user_data, format, arguments);
+    fail_with(user_data, 0, format, arguments);
     return 1; /* Nothing is left for libtiff's own handler. */
 }
 
@@ -81,13 +104,10 @@ static int warned(TIFF *tiff, void *user_data, const char *module, const char *f
     struct photosearch_tiff *file = user_data;
     (void)tiff;
     (void)module;
-    /* Of the directory: unknown tags, types that are not the usual ones. */
-    if (!file->reading)
-        return 1;
     /* An early version of the compression, which is decoded as well. */
     if (strncmp(format, "Old-style LZW codes", 19) == 0)
         return 1;
-    fail_with(file, format, arguments);
+    fail_with(file, 1, format, arguments);
     return 1;
 }
 
@@ -156,8 +176,8 @@ struct photosearch_tiff *photosearch_tiff_new(const uint8_t *bytes, size_t lengt
     TIFFOpenOptionsFree(options);
     if (file->tiff == NULL)
         fail(file, PHOTOSEARCH_DAMAGED, "its directory cannot be read");
-    else
-        file->failure.kind = PHOTOSEARCH_OK; /* tags that are of no use may be damaged */
+    else if (!file->about_pixels)
+        file->failure.kind = PHOTOSEARCH_OK; /* what is of no use may be damaged */
     return file;
 }
 
@@ -280,6 +300,11 @@ int photosearch_tiff_read_chunk(struct photosearch_tiff *file, uint32_t index, u
     /* libtiff takes a place that the directory lacks for 0, where the file's header is. */
     if (TIFFGetStrileOffset(tiff, index) == 0)
         fail(file, PHOTOSEARCH_DAMAGED, "strips or tiles of the picture are missing");
+    /* Of data that are not compressed, libtiff reads as many as it needs, whatever the file states. */
+    uint16_t compression = COMPRESSION_NONE;
+    TIFFGetField(tiff, TIFFTAG_COMPRESSION, &compression);
+    if (compression == COMPRESSION_NONE && TIFFGetStrileByteCount(tiff, index) < length)
+        fail(file, PHOTOSEARCH_DAMAGED, "strips or tiles of the picture are too short");
     uint64_t expected = tiled ? TIFFTileSize64(tiff) : TIFFVStripSize64(tiff, rows);
     if (expected == length && file->failure.kind == PHOTOSEARCH_OK) {
         file->reading = 1;

@@ -1,6 +1,7 @@
 //! TIFF by libtiff: the first picture of the file. `tiff.c` has strips and tiles decoded,
 //! `tiff/samples.rs` knows what their samples mean.
 
+mod directory;
 mod samples;
 
 use std::ffi::c_int;
@@ -94,6 +95,7 @@ impl Drop for Open {
 
 impl<'a> Tiff<'a> {
     pub fn open(bytes: &'a [u8], limits: &Limits) -> Result<Self, ImageError> {
+        directory::check(bytes, limits)?;
         // SAFETY: the bytes outlive the file, by this type's lifetime.
         let file = unsafe { photosearch_tiff_new(bytes.as_ptr(), bytes.len(), limits.max_memory) };
         let file = Open(NonNull::new(file).ok_or(ImageError::OutOfMemory {
@@ -198,7 +200,14 @@ impl Source for Tiff<'_> {
             ..
         } = self.header;
         // libtiff copies a chunk's encoded bytes out of the file, and its codecs have windows.
-        work.take(2 * self.length as u64 + (16 << 20))?;
+        let window = match self.header.compression {
+            // What libtiff allows a progressive JPEG.
+            7 => 100 << 20,
+            // libzstd's own limit, and xz's largest preset.
+            34_925 | 50_000 => 129 << 20,
+            _ => 1 << 20,
+        };
+        work.take(2 * self.length as u64 + window)?;
         let chunk_bytes = self.packing.chunk_bytes(chunk_width, chunk_height);
         let mut chunks = Vec::new();
         for _ in 0..self.packing.planes() {
@@ -264,7 +273,8 @@ fn check_compression(header: &Header) -> Result<(), ImageError> {
         32_773 => "PackBits",
         34_925 => "LZMA",
         50_000 => "ZSTD",
-        50_001 => "WebP",
+        // libtiff does not compare the size of such a picture with that of its strip.
+        50_001 => return refuse("WebP"),
         34_661 => return refuse("JBIG"),
         34_676 | 34_677 => return refuse("SGILog"),
         33_003 | 33_005 | 34_712 => return refuse("JPEG 2000"),
@@ -284,8 +294,12 @@ fn check_compression(header: &Header) -> Result<(), ImageError> {
     if name == "fax" && (header.bits != 1 || header.samples != 1) {
         return Err(malformed("fax coding of more than one bit a pixel"));
     }
-    if matches!(name, "JPEG" | "WebP") && header.bits != 8 {
-        return Err(unsupported(&format!("{name} of {} bits", header.bits)));
+    if name == "JPEG" && header.bits != 8 {
+        return Err(unsupported(&format!("JPEG of {} bits", header.bits)));
+    }
+    if name == "JPEG" && header.photometric == 6 && header.separate != 0 {
+        // libtiff makes RGB of YCbCr only where they lie together.
+        return Err(unsupported("YCbCr as JPEG in separate planes"));
     }
     if header.predictor > 1 && !matches!(header.bits, 8 | 16 | 32) {
         return Err(unsupported(&format!(

@@ -155,7 +155,12 @@ pub(super) struct Work<'a> {
     cancelled: &'a dyn Fn() -> bool,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    /// The question whether to stop.
+    pub fn cancelled(&self) -> &'a dyn Fn() -> bool {
+        self.cancelled
+    }
+
     /// The size of the upright picture.
     pub fn size(&self) -> (u32, u32) {
         self.size

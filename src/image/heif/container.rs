@@ -12,6 +12,9 @@ use super::read::Bytes;
 /// an entry of a hundred; the largest grid of tiles needs a tenth of this.
 const MAX_ENTRIES: usize = 1 << 18;
 
+/// Properties of one item. Encoders state fewer than ten.
+const MAX_PROPERTIES: usize = 255;
+
 pub(super) struct Container<'a> {
     file: &'a [u8],
     /// Content of the box for items inside `meta`.
@@ -331,14 +334,20 @@ impl<'a> Container<'a> {
                         continue;
                     };
                     let missing = || Fault::damaged("it refers to a property which is missing");
+                    let missing_item =
+                        || Fault::damaged("properties of a picture which is missing");
                     let found = properties.get(usize::from(index)).ok_or_else(missing)?;
-                    if let Some(item) = self.items.get_mut(&id) {
-                        item.properties.push(Property {
-                            name: found.0,
-                            content: found.1,
-                            essential,
-                        });
+                    let item = self.items.get_mut(&id).ok_or_else(missing_item)?;
+                    if item.properties.len() == MAX_PROPERTIES {
+                        return Err(Fault::damaged(
+                            "one of its pictures has too many properties",
+                        ));
                     }
+                    item.properties.push(Property {
+                        name: found.0,
+                        content: found.1,
+                        essential,
+                    });
                 }
             }
         }
@@ -368,6 +377,7 @@ impl<'a> Container<'a> {
             }
             // Without the item that a picture belongs to or is made of, it would be shown wrongly.
             if matches!(&kind, b"auxl" | b"dimg" | b"prem") {
+                self.item(from)?;
                 for &to in &to {
                     self.item(to)?;
                 }

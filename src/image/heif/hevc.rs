@@ -12,13 +12,13 @@ const SPS: u8 = 33;
 const PPS: u8 = 34;
 
 /// Parameter sets of a picture: an encoder writes three, a file of thousands is an attack.
-const MAX_PARAMETER_SETS: usize = 64;
+const MAX_PARAMETER_SETS: usize = 16;
 
 /// NAL units of a picture: the highest level of HEVC allows 600 slices.
 const MAX_UNITS: usize = 4096;
 
 /// Bytes of a sequence parameter set that matter. Up to the colours it can't be longer.
-const MAX_SPS: usize = 16 << 10;
+const MAX_SPS: usize = 2 << 10;
 
 /// A coded picture: its NAL units as they are given to the decoder.
 pub(super) struct Picture {
@@ -223,6 +223,7 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
     }
     let (coded_width, coded_height) = (bits.golomb()?, bits.golomb()?);
     let (mut width, mut height) = (coded_width, coded_height);
+    let mut begins_later = false;
     if bits.flag()? {
         let (across, down) = match chroma {
             Chroma::Quarter => (2, 2),
@@ -230,8 +231,9 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
             Chroma::None | Chroma::Full => (1, 1),
         };
         let mut crop = |unit: u32| {
-            let sum = u64::from(bits.golomb()?) + u64::from(bits.golomb()?);
-            Ok(u64::from(unit) * sum)
+            let (near, far) = (bits.golomb()?, bits.golomb()?);
+            begins_later |= near != 0;
+            Ok(u64::from(unit) * (u64::from(near) + u64::from(far)))
         };
         let cropped = |side: u32, crop: u64| {
             let crop = u32::try_from(crop).ok();
@@ -243,6 +245,12 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
     }
     let depth = bits.golomb()?.saturating_add(8);
     let chroma_depth = bits.golomb()?.saturating_add(8);
+    if depth > 8 && begins_later {
+        // libde265 takes the wrong samples for the first then.
+        return Err(Fault::unsupported(
+            "cropped at its left or top, with samples of more than 8 bits",
+        ));
+    }
     if chroma != Chroma::None && chroma_depth != depth {
         return Err(Fault::unsupported(
             "with colours of another depth than its brightness",

@@ -43,7 +43,7 @@ impl<'a> Shown<'a> {
         if primary.kind == *b"iden" {
             // The same picture as another, turned once more.
             check_essential(primary)?;
-            if items.alpha_of(id).is_some() {
+            if items.alpha_of(id)?.is_some() {
                 return Err(Fault::unsupported("with transparency of a derived picture"));
             }
             transformations = turn::transformations(primary);
@@ -57,7 +57,7 @@ impl<'a> Shown<'a> {
         let colour = items.grid(id, Role::Colour)?;
         let turn = Turn::new(colour.width, colour.height, &all)?;
         let (alpha, premultiplied) = match items.alpha(id, &colour)? {
-            Some((alpha, by)) => (Some(alpha), item.references(b"prem").contains(&by)),
+            Some((alpha, premultiplied)) => (Some(alpha), premultiplied),
             None if !item.references(b"prem").is_empty() => {
                 return Err(Fault::damaged("its transparency is missing"));
             }
@@ -97,12 +97,13 @@ impl<'a> Items<'a> {
             )));
         }
         let colours = Colours::of(item)?;
+        let grid_turned = turn::transformations(item);
         let mut tiles = Vec::new();
         for id in ids {
             let tile = self.coded(id, role, colours)?;
             let turned = turn::transformations(self.0.item(id)?);
             // libavif's encoder repeats those of the grid, which its decoder ignores.
-            let repeated = tile.codec == Codec::Av1 && turned == turn::transformations(item);
+            let repeated = tile.codec == Codec::Av1 && turned == grid_turned;
             if !turned.is_empty() && !repeated {
                 return Err(Fault::unsupported("in tiles that are turned or cropped"));
             }
@@ -168,56 +169,68 @@ impl<'a> Items<'a> {
         })
     }
 
-    /// The transparency of an item, as a whole or of each tile, and the (first) item that it is.
-    fn alpha(&self, id: u32, colour: &Grid<'a>) -> Result<Option<(Grid<'a>, u32)>, Fault> {
+    /// The transparency of an item, as a whole or of each tile, and whether the colours were
+    /// multiplied with it.
+    fn alpha(&self, id: u32, colour: &Grid<'a>) -> Result<Option<(Grid<'a>, bool)>, Fault> {
         let item = self.0.item(id)?;
-        let (grid, alpha) = if let Some(alpha) = self.alpha_of(id) {
-            let turned = turn::transformations(self.0.item(alpha)?);
-            // It is turned with the picture. Some encoders say so of both.
-            if !turned.is_empty() && turned != turn::transformations(item) {
-                return Err(Fault::unsupported(
-                    "with transparency that is turned otherwise",
-                ));
+        if let Some(alpha) = self.alpha_of(id)? {
+            self.check_turned(alpha, item)?;
+            // Its tiles may be of another size than those of the colours.
+            let grid = self.grid(alpha, Role::Alpha)?;
+            if (grid.width, grid.height) != (colour.width, colour.height) {
+                return Err(Fault::unsupported("with transparency of another size"));
             }
-            (self.grid(alpha, Role::Alpha)?, alpha)
-        } else if item.kind == *b"grid" {
-            let tiles = item.references(b"dimg");
-            let ids: Vec<u32> = tiles
-                .iter()
-                .filter_map(|&tile| self.alpha_of(tile))
-                .collect();
-            let Some(&first) = ids.first() else {
-                return Ok(None);
-            };
-            if ids.len() != tiles.len() {
-                return Err(Fault::unsupported("with transparency of some tiles only"));
-            }
-            let mut tiles = Vec::new();
-            for id in ids {
-                tiles.push(self.coded(id, Role::Alpha, None)?);
-            }
-            (
-                Grid::of_tiles(colour.width, colour.height, colour.columns, tiles)?,
-                first,
-            )
-        } else {
+            return Ok(Some((grid, item.references(b"prem").contains(&alpha))));
+        }
+        if item.kind != *b"grid" {
             return Ok(None);
-        };
-        // Tiles of the transparency of a whole grid may be of any size.
-        if (grid.width, grid.height) != (colour.width, colour.height) {
+        }
+        let (mut tiles, mut premultiplied) = (Vec::new(), 0);
+        let ids = item.references(b"dimg");
+        for &id in &ids {
+            let tile = self.0.item(id)?;
+            if let Some(alpha) = self.alpha_of(id)? {
+                self.check_turned(alpha, tile)?;
+                premultiplied += usize::from(tile.references(b"prem").contains(&alpha));
+                tiles.push(self.coded(alpha, Role::Alpha, None)?);
+            }
+        }
+        if tiles.is_empty() {
+            return Ok(None);
+        }
+        if tiles.len() != ids.len() || ![0, ids.len()].contains(&premultiplied) {
+            return Err(Fault::unsupported("with transparency of some tiles only"));
+        }
+        let grid = Grid::of_tiles(colour.width, colour.height, colour.columns, tiles)?;
+        if (grid.tile_width, grid.tile_height) != (colour.tile_width, colour.tile_height) {
             return Err(Fault::unsupported("with transparency of another size"));
         }
-        Ok(Some((grid, alpha)))
+        Ok(Some((grid, premultiplied > 0)))
+    }
+
+    /// Transparency is turned with the picture. Some encoders say so of both.
+    fn check_turned(&self, alpha: u32, picture: &Item<'a>) -> Result<(), Fault> {
+        let turned = turn::transformations(self.0.item(alpha)?);
+        if !turned.is_empty() && turned != turn::transformations(picture) {
+            return Err(Fault::unsupported(
+                "with transparency that is turned otherwise",
+            ));
+        }
+        Ok(())
     }
 
     /// The item that is the transparency of another.
-    fn alpha_of(&self, id: u32) -> Option<u32> {
-        self.0.referring(b"auxl", id).into_iter().find(|&by| {
-            let item = self.0.item(by);
-            let kind = item.ok().and_then(|item| item.property(b"auxC")?.get(4..));
-            let kind = kind.and_then(|kind| kind.split(|&byte| byte == 0).next());
-            kind.is_some_and(|kind| ALPHA.contains(&kind))
-        })
+    fn alpha_of(&self, id: u32) -> Result<Option<u32>, Fault> {
+        for by in self.0.referring(b"auxl", id) {
+            let kind = self.0.item(by)?.property(b"auxC");
+            let kind = kind.and_then(|kind| kind.get(4..)?.split(|&byte| byte == 0).next());
+            let kind =
+                kind.ok_or_else(|| Fault::damaged("the kind of an auxiliary picture is missing"))?;
+            if ALPHA.contains(&kind) {
+                return Ok(Some(by));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -242,7 +255,8 @@ fn check_essential(item: &Item<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether an item has the size that it states. Only a grid may state none, beside its own.
+/// Whether an item has the size that it states. A grid states its size in its data, so it may lack
+/// `ispe`.
 fn check_stated_size(item: &Item<'_>, width: u32, height: u32) -> Result<(), Fault> {
     if let Err(error) = check_size(width, height) {
         return Err(Fault::TooLarge(error));

@@ -72,15 +72,14 @@ impl Packing {
     pub fn chunk_bytes(&self, width: u32, rows: u32) -> u64 {
         let (across, down) = self.shared;
         if self.shared != (1, 1) {
-            return u64::from(width.div_ceil(across))
-                * u64::from(rows.div_ceil(down))
-                * u64::from(across * down + 2);
+            let blocks = u64::from(width.div_ceil(across)) * u64::from(rows.div_ceil(down));
+            return blocks.saturating_mul(u64::from(across * down + 2));
         }
-        self.row_bytes(width) * u64::from(rows)
+        self.row_bytes(width).saturating_mul(u64::from(rows))
     }
 
     fn row_bytes(&self, width: u32) -> u64 {
-        // At most 2^16 samples of 2^5 bits each, and 2^16 pixels.
+        // At most 2^16 samples of 2^5 bits each, and 2^32 pixels.
         (u64::from(width) * u64::from(self.samples) * u64::from(self.bits)).div_ceil(8)
     }
 
