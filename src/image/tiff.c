@@ -72,13 +72,18 @@ static void fail_with(struct photosearch_tiff *file, int warning, const char *fo
 {
     char message[256];
     int kind = PHOTOSEARCH_DAMAGED;
+    /* The first failure counts, and a damaged fax has one for each of its rows. */
+    if (file->failure.kind != PHOTOSEARCH_OK && (file->reading || file->about_pixels))
+        return;
     vsnprintf(message, sizeof message, format, arguments);
     size_t length = strlen(message);
     if (length > 0 && message[length - 1] == '.')
         message[length - 1] = 0;
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
-        if (!file->reading && strstr(message, needed[i]) && file->failure.kind == PHOTOSEARCH_OK)
+        if (!file->reading && strstr(message, needed[i])) {
             file->about_pixels = 1;
+            file->failure.kind = PHOTOSEARCH_OK; /* What came before is of no use. */
+        }
     if (warning && !file->reading && !file->about_pixels)
         return; /* unknown entries, types that are not the usual ones */
     /* libtiff has no codes. */
