@@ -1,8 +1,11 @@
 //! TIFF by libtiff: the first picture of the file. `tiff.c` has strips and tiles decoded,
-//! `tiff/samples.rs` knows what their samples mean.
+//! `tiff/samples.rs` unpacks their samples, `tiff/meaning.rs` knows what those show.
 
 mod directory;
+mod meaning;
 mod samples;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::c_int;
 use std::marker::PhantomData;
@@ -13,7 +16,8 @@ use image::metadata::Orientation;
 use super::failure::Failure;
 use super::work::{Layout, Source, Work};
 use super::{ImageError, Limits, RgbImage, check_size};
-use samples::{Meaning, Packing};
+use meaning::Meaning;
+use samples::Packing;
 
 const FORMAT: &str = "TIFF";
 
