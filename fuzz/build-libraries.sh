@@ -1,51 +1,97 @@
 #!/bin/sh
-# Builds libtiff, libde265 and libheif from Debian's sources for the fuzzer: with the address
-# sanitizer, and with the counters that tell the fuzzer which code an input reaches. The system's own
-# libraries are blind to both. They are left in fuzz/target/libraries.
+# Builds libtiff, libheif and its decoders libde265 and aom from Debian's sources for the fuzzer:
+# with the address sanitizer, and with the counters that tell the fuzzer which code an input reaches.
+# The system's own libraries are blind to both. They are left in fuzz/target/libraries.
+#
+# Installs what they need, hence run as root. Takes about ten minutes. Sources that stand in
+# fuzz/target/libraries/src already are built as they are; without that folder they are fetched anew.
 set -eu
 
 cd "$(dirname "$0")"
 prefix=$PWD/target/libraries
 mkdir -p "$prefix/src"
-export CC=clang CXX=clang++
-export CFLAGS="-fsanitize=address,fuzzer-no-link -g -O1" CXXFLAGS="-fsanitize=address,fuzzer-no-link -g -O1"
 
-env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq clang cmake dpkg-dev libjpeg-dev \
-    libaom-dev pkg-config zlib1g-dev >/dev/null
+packages="clang cmake dpkg-dev libdeflate-dev libjpeg-dev liblzma-dev libwebp-dev libzstd-dev nasm
+pkg-config zlib1g-dev"
+# shellcheck disable=SC2086 # a list of words
+dpkg-query -W $packages >/dev/null 2>&1 ||
+    env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $packages >/dev/null
 
-# Debian's sources, without a change to the system's own list.
-sources=$prefix/sources
-mkdir -p "$sources/lists/partial"
-sed 's/^Types: deb$/Types: deb-src/; s/^deb /deb-src /' /etc/apt/sources.list.d/debian.sources \
-    >"$sources/debian.sources"
-source_of() {
-    (cd "$prefix/src" && apt-get -o Dir::Etc::SourceList=/dev/null \
-        -o Dir::Etc::SourceParts="$sources" -o Dir::State::Lists="$sources/lists" "$@")
-}
-source_of update -qq
-for package in tiff libde265 libheif; do
-    ls -d "$prefix/src/$package"-*/ >/dev/null 2>&1 || source_of source -qq "$package"
+# The system's sources of Debian's packages, as sources of source packages, beside the system's own.
+lists=$prefix/lists
+mkdir -p "$lists/sources" "$lists/state/partial"
+for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
+    [ -e "$file" ] || continue
+    case $file in
+    *.list) grep -E '^deb .*[/.]debian' "$file" | sed 's/^deb /deb-src /' ;;
+    *.sources) grep -qE '^URIs:.*[/.]debian' "$file" && sed 's/^Types: .*/Types: deb-src/' "$file" ;;
+    *) false ;;
+    esac >"$lists/sources/$(basename "$file")" || rm -f "$lists/sources/$(basename "$file")"
 done
-
-build() {
-    source=${1%/}
+from_debian() {
+    command=$1
     shift
+    (cd "$prefix/src" && "$command" -qq -o Dir::Etc::SourceList=/dev/null \
+        -o Dir::Etc::SourceParts="$lists/sources" -o Dir::State::Lists="$lists/state" \
+        -o APT::Sandbox::User=root "$@")
+}
+# The newest version of a package that the mirror has in full. Another one than is installed, whose
+# library is $2, may lack its fixes, or have some that it lacks.
+fetch() {
+    ls -d "$prefix/src/$1"-*/ 2>/dev/null && return
+    [ -n "${updated:-}" ] || from_debian apt-get update
+    updated=1
+    installed=$(dpkg-query -W -f '${source:Version}' "$2" 2>/dev/null || echo none)
+    for version in $(from_debian apt-cache showsrc --only-source "$1" | sed -n 's/^Version: //p' |
+        sort -uVr); do
+        if from_debian apt-get source "$1=$version" >/dev/null 2>&1; then
+            echo "$1 $version"
+            [ "$installed" = "$version" ] || echo "warning: installed is $2 $installed" >&2
+            return
+        fi
+    done
+    echo "the mirror has no source of $1" >&2
+    exit 1
+}
+fetch tiff libtiff6
+fetch libde265 libde265-0
+fetch aom libaom3
+fetch libheif libheif1
+
+export CC=clang CXX=clang++
+export CFLAGS="-fsanitize=address,fuzzer-no-link -g -O1 -fno-omit-frame-pointer"
+export CXXFLAGS="$CFLAGS"
+export PKG_CONFIG_PATH="$prefix/lib/pkgconfig"
+build() {
+    source=$(echo "$prefix/src/$1"-*/)
+    shift
+    echo "${source%/}"
+    # Not a release: assertions are compiled, as far as Debian's packages have them.
+    rm -rf "$source/build-fuzz"
     cmake -S "$source" -B "$source/build-fuzz" -DCMAKE_BUILD_TYPE=None -DBUILD_SHARED_LIBS=OFF \
         -DCMAKE_INSTALL_PREFIX="$prefix" -DCMAKE_INSTALL_LIBDIR=lib -DCMAKE_PREFIX_PATH="$prefix" \
-        "$@" >"$source.log" 2>&1
-    cmake --build "$source/build-fuzz" --target install -j2 >>"$source.log" 2>&1
+        "$@" >"${source%/}.log" 2>&1 &&
+        cmake --build "$source/build-fuzz" --target install --parallel 2 >>"${source%/}.log" 2>&1 ||
+        { tail -n 20 "${source%/}.log" && exit 1; }
 }
-export PKG_CONFIG_PATH="$prefix/lib/pkgconfig"
-# Compressions in libraries of their own stay out, except zlib and JPEG.
-build "$(echo "$prefix"/src/tiff-*/)" -Dlzma=OFF -Dzstd=OFF -Dwebp=OFF -Djbig=OFF -Dlerc=OFF \
-    -Dlibdeflate=OFF -Dcxx=OFF -Dtiff-tools=OFF -Dtiff-tests=OFF -Dtiff-contrib=OFF -Dtiff-docs=OFF
-build "$(echo "$prefix"/src/libde265-*/)" -DENABLE_SDL=OFF -DENABLE_ENCODER=OFF -DENABLE_DECODER=OFF
-build "$(echo "$prefix"/src/libheif-*/)" -DWITH_EXAMPLES=OFF -DWITH_X265=OFF -DWITH_AOM_DECODER=ON \
-    -DWITH_AOM_ENCODER=OFF -DWITH_RAV1E=OFF -DWITH_SvtEnc=OFF -DWITH_DAV1D=OFF \
-    -DENABLE_PLUGIN_LOADING=OFF -DWITH_LIBDE265=ON -DWITH_GDK_PIXBUF=OFF -DBUILD_TESTING=OFF
+# The compressions of Debian's libtiff, except those that photosearch does not read.
+build tiff -Djbig=OFF -Dlerc=OFF -Dcxx=OFF -Dtiff-tools=OFF -Dtiff-tests=OFF -Dtiff-contrib=OFF \
+    -Dtiff-docs=OFF
+build libde265 -DENABLE_SDL=OFF -DENABLE_ENCODER=OFF -DENABLE_DECODER=OFF
+build aom -DCONFIG_AV1_ENCODER=0 -DENABLE_DOCS=0 -DENABLE_EXAMPLES=0 -DENABLE_TESTS=0 \
+    -DENABLE_TESTDATA=0 -DENABLE_TOOLS=0
+# With dav1d, which Debian's has too, libheif might choose that.
+build libheif -DENABLE_PLUGIN_LOADING=OFF -DWITH_LIBDE265=ON -DWITH_AOM_DECODER=ON \
+    -DWITH_AOM_ENCODER=OFF -DWITH_DAV1D=OFF -DWITH_X265=OFF -DWITH_RAV1E=OFF -DWITH_SvtEnc=OFF \
+    -DWITH_EXAMPLES=OFF -DWITH_GDK_PIXBUF=OFF -DBUILD_TESTING=OFF
 
-# What static libraries need stands behind them.
-sed -i 's/^Libs: .*/Libs: -L${libdir} -ltiff -ljpeg -lz -lm/' "$prefix/lib/pkgconfig/libtiff-4.pc"
-sed -i 's/^Libs: .*/Libs: -L${libdir} -lde265 -lstdc++ -lpthread -lm/' "$prefix/lib/pkgconfig/libde265.pc"
-sed -i 's/^Libs: .*/Libs: -L${libdir} -lheif -lde265 -laom -lstdc++ -lpthread -lm/' \
-    "$prefix/lib/pkgconfig/libheif.pc"
+# What static libraries need stands behind them. libjpeg is the one of turbojpeg-sys, whose interface
+# is that of libjpeg-dev.
+libs() {
+    sed -i "s/^Libs: .*/Libs: -L\${libdir} $2/" "$prefix/lib/pkgconfig/$1.pc"
+}
+libs libtiff-4 "-ltiff -lwebp -lzstd -llzma -ldeflate -lz -lm"
+libs libde265 "-lde265 -lstdc++ -lm"
+libs libheif "-lheif -lde265 -laom -lstdc++ -lpthread -lm"
+# Cargo does not see that libraries have changed.
+rm -rf target/*/release/build/photosearch-image-* target/*/release/.fingerprint/photosearch-*

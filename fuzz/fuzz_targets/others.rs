@@ -1,7 +1,9 @@
 #![no_main]
 
 mod body;
+mod heap;
 
+// PNG, GIF, BMP, WebP.
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::decode(bytes, |bytes| {
     matches!(bytes.first(), Some(0x89 | b'G' | b'B' | b'R'))
 }));
