@@ -25,6 +25,10 @@ struct photosearch_tiff {
     int reading;
     /* Whether the failure is about an entry of the directory that pixels depend on. */
     int about_pixels;
+    /* ExtraSamples has fewer kinds than there are samples; libtiff makes up the rest. */
+    int kinds_made_up;
+    /* StripByteCounts contradicts the size of the picture; libtiff computes it. */
+    int lengths_made_up;
 };
 
 /*
@@ -50,6 +54,8 @@ struct photosearch_tiff_header {
     /* ReferenceBlackWhite and YCbCrCoefficients, where the picture is in YCbCr. */
     float black_white[6], luma[3];
     uint16_t tiled, separate;
+    /* The lengths of the strips are not the file's, as those contradict its size. */
+    uint16_t lengths_made_up;
     uint16_t compression, predictor, photometric, ink_set, orientation;
     uint16_t samples, bits, sample_format;
     /* Kind of each sample beyond the colours, and how many of those kinds are stated. */
@@ -87,9 +93,11 @@ static void fail_with(struct photosearch_tiff *file, int warning, const char *fo
     if (warning && !file->reading && !file->about_pixels)
         return; /* unknown entries, types that are not the usual ones */
     /* libtiff has no codes. */
-    if (strstr(message, "Cannot handle different values per-sample"))
-        kind = PHOTOSEARCH_UNSUPPORTED;
-    else if (strstr(message, "limit defined in open options"))
+    if (strstr(message, "Cannot handle different values per")) {
+        fail(file, PHOTOSEARCH_UNSUPPORTED, "samples that differ in their bits or in their format");
+        return;
+    }
+    if (strstr(message, "limit defined in open options"))
         kind = PHOTOSEARCH_TOO_MUCH_MEMORY;
     fail(file, kind, message);
 }
@@ -109,9 +117,22 @@ static int warned(TIFF *tiff, void *user_data, const char *module, const char *f
     struct photosearch_tiff *file = user_data;
     (void)tiff;
     (void)module;
-    /* An early version of the compression, which is decoded as well. */
-    if (strncmp(format, "Old-style LZW codes", 19) == 0)
-        return 1;
+    /*
+     * Pixels are whole: an early version of the compression; a coding that is unusual in TIFF; rows
+     * below the picture in its last strip.
+     */
+    static const char *const harmless[] = {
+        "Old-style LZW codes",
+        "The JPEG strip/tile is encoded with progressive mode",
+        "JPEG strip size exceeds expected dimensions",
+    };
+    for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
+        if (strncmp(format, harmless[i], strlen(harmless[i])) == 0)
+            return 1;
+    if (strstr(format, "and ExtraSamples doesn't match"))
+        file->kinds_made_up = 1;
+    if (strstr(format, "\"StripByteCounts\" field, ignoring"))
+        file->lengths_made_up = 1;
     fail_with(file, 1, format, arguments);
     return 1;
 }
@@ -244,6 +265,8 @@ int photosearch_tiff_read_header(struct photosearch_tiff *file,
     if (!TIFFGetField(tiff, TIFFTAG_PREDICTOR, &header->predictor))
         header->predictor = PREDICTOR_NONE;
     if (TIFFGetField(tiff, TIFFTAG_EXTRASAMPLES, &extra_count, &extra) && extra != NULL) {
+        if (file->kinds_made_up)
+            fail(file, PHOTOSEARCH_DAMAGED, "it does not say of all samples what they are");
         header->extra_count = extra_count;
         for (uint16_t i = 0; i < extra_count && i < 8; i++)
             header->extra_kinds[i] = extra[i];
@@ -255,10 +278,11 @@ int photosearch_tiff_read_header(struct photosearch_tiff *file,
             memcpy(header->luma, values, sizeof header->luma);
         if (TIFFGetFieldDefaulted(tiff, TIFFTAG_REFERENCEBLACKWHITE, &values) && values != NULL)
             memcpy(header->black_white, values, sizeof header->black_white);
-        /* The JPEG decoder then returns RGB. */
-        if (header->compression == COMPRESSION_JPEG)
+        /* The JPEG decoder then returns RGB, except of planes that are each a JPEG of their own. */
+        if (header->compression == COMPRESSION_JPEG && !header->separate)
             TIFFSetField(tiff, TIFFTAG_JPEGCOLORMODE, JPEGCOLORMODE_RGB);
     }
+    header->lengths_made_up = file->lengths_made_up != 0;
     header->tiled = TIFFIsTiled(tiff) != 0;
     if (header->tiled) {
         TIFFGetField(tiff, TIFFTAG_TILEWIDTH, &header->chunk_width);
@@ -294,10 +318,11 @@ int photosearch_tiff_read_palette(struct photosearch_tiff *file, uint16_t bits, 
 
 /*
  * Decodes the chunk `index`, which has `rows` rows (a tile all of its own), into `to`. Returns 1, or
- * 0 where it failed or the chunk is not of `length` bytes.
+ * 0 where it failed or the chunk is not of `length` bytes; where `exact`, also if it is not stored in
+ * as many.
  */
 int photosearch_tiff_read_chunk(struct photosearch_tiff *file, uint32_t index, uint32_t rows,
-                                uint8_t *to, uint64_t length)
+                                int exact, uint8_t *to, uint64_t length)
 {
     TIFF *tiff = file->tiff;
     int tiled = TIFFIsTiled(tiff);
@@ -305,10 +330,16 @@ int photosearch_tiff_read_chunk(struct photosearch_tiff *file, uint32_t index, u
     /* libtiff takes a place that the directory lacks for 0, where the file's header is. */
     if (TIFFGetStrileOffset(tiff, index) == 0)
         fail(file, PHOTOSEARCH_DAMAGED, "strips or tiles of the picture are missing");
-    /* Of data that are not compressed, libtiff reads as many as it needs, whatever the file states. */
+    /*
+     * Of data that are not compressed, libtiff reads as many as it needs, whatever the file states.
+     * Some programs state 0.
+     */
     uint16_t compression = COMPRESSION_NONE;
     TIFFGetField(tiff, TIFFTAG_COMPRESSION, &compression);
-    if (compression == COMPRESSION_NONE && TIFFGetStrileByteCount(tiff, index) < length)
+    uint64_t stored = TIFFGetStrileByteCount(tiff, index);
+    if (exact && stored != length)
+        fail(file, PHOTOSEARCH_DAMAGED, "its directory does not state the compression");
+    if (compression == COMPRESSION_NONE && stored > 0 && stored < length)
         fail(file, PHOTOSEARCH_DAMAGED, "strips or tiles of the picture are too short");
     uint64_t expected = tiled ? TIFFTileSize64(tiff) : TIFFVStripSize64(tiff, rows);
     if (expected == length && file->failure.kind == PHOTOSEARCH_OK) {

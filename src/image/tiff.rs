@@ -1,6 +1,8 @@
 //! TIFF by libtiff: the first picture of the file. `tiff.c` has strips and tiles decoded,
-//! `tiff/samples.rs` unpacks their samples, `tiff/meaning.rs` knows what those show.
+//! `tiff/samples.rs` unpacks their samples, `tiff/meaning.rs` and `tiff/colour.rs` know what those
+//! show.
 
+mod colour;
 mod directory;
 mod meaning;
 mod samples;
@@ -20,6 +22,11 @@ use meaning::Meaning;
 use samples::Packing;
 
 const FORMAT: &str = "TIFF";
+/// Values of the tag PhotometricInterpretation.
+const PALETTE: u16 = 3;
+const YCBCR: u16 = 6;
+/// Of the tag Compression.
+const JPEG: u16 = 7;
 
 /// `struct photosearch_tiff` in `tiff.c`.
 #[repr(C)]
@@ -39,6 +46,7 @@ struct Header {
     luma: [f32; 3],
     tiled: u16,
     separate: u16,
+    lengths_made_up: u16,
     compression: u16,
     predictor: u16,
     photometric: u16,
@@ -70,6 +78,7 @@ unsafe extern "C" {
         file: *mut File,
         index: u32,
         rows: u32,
+        exact: c_int,
         to: *mut u8,
         length: u64,
     ) -> c_int;
@@ -79,6 +88,8 @@ unsafe extern "C" {
 pub(super) struct Tiff<'a> {
     file: NonNull<File>,
     header: Header,
+    /// Chunks are stored in as many bytes as they have.
+    exact: bool,
     packing: Packing,
     meaning: Meaning,
     /// Of the file, in bytes.
@@ -99,9 +110,11 @@ impl Drop for Open {
 
 impl<'a> Tiff<'a> {
     pub fn open(bytes: &'a [u8], limits: &Limits) -> Result<Self, ImageError> {
-        directory::check(bytes, limits)?;
+        let directory = directory::check(bytes, limits)?;
+        // libtiff takes 0 for no limit.
+        let memory = limits.max_memory.saturating_sub(limits.held).max(1);
         // SAFETY: the bytes outlive the file, by this type's lifetime.
-        let file = unsafe { photosearch_tiff_new(bytes.as_ptr(), bytes.len(), limits.max_memory) };
+        let file = unsafe { photosearch_tiff_new(bytes.as_ptr(), bytes.len(), memory) };
         let file = Open(NonNull::new(file).ok_or(ImageError::OutOfMemory {
             width: 0,
             height: 0,
@@ -122,10 +135,11 @@ impl<'a> Tiff<'a> {
         // SAFETY: the file is open; the header is ours.
         check(unsafe { photosearch_tiff_read_header(pointer, &mut header) })?;
         check_size(header.width, header.height)?;
+        let exact = directory.check_header(&header)?;
 
         check_compression(&header)?;
         let mut meaning = Meaning::of(&header)?;
-        if let Meaning::Palette(colours) = &mut meaning {
+        if let Meaning::Palette { colours, .. } = &mut meaning {
             let [red, green, blue] = colours.as_mut();
             // SAFETY: the file is open; the arrays hold 2^8 entries, and `Meaning::of` has refused
             // more bits.
@@ -148,6 +162,7 @@ impl<'a> Tiff<'a> {
         Ok(Tiff {
             file,
             header,
+            exact,
             packing,
             meaning,
             length: bytes.len(),
@@ -166,7 +181,14 @@ impl<'a> Tiff<'a> {
         let file = self.file.as_ptr();
         // SAFETY: the file is open; at most `to.len()` bytes are written to `to`.
         let read = unsafe {
-            photosearch_tiff_read_chunk(file, index, rows, to.as_mut_ptr(), to.len() as u64)
+            photosearch_tiff_read_chunk(
+                file,
+                index,
+                rows,
+                self.exact.into(),
+                to.as_mut_ptr(),
+                to.len() as u64,
+            )
         };
         if read == 0 {
             // SAFETY: the failure is a part of the file, and nothing changes it meanwhile.
@@ -204,15 +226,15 @@ impl Source for Tiff<'_> {
             ..
         } = self.header;
         // libtiff copies a chunk's encoded bytes out of the file, and its codecs have windows.
+        let chunk_bytes = self.packing.chunk_bytes(chunk_width, chunk_height);
         let window = match self.header.compression {
-            // What libtiff allows a progressive JPEG.
-            7 => 100 << 20,
+            // All coefficients, where there are several scans: libtiff sets no limit of its own.
+            JPEG => chunk_bytes.saturating_mul(2).saturating_add(1 << 20),
             // libzstd's own limit, and xz's largest preset.
             34_925 | 50_000 => 129 << 20,
             _ => 1 << 20,
         };
-        work.take(2 * self.length as u64 + window)?;
-        let chunk_bytes = self.packing.chunk_bytes(chunk_width, chunk_height);
+        work.take(window.saturating_add(2 * self.length as u64))?;
         let mut chunks = Vec::new();
         for _ in 0..self.packing.planes() {
             chunks.push(work.bytes(chunk_bytes)?);
@@ -272,16 +294,20 @@ fn check_compression(header: &Header) -> Result<(), ImageError> {
         2 | 3 | 4 | 32_771 => "fax",
         5 => "LZW",
         6 => return refuse("JPEG in its old style"),
-        7 => "JPEG",
+        JPEG => "JPEG",
         8 | 32_946 => "Deflate",
         32_773 => "PackBits",
         34_925 => "LZMA",
         50_000 => "ZSTD",
         // libtiff does not compare the size of such a picture with that of its strip.
         50_001 => return refuse("WebP"),
+        32_766 => return refuse("NeXT"),
+        32_809 => return refuse("ThunderScan"),
+        32_908 | 32_909 => return refuse("Pixar"),
         34_661 => return refuse("JBIG"),
         34_676 | 34_677 => return refuse("SGILog"),
         33_003 | 33_005 | 34_712 => return refuse("JPEG 2000"),
+        34_713 => return refuse("Nikon NEF"),
         34_887 => return refuse("LERC"),
         34_892 => return refuse("JPEG, lossy, of a camera's raw samples"),
         34_933 => return refuse("PNG"),
@@ -300,10 +326,6 @@ fn check_compression(header: &Header) -> Result<(), ImageError> {
     }
     if name == "JPEG" && header.bits != 8 {
         return Err(unsupported(&format!("JPEG of {} bits", header.bits)));
-    }
-    if name == "JPEG" && header.photometric == 6 && header.separate != 0 {
-        // libtiff makes RGB of YCbCr only where they lie together.
-        return Err(unsupported("YCbCr as JPEG in separate planes"));
     }
     if header.predictor > 1 && !matches!(header.bits, 8 | 16 | 32) {
         return Err(unsupported(&format!(

@@ -1,22 +1,38 @@
 //! The first directory of a TIFF, before libtiff reads it. libtiff copies what each entry points at,
-//! so a file whose entries all point at the same bytes would take memory out of proportion.
+//! so a file whose entries all point at the same bytes would take memory out of proportion. And it
+//! changes what a directory says where entries are missing or contradict each other.
 
 use crate::{ImageError, Limits};
 
-use super::malformed;
+use super::{Header, PALETTE, malformed};
 
 /// What libtiff makes of a byte of the directory at most: a place of 8 bytes, and the byte itself.
 const GROWTH: u64 = 9;
 /// Bytes that the entries of a sound file share at most: a resolution, a palette.
 const SHARED: u64 = 64 << 10;
 
+/// What a directory states, as it stands in the file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Directory {
+    /// Bytes of all values.
+    length: u64,
+    palette: bool,
+    /// A compression, none included.
+    compression: bool,
+    /// Strips that have a place.
+    strips: u64,
+    /// Rows of a strip.
+    rows: Option<u64>,
+}
+
 /// Refuses a directory whose entries are longer than the file or the memory.
 ///
 /// Source: TIFF 6.0, section 2, and the BigTIFF specification.
-pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<(), ImageError> {
-    let Some(length) = values_length(bytes) else {
+pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<Directory, ImageError> {
+    let Some(directory) = read(bytes) else {
         return Err(malformed(crate::intact::CUT_SHORT));
     };
+    let length = directory.length;
     if length > bytes.len() as u64 + SHARED {
         return Err(malformed("its directory is longer than the file"));
     }
@@ -29,11 +45,41 @@ pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<(), ImageError> {
             limit,
         });
     }
-    Ok(())
+    Ok(directory)
 }
 
-/// Bytes of all values of the directory; `None` where it is cut short.
-fn values_length(bytes: &[u8]) -> Option<u64> {
+impl Directory {
+    /// Refuses a directory of which libtiff has changed what pixels depend on: `header` is what it
+    /// makes of it.
+    ///
+    /// Returns whether chunks have to be stored in as many bytes as they have pixels for: where no
+    /// compression is stated, its entry is more likely damaged than that there is none.
+    pub fn check_header(&self, header: &Header) -> Result<bool, ImageError> {
+        if self.palette && header.photometric != PALETTE {
+            // libtiff makes levels of grey of indices without a palette.
+            return Err(malformed("its palette is missing"));
+        }
+        let planes = if header.separate != 0 {
+            u64::from(header.samples)
+        } else {
+            1
+        };
+        let height = u64::from(header.height).max(1);
+        let rows = self.rows.unwrap_or(height).clamp(1, height);
+        if header.tiled == 0 && self.strips > height.div_ceil(rows) * planes {
+            // Which of them are the picture is anybody's guess: libtiff takes the first, Pillow the
+            // last.
+            return Err(malformed("it has more strips than its height takes"));
+        }
+        if !self.compression && header.lengths_made_up != 0 {
+            return Err(malformed("its directory does not state the compression"));
+        }
+        Ok(!self.compression)
+    }
+}
+
+/// `None` where the directory is cut short.
+fn read(bytes: &[u8]) -> Option<Directory> {
     let little = bytes.starts_with(b"I");
     let number = |at: u64, width: usize| -> Option<u64> {
         let field = bytes.get(usize::try_from(at).ok()?..)?.get(..width)?;
@@ -46,11 +92,11 @@ fn values_length(bytes: &[u8]) -> Option<u64> {
     };
     let big = number(2, 2)? == 43;
     let (place, count_width, entry, value_width) = if big { (8, 8, 20, 8) } else { (4, 2, 12, 4) };
-    let directory = number(place, value_width)?;
-    let entries = number(directory, count_width)?;
-    let mut length = 0_u64;
+    let start = number(place, value_width)?;
+    let entries = number(start, count_width)?;
+    let mut directory = Directory::default();
     for index in 0..entries {
-        let at = directory
+        let at = start
             .checked_add(count_width as u64)?
             .checked_add(index.checked_mul(entry)?)?;
         let size = match number(at.checked_add(2)?, 2)? {
@@ -62,9 +108,18 @@ fn values_length(bytes: &[u8]) -> Option<u64> {
             _ => 0,
         };
         let count = number(at.checked_add(4)?, value_width)?;
-        length = length.saturating_add(count.saturating_mul(size));
+        let length = count.saturating_mul(size as u64);
+        directory.length = directory.length.saturating_add(length);
+        let value = || number(at + 4 + value_width as u64, size.min(value_width));
+        match number(at, 2)? {
+            259 => directory.compression = true,
+            262 => directory.palette |= value()? == u64::from(PALETTE),
+            273 => directory.strips = count,
+            278 => directory.rows = Some(value()?),
+            _ => {}
+        }
     }
-    Some(length)
+    Some(directory)
 }
 
 #[cfg(test)]
@@ -104,25 +159,29 @@ mod tests {
         file
     }
 
+    fn length(file: &[u8]) -> Option<u64> {
+        read(file).map(|directory| directory.length)
+    }
+
     #[test]
     fn values_are_added_up() {
         for little in [false, true] {
             let file = file(little, &[(1, 3), (3, 5), (4, 7), (5, 2), (99, 1000)]);
-            assert_eq!(values_length(&file), Some(3 + 10 + 28 + 16));
+            assert_eq!(length(&file), Some(3 + 10 + 28 + 16));
             for length in 0..file.len() {
-                let cut = values_length(&file[..length]);
+                let cut = read(&file[..length]);
                 assert!(cut.is_none() || length > file.len() - 12, "{length}");
             }
         }
         let mut big = b"II\x2b\0\x08\0\0\0\x10\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec();
         big.extend([0, 1, 16, 0, 3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(values_length(&big), Some(8 * (3 + (1 << 56))));
+        assert_eq!(length(&big), Some(8 * (3 + (1 << 56))));
     }
 
     #[test]
     fn entries_that_share_bytes_are_refused() {
         let limits = Limits::default();
-        assert_eq!(check(&file(true, &[(5, 1); 700]), &limits), Ok(()));
+        assert!(check(&file(true, &[(5, 1); 700]), &limits).is_ok());
         let shared = file(true, &[(1, 1 << 20); 700]);
         assert!(matches!(
             check(&shared, &limits),
@@ -134,5 +193,45 @@ mod tests {
         };
         let large = check(&file(true, &[(1, 5_000)]), &little);
         assert!(matches!(large, Err(ImageError::TooMuchMemory { .. })));
+    }
+
+    #[test]
+    fn what_libtiff_changes() {
+        let mut classic = b"II*\0\x08\0\0\0\x03\0".to_vec();
+        classic.extend(b"\x06\x01\x03\0\x01\0\0\0\x03\0\0\0");
+        classic.extend(b"\x11\x01\x04\0\x05\0\0\0\x08\0\0\0");
+        classic.extend(b"\x16\x01\x03\0\x01\0\0\0\x02\0\xff\xff");
+        let directory = read(&classic).unwrap();
+        let expected = Directory {
+            length: 2 + 20 + 2,
+            palette: true,
+            compression: false,
+            strips: 5,
+            rows: Some(2),
+        };
+        assert_eq!(directory, expected);
+
+        let header = Header {
+            height: 9,
+            photometric: PALETTE,
+            ..Header::default()
+        };
+        assert_eq!(directory.check_header(&header), Ok(true));
+        for contradiction in [
+            Header {
+                photometric: 1,
+                ..header
+            },
+            Header {
+                height: 8,
+                ..header
+            },
+            Header {
+                lengths_made_up: 1,
+                ..header
+            },
+        ] {
+            assert!(directory.check_header(&contradiction).is_err());
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! What the samples of a TIFF mean (TIFF 6.0): which of them are colours and alpha, and which RGB they
 //! show.
 
-use super::{Header, malformed, unsupported};
+use super::colour::{Chroma, of_lab};
+use super::{Header, JPEG, PALETTE, YCBCR, malformed, unsupported};
 use crate::{ImageError, rgb};
 
 /// What the samples of a pixel show.
@@ -20,8 +21,12 @@ pub(super) enum Meaning {
         most: u32,
         alpha: Option<Alpha>,
     },
-    /// Red, green and blue by index.
-    Palette(Box<[[u16; 256]; 3]>),
+    Palette {
+        /// Red, green and blue by index.
+        colours: Box<[[u16; 256]; 3]>,
+        most: u32,
+        alpha: Option<Alpha>,
+    },
     YCbCr(Box<Chroma>),
     /// Lightness, and a and b around 0, as CIE 1976 L*a*b* under D50.
     Lab,
@@ -32,6 +37,11 @@ pub(super) enum Alpha {
     Straight,
     /// Colours are multiplied by it.
     Premultiplied,
+}
+
+/// Whether samples are decoded as YCbCr: the JPEG decoder returns RGB, except in planes.
+pub(super) fn is_ycbcr(header: &Header) -> bool {
+    header.photometric == YCBCR && (header.compression != JPEG || header.separate != 0)
 }
 
 /// Colours of a pixel.
@@ -54,6 +64,13 @@ pub(super) fn colours(header: &Header) -> Result<u32, ImageError> {
                 header.photometric
             )));
         }
+        32_844 | 32_845 => {
+            return Err(unsupported(&format!(
+                "logarithms of luminance (photometric {})",
+                header.photometric
+            )));
+        }
+        51_177 => return Err(unsupported("a map of depths (photometric 51177)")),
         other => return Err(unsupported(&format!("photometric {other}"))),
     };
     if u32::from(header.samples) < colours {
@@ -63,25 +80,37 @@ pub(super) fn colours(header: &Header) -> Result<u32, ImageError> {
 }
 
 /// Which sample is alpha, and how colours relate to it.
-pub(super) fn alpha(header: &Header, colours: u32) -> Option<(u32, Alpha)> {
-    let stated = header.extra_kinds.iter().take(header.extra_count.into());
-    let found = stated
-        .zip(colours..)
-        .find_map(|(kind, channel)| match kind {
-            1 => Some((channel, Alpha::Premultiplied)),
-            2 => Some((channel, Alpha::Straight)),
-            // Kind 0 is no alpha: Photoshop saves selections so.
-            _ => None,
-        });
-    match found {
-        Some((channel, _)) if channel >= u32::from(header.samples) => None,
-        Some(found) if matches!(header.photometric, 0 | 1 | 2 | 5) => Some(found),
-        Some(_) => None,
+pub(super) fn alpha(header: &Header, colours: u32) -> Result<Option<(u32, Alpha)>, ImageError> {
+    let extra = u32::from(header.samples).saturating_sub(colours);
+    let stated = u32::from(header.extra_count);
+    if stated == 0 && header.photometric == 2 && extra == 1 {
         // As in Pillow: writers that forget to state the kind mean alpha.
-        None if header.extra_count == 0 && header.photometric == 2 && header.samples == 4 => {
-            Some((colours, Alpha::Straight))
+        return Ok(Some((colours, Alpha::Straight)));
+    }
+    if stated > extra {
+        return Err(malformed("it states more samples than it has"));
+    }
+    if stated < extra {
+        return Err(unsupported(
+            "samples of which it does not say what they are",
+        ));
+    }
+    let kinds = header.extra_kinds.iter().take(stated as usize);
+    let found = kinds.zip(colours..).find_map(|(kind, channel)| match kind {
+        1 => Some((channel, Alpha::Premultiplied)),
+        2 => Some((channel, Alpha::Straight)),
+        // Kind 0 is no alpha: Photoshop saves selections so.
+        _ => None,
+    });
+    match found {
+        Some((_, Alpha::Straight)) if !matches!(header.photometric, 0 | 1 | 2 | 3 | 5) => {
+            Err(unsupported("alpha of YCbCr or CIELab"))
         }
-        None => None,
+        // Of inks, and where 0 is white, programs disagree about what was multiplied.
+        Some((_, Alpha::Premultiplied)) if !matches!(header.photometric, 1 | 2) => Err(
+            unsupported("premultiplied alpha of inks, palettes, YCbCr or CIELab"),
+        ),
+        found => Ok(found),
     }
 }
 
@@ -101,20 +130,26 @@ impl Meaning {
         }
         let most = u32::MAX >> (32 - bits);
         let colours = colours(header)?;
-        let alpha = alpha(header, colours).map(|(_, alpha)| alpha);
+        let alpha = alpha(header, colours)?.map(|(_, alpha)| alpha);
         Ok(match header.photometric {
             0 | 1 => Meaning::Grey {
                 most,
                 white_is_zero: header.photometric == 0,
                 alpha,
             },
-            3 if bits > 8 => return Err(unsupported(&format!("a palette of {bits} bits"))),
-            3 => Meaning::Palette(Box::new([[0; 256]; 3])),
+            PALETTE if bits > 8 => {
+                return Err(unsupported(&format!("a palette of {bits} bits")));
+            }
+            PALETTE => Meaning::Palette {
+                colours: Box::new([[0; 256]; 3]),
+                most,
+                alpha,
+            },
             5 => Meaning::Cmyk { most, alpha },
-            6 | 8 if bits != 8 => {
+            YCBCR | 8 if bits != 8 => {
                 return Err(unsupported(&format!("YCbCr or CIELab of {bits} bits")));
             }
-            6 if header.compression != 7 => {
+            _ if is_ycbcr(header) => {
                 Meaning::YCbCr(Box::new(Chroma::new(&header.luma, &header.black_white)?))
             }
             8 => Meaning::Lab,
@@ -125,7 +160,7 @@ impl Meaning {
     /// From 16 bits to 8: by the high byte, as writers multiply by 256 or by 257. Some wrote 8 bits
     /// in the first place.
     pub fn scale_palette(&mut self) {
-        if let Meaning::Palette(colours) = self
+        if let Meaning::Palette { colours, .. } = self
             && colours.as_flattened().iter().any(|&level| level > 255)
         {
             for level in colours.as_flattened_mut() {
@@ -190,10 +225,25 @@ impl Meaning {
                     *to = alpha.on_white(rgb::of_cmyk([c, m, y, k]), a);
                 }
             }
-            Meaning::Palette(colours) => {
-                for (to, &index) in to.iter_mut().zip(row) {
-                    // `scale_palette` has made bytes of them.
-                    *to = [0, 1, 2].map(|c: usize| colours[c][index as usize & 255] as u8);
+            Meaning::Palette {
+                colours,
+                most,
+                alpha,
+            } => {
+                // `scale_palette` has made bytes of them.
+                let shown =
+                    |index: u32| [0, 1, 2].map(|c: usize| colours[c][index as usize & 255] as u8);
+                match alpha {
+                    None => {
+                        for (to, &index) in to.iter_mut().zip(row) {
+                            *to = shown(index);
+                        }
+                    }
+                    Some(alpha) => {
+                        for (to, &[index, a]) in to.iter_mut().zip(row.as_chunks().0) {
+                            *to = alpha.on_white(shown(index), rgb::scale(a, *most));
+                        }
+                    }
                 }
             }
             Meaning::YCbCr(chroma) => {
@@ -217,76 +267,4 @@ impl Alpha {
             Alpha::Premultiplied => colour.map(|level| level.saturating_add(255 - alpha)),
         }
     }
-}
-
-/// From YCbCr to RGB (TIFF 6.0, section 21).
-#[derive(Debug, PartialEq)]
-pub(super) struct Chroma {
-    /// The levels of black and white, of Y, Cb and Cr.
-    range: [[f32; 2]; 3],
-    /// How much red, green and blue contribute to Y.
-    luma: [f32; 3],
-}
-
-impl Chroma {
-    fn new(luma: &[f32; 3], black_white: &[f32; 6]) -> Result<Self, ImageError> {
-        let &[y0, y1, b0, b1, r0, r1] = black_white;
-        let range = [[y0, y1], [b0, b1], [r0, r1]];
-        let sound = range.iter().all(|[black, white]| {
-            black.is_finite() && white.is_finite() && (white - black).abs() > 1e-6
-        });
-        if !sound || !luma.iter().all(|share| (0.0..=1.0).contains(share)) || luma[1] < 1e-6 {
-            return Err(malformed("its YCbCr has no scale"));
-        }
-        Ok(Chroma { range, luma: *luma })
-    }
-
-    fn to_rgb(&self, samples: [u32; 3]) -> [u8; 3] {
-        let code = |c: usize, middle: f32, span: f32| {
-            let [black, white] = self.range[c];
-            (samples[c] as f32 - middle - (black - middle)) * span / (white - black)
-        };
-        let (y, cb, cr) = (
-            code(0, 0.0, 255.0),
-            code(1, 128.0, 127.0),
-            code(2, 128.0, 127.0),
-        );
-        let [red, green, blue] = self.luma;
-        let r = y + (2.0 - 2.0 * red) * cr;
-        let b = y + (2.0 - 2.0 * blue) * cb;
-        let g = y - (red * (2.0 - 2.0 * red) * cr + blue * (2.0 - 2.0 * blue) * cb) / green;
-        // A cast of a float saturates.
-        [r, g, b].map(|level| level.round() as u8)
-    }
-}
-
-/// CIE 1976 L*a*b* under D50, as 8 bits: L of 0..=100 on the scale of 0..=255, a and b signed. To
-/// sRGB, adapted from D50 to D65 by Bradford's method. Source of the matrix: Lindbloom, "RGB/XYZ
-/// Matrices".
-pub(super) fn of_lab([l, a, b]: [u32; 3]) -> [u8; 3] {
-    let signed = |sample: u32| f32::from((sample as u8).cast_signed());
-    let fy = (l as f32 * 100.0 / 255.0 + 16.0) / 116.0;
-    let (fx, fz) = (fy + signed(a) / 500.0, fy - signed(b) / 200.0);
-    let linear = |f: f32| {
-        if f > 6.0 / 29.0 {
-            f * f * f
-        } else {
-            3.0 * (6.0_f32 / 29.0).powi(2) * (f - 4.0 / 29.0)
-        }
-    };
-    let (x, y, z) = (0.964_22 * linear(fx), linear(fy), 0.825_21 * linear(fz));
-    [
-        3.133_856 * x - 1.616_866_7 * y - 0.490_614_6 * z,
-        -0.978_768_4 * x + 1.916_141_5 * y + 0.033_454_0 * z,
-        0.071_945_3 * x - 0.228_991_4 * y + 1.405_242_7 * z,
-    ]
-    .map(|light| {
-        let light = light.clamp(0.0, 1.0);
-        let level = if light <= 0.003_130_8 {
-            12.92 * light
-        } else {
-            1.055 * light.powf(1.0 / 2.4) - 0.055
-        };
-        (level * 255.0).round() as u8
-    })
 }

@@ -1,6 +1,6 @@
 //! How the samples of a TIFF are packed into strips and tiles (TIFF 6.0).
 
-use super::meaning::{alpha, colours};
+use super::meaning::{alpha, colours, is_ycbcr};
 use super::{Header, malformed, unsupported};
 use crate::ImageError;
 
@@ -20,22 +20,20 @@ pub(super) struct Packing {
 
 impl Packing {
     pub fn of(header: &Header) -> Result<Self, ImageError> {
-        let shared = match header.photometric {
-            // The JPEG decoder returns RGB.
-            6 if header.compression != 7 => {
-                let shared = (header.chroma_across, header.chroma_down);
-                if !matches!(shared.0, 1 | 2 | 4) || !matches!(shared.1, 1 | 2 | 4) {
-                    return Err(malformed(
-                        "its chroma is shared by a strange number of pixels",
-                    ));
-                }
-                (shared.0.into(), shared.1.into())
+        let shared = if is_ycbcr(header) {
+            let shared = (header.chroma_across, header.chroma_down);
+            if !matches!(shared.0, 1 | 2 | 4) || !matches!(shared.1, 1 | 2 | 4) {
+                return Err(malformed(
+                    "its chroma is shared by a strange number of pixels",
+                ));
             }
-            _ => (1, 1),
+            (shared.0.into(), shared.1.into())
+        } else {
+            (1, 1)
         };
         let colours = colours(header)?;
         let mut channels: Vec<u32> = (0..colours).collect();
-        channels.extend(alpha(header, colours).map(|(channel, _)| channel));
+        channels.extend(alpha(header, colours)?.map(|(channel, _)| channel));
         if shared != (1, 1) && (header.separate != 0 || header.samples != 3) {
             return Err(unsupported("YCbCr with shared chroma in separate planes"));
         }

@@ -1,9 +1,10 @@
 //! From packed samples to RGB, with expectations computed by hand.
 
-use super::Header;
-use super::meaning::{Meaning, of_lab};
+use super::meaning::Meaning;
 use super::samples::Packing;
-use crate::ImageError;
+use super::{Header, JPEG, PALETTE, Source, Tiff, YCBCR};
+use crate::work::unbounded;
+use crate::{ImageError, Limits, RgbImage};
 
 fn header() -> Header {
     Header {
@@ -104,8 +105,12 @@ fn extra_samples_are_alpha_only_where_they_say_so() {
     let five: Vec<u8> = [[100, 60, 0, 7, 128]; 6].concat();
     assert_eq!(first(&rgb(5, &[0, 2]), &five), [177, 157, 127]);
     assert_eq!(first(&rgb(5, &[0, 0]), &five), [100, 60, 0]);
-    // More kinds than samples.
-    assert_eq!(first(&rgb(4, &[0, 2]), &four), [100, 60, 0]);
+    // Contradictions, and samples of no kind.
+    let refused = |header: &Header| Meaning::of(header).unwrap_err();
+    let malformed = refused(&rgb(4, &[0, 2]));
+    assert!(matches!(malformed, ImageError::Malformed { .. }));
+    let unsupported = refused(&rgb(5, &[]));
+    assert!(matches!(unsupported, ImageError::Unsupported { .. }));
 
     // In planes of their own, those behind alpha are not read.
     let separate = Header {
@@ -132,7 +137,7 @@ fn inks_and_palettes() {
             ..header()
         })
         .unwrap();
-        let Meaning::Palette(colours) = &mut meaning else {
+        let Meaning::Palette { colours, .. } = &mut meaning else {
             panic!("{meaning:?}")
         };
         colours[0][7] = level;
@@ -196,15 +201,6 @@ fn pixels_that_share_chroma() {
         })
         .is_err()
     );
-}
-
-#[test]
-fn lab() {
-    assert_eq!(of_lab([0, 0, 0]), [0, 0, 0]);
-    assert_eq!(of_lab([255, 0, 0]), [255, 255, 255]);
-    // Of L*a*b* (53.24, 80.09, 67.20) under D65, sRGB's red, adapted to D50: (54.29, 80.8, 69.9).
-    let [r, g, b] = of_lab([138, 81, 70]);
-    assert!(r >= 252 && g < 15 && b < 15, "{r} {g} {b}");
 }
 
 #[test]
@@ -284,4 +280,193 @@ fn what_is_not_read_is_named() {
         }),
         Err(ImageError::Malformed { .. })
     ));
+}
+
+#[test]
+fn alpha_of_palettes_and_of_inks() {
+    let header = Header {
+        photometric: PALETTE,
+        samples: 2,
+        extra_kinds: [2, 0, 0, 0, 0, 0, 0, 0],
+        extra_count: 1,
+        ..header()
+    };
+    let mut meaning = Meaning::of(&header).unwrap();
+    if let Meaning::Palette { colours, .. } = &mut meaning {
+        colours[0][7] = 51_400;
+    }
+    meaning.scale_palette();
+    let mut pixels = [[9; 3]; 2];
+    meaning.to_rgb(&[7, 255, 7, 128], &mut pixels);
+    assert_eq!(pixels, [[200, 0, 0], [227, 127, 127]]);
+
+    let premultiplied = Header {
+        extra_kinds: [1, 0, 0, 0, 0, 0, 0, 0],
+        ..header
+    };
+    for (photometric, samples) in [(0, 2), (PALETTE, 2), (5, 5)] {
+        let header = Header {
+            photometric,
+            samples,
+            ..premultiplied
+        };
+        let error = Meaning::of(&header).unwrap_err();
+        assert!(matches!(error, ImageError::Unsupported { .. }), "{error}");
+    }
+}
+
+/// The JPEG decoder converts to RGB where all samples are in one JPEG, not where each has its own.
+#[test]
+fn jpeg_in_planes_stays_ycbcr() {
+    let whole = Header {
+        photometric: YCBCR,
+        compression: JPEG,
+        samples: 3,
+        chroma_across: 1,
+        chroma_down: 1,
+        luma: [0.299, 0.587, 0.114],
+        black_white: [0.0, 255.0, 128.0, 255.0, 128.0, 255.0],
+        ..header()
+    };
+    let meaning = Meaning::of(&whole).unwrap();
+    assert!(matches!(meaning, Meaning::Rgb { .. }), "{meaning:?}");
+    let separate = Header {
+        separate: 1,
+        ..whole
+    };
+    let planes: Vec<Vec<u8>> = [76, 85, 255].map(|level| vec![level; 6]).into();
+    assert_eq!(shown(&separate, &planes, 0), [[254, 0, 0]; 3]);
+}
+
+/// Tiles whose size no memory has are told apart from small ones.
+#[test]
+fn sizes_beyond_all_bounds() {
+    let header = Header {
+        samples: u16::MAX,
+        extra_count: u16::MAX - 1,
+        bits: 32,
+        ..header()
+    };
+    let packing = Packing::of(&header).unwrap();
+    assert_eq!(packing.chunk_bytes(u32::MAX, u32::MAX), u64::MAX);
+}
+
+/// A little-endian file: its strips, then its directory. Values of a tag are all words, or all of 4
+/// bytes; places and lengths of the strips are added to the tags.
+fn file(tags: &[(u16, &[u32])], strips: &[&[u8]]) -> Vec<u8> {
+    let mut file = b"II*\0\0\0\0\0".to_vec();
+    let mut places = Vec::new();
+    for strip in strips {
+        places.push(file.len() as u32);
+        file.extend(*strip);
+        file.resize(file.len().next_multiple_of(2), 0);
+    }
+    let lengths: Vec<u32> = strips.iter().map(|strip| strip.len() as u32).collect();
+    let mut tags = tags.to_vec();
+    for own in [(273, &places[..]), (279, &lengths[..])] {
+        if tags.iter().all(|(tag, _)| *tag != own.0) {
+            tags.push(own);
+        }
+    }
+    tags.sort();
+    let mut directory = (tags.len() as u16).to_le_bytes().to_vec();
+    for (tag, values) in tags {
+        let wide = matches!(tag, 273 | 278 | 279);
+        let values_bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes()[..if wide { 4 } else { 2 }].to_vec())
+            .collect();
+        directory.extend(tag.to_le_bytes());
+        directory.extend(if wide { 4_u16 } else { 3 }.to_le_bytes());
+        directory.extend((values.len() as u32).to_le_bytes());
+        if values_bytes.len() > 4 {
+            directory.extend((file.len() as u32).to_le_bytes());
+            file.extend(&values_bytes);
+            file.resize(file.len().next_multiple_of(2), 0);
+        } else {
+            let mut inline = values_bytes;
+            inline.resize(4, 0);
+            directory.extend(inline);
+        }
+    }
+    let place = (file.len() as u32).to_le_bytes();
+    file[4..8].copy_from_slice(&place);
+    file.extend(directory);
+    file.extend([0; 4]);
+    file
+}
+
+fn decoded(file: &[u8]) -> Result<RgbImage, ImageError> {
+    let tiff = Tiff::open(file, &Limits::default())?;
+    unbounded(|work| Box::new(tiff).decode(work))
+}
+
+/// Tags of a grey picture of 2 × 2 pixels, but for some.
+fn grey<'a>(without: &[u16], with: &[(u16, &'a [u32])]) -> Vec<(u16, &'a [u32])> {
+    let mut tags: Vec<(u16, &[u32])> = vec![
+        (256, &[2]),
+        (257, &[2]),
+        (258, &[8]),
+        (259, &[1]),
+        (262, &[1]),
+        (277, &[1]),
+        (278, &[1]),
+    ];
+    tags.retain(|(tag, _)| !without.contains(tag) && with.iter().all(|(other, _)| tag != other));
+    tags.extend(with);
+    tags
+}
+
+#[test]
+fn whole_files() {
+    let strips: &[&[u8]] = &[&[0, 100], &[200, 255]];
+    let image = decoded(&file(&grey(&[], &[]), strips)).unwrap();
+    assert_eq!((image.width(), image.height()), (2, 2));
+    let levels = [[0; 3], [100; 3], [200; 3], [255; 3]];
+    assert_eq!(image.pixels(), levels.as_flattened());
+    // Unknown tags do no harm, nor does an orientation that is none.
+    let image = decoded(&file(&grey(&[], &[(274, &[9]), (60_000, &[1])]), strips));
+    assert_eq!(image.unwrap().pixels(), levels.as_flattened());
+    // No compression stated, and lengths that fit.
+    let image = decoded(&file(&grey(&[259], &[]), strips));
+    assert_eq!(image.unwrap().pixels(), levels.as_flattened());
+}
+
+#[test]
+fn directories_that_contradict_their_pixels() {
+    let strips: &[&[u8]] = &[&[0, 100], &[200, 255]];
+    let long: &[&[u8]] = &[&[0, 100, 1], &[200, 255, 1]];
+    let files = [
+        ("no palette", file(&grey(&[], &[(262, &[3])]), strips)),
+        (
+            "a palette of 2 entries",
+            file(&grey(&[], &[(262, &[3]), (320, &[1; 6])]), strips),
+        ),
+        ("no place", file(&grey(&[], &[(273, &[0, 0])]), strips)),
+        ("too few places", file(&grey(&[], &[(273, &[8])]), strips)),
+        ("more strips", file(&grey(&[278], &[]), strips)),
+        ("short strips", file(&grey(&[], &[(279, &[1, 1])]), strips)),
+        ("no compression", file(&grey(&[259], &[]), long)),
+        ("a kind too many", file(&grey(&[], &[(338, &[0])]), strips)),
+        ("a bit order", file(&grey(&[], &[(266, &[7])]), strips)),
+    ];
+    for (what, file) in files {
+        let error = decoded(&file).unwrap_err();
+        assert!(
+            matches!(error, ImageError::Malformed { .. }),
+            "{what}: {error}"
+        );
+    }
+    let unsupported = [
+        file(
+            &grey(&[], &[(258, &[5, 6, 5]), (277, &[3]), (262, &[2])]),
+            strips,
+        ),
+        file(&grey(&[], &[(277, &[3])]), strips),
+        file(&grey(&[], &[(259, &[34_712])]), strips),
+    ];
+    for file in unsupported {
+        let error = decoded(&file).unwrap_err();
+        assert!(matches!(error, ImageError::Unsupported { .. }), "{error}");
+    }
 }
