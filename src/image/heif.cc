@@ -424,7 +424,10 @@ void limit(heif_context *context, const photosearch_heif_request &request)
     uint32_t longest = request.width > request.height ? request.width : request.height;
     /* 1.15 compares with "not less than" for some pictures. */
     heif_context_set_maximum_image_size_limit(context, static_cast<int>(longest) + 1);
-    /* None of libheif's own threads. libde265 and dav1d have some, which block what we block. */
+    /*
+     * No threads of libheif's own. dav1d, and libheif's own plugin for libde265, start threads all the
+     * same; those inherit our signal mask.
+     */
     heif_context_set_max_decoding_threads(context, 0);
 #if LIBHEIF_HAVE_VERSION(1, 19, 0)
     heif_security_limits *limits = heif_context_get_security_limits(context);

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use super::work::{Layout, Source, Work};
-use super::{ImageError, Limits, RgbImage};
+use super::{ImageError, RgbImage};
 
 mod av1;
 mod container;
@@ -187,7 +187,7 @@ impl<'a> Heif<'a> {
     /// # Errors
     /// A container or coded pictures that are cut short or contradict themselves; kinds that are
     /// not read; a size that no picture can have.
-    pub fn open(bytes: &'a [u8], name: &'static str, _limits: &Limits) -> Result<Self, ImageError> {
+    pub fn open(bytes: &'a [u8], name: &'static str) -> Result<Self, ImageError> {
         let shown = Shown::read(bytes).map_err(|fault| fault.error(name))?;
         Ok(Heif { name, shown })
     }

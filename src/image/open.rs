@@ -93,7 +93,7 @@ impl Format {
             Format::Bmp => other::bmp(bytes),
             Format::Gif => Ok(Box::new(super::gif::Gif::open(bytes)?)),
             #[cfg(feature = "heif")]
-            Format::Heif(name) => Ok(Box::new(super::heif::Heif::open(bytes, name, limits)?)),
+            Format::Heif(name) => Ok(Box::new(super::heif::Heif::open(bytes, name)?)),
             #[cfg(not(feature = "heif"))]
             Format::Heif(name) => Err(ImageError::Unsupported {
                 what: format!("{name}, which this build of photosearch was made without"),

@@ -375,7 +375,7 @@ impl<'a> Container<'a> {
                 self.entries.add()?;
                 to.push(id(&mut rest)?);
             }
-            // Without the item that a picture belongs to or is made of, it would be shown wrongly.
+            // A picture whose tile, transparency or owner is missing would be shown wrongly.
             if matches!(&kind, b"auxl" | b"dimg" | b"prem") {
                 self.item(from)?;
                 for &to in &to {

@@ -126,7 +126,7 @@ impl Planes {
                 [first, second] => usize::from(u16::from_ne_bytes([first, second])),
                 _ => 0,
             };
-            // No sample is larger than its depth allows.
+            // A sample beyond its depth, which no decoder should return, counts as the brightest.
             self.levels.get(sample).copied().unwrap_or(u8::MAX)
         })
     }

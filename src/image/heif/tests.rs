@@ -3,6 +3,7 @@
 
 use super::items::Shown;
 use super::*;
+use crate::Limits;
 use crate::work::unbounded;
 use crate::{Picture, open};
 
