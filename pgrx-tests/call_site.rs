@@ -143,4 +143,58 @@ mod tests {
         assert_eq!(count("a.v @~ b.v")?, recommended);
         Ok(())
     }
+
+    /// What an expression gives in a loop whose call site stays, and what a new statement gives, for
+    /// each combination of `arguments`: all the same, and so many different ones.
+    fn embedded_in_a_loop(expression: &str, arguments: &str) -> Result<(i64, i64), Error> {
+        Spi::run(&format!(
+            "CREATE TABLE seen (in_loop mrl_vector, alone mrl_vector);
+             DO $$
+             DECLARE
+                 a text;
+                 b text;
+                 in_loop mrl_vector;
+                 alone mrl_vector;
+             BEGIN
+                 FOR a, b IN {arguments} LOOP
+                     in_loop := {expression};
+                     EXECUTE 'SELECT {expression} FROM (SELECT $1 AS a, $2 AS b OFFSET 0) AS s' INTO alone USING a, b;
+                     INSERT INTO seen VALUES (in_loop, alone);
+                 END LOOP;
+             END
+             $$"
+        ))?;
+        let (wrong, different) = Spi::get_two::<i64, i64>(
+            "SELECT count(*) FILTER (WHERE in_loop IS DISTINCT FROM alone), count(DISTINCT alone) FROM seen",
+        )?;
+        Spi::run("DROP TABLE seen")?;
+        Ok((wrong.unwrap_or(-1), different.unwrap_or(-1)))
+    }
+
+    #[pg_test]
+    fn what_is_embedded_changes_under_one_call_site() -> Result<(), Error> {
+        let texts = "SELECT x, y FROM unnest(ARRAY['a baby', 'a dog', repeat('a boat ', 900), 'a dog and ' || repeat('a boat ', 900), NULL]) AS x, unnest(ARRAY[NULL, 'Find it.', 'Find it!']) AS y ORDER BY y, x";
+        for expression in [
+            "embed_text(a)",
+            "embed_text($m$photosearch-mini-1$m$, a, b)",
+            "embed($m$photosearch-mini-1$m$, a, instruction => b)",
+        ] {
+            let (wrong, different) = embedded_in_a_loop(expression, texts)?;
+            assert_eq!(wrong, 0, "{expression}");
+            assert!(different > 1, "{expression}");
+        }
+        Ok(())
+    }
+
+    /// A cast of a parameter keeps the vector of the last array, of that array alone.
+    #[pg_test]
+    fn arrays_change_under_one_call_site() -> Result<(), Error> {
+        for of in ["real", "double precision", "integer", "numeric"] {
+            let expression = format!("(a::{of}[])::mrl_vector");
+            let arrays = "SELECT x, NULL FROM unnest(ARRAY['{1,2}', '{1,2}', '{2,1}', '{3,4,5}', '{1,2}', NULL]) AS x";
+            let (wrong, different) = embedded_in_a_loop(&expression, arrays)?;
+            assert_eq!((wrong, different), (0, 3), "{of}");
+        }
+        Ok(())
+    }
 }

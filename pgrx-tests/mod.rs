@@ -3,4 +3,5 @@
 mod call_site;
 mod random;
 mod similarity;
+mod sql_files;
 mod storage;

@@ -2,29 +2,33 @@
 -- model's name stands for fixed weights. Parallel restricted, so that no worker loads a model of
 -- its own. The cost is that of a small model's forward pass.
 
+CREATE FUNCTION photosearch.embed_support(internal) RETURNS internal
+    AS 'MODULE_PATHNAME', 'photosearch_embed_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION photosearch.embed_support(internal) IS 'planner support for functions that embed: once a statement where no row changes the arguments';
+
 CREATE FUNCTION embed_text(model text, content text, instruction text DEFAULT NULL) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'photosearch_embed_text_wrapper'
-    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 1000000;
+    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 1000000 SUPPORT photosearch.embed_support;
 COMMENT ON FUNCTION embed_text(text, text, text) IS 'embedding of a text';
 
 CREATE FUNCTION embed_text(content text) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'photosearch_embed_text_default_wrapper'
-    LANGUAGE C STABLE STRICT PARALLEL RESTRICTED COST 1000000;
+    LANGUAGE C STABLE STRICT PARALLEL RESTRICTED COST 1000000 SUPPORT photosearch.embed_support;
 COMMENT ON FUNCTION embed_text(text) IS 'embedding of a text by photosearch.model';
 
 CREATE FUNCTION embed_image(model text, image bytea, instruction text DEFAULT NULL) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'photosearch_embed_image_wrapper'
-    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000000;
+    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000000 SUPPORT photosearch.embed_support;
 COMMENT ON FUNCTION embed_image(text, bytea, text) IS 'embedding of an encoded picture (JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF)';
 
 CREATE FUNCTION embed_image(image bytea) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'photosearch_embed_image_default_wrapper'
-    LANGUAGE C STABLE STRICT PARALLEL RESTRICTED COST 10000000;
+    LANGUAGE C STABLE STRICT PARALLEL RESTRICTED COST 10000000 SUPPORT photosearch.embed_support;
 COMMENT ON FUNCTION embed_image(bytea) IS 'embedding of an encoded picture by photosearch.model';
 
 CREATE FUNCTION embed(model text, content text, images bytea[] DEFAULT '{}', instruction text DEFAULT NULL) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'photosearch_embed_wrapper'
-    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000000;
+    LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000000 SUPPORT photosearch.embed_support;
 COMMENT ON FUNCTION embed(text, text, bytea[], text) IS 'one embedding of pictures followed by a text';
 
 CREATE FUNCTION embed_texts(model text, contents text[], instruction text DEFAULT NULL) RETURNS mrl_vector[]
@@ -66,6 +70,7 @@ CREATE FUNCTION photosearch.prepare_model(model text, replace boolean DEFAULT fa
     AS 'MODULE_PATHNAME', 'photosearch_prepare_model_wrapper'
     LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 100000000;
 COMMENT ON FUNCTION photosearch.prepare_model(text, boolean) IS 'pack a model, read it into memory, and tell the bytes that sessions map';
+REVOKE ALL ON FUNCTION photosearch.prepare_model(text, boolean) FROM PUBLIC;
 
 CREATE FUNCTION photosearch.quantize_model(source text, target text) RETURNS double precision
     AS 'MODULE_PATHNAME', 'photosearch_quantize_model_wrapper'

@@ -9,8 +9,9 @@
 \echo Use "CREATE EXTENSION photosearch_pgvector" to load this file. \quit
 
 -- The two extensions may lie in any schemas, and a name must not be found in a third: the script
--- runs as a superuser. So each type is written with its schema (@extschema:vector@ exists only
--- from version 16 on). The bodies are parsed here, once, and follow no search_path later.
+-- runs as a superuser. So each type is written with its schema. (Postgres 16 and later would fill in
+-- the schema of a required extension, but does so within comments too: no such token stands here.)
+-- The bodies are parsed here, once, and follow no search_path later.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 DO $script$

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys::AsPgCStr;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::image::Limits;
+use crate::model::{MODEL_NAME_RULE, is_model_name};
 use crate::vector::MAX_DIMS;
 
 /// `coarse_threshold` at this value, outside every cosine, leaves the threshold to the model.
@@ -40,6 +42,46 @@ unsafe extern "C-unwind" fn model_assigned(
     MODEL_GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Refuses what no model is called: a setting of a gigabyte would be copied with every call.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_model(
+    value: *mut *mut std::ffi::c_char,
+    _extra: *mut *mut std::ffi::c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes the address of a string, which is null where there is no value.
+    let name = unsafe { (*value).as_ref().map(|name| CStr::from_ptr(name)) };
+    let accepted = name.is_none_or(|name| name.is_empty() || is_model_name(name.to_bytes()));
+    if !accepted {
+        explain(MODEL_NAME_RULE);
+    }
+    accepted
+}
+
+/// Accepts a cosine, and the value that stands for the model's threshold.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_threshold(
+    value: *mut f64,
+    _extra: *mut *mut std::ffi::c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes the address of the new value.
+    let accepted = unsafe { *value == THRESHOLD_OF_MODEL || (-1.0..=1.0).contains(&*value) };
+    if !accepted {
+        explain("A threshold is a cosine similarity, from -1 to 1; -2 stands for the model's.");
+    }
+    accepted
+}
+
+/// What GUC_check_errdetail of `utils/guc.h` does: says in the error's DETAIL why a check hook
+/// refuses a value.
+fn explain(detail: &str) {
+    // SAFETY: the string is copied into memory that lives as long as the error.
+    unsafe {
+        pg_sys::GUC_check_errdetail_string = detail.as_pg_cstr();
+    }
+}
+
 /// The model that the forms without one use.
 pub fn model() -> String {
     MODEL
@@ -58,7 +100,7 @@ pub fn model_dir() -> String {
 
 /// The directory in which the server keeps models as its kernels want them.
 pub fn cache_dir() -> PathBuf {
-    // Nothing is no place: it would be the data directory itself.
+    // An empty setting would mean the data directory, so fall back to the default.
     let set = CACHE_DIR.get().filter(|set| !set.is_empty());
     let set = set.as_deref().unwrap_or(DEFAULT_CACHE_DIR);
     let set = Path::new(OsStr::from_bytes(set.to_bytes()));
@@ -89,7 +131,7 @@ pub fn coarse_dims() -> Option<usize> {
         .filter(|&dims| dims > 0)
 }
 
-/// Threads for the forward pass; `None`: one for each core.
+/// Most threads for the forward pass; `None`: one for each processor.
 pub fn threads() -> Option<usize> {
     usize::try_from(THREADS.get())
         .ok()
@@ -116,7 +158,7 @@ pub fn register() {
             &MODEL,
             GucContext::Userset,
             GucFlags::default(),
-            None,
+            Some(check_model),
             Some(model_assigned),
             None,
         );
@@ -140,7 +182,7 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
-    GucRegistry::define_float_guc(
+    GucRegistry::define_float_guc_with_hooks(
         c"photosearch.coarse_threshold",
         c"Similarity from which coarse_match(embedding, query) keeps a row.",
         c"-2 stands for what photosearch.model recommends.",
@@ -149,6 +191,9 @@ pub fn register() {
         1.0,
         GucContext::Userset,
         GucFlags::EXPLAIN,
+        Some(check_threshold),
+        None,
+        None,
     );
     GucRegistry::define_int_guc(
         c"photosearch.coarse_dims",
@@ -162,8 +207,8 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"photosearch.threads",
-        c"Threads that a session uses to embed.",
-        c"0 stands for one for each processor. While other sessions embed, each uses fewer. Takes effect before the session embeds for the first time.",
+        c"Most threads that a session uses to embed.",
+        c"0 stands for one for each processor, and so does any larger number. While other sessions embed, each uses fewer. Takes effect before the session embeds for the first time.",
         &THREADS,
         0,
         1024,

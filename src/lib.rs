@@ -31,6 +31,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::register();
     index::register_options();
     index::register_hook();
+    functions::register_replaced();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -11,10 +11,12 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::worker;
+use super::{replaced, worker};
 use crate::guc;
-use crate::model::{self, Cache, ModelError, ModelInfo};
-use crate::types::sql_error;
+use crate::model::{
+    self, Cache, MAX_MODEL_NAME, MODEL_NAME_RULE, ModelError, ModelInfo, is_model_name,
+};
+use crate::types::{TextArg, sql_error};
 
 thread_local! {
     /// Where this session has found models.
@@ -62,18 +64,26 @@ pub fn describe(name: &str) -> Result<ModelInfo, ErrorReport> {
     model::describe(&dir).map_err(|error| model_error(name, error))
 }
 
-/// Letters, digits, `.`, `_` and `-`, not beginning with a dot: such a name can't leave the
-/// directory that it is looked up in.
+/// An argument that names a model. What is too long for a name is not read.
+pub fn name(argument: TextArg<'_>) -> Result<String, ErrorReport> {
+    let bytes = argument.0.first_bytes(MAX_MODEL_NAME + 1);
+    let bytes = bytes.as_slice();
+    let shown = &bytes[..bytes.len().min(MAX_MODEL_NAME + 1)];
+    let name = String::from_utf8_lossy(shown).into_owned();
+    check_name(&name).map(|()| name)
+}
+
 fn check_name(name: &str) -> Result<(), ErrorReport> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if !name.is_empty() && name.bytes().all(allowed) && !name.starts_with('.') {
+    if is_model_name(name.as_bytes()) {
         return Ok(());
     }
+    let long = name.char_indices().nth(64);
+    let (shown, more) = long.map_or((name, ""), |(end, _)| (&name[..end], "..."));
     Err(sql_error(
         PgSqlErrorCode::ERRCODE_INVALID_NAME,
-        format!("invalid model name: \"{name}\""),
+        format!("invalid model name: \"{shown}{more}\""),
     )
-    .set_hint("A model's name consists of letters, digits, \".\", \"_\" and \"-\", and does not begin with a dot."))
+    .set_hint(MODEL_NAME_RULE))
 }
 
 /// The directories to look in, first to last.
@@ -107,6 +117,9 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
         ModelError::UnsupportedModel(_) | ModelError::WrongKind(_) => {
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED
         }
+        ModelError::Pointer(_) | ModelError::CutShort { .. } => {
+            PgSqlErrorCode::ERRCODE_UNDEFINED_FILE
+        }
         ModelError::Malformed { .. } => PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR,
         ModelError::Unreadable { .. } => PgSqlErrorCode::ERRCODE_IO_ERROR,
         ModelError::InvalidInput(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -135,6 +148,10 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
             )),
         ModelError::Pickled(_) => sql_error(code, format!("cannot use model \"{name}\": {error}"))
             .set_hint("In Python, transformers.AutoModel.from_pretrained(directory).save_pretrained(directory) writes model.safetensors; for a cross-encoder, AutoModelForSequenceClassification does."),
+        ModelError::CutShort { .. } => {
+            sql_error(code, format!("cannot use model \"{name}\": {error}"))
+                .set_hint("Wait for the download to end, or start it again.")
+        }
         ModelError::Cache(_) => sql_error(code, format!("cannot use model \"{name}\": {error}"))
             .set_hint("Copies are kept in photosearch.cache_dir."),
         _ => sql_error(code, format!("cannot use model \"{name}\": {error}")),
@@ -217,7 +234,10 @@ fn photosearch_list_models() -> Result<
 fn row(name: String, dir: &Path, cache: &Cache) -> ModelRow {
     let info = model::describe(dir);
     let state = match &info {
-        Ok(info) if info.missing.is_empty() => "ready".to_owned(),
+        Ok(info) if info.missing.is_empty() => match model::check(dir) {
+            Ok(()) => "ready".to_owned(),
+            Err(error) => error.to_string(),
+        },
         Ok(info) => format!("lacks {}", info.missing.join(", ")),
         Err(error) => error.to_string(),
     };
@@ -246,7 +266,7 @@ fn row(name: String, dir: &Path, cache: &Cache) -> ModelRow {
 /// Bytes that each session maps. Packs the model where that has not been done, and reads the pack
 /// into memory.
 #[pg_extern(sql = false)]
-fn photosearch_prepare_model(name: &str, replace: bool) -> Result<i64, ErrorReport> {
+fn photosearch_prepare_model(name: TextArg<'_>, replace: bool) -> Result<i64, ErrorReport> {
     // SAFETY: has no preconditions.
     if replace && !unsafe { pg_sys::superuser() } {
         return Err(sql_error(
@@ -254,17 +274,24 @@ fn photosearch_prepare_model(name: &str, replace: bool) -> Result<i64, ErrorRepo
             "must be superuser to replace a model",
         ));
     }
-    let dir = find(name)?;
+    let name = self::name(name)?;
+    let dir = find(&name)?;
     let cache = Cache::new(guc::cache_dir());
     let prepared = worker::run(move |_, cancel| model::prepare(&dir, &cache, replace, cancel))?;
-    let packed = prepared.map_err(|error| model_error(name, error))?;
+    let packed = prepared.map_err(|error| model_error(&name, error))?;
+    if replace {
+        replaced::announce();
+    }
     Ok(i64::try_from(packed.bytes).unwrap_or(i64::MAX))
 }
 
 /// The least cosine between the vectors of a model and those of its variant in 8 bits, which is
 /// made under `photosearch.model_dir`.
 #[pg_extern(sql = false)]
-fn photosearch_quantize_model(source: &str, target: &str) -> Result<f64, ErrorReport> {
+fn photosearch_quantize_model(
+    source: TextArg<'_>,
+    target: TextArg<'_>,
+) -> Result<f64, ErrorReport> {
     // SAFETY: has no preconditions.
     if !unsafe { pg_sys::superuser() } {
         return Err(sql_error(
@@ -272,7 +299,7 @@ fn photosearch_quantize_model(source: &str, target: &str) -> Result<f64, ErrorRe
             "must be superuser to make a model",
         ));
     }
-    check_name(target)?;
+    let (source, target) = (name(source)?, name(target)?);
     let set = guc::model_dir();
     if set.is_empty() {
         return Err(sql_error(
@@ -283,13 +310,13 @@ fn photosearch_quantize_model(source: &str, target: &str) -> Result<f64, ErrorRe
             "The new model becomes a directory there, which the server must be able to write to.",
         ));
     }
-    if roots().iter().any(|root| root.join(target).exists()) {
+    if roots().iter().any(|root| root.join(&target).exists()) {
         return Err(sql_error(
             PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
             format!("model \"{target}\" already exists"),
         ));
     }
-    let (from, to) = (find(source)?, Path::new(&set).join(target));
+    let (from, to) = (find(&source)?, Path::new(&set).join(&target));
     let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
     let made = worker::run(move |_, cancel| model::quantize(&from, &to, &cache, memory, cancel))?;
     let closeness = made.map_err(|error| match error {
@@ -297,7 +324,7 @@ fn photosearch_quantize_model(source: &str, target: &str) -> Result<f64, ErrorRe
             PgSqlErrorCode::ERRCODE_IO_ERROR,
             format!("could not write model \"{target}\": {error}"),
         ),
-        error => model_error(source, error),
+        error => model_error(&source, error),
     })?;
     Ok(closeness.least())
 }

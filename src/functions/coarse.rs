@@ -189,8 +189,8 @@ fn mrl_coarse_match_explicit(
     threshold: f64,
     dims: i32,
 ) -> Result<bool, ErrorReport> {
-    let threshold = threshold as f32;
     check_threshold(threshold)?;
+    let threshold = threshold as f32;
     let values = query.exact_prefix(dims.into())?;
     let query = Query::from_prefix(values.as_slice(), values.dims());
     Filter { query, threshold }.matches(embedding)

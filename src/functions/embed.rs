@@ -6,19 +6,21 @@ use half::f16;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{Array, pg_sys};
-use sha2::{Digest, Sha256};
 
-use super::{catalog, query_cache, worker};
+use super::once::once;
+use super::{catalog, query_cache, text, worker};
 use crate::guc;
 use crate::image::{self, ImageError, Limits, RgbImage};
 use crate::model::{Cache, Cancel, Embedder, ModelError, Request};
-use crate::types::{MrlVector, Prepared, VectorArray, call_site_state, sql_error};
+use crate::types::{
+    ArrayArg, ByteaArg, MrlVector, TextArg, VectorArray, VectorDatum, reserve_one, sql_error,
+};
 use crate::vector::from_f32s;
 
 /// Pictures of an array that go to the model together: enough to share the weights' way through
 /// the caches, few enough that the copies of their encoded bytes stay small.
 const IMAGE_BATCH: usize = 8;
-/// Encoded bytes of those pictures, from which on they do not wait for more.
+/// Bytes of those pictures or texts, from which on they do not wait for more.
 const BATCH_BYTES: usize = 64 << 20;
 /// Texts of an array likewise: they are small, and the model cuts them into fitting packs itself.
 const TEXT_BATCH: usize = 64;
@@ -38,6 +40,11 @@ impl Content {
     fn image_bytes(&self) -> usize {
         self.images.iter().map(Vec::len).sum()
     }
+
+    /// Length of everything.
+    fn bytes(&self) -> usize {
+        self.image_bytes() + self.text.as_ref().map_or(0, String::len)
+    }
 }
 
 /// What can go wrong on the worker.
@@ -55,18 +62,30 @@ struct Target {
 }
 
 impl Target {
-    fn new(name: Option<&str>, instruction: Option<&str>) -> Result<Target, ErrorReport> {
-        let name = name.ok_or_else(|| {
+    fn new(
+        model: Option<TextArg<'_>>,
+        instruction: Option<TextArg<'_>>,
+    ) -> Result<Target, ErrorReport> {
+        let model = model.ok_or_else(|| {
             sql_error(
                 PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
                 "model must not be null",
             )
         })?;
-        let dir = catalog::find(name)?;
+        let instruction = instruction.map(|own| text::read(own, "instruction"));
+        Target::named(catalog::name(model)?, instruction.transpose()?)
+    }
+
+    /// The model of the setting `photosearch.model`.
+    fn of_setting() -> Result<Target, ErrorReport> {
+        Target::named(guc::model(), None)
+    }
+
+    fn named(name: String, instruction: Option<String>) -> Result<Target, ErrorReport> {
         Ok(Target {
-            name: name.to_owned(),
-            dir,
-            instruction: instruction.map(str::to_owned),
+            dir: catalog::find(&name)?,
+            name,
+            instruction,
         })
     }
 
@@ -118,7 +137,7 @@ impl Target {
     }
 
     /// Why `image` cannot be embedded; `None` where it can. Embeds nothing.
-    fn image_problem(&self, image: &[u8]) -> Result<Option<String>, ErrorReport> {
+    fn image_problem(&self, image: ByteaArg<'_>) -> Result<Option<String>, ErrorReport> {
         let content = match of_image(image) {
             Ok(content) => content,
             Err(EmbedError::Image(_, error)) if is_about_file(&error) => {
@@ -149,54 +168,29 @@ impl Target {
         })
     }
 
-    /// The one vector of a content. A function that stands in a filter is called for every row,
-    /// however stable: what its call site was asked last, it knows.
-    fn embed_once(
-        &self,
-        content: Content,
-        fcinfo: pg_sys::FunctionCallInfo,
-    ) -> Result<MrlVector, ErrorReport> {
-        let mut own = Prepared::default();
-        // SAFETY: this call's fcinfo; the functions of this file keep a prepared vector.
-        let site: &mut Prepared<Vec<f16>> = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
-        let vector = site.get(Some(&self.identity(&content)), || {
-            match (&content.text, content.images.as_slice()) {
-                (Some(text), []) => {
-                    let text = text.clone();
-                    let cache = Cache::new(guc::cache_dir());
-                    let Some(model) = cache.recorded(&self.dir) else {
-                        return self.embed_one(content);
-                    };
-                    query_cache::get_or_embed(
-                        &model,
-                        self.instruction.as_deref(),
-                        &text,
-                        || self.embed_one(content),
-                        || cache.recorded(&self.dir).as_ref() == Some(&model),
-                    )
-                }
-                _ => self.embed_one(content),
+    /// The vector of a text: one that this session has embedded lately, if it has.
+    fn embed_text(&self, text: String) -> Result<MrlVector, ErrorReport> {
+        let cache = Cache::new(guc::cache_dir());
+        let embed = |text: String| {
+            self.embed_one(Content {
+                text: Some(text),
+                ..Content::default()
+            })
+        };
+        let vector = match cache.recorded(&self.dir) {
+            Some(model) => {
+                query_cache::get_or_embed(&model, self.instruction.as_deref(), text, embed, || {
+                    cache.recorded(&self.dir).as_ref() == Some(&model)
+                })?
             }
-        })?;
-        Ok(MrlVector(vector.clone()))
+            None => embed(text)?,
+        };
+        Ok(MrlVector(vector))
     }
 
-    /// A hash that stands for the model, the instruction and a content: each part behind its
-    /// length. The content itself may be large, and a call site keeps what it is given.
-    fn identity(&self, content: &Content) -> Vec<u8> {
-        let parts = [
-            Some(self.dir.as_os_str().as_encoded_bytes()),
-            self.instruction.as_deref().map(str::as_bytes),
-            content.text.as_deref().map(str::as_bytes),
-        ];
-        let images = content.images.iter().map(|image| Some(image.as_slice()));
-        let mut hash = Sha256::new();
-        for part in parts.into_iter().chain(images) {
-            let length = part.map_or(u64::MAX, |part| part.len() as u64);
-            hash.update(length.to_ne_bytes());
-            hash.update(part.unwrap_or_default());
-        }
-        hash.finalize().to_vec()
+    fn embed_image(&self, image: ByteaArg<'_>) -> Result<MrlVector, ErrorReport> {
+        let content = of_image(image).map_err(|error| self.report(error))?;
+        self.embed_one(content).map(MrlVector)
     }
 
     /// In order, NULL for NULL.
@@ -204,35 +198,33 @@ impl Target {
         &self,
         items: impl Iterator<Item = Option<T>>,
         batch: usize,
-        content: impl Fn(T) -> Result<Content, EmbedError>,
+        content: impl Fn(T) -> Result<Content, ErrorReport>,
     ) -> Result<VectorArray, ErrorReport> {
-        let mut vectors: Vec<Option<MrlVector>> = Vec::new();
+        let mut vectors = VectorArray::default();
         let mut waiting: Vec<(usize, Content)> = Vec::new();
         let mut waiting_bytes = 0;
-        let flush = |vectors: &mut Vec<Option<MrlVector>>, waiting: &mut Vec<(usize, Content)>| {
+        let flush = |vectors: &mut VectorArray, waiting: &mut Vec<(usize, Content)>| {
             let (places, contents): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
             if contents.is_empty() {
                 return Ok(());
             }
             for (place, vector) in places.into_iter().zip(self.embed(contents)?) {
-                vectors[place] = Some(MrlVector(vector));
+                vectors.set(place, MrlVector(vector));
             }
             Ok::<_, ErrorReport>(())
         };
         for item in items {
-            vectors.push(None);
+            vectors.push_null()?;
             if let Some(item) = item {
-                let element = Some(vectors.len());
-                let content = match content(item) {
-                    Err(EmbedError::Image(_, error)) => Err(EmbedError::Image(element, error)),
-                    content => content,
-                };
+                let element = vectors.len();
                 let content = Content {
-                    element,
-                    ..content.map_err(|error| self.report(error))?
+                    element: Some(element),
+                    ..content(item).map_err(|report| {
+                        report.set_detail(format!("It is element {element} of the array."))
+                    })?
                 };
-                waiting_bytes += content.image_bytes();
-                waiting.push((vectors.len() - 1, content));
+                waiting_bytes += content.bytes();
+                waiting.push((element - 1, content));
             }
             if waiting.len() == batch || waiting_bytes >= BATCH_BYTES {
                 flush(&mut vectors, &mut waiting)?;
@@ -240,7 +232,7 @@ impl Target {
             }
         }
         flush(&mut vectors, &mut waiting)?;
-        Ok(VectorArray(vectors))
+        Ok(vectors)
     }
 }
 
@@ -340,74 +332,83 @@ fn image_error(element: Option<usize>, error: &ImageError) -> ErrorReport {
 
 #[pg_extern(sql = false)]
 fn photosearch_embed_text(
-    model: Option<&str>,
-    content: Option<&str>,
-    instruction: Option<&str>,
+    model: Option<TextArg<'_>>,
+    content: Option<TextArg<'_>>,
+    instruction: Option<TextArg<'_>>,
     fcinfo: pg_sys::FunctionCallInfo,
-) -> Result<Option<MrlVector>, ErrorReport> {
+) -> Result<Option<VectorDatum>, ErrorReport> {
     let Some(content) = content else {
         return Ok(None);
     };
-    let target = Target::new(model, instruction)?;
-    target.embed_once(of_text(content), fcinfo).map(Some)
+    let arguments = [
+        model.map(|m| m.0),
+        Some(content.0),
+        instruction.map(|i| i.0),
+    ];
+    once(fcinfo, &arguments, || {
+        Target::new(model, instruction)?.embed_text(text::read(content, "text")?)
+    })
+    .map(Some)
 }
 
 #[pg_extern(sql = false)]
 fn photosearch_embed_text_default(
-    content: &str,
+    content: TextArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
-) -> Result<MrlVector, ErrorReport> {
-    Target::new(Some(&guc::model()), None)?.embed_once(of_text(content), fcinfo)
-}
-
-fn of_text(text: &str) -> Content {
-    Content {
-        text: Some(text.to_owned()),
-        ..Content::default()
-    }
+) -> Result<VectorDatum, ErrorReport> {
+    once(fcinfo, &[Some(content.0)], || {
+        Target::of_setting()?.embed_text(text::read(content, "text")?)
+    })
 }
 
 #[pg_extern(sql = false)]
 fn photosearch_embed_image(
-    model: Option<&str>,
-    image: Option<&[u8]>,
-    instruction: Option<&str>,
+    model: Option<TextArg<'_>>,
+    image: Option<ByteaArg<'_>>,
+    instruction: Option<TextArg<'_>>,
     fcinfo: pg_sys::FunctionCallInfo,
-) -> Result<Option<MrlVector>, ErrorReport> {
+) -> Result<Option<VectorDatum>, ErrorReport> {
     let Some(image) = image else {
         return Ok(None);
     };
-    let target = Target::new(model, instruction)?;
-    let content = of_image(image).map_err(|error| target.report(error))?;
-    target.embed_once(content, fcinfo).map(Some)
+    let arguments = [model.map(|m| m.0), Some(image.0), instruction.map(|i| i.0)];
+    once(fcinfo, &arguments, || {
+        Target::new(model, instruction)?.embed_image(image)
+    })
+    .map(Some)
 }
 
 #[pg_extern(sql = false)]
 fn photosearch_embed_image_default(
-    image: &[u8],
+    image: ByteaArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
-) -> Result<MrlVector, ErrorReport> {
-    let target = Target::new(Some(&guc::model()), None)?;
-    let content = of_image(image).map_err(|error| target.report(error))?;
-    target.embed_once(content, fcinfo)
+) -> Result<VectorDatum, ErrorReport> {
+    once(fcinfo, &[Some(image.0)], || {
+        Target::of_setting()?.embed_image(image)
+    })
 }
 
-fn of_image(image: &[u8]) -> Result<Content, EmbedError> {
+fn of_image(image: ByteaArg<'_>) -> Result<Content, EmbedError> {
+    let no_element = |error| EmbedError::Image(None, error);
+    // Before it is decompressed or fetched.
+    check_size(image.0.len()).map_err(no_element)?;
     Ok(Content {
-        images: vec![encoded(image).map_err(|error| EmbedError::Image(None, error))?],
+        images: vec![encoded(image.0.bytes().as_slice()).map_err(no_element)?],
         ..Content::default()
     })
 }
 
+fn check_size(bytes: usize) -> Result<(), ImageError> {
+    let limit = guc::image_limits().max_bytes;
+    if bytes > limit {
+        return Err(ImageError::TooManyBytes { bytes, limit });
+    }
+    Ok(())
+}
+
 /// A copy of an encoded picture, of a length within the limit.
 fn encoded(image: &[u8]) -> Result<Vec<u8>, ImageError> {
-    let limit = guc::image_limits().max_bytes;
-    if image.len() > limit {
-        return Err(ImageError::TooManyBytes {
-            bytes: image.len(),
-            limit,
-        });
-    }
+    check_size(image.len())?;
     let mut copy = Vec::new();
     copy.try_reserve_exact(image.len())
         .map_err(|_| ImageError::OutOfMemory {
@@ -421,73 +422,112 @@ fn encoded(image: &[u8]) -> Result<Vec<u8>, ImageError> {
 /// NULL for NULL and for what can be embedded.
 #[pg_extern(sql = false)]
 fn photosearch_image_problem(
-    image: Option<&[u8]>,
-    model: Option<&str>,
+    image: Option<ByteaArg<'_>>,
+    model: Option<TextArg<'_>>,
 ) -> Result<Option<String>, ErrorReport> {
     let Some(image) = image else {
         return Ok(None);
     };
-    let default = guc::model();
-    Target::new(Some(model.unwrap_or(&default)), None)?.image_problem(image)
+    let target = match model {
+        Some(model) => Target::new(Some(model), None)?,
+        None => Target::of_setting()?,
+    };
+    target.image_problem(image)
 }
 
 /// Pictures, then text. NULL only where there is neither.
 #[pg_extern(sql = false)]
 fn photosearch_embed(
-    model: Option<&str>,
-    content: Option<&str>,
-    images: Option<Array<'_, &[u8]>>,
-    instruction: Option<&str>,
+    model: Option<TextArg<'_>>,
+    content: Option<TextArg<'_>>,
+    images: Option<ArrayArg<'_>>,
+    instruction: Option<TextArg<'_>>,
     fcinfo: pg_sys::FunctionCallInfo,
-) -> Result<Option<MrlVector>, ErrorReport> {
-    let mut copies = Vec::new();
-    for (index, image) in images.iter().flat_map(Array::iter).enumerate() {
-        let image = image.ok_or_else(|| {
-            sql_error(
-                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-                "images must not contain nulls",
-            )
-        })?;
-        copies.push(encoded(image).map_err(|error| image_error(Some(index + 1), &error))?);
-    }
-    let images = copies;
-    if content.is_none() && images.is_empty() {
+) -> Result<Option<VectorDatum>, ErrorReport> {
+    // SAFETY: declared as bytea[] in SQL.
+    let pictures = images.map(|images| unsafe { images.open::<&[u8]>() });
+    let count = pictures.as_ref().map_or(0, Array::len);
+    if content.is_none() && count == 0 {
         return Ok(None);
     }
-    let target = Target::new(model, instruction)?;
-    let content = Content {
-        text: content.map(str::to_owned),
-        images,
-        element: None,
-    };
-    target.embed_once(content, fcinfo).map(Some)
+    let arguments = [
+        model.map(|m| m.0),
+        content.map(|c| c.0),
+        images.map(|i| i.0),
+        instruction.map(|i| i.0),
+    ];
+    once(fcinfo, &arguments, || {
+        let target = Target::new(model, instruction)?;
+        let text = content.map(|content| text::read(content, "text"));
+        let text = text.transpose()?;
+        if let (Some(text), 0) = (&text, count) {
+            return target.embed_text(text.clone());
+        }
+        let mut images = Vec::new();
+        for (index, image) in pictures.iter().flat_map(Array::iter).enumerate() {
+            let image = image.ok_or_else(|| {
+                sql_error(
+                    PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                    "images must not contain nulls",
+                )
+            })?;
+            let copy = encoded(image).map_err(|error| image_error(Some(index + 1), &error))?;
+            reserve_one(&mut images)?;
+            images.push(copy);
+        }
+        let content = Content {
+            text,
+            images,
+            element: None,
+        };
+        target.embed_one(content).map(MrlVector)
+    })
+    .map(Some)
 }
 
 #[pg_extern(sql = false)]
 fn photosearch_embed_texts(
-    model: Option<&str>,
-    contents: Option<Array<'_, &str>>,
-    instruction: Option<&str>,
+    model: Option<TextArg<'_>>,
+    contents: Option<ArrayArg<'_>>,
+    instruction: Option<TextArg<'_>>,
 ) -> Result<Option<VectorArray>, ErrorReport> {
     let Some(contents) = contents else {
         return Ok(None);
     };
     let target = Target::new(model, instruction)?;
+    // SAFETY: declared as text[] in SQL.
+    let contents = unsafe { contents.open::<&str>() };
+    let content = |text: &str| {
+        Ok(Content {
+            text: Some(text::copy(text)?),
+            ..Content::default()
+        })
+    };
     target
-        .embed_each(contents.iter(), TEXT_BATCH, |text| Ok(of_text(text)))
+        .embed_each(contents.iter(), TEXT_BATCH, content)
         .map(Some)
 }
 
 #[pg_extern(sql = false)]
 fn photosearch_embed_images(
-    model: Option<&str>,
-    images: Option<Array<'_, &[u8]>>,
-    instruction: Option<&str>,
+    model: Option<TextArg<'_>>,
+    images: Option<ArrayArg<'_>>,
+    instruction: Option<TextArg<'_>>,
 ) -> Result<Option<VectorArray>, ErrorReport> {
     let Some(images) = images else {
         return Ok(None);
     };
-    Target::new(model, instruction)?
-        .embed_each(images.iter(), IMAGE_BATCH, of_image)
+    let target = Target::new(model, instruction)?;
+    // SAFETY: declared as bytea[] in SQL.
+    let images = unsafe { images.open::<&[u8]>() };
+    let content = |image: &[u8]| {
+        let copy = encoded(image).map_err(|error| target.report(EmbedError::Image(None, error)))?;
+        Ok(Content {
+            images: vec![copy],
+            ..Content::default()
+        })
+    };
+    target
+        .embed_each(images.iter(), IMAGE_BATCH, content)
         .map(Some)
 }

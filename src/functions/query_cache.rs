@@ -5,18 +5,22 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use half::f16;
+use sha2::{Digest, Sha256};
 
 /// Entries kept in a session; 4 kB each at 2048 dimensions.
 const CAPACITY: usize = 256;
 
-/// Texts longer than this are documents rather than queries, and not kept.
-const MAX_TEXT_BYTES: usize = 8 * 1024;
+/// A hash of model, instruction and text: an entry for a document is no larger than one for a query.
+type Key = [u8; 32];
 
-#[derive(PartialEq)]
-struct Key {
-    model: String,
-    instruction: Option<String>,
-    text: String,
+fn key(model: &str, instruction: Option<&str>, text: &str) -> Key {
+    let mut hash = Sha256::new();
+    for part in [Some(model), instruction, Some(text)] {
+        let length = part.map_or(u64::MAX, |part| part.len() as u64);
+        hash.update(length.to_ne_bytes());
+        hash.update(part.unwrap_or_default());
+    }
+    hash.finalize().into()
 }
 
 /// Most recently used first.
@@ -48,23 +52,15 @@ thread_local! {
 pub fn get_or_embed<E>(
     model: &str,
     instruction: Option<&str>,
-    text: &str,
-    embed: impl FnOnce() -> Result<Vec<f16>, E>,
+    text: String,
+    embed: impl FnOnce(String) -> Result<Vec<f16>, E>,
     is_still: impl FnOnce() -> bool,
 ) -> Result<Vec<f16>, E> {
-    let size = text.len() + instruction.map_or(0, str::len);
-    if size > MAX_TEXT_BYTES {
-        return embed();
-    }
-    let key = Key {
-        model: model.to_owned(),
-        instruction: instruction.map(str::to_owned),
-        text: text.to_owned(),
-    };
+    let key = key(model, instruction, &text);
     if let Some(vector) = CACHE.with_borrow_mut(|cache| cache.get(&key)) {
         return Ok(vector);
     }
-    let vector = embed()?;
+    let vector = embed(text)?;
     if is_still() {
         CACHE.with_borrow_mut(|cache| cache.put(key, vector.clone()));
     }
@@ -76,11 +72,7 @@ mod tests {
     use super::*;
 
     fn key(text: &str) -> Key {
-        Key {
-            model: "m".into(),
-            instruction: None,
-            text: text.into(),
-        }
+        super::key("m", None, text)
     }
 
     #[test]
@@ -98,9 +90,10 @@ mod tests {
 
     #[test]
     fn model_and_instruction_belong_to_the_key() {
-        let embed = |value: f32| move || Ok::<_, ()>(vec![f16::from_f32(value)]);
+        let embed = |value: f32| move |_| Ok::<_, ()>(vec![f16::from_f32(value)]);
         let get = |model: &str, instruction, value| {
-            get_or_embed(model, instruction, "a baby", embed(value), || model != "c").unwrap()[0]
+            let text = "a baby".to_owned();
+            get_or_embed(model, instruction, text, embed(value), || model != "c").unwrap()[0]
                 .to_f32()
         };
         assert_eq!(get("a", None, 1.0), 1.0);
@@ -110,5 +103,18 @@ mod tests {
         // Replaced meanwhile.
         assert_eq!(get("c", None, 4.0), 4.0);
         assert_eq!(get("c", None, 5.0), 5.0);
+    }
+
+    #[test]
+    fn parts_of_a_key_do_not_run_together() {
+        let keys = [
+            super::key("a", None, "bc"),
+            super::key("ab", None, "c"),
+            super::key("a", Some(""), "bc"),
+            super::key("a", Some("b"), "c"),
+        ];
+        for (i, a) in keys.iter().enumerate() {
+            assert!(keys[i + 1..].iter().all(|b| a != b));
+        }
     }
 }

@@ -3,23 +3,28 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::{catalog, worker};
+use super::{catalog, text, worker};
 use crate::guc;
 use crate::model::Cache;
-use crate::types::sql_error;
+use crate::types::{TextArg, sql_error};
 
 /// How well a content answers a query, by a cross-encoder.
 #[pg_extern(sql = false)]
-fn photosearch_rerank_score(model: &str, query: &str, content: &str) -> Result<f32, ErrorReport> {
-    let dir = catalog::find(model)?;
+fn photosearch_rerank_score(
+    model: TextArg<'_>,
+    query: TextArg<'_>,
+    content: TextArg<'_>,
+) -> Result<f32, ErrorReport> {
+    let model = catalog::name(model)?;
+    let dir = catalog::find(&model)?;
     let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
-    let (query, content) = (query.to_owned(), content.to_owned());
+    let (query, content) = (text::read(query, "query")?, text::read(content, "text")?);
     let scores = worker::run(move |models, cancel| {
         models
             .get(&dir, &cache, cancel)?
             .score(&[(&query, &content)], memory, cancel)
     })?;
-    let scores = scores.map_err(|error| catalog::model_error(model, error))?;
+    let scores = scores.map_err(|error| catalog::model_error(&model, error))?;
     scores.first().copied().ok_or_else(|| {
         sql_error(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,

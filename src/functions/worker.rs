@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
+use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -101,11 +102,24 @@ pub fn run<T: Send + 'static>(
             Ok(Err(panic)) => return Err(internal(&panic_message(panic.as_ref()))),
             Err(RecvTimeoutError::Timeout) => {
                 pgrx::check_for_interrupts!();
+                end_without_postmaster();
             }
             Err(RecvTimeoutError::Disconnected) => {
                 drop(cancel_on_drop);
                 return Err(internal("the thread that runs models has ended"));
             }
+        }
+    }
+}
+
+/// Ends the backend where the postmaster has died, as Postgres' own waits do
+/// (`WL_EXIT_ON_PM_DEATH`): a backend that lives on keeps a new postmaster from starting.
+fn end_without_postmaster() {
+    // SAFETY: the postmaster's process id is set before any backend runs, and a backend is its
+    // child.
+    unsafe {
+        if pg_sys::IsUnderPostmaster && libc::getppid() != pg_sys::PostmasterPid {
+            pg_sys::proc_exit(1);
         }
     }
 }
@@ -187,7 +201,8 @@ fn give_back_memory() {
 /// Runs jobs, in the pool's threads, until the backend ends.
 fn serve(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = threads.unwrap_or(processors);
+    // More threads than processors would only take memory and slow other sessions down.
+    let threads = threads.unwrap_or(processors).min(processors);
     configure_thread();
     // Where a thread can't be started, the jobs are dropped, and who waits for one is told so.
     let Ok(mut pool) = Pool::new(threads, configure_thread) else {

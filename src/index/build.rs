@@ -141,6 +141,40 @@ fn layout_of(meta: &Meta) -> Result<Layout, ErrorReport> {
     })
 }
 
+/// Whether the index can do what it is built for.
+///
+/// # Safety
+/// The table is open, and `info` describes the index.
+unsafe fn check_use(
+    table: pg_sys::Relation,
+    info: *const pg_sys::IndexInfo,
+) -> Result<(), ErrorReport> {
+    let unsupported =
+        |message: String| sql_error(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message);
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Of our operators only `vector @~ vector` commutes, and what it means is a session's
+        // setting: what one session accepts, another one's REINDEX or restore would refuse.
+        if !(*info).ii_ExclusionOps.is_null() {
+            return Err(unsupported(
+                "access method \"mrl\" does not support exclusion constraints".to_owned(),
+            )
+            .set_detail(
+                "What the operator @~ takes for a conflict depends on the session's settings.",
+            ));
+        }
+        // Scans take a row identifier which no heap can have for damage.
+        if !std::ptr::eq((*table).rd_tableam, pg_sys::GetHeapamTableAmRoutine()) {
+            return Err(unsupported(format!(
+                "access method \"mrl\" does not support table \"{}\"",
+                relation_name(table)
+            ))
+            .set_detail("Only tables of the access method heap can be indexed."));
+        }
+    }
+    Ok(())
+}
+
 #[pg_guard]
 pub unsafe extern "C-unwind" fn ambuild(
     heap: pg_sys::Relation,
@@ -158,6 +192,7 @@ pub unsafe extern "C-unwind" fn ambuild(
             )
             .report(PgLogLevel::ERROR);
         }
+        check_use(heap, info).unwrap_or_report();
         let meta = meta_of(index).unwrap_or_report();
         let layout = layout_of(&meta).unwrap_or_report();
         Block::extend(index, pg_sys::ForkNumber::MAIN_FORKNUM).overwrite(&meta_page(&meta));

@@ -82,7 +82,24 @@ unsafe fn sweep_of(path: *mut pg_sys::Path) -> Option<*mut pg_sys::IndexPath> {
         let is_ours = (*(*scan).indexinfo)
             .amcostestimate
             .is_some_and(|cost| cost as usize == amcostestimate as *const () as usize);
-        is_ours.then_some(scan)
+        (is_ours && has_plain_clauses(&*scan)).then_some(scan)
+    }
+}
+
+/// Whether every condition is an operator. A bitmap has an array's elements (`e @~ ANY (…)`) looked
+/// for one after another; a plain scan of an access method without `amsearcharray` can't.
+///
+/// # Safety
+/// A path of the planner's.
+unsafe fn has_plain_clauses(scan: &pg_sys::IndexPath) -> bool {
+    // SAFETY: a list of IndexClauses, each with a list of RestrictInfos.
+    unsafe {
+        let clauses =
+            PgList::<pg_sys::Node>::from_pg(pg_sys::get_quals_from_indexclauses(scan.indexclauses));
+        clauses.iter_ptr().all(|info| {
+            let clause = (*info.cast::<pg_sys::RestrictInfo>()).clause;
+            is_a(clause.cast(), pg_sys::NodeTag::T_OpExpr)
+        })
     }
 }
 

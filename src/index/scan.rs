@@ -64,6 +64,8 @@ struct Scan {
     /// Where it lives.
     context: pg_sys::MemoryContext,
     index: Index,
+    /// Null until the scan is started.
+    snapshot: pg_sys::Snapshot,
     /// What the settings mean for queries of so many dimensions: a join starts a sweep for every
     /// row, and the model's directory is not read for each.
     resolved: Option<Resolved>,
@@ -257,6 +259,7 @@ impl Scan {
             reader.next(|| (!is_enough).then(|| blocks.take(shared)).flatten())
         } {
             self.sweeps.pages += 1;
+            check_old_snapshot(self.snapshot, &self.index, block);
             matches.collect(&self.index, block, judge, ahead)?;
         }
         self.sweeps.seconds += start.elapsed().as_secs_f64();
@@ -312,6 +315,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
         let mut own = PgMemoryContexts::For(context);
         let state = Scan {
             context,
+            snapshot: null_mut(),
             resolved: None,
             sweeps: Sweeps {
                 index: (*index.relation).rd_id,
@@ -375,7 +379,8 @@ pub unsafe extern "C-unwind" fn amrescan(
             &[]
         };
         let own = state(scan);
-        // Postgres sets it after `ambeginscan`.
+        // Postgres sets both after `ambeginscan`.
+        own.snapshot = (*scan).xs_snapshot;
         own.matches.table = (*scan).heapRelation;
         if !own.matches.table.is_null() {
             own.matches.table_blocks = block_count(own.matches.table);
@@ -508,6 +513,24 @@ pub unsafe extern "C-unwind" fn amparallelrescan(scan: pg_sys::IndexScanDesc) {
         shared.next.store(FIRST_BLOCK, Ordering::Relaxed);
     }
 }
+
+/// Reports "snapshot too old" where vacuum may have taken entries out of the block that the snapshot
+/// still sees: with `old_snapshot_threshold` it does not wait for old snapshots.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+fn check_old_snapshot(snapshot: pg_sys::Snapshot, index: &Index, block: &Block) {
+    // SAFETY: reads a setting.
+    if unsafe { pg_sys::old_snapshot_threshold } >= 0 {
+        // SAFETY: the snapshot is the scan's, and the block's page is locked.
+        unsafe {
+            let page = pg_sys::BufferGetPage(block.buffer());
+            pg_sys::TestForOldSnapshot(snapshot, index.relation, page);
+        }
+    }
+}
+
+/// There is no `old_snapshot_threshold` any more.
+#[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+fn check_old_snapshot(_snapshot: pg_sys::Snapshot, _index: &Index, _block: &Block) {}
 
 /// IsMVCCSnapshot of `utils/snapmgr.h`.
 fn is_mvcc(snapshot: &pg_sys::SnapshotData) -> bool {

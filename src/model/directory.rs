@@ -23,6 +23,9 @@ const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 
+/// How a pointer file begins (`docs/spec.md` of Git LFS).
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// No JSON file of a model comes near this (the largest known tokenizers have some 30 MB).
 const MAX_JSON_BYTES: u64 = 256 << 20;
 
@@ -259,6 +262,9 @@ impl Directory {
                 format!("larger than {MAX_JSON_BYTES} bytes"),
             ));
         }
+        if bytes.starts_with(POINTER) {
+            return Err(ModelError::Pointer(name.to_owned()));
+        }
         if let Files::Recorded(seen) = &self.files {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(seen) = seen.get_mut(name) {
@@ -370,6 +376,23 @@ impl Directory {
             }
         }
         Ok(missing)
+    }
+
+    /// An error where one of the files of [`Self::missing_files`] is a pointer of Git LFS, or cannot
+    /// be opened.
+    pub fn check_not_pointers(&self, files: &[&str]) -> Result<(), ModelError> {
+        let needed = [CONFIG].iter().chain(files).map(|&name| name.to_owned());
+        for name in needed.chain(self.weight_files()?) {
+            let mut start = Vec::new();
+            self.file(&name)?
+                .take(POINTER.len() as u64)
+                .read_to_end(&mut start)
+                .map_err(|source| unreadable(&name, source))?;
+            if start == POINTER {
+                return Err(ModelError::Pointer(name));
+            }
+        }
+        Ok(())
     }
 
     /// An error where there are no weights but those that torch pickled.

@@ -21,6 +21,23 @@ pub enum ModelError {
     #[error("{0}")]
     UnsupportedModel(String),
 
+    /// A file of the model is what Git keeps in place of a large file.
+    #[error(
+        "model file \"{0}\" is a pointer of Git LFS, not the file itself: \"git lfs pull\" fetches that"
+    )]
+    Pointer(String),
+
+    /// A file with weights ends before what its header announces: a download that has not ended.
+    #[error("model file \"{file}\" is cut short: it has {bytes} of {announced} bytes")]
+    CutShort {
+        /// Name of the file.
+        file: String,
+        /// How long it is.
+        bytes: u64,
+        /// How long it has to be at least.
+        announced: u64,
+    },
+
     /// A file of the model contradicts its format, its configuration or another file.
     #[error("model file \"{file}\" is malformed: {reason}")]
     Malformed {

@@ -15,6 +15,7 @@ mod error;
 mod layers;
 mod limits;
 mod pack;
+mod private;
 mod prompt;
 mod quantize;
 mod qwen3_vl;
@@ -34,6 +35,7 @@ use crate::image::{RgbImage, resize_bicubic};
 pub use cancel::Cancel;
 pub use directory::ModelInfo;
 pub use error::ModelError;
+pub use limits::{MAX_MODEL_NAME, MODEL_NAME_RULE, is_model_name};
 pub use pack::{Cache, Packed};
 pub use quantize::{Closeness, quantize};
 
@@ -184,6 +186,7 @@ fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pac
     if !missing.is_empty() {
         return Err(ModelError::Incomplete { missing });
     }
+    check_files(&directory, family)?;
     cache.open(dir, replace, cancel, &|directory, file, kernel| {
         let dims = (family.dims)(directory)?;
         let weights = Weights::open(directory, cancel)?;
@@ -212,6 +215,18 @@ pub fn describe(dir: &Path) -> Result<ModelInfo, ModelError> {
     let family = family(&directory)?;
     let dims = (family.dims)(&directory)?;
     directory.info(family.model_type, dims, family.files)
+}
+
+/// Why the model in `dir` cannot be loaded, as far as it shows without reading all of its weights: a
+/// file that cannot be opened, is not the file itself, or is cut short.
+pub fn check(dir: &Path) -> Result<(), ModelError> {
+    let directory = Directory::open(dir)?;
+    check_files(&directory, family(&directory)?)
+}
+
+fn check_files(directory: &Directory, family: &Family) -> Result<(), ModelError> {
+    directory.check_not_pointers(family.files)?;
+    Weights::open(directory, &Cancel::new()).map(drop)
 }
 
 fn family(directory: &Directory) -> Result<&'static Family, ModelError> {

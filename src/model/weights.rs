@@ -272,10 +272,18 @@ fn read_header(
     let mut length = [0u8; 8];
     file.read_exact(&mut length).map_err(fail)?;
     let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER_BYTES || length > file_bytes - 8 {
+    if length > MAX_HEADER_BYTES {
         return Err(malformed(format!(
             "header of {length} bytes in a file of {file_bytes} bytes"
         )));
+    }
+    let cut_short = |announced| ModelError::CutShort {
+        file: name.to_owned(),
+        bytes: file_bytes,
+        announced,
+    };
+    if length > file_bytes - 8 {
+        return Err(cut_short(8 + length));
     }
     let data_start = 8 + length;
     let data_bytes = file_bytes - data_start;
@@ -283,6 +291,12 @@ fn read_header(
     file.take(length).read_to_end(&mut header).map_err(fail)?;
     let header: Header =
         serde_json::from_slice(&header).map_err(|error| malformed(error.to_string()))?;
+
+    let ends = header.tensors.values().map(|found| found.data_offsets.1);
+    let end = ends.max().unwrap_or(0);
+    if end > data_bytes {
+        return Err(cut_short(data_start.saturating_add(end)));
+    }
 
     let mut entries = HashMap::with_capacity(header.tensors.len());
     for (tensor, found) in header.tensors {
@@ -294,9 +308,9 @@ fn read_header(
             _ => None,
         };
         let (begin, end) = found.data_offsets;
-        if begin > end || end > data_bytes {
+        if begin > end {
             return Err(malformed(format!(
-                "tensor \"{tensor}\" spans bytes {begin} to {end} of {data_bytes}"
+                "tensor \"{tensor}\" spans bytes {begin} to {end}"
             )));
         }
         if let Some(stored) = stored {

@@ -215,7 +215,7 @@ fn filter(vector: VectorArg<'_>, level: Level) -> Result<Option<Filter>, ErrorRe
 ///
 /// # Safety
 /// `node` is a node.
-unsafe fn constant(node: *mut pg_sys::Node) -> Option<Option<pg_sys::Datum>> {
+pub unsafe fn constant(node: *mut pg_sys::Node) -> Option<Option<pg_sys::Datum>> {
     // SAFETY: cast after a look at the tag.
     unsafe {
         is_a(node, pg_sys::NodeTag::T_Const).then(|| {

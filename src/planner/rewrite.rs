@@ -6,10 +6,13 @@
 use std::ffi::CStr;
 use std::ptr::null_mut;
 
+use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
-use pgrx::{Internal, PgList, is_a, pg_sys};
+use pgrx::{FromDatum, Internal, PgList, is_a, pg_sys};
 
 use super::price::{self, Reads};
+use super::query::constant;
+use crate::types::{ProbeArg, check_prefix_dims, check_threshold};
 
 /// Support function of both forms of `coarse_match`. Returns the replacement, or null for "as it
 /// is"; where one stays a call, its price.
@@ -43,7 +46,8 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
             return null_mut();
         };
         let (right, right_type) = match (args.get_ptr(2), args.get_ptr(3)) {
-            (Some(_), Some(_)) => {
+            (Some(threshold), Some(dims)) => {
+                check_constants(threshold, dims).unwrap_or_report();
                 let Some(probe) = objects.probe_function() else {
                     return null_mut();
                 };
@@ -62,6 +66,9 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
                 // What we return is not simplified again: a probe of constants is folded here.
                 // `root` may be null, for both.
                 let probe = pg_sys::eval_const_expressions(request.root, probe.cast());
+                if let Some(Some(folded)) = constant(probe) {
+                    ProbeArg::from_datum(folded).probe().unwrap_or_report();
+                }
                 (probe.cast::<pg_sys::Expr>(), objects.probe)
             }
             _ => (query, objects.vector),
@@ -83,6 +90,27 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
         (*clause).location = call.location;
         clause.cast()
     }
+}
+
+/// Reports a threshold or prefix length that stands in the query and is wrong, whichever rows there
+/// are. The probe itself reports nothing before a row is compared with it.
+///
+/// # Safety
+/// Expressions of the types that `coarse_match` takes.
+unsafe fn check_constants(
+    threshold: *mut pg_sys::Expr,
+    dims: *mut pg_sys::Expr,
+) -> Result<(), ErrorReport> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some(Some(threshold)) = constant(threshold.cast()) {
+            check_threshold(f64::from_datum(threshold, false).unwrap_or(f64::NAN))?;
+        }
+        if let Some(Some(dims)) = constant(dims.cast()) {
+            check_prefix_dims(i32::from_datum(dims, false).unwrap_or(0))?;
+        }
+    }
+    Ok(())
 }
 
 /// The extension's own objects, found beside the function that is being planned: no name is looked

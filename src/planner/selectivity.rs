@@ -147,10 +147,7 @@ unsafe fn estimate(
         };
         let (mut vector, mut other) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
         pg_sys::op_input_types(operator, &mut vector, &mut other);
-        let planning = Planning {
-            root,
-            function: pg_sys::get_opcode(operator),
-        };
+        let planning = Planning { root };
         if vector != other {
             return planning
                 .compare(left, Query::of_probe(root, right, vector))
@@ -166,8 +163,6 @@ unsafe fn estimate(
 
 struct Planning {
     root: *mut pg_sys::PlannerInfo,
-    /// Behind the operator.
-    function: pg_sys::Oid,
 }
 
 impl Planning {
@@ -186,7 +181,7 @@ impl Planning {
                 Query::Null => (Some(0.0), 0.0, None),
                 Query::Known(filter) => {
                     let version = row.version();
-                    let share = row.with_sample(self.function, |sample| {
+                    let share = row.with_sample(|sample| {
                         remembered(version?, &filter, || {
                             let query = SampleQuery::new(&filter.prefix, filter.of);
                             sample.share(&query, filter.threshold, None)
@@ -229,8 +224,8 @@ impl Planning {
         };
         // SAFETY: the caller's promise.
         unsafe {
-            rows.with_sample(self.function, |rows| {
-                queries.with_sample(self.function, |queries| {
+            rows.with_sample(|rows| {
+                queries.with_sample(|queries| {
                     let shares: Vec<f64> = spread(queries.rows())
                         .filter_map(|i| share_of_row(rows, queries, i, level, same))
                         .collect();

@@ -219,21 +219,19 @@ impl Variable {
         }
     }
 
-    /// Calls `f` with the sample. `None` where there is none, or where the user may not read what
-    /// `function` would tell of it.
+    /// Calls `f` with the sample. `None` where there is none, or where the user may not read all of
+    /// the column: an estimate from hidden rows, which EXPLAIN shows, would tell whether they show
+    /// a baby. That the operator is leakproof, for which Postgres lets its own estimators use such
+    /// values, is not enough here: the user chooses the query.
     ///
     /// # Safety
     /// Called while the query is being planned.
-    pub unsafe fn with_sample<R>(
-        &mut self,
-        function: pg_sys::Oid,
-        f: impl FnOnce(Sample<'_>) -> Option<R>,
-    ) -> Option<R> {
+    pub unsafe fn with_sample<R>(&mut self, f: impl FnOnce(Sample<'_>) -> Option<R>) -> Option<R> {
         // SAFETY: the row is one of pg_statistic, and stays in the cache as long as self; the
         // array is read only after a look at its type.
         unsafe {
             let tuple = self.0.statsTuple;
-            if tuple.is_null() || !pg_sys::statistic_proc_security_check(&mut self.0, function) {
+            if tuple.is_null() || !self.0.acl_ok {
                 return None;
             }
             // As get_attstatsslot does it, but without its copy of the values.

@@ -2,6 +2,10 @@
 
 use pgrx::{PgMemoryContexts, pg_sys};
 
+/// The bytes of an argument are compared, and copied, up to this length: those of a vector of the
+/// most dimensions, or of an array of as many numbers. A longer one is prepared anew each time.
+const COMPARED_BYTES: usize = 256 * 1024;
+
 /// Something made from an argument, kept until the argument changes.
 ///
 /// The argument is compared on every call, by the bytes that stand for it. Postgres' own word that
@@ -29,6 +33,7 @@ impl<T> Prepared<T> {
         identity: Option<&[u8]>,
         prepare: impl FnOnce() -> Result<T, E>,
     ) -> Result<&T, E> {
+        let identity = identity.filter(|identity| identity.len() <= COMPARED_BYTES);
         let kept = self
             .value
             .take()

@@ -3,15 +3,17 @@
 use std::fmt::{Display, LowerExp};
 
 use half::f16;
-use pgrx::Array;
 use pgrx::array::RawArray;
 use pgrx::datum::UnboxDatum;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use pgrx::{Array, pg_sys};
 
 use super::arithmetic::out_of_range;
+use super::call_site::{Prepared, call_site_state};
 use super::error::sql_error;
-use super::vector::{MrlVector, VectorArg};
+use super::varlena::ArrayArg;
+use super::vector::{MrlVector, StoredVector, VectorArg, VectorDatum};
 use super::vector_io::check_typmod;
 use crate::vector::{VectorError, check_dims, parse, to_f16};
 
@@ -27,8 +29,40 @@ fn mrl_vector_to_mrl_vector(
     Ok(MrlVector(values.as_slice().to_vec()))
 }
 
-/// Collects an array's elements, each rounded by `to_half`.
+/// An array's elements, each rounded by `to_half`. Where a parameter of a generic plan is cast, the
+/// cast stands in every row's expression: the call site keeps what it made last.
 fn from_array<T>(
+    array: ArrayArg<'_>,
+    typmod: i32,
+    fcinfo: pg_sys::FunctionCallInfo,
+    to_half: impl Fn(T) -> Result<f16, VectorError>,
+) -> Result<VectorDatum, ErrorReport>
+where
+    T: for<'a> UnboxDatum<As<'a> = T> + 'static,
+{
+    #[derive(Default)]
+    struct Site {
+        typmod: i32,
+        vector: Prepared<StoredVector>,
+    }
+    let mut own = Site::default();
+    // SAFETY: this call's fcinfo; the functions of this file keep a Site.
+    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    if site.typmod != typmod {
+        *site = Site {
+            typmod,
+            ..Site::default()
+        };
+    }
+    let vector = site.vector.get(array.0.identity(usize::MAX), || {
+        // SAFETY: the SQL declaration's element type is the caller's `T`.
+        let array = unsafe { array.open::<T>() };
+        collect(array, typmod, to_half).map(StoredVector::from)
+    })?;
+    Ok(vector.to_datum())
+}
+
+fn collect<T>(
     array: Array<'_, T>,
     typmod: i32,
     to_half: impl Fn(T) -> Result<f16, VectorError>,
@@ -72,39 +106,43 @@ fn narrow<T: Copy + Display + LowerExp + Into<f64>>(value: T) -> Result<f16, Vec
 
 #[pg_extern(sql = false)]
 fn real_array_to_mrl_vector(
-    array: Array<'_, f32>,
+    array: ArrayArg<'_>,
     typmod: i32,
     _explicit: bool,
-) -> Result<MrlVector, ErrorReport> {
-    from_array(array, typmod, narrow)
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<VectorDatum, ErrorReport> {
+    from_array(array, typmod, fcinfo, narrow::<f32>)
 }
 
 #[pg_extern(sql = false)]
 fn double_array_to_mrl_vector(
-    array: Array<'_, f64>,
+    array: ArrayArg<'_>,
     typmod: i32,
     _explicit: bool,
-) -> Result<MrlVector, ErrorReport> {
-    from_array(array, typmod, narrow)
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<VectorDatum, ErrorReport> {
+    from_array(array, typmod, fcinfo, narrow::<f64>)
 }
 
 #[pg_extern(sql = false)]
 fn integer_array_to_mrl_vector(
-    array: Array<'_, i32>,
+    array: ArrayArg<'_>,
     typmod: i32,
     _explicit: bool,
-) -> Result<MrlVector, ErrorReport> {
-    from_array(array, typmod, narrow)
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<VectorDatum, ErrorReport> {
+    from_array(array, typmod, fcinfo, narrow::<i32>)
 }
 
 #[pg_extern(sql = false)]
 fn numeric_array_to_mrl_vector(
-    array: Array<'_, pgrx::AnyNumeric>,
+    array: ArrayArg<'_>,
     typmod: i32,
     _explicit: bool,
-) -> Result<MrlVector, ErrorReport> {
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<VectorDatum, ErrorReport> {
     // A numeric is read as the text that it prints: exact, and no error of Postgres' own.
-    from_array(array, typmod, |value| {
+    from_array(array, typmod, fcinfo, |value: pgrx::AnyNumeric| {
         let values = parse(&format!("[{value}]"))?;
         values.first().copied().ok_or(VectorError::NoDimensions)
     })

@@ -3,7 +3,11 @@
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use pgrx::{pg_sys, varlena};
+use pgrx::callconv::{Arg, ArgAbi};
+use pgrx::datum::UnboxDatum;
+use pgrx::{Array, FromDatum, impl_sql_translatable, pg_sys, varlena};
+
+use super::vector::RawDatum;
 
 /// A variable-length argument as Postgres passes it: in place, short, compressed or toasted.
 #[derive(Clone, Copy)]
@@ -29,6 +33,14 @@ impl<'fcx> RawVarlena<'fcx> {
             ptr,
             lifetime: PhantomData,
         }
+    }
+
+    /// Bytes of the value, without its header: what is stored is not read for it, only a pointer or
+    /// a header.
+    pub fn len(&self) -> usize {
+        // SAFETY: the pointer is a varlena (from_datum's contract).
+        let whole = unsafe { pg_sys::toast_raw_datum_size(pg_sys::Datum::from(self.ptr.as_ptr())) };
+        whole.saturating_sub(pg_sys::VARHDRSZ)
     }
 
     /// All bytes.
@@ -122,5 +134,70 @@ pub fn new_varlena(len: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
         let data = varlena::vardata_4b(ptr).cast_mut().cast::<u8>();
         fill(std::slice::from_raw_parts_mut(data, len));
         pg_sys::Datum::from(ptr)
+    }
+}
+
+/// A `text` argument that is not read before its length has been looked at: a plain user can make
+/// one of a gigabyte from nothing.
+#[derive(Clone, Copy)]
+pub struct TextArg<'fcx>(pub RawVarlena<'fcx>);
+
+/// A `bytea` argument likewise.
+#[derive(Clone, Copy)]
+pub struct ByteaArg<'fcx>(pub RawVarlena<'fcx>);
+
+/// An array argument likewise, of whatever the SQL declaration says.
+#[derive(Clone, Copy)]
+pub struct ArrayArg<'fcx>(pub RawVarlena<'fcx>);
+
+impl_sql_translatable!(TextArg<'_>, "text");
+impl_sql_translatable!(ByteaArg<'_>, "bytea");
+impl_sql_translatable!(ArrayArg<'_>, "anyarray");
+
+impl<'fcx> ArrayArg<'fcx> {
+    /// The array.
+    ///
+    /// # Safety
+    /// Its elements are of the type that `T` stands for.
+    pub unsafe fn open<T: UnboxDatum>(&self) -> Array<'fcx, T> {
+        let datum = pg_sys::Datum::from(self.0.ptr.as_ptr());
+        // SAFETY: the caller's promise; the datum is not null.
+        unsafe { Array::from_datum(datum, false) }.expect("array is not null")
+    }
+}
+
+// SAFETY: the SQL declarations name `text` for every such argument.
+unsafe impl<'fcx> ArgAbi<'fcx> for TextArg<'fcx> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the functions are strict or take an Option, so the datum is not null.
+        TextArg(unsafe { raw_argument(arg) })
+    }
+}
+
+// SAFETY: the SQL declarations name `bytea` for every such argument.
+unsafe impl<'fcx> ArgAbi<'fcx> for ByteaArg<'fcx> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: as above.
+        ByteaArg(unsafe { raw_argument(arg) })
+    }
+}
+
+// SAFETY: the SQL declarations name an array type for every such argument.
+unsafe impl<'fcx> ArgAbi<'fcx> for ArrayArg<'fcx> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: as above.
+        ArrayArg(unsafe { raw_argument(arg) })
+    }
+}
+
+/// # Safety
+/// The argument is a varlena that is not null.
+unsafe fn raw_argument<'fcx>(arg: Arg<'_, 'fcx>) -> RawVarlena<'fcx> {
+    // SAFETY: the caller's promise; the argument lives as long as the call.
+    unsafe {
+        let datum: RawDatum = arg
+            .unbox_arg_using_from_datum()
+            .expect("argument is not null");
+        RawVarlena::from_datum(datum.0)
     }
 }

@@ -152,14 +152,54 @@ pub struct MrlVector(pub Vec<f16>);
 impl MrlVector {
     /// Copies it into the current memory context.
     pub fn into_datum(self) -> pg_sys::Datum {
+        new_varlena(self.data_len(), |data| self.write(data))
+    }
+
+    fn data_len(&self) -> usize {
+        HEADER + 2 * self.0.len()
+    }
+
+    fn write(&self, data: &mut [u8]) {
         let MrlVector(values) = self;
-        new_varlena(HEADER + 2 * values.len(), |data| {
-            data[0..2].copy_from_slice(&(values.len() as u16).to_ne_bytes());
-            data[4..8].copy_from_slice(&squared_norm(&values).to_ne_bytes());
-            for (bytes, value) in data[HEADER..].chunks_exact_mut(2).zip(&values) {
-                bytes.copy_from_slice(&value.to_ne_bytes());
-            }
-        })
+        data[0..2].copy_from_slice(&(values.len() as u16).to_ne_bytes());
+        data[4..8].copy_from_slice(&squared_norm(values).to_ne_bytes());
+        for (bytes, value) in data[HEADER..].chunks_exact_mut(2).zip(values) {
+            bytes.copy_from_slice(&value.to_ne_bytes());
+        }
+    }
+}
+
+/// A vector as it lies in a Datum, without the varlena header. A call site keeps one that it
+/// returns for many rows: each time costs one copy.
+pub struct StoredVector(Vec<u8>);
+
+impl From<MrlVector> for StoredVector {
+    fn from(vector: MrlVector) -> StoredVector {
+        let mut data = vec![0; vector.data_len()];
+        vector.write(&mut data);
+        StoredVector(data)
+    }
+}
+
+impl StoredVector {
+    /// A copy in the current memory context.
+    pub fn to_datum(&self) -> VectorDatum {
+        VectorDatum(new_varlena(self.0.len(), |data| {
+            data.copy_from_slice(&self.0);
+        }))
+    }
+}
+
+/// A vector that a SQL function returns, in memory of Postgres'.
+pub struct VectorDatum(pg_sys::Datum);
+
+impl_sql_translatable!(VectorDatum, "mrl_vector");
+
+// SAFETY: only `to_datum` makes one, of a vector.
+unsafe impl BoxRet for VectorDatum {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+        // SAFETY: a datum of the declared return type.
+        unsafe { fcinfo.return_raw_datum(self.0) }
     }
 }
 
@@ -188,18 +228,52 @@ unsafe impl BoxRet for MrlVector {
     }
 }
 
-/// An array of vectors and NULLs that a SQL function returns.
-pub struct VectorArray(pub Vec<Option<MrlVector>>);
+/// An array of vectors and NULLs that a SQL function returns. The vectors lie in memory of
+/// Postgres': where there is too little of it, that is an error of the statement.
+#[derive(Default)]
+pub struct VectorArray {
+    elements: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl VectorArray {
+    /// Appends a NULL, to be set later or not.
+    pub fn push_null(&mut self) -> Result<(), ErrorReport> {
+        reserve_one(&mut self.elements)?;
+        reserve_one(&mut self.nulls)?;
+        self.elements.push(pg_sys::Datum::null());
+        self.nulls.push(true);
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        self.elements.len()
+    }
+
+    /// Sets an element that is there, counted from 0.
+    pub fn set(&mut self, index: usize, vector: MrlVector) {
+        self.elements[index] = vector.into_datum();
+        self.nulls[index] = false;
+    }
+}
+
+/// Makes room for one more element, or reports that there is none: an allocation that fails
+/// elsewhere in Rust ends the server process, and with it every session.
+pub fn reserve_one<T>(elements: &mut Vec<T>) -> Result<(), ErrorReport> {
+    elements.try_reserve(1).map_err(|_| {
+        sql_error(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory").set_detail(format!(
+            "Failed on an array of more than {} elements.",
+            elements.len()
+        ))
+    })
+}
 
 impl_sql_translatable!(VectorArray, "mrl_vector[]");
 
 // SAFETY: an array of the element type that the function is declared to return.
 unsafe impl BoxRet for VectorArray {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
-        let nulls: Vec<bool> = self.0.iter().map(Option::is_none).collect();
-        let to_datum =
-            |v: Option<MrlVector>| v.map_or(pg_sys::Datum::null(), MrlVector::into_datum);
-        let elements: Vec<pg_sys::Datum> = self.0.into_iter().map(to_datum).collect();
+        let VectorArray { elements, nulls } = self;
         // SAFETY: the call has a flinfo (it came from SQL); `elements` and `nulls` have the length
         // that is given, and the element type's storage is looked up, not assumed.
         unsafe {

@@ -6,9 +6,10 @@
 //! processors do not run sixteen pools of two threads that wait for each other. The kernel gives
 //! a dead process's seats back.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::PathBuf;
+
+use super::super::private;
 
 /// The seats of a server, of which one process may hold some.
 pub struct Seats {
@@ -35,14 +36,8 @@ impl Seats {
             if taken.len() == wanted {
                 break;
             }
-            if place.is_none() {
-                *place = OpenOptions::new()
-                    .create(true)
-                    .truncate(false)
-                    .write(true)
-                    .mode(0o600)
-                    .open(self.directory.join(format!("cpu.{i}")))
-                    .ok();
+            if place.is_none() && private::check(&self.directory).is_ok() {
+                *place = private::lock_file(&self.directory.join(format!("cpu.{i}"))).ok();
             }
             if let Some(file) = place
                 && file.try_lock().is_ok()

@@ -8,9 +8,9 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::compute::Kernel;
 use super::super::directory::{Directory, Stat, unreadable, vector_relevant};
-use super::super::{Cancel, ModelError};
+use super::super::{Cancel, ModelError, private};
 use super::{Pack, PackWriter, VERSION, hex};
 
 const LOCK_POLL: Duration = Duration::from_millis(20);
@@ -113,8 +113,8 @@ impl Cache {
         if !replace && let Some(pack) = current(&home, dir, kernel) {
             return Ok(pack);
         }
-        make_private(&self.root).map_err(ModelError::Cache)?;
-        make_private(&home).map_err(ModelError::Cache)?;
+        private::make(&self.root).map_err(ModelError::Cache)?;
+        private::make(&home).map_err(ModelError::Cache)?;
         let _lock = lock(&home.join("lock"), cancel)?;
         // Somebody else may have made it meanwhile.
         if !replace && let Some(pack) = current(&home, dir, kernel) {
@@ -323,33 +323,9 @@ fn digest(dir: &Path, name: &str, cancel: &Cancel) -> Result<Option<[u8; 32]>, M
     }
 }
 
-/// A directory that only the server's user can look into.
-fn make_private(path: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let metadata = fs::metadata(path)?;
-    // SAFETY: has no preconditions and cannot fail.
-    let own = unsafe { libc::geteuid() };
-    if !metadata.is_dir() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "the directory does not belong to the server's user alone",
-        ));
-    }
-    Ok(())
-}
-
 /// Wait for the lock and take it.
 fn lock(path: &Path, cancel: &Cancel) -> Result<File, ModelError> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(ModelError::Cache)?;
+    let file = private::lock_file(path).map_err(ModelError::Cache)?;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),

@@ -359,21 +359,72 @@ fn weights_must_have_the_shapes_of_the_configuration() {
 }
 
 #[test]
-fn truncated_weights_are_malformed_at_every_length() {
+fn half_a_download_is_cut_short_at_every_length() {
     let copy = Checkpoint::of("text_right");
+    check(&copy.0).unwrap();
     let whole = fs::read(copy.file("model.safetensors")).unwrap();
-    let lengths = [0, 1, 7, 8, 9, 100, whole.len() / 2, whole.len() - 1];
-    for length in lengths {
+    for length in [0, 1, 7] {
         fs::write(copy.file("model.safetensors"), &whole[..length]).unwrap();
-        copy.assert_malformed("model.safetensors", "");
+        copy.assert_malformed("model.safetensors", "bytes long");
     }
+    for length in [8, 9, 100, whole.len() / 2, whole.len() - 1] {
+        fs::write(copy.file("model.safetensors"), &whole[..length]).unwrap();
+        for error in [copy.error(), check(&copy.0).unwrap_err()] {
+            let ModelError::CutShort {
+                file,
+                bytes,
+                announced,
+            } = error
+            else {
+                panic!("{error:?}");
+            };
+            assert_eq!((file.as_str(), bytes), ("model.safetensors", length as u64));
+            // Only the header tells the whole length.
+            assert!(announced == whole.len() as u64 || length <= 100);
+        }
+    }
+}
+
+#[test]
+fn pointers_of_git_lfs_are_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\n\
+        oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n\
+        size 12345\n";
+    for file in [
+        "model.safetensors",
+        "tokenizer.json",
+        "preprocessor_config.json",
+        "config.json",
+    ] {
+        let copy = Checkpoint::of("text_right");
+        fs::write(copy.file(file), pointer).unwrap();
+        for error in [copy.error(), check(&copy.0).unwrap_err()] {
+            assert!(
+                matches!(&error, ModelError::Pointer(found) if found == file),
+                "{error:?}"
+            );
+            assert!(error.to_string().contains("git lfs pull"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_noticed_before_it_is_needed() {
+    let copy = Checkpoint::of("text_right");
+    // A directory opens and cannot be read; permissions would not stop root.
+    fs::remove_file(copy.file("model.safetensors")).unwrap();
+    fs::create_dir(copy.file("model.safetensors")).unwrap();
+    assert!(check(&copy.0).is_err());
+    assert!(matches!(
+        describe(&copy.0).map(|info| info.missing),
+        Ok(missing) if missing == ["model.safetensors"]
+    ));
 }
 
 #[test]
 fn hostile_headers_are_malformed() {
     let file = "model.safetensors";
     for (key, value, reason) in [
-        ("data_offsets", json!([0, u64::MAX]), "spans bytes"),
         ("data_offsets", json!([16, 8]), "spans bytes 16 to 8"),
         ("data_offsets", json!([0, 4]), "has 4 bytes"),
         ("shape", json!([1u64 << 62, 1u64 << 62]), "has"),
@@ -390,6 +441,12 @@ fn hostile_headers_are_malformed() {
         header.as_object_mut().unwrap().remove(TEXT_LAYER).unwrap();
     });
     copy.assert_malformed(file, TEXT_LAYER);
+
+    let copy = Checkpoint::of("text_right");
+    copy.edit_header(file, |header| {
+        header[TEXT_LAYER]["data_offsets"] = json!([0, u64::MAX]);
+    });
+    assert!(matches!(copy.error(), ModelError::CutShort { .. }));
 
     let copy = Checkpoint::of("text_right");
     let mut bytes = fs::read(copy.file(file)).unwrap();

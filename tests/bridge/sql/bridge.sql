@@ -106,6 +106,17 @@ DROP EXTENSION photosearch_pgvector, photosearch, vector;
 DROP DOMAIN public.vector, public.mrl_vector;
 DROP SCHEMA "Search", "pg's vectors", "100% bridge";
 
+-- A schema's name may hold anything, a statement too: the script runs none of it.
+\set hostile '"x\nCREATE ROLE regress_photosearch_planted SUPERUSER;\n--"'
+CREATE SCHEMA :hostile;
+CREATE EXTENSION vector SCHEMA :hostile;
+CREATE EXTENSION photosearch;
+CREATE EXTENSION photosearch_pgvector;
+SELECT count(*) AS planted FROM pg_roles WHERE rolname = 'regress_photosearch_planted';
+SELECT count(*) AS casts FROM pg_cast JOIN pg_proc AS p ON p.oid = castfunc JOIN pg_depend ON objid = p.oid AND deptype = 'e' JOIN pg_extension AS e ON e.oid = refobjid WHERE extname = 'photosearch_pgvector';
+DROP EXTENSION photosearch_pgvector, photosearch, vector;
+DROP SCHEMA :hostile;
+
 -- CASCADE brings what the bridge needs.
 SET client_min_messages = warning;
 CREATE EXTENSION photosearch_pgvector CASCADE;

@@ -77,8 +77,8 @@ BEGIN
 END
 $$;
 SELECT condition, estimate(condition) BETWEEN 1 AND 100 AS possible FROM unnest(ARRAY[
-    $$coarse_match(e, '[1,2,3,4]', 0.5, 2)$$, $$NOT coarse_match(e, '[1,2,3,4]', 0.5, 2)$$, $$e @~ mrl_probe('[1,2,3,4]', -2, 2)$$,
-    $$e @~ (SELECT mrl_probe('[1,2,3,4]', -2, 2))$$, $$e !@~ (SELECT mrl_probe('[1,2,3,4]', -2, 2))$$]) AS condition;
+    $$coarse_match(e, '[1,2,3,4]', 0.5, 2)$$, $$NOT coarse_match(e, '[1,2,3,4]', 0.5, 2)$$, $$e @~ mrl_probe('[1,2,3,4]', -1, 2)$$,
+    $$e @~ (SELECT mrl_probe('[1,2,3,4]', -1, 2))$$, $$e !@~ (SELECT mrl_probe('[1,2,3,4]', -1, 2))$$]) AS condition;
 
 -- What goes parallel: a query that is a constant, a parameter or an uncorrelated subquery.
 SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;

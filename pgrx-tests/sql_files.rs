@@ -1,0 +1,27 @@
+//! What the scripts of the extensions may not hold.
+
+#[cfg(test)]
+mod tests {
+    /// Postgres replaces `@extschema@`, `@extowner@` and `@extschema:name@` in a script wherever they
+    /// stand, and does not look whether that is a comment. A schema whose name holds the end of a
+    /// line would go on as a statement, which the superuser runs who creates the extension.
+    #[test]
+    fn comments_hold_no_token_that_postgres_replaces() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sql");
+        let mut scripts = 0;
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let script = std::fs::read_to_string(&path).unwrap();
+            scripts += usize::from(path.extension().is_some_and(|e| e == "sql"));
+            assert!(
+                !script.contains("/*"),
+                "{path:?}: look for block comments too"
+            );
+            for line in script.lines() {
+                let comment = line.split_once("--").map_or("", |(_, comment)| comment);
+                assert!(!comment.contains("@ext"), "{path:?}: {line}");
+            }
+        }
+        assert!(scripts > 3);
+    }
+}

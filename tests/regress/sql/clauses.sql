@@ -1,0 +1,91 @@
+-- Every kind of clause that the planner can hand to an index, by every kind of plan: the answer is that of a sequential scan.
+CREATE TABLE album (id int PRIMARY KEY, year int, e mrl_vector(32));
+INSERT INTO album SELECT i, 2000 + i % 20, CASE WHEN i % 50 > 0 THEN some_vector(i, 32) END FROM generate_series(1, 3000) AS i;
+CREATE INDEX album_e ON album USING mrl (e);
+CREATE INDEX album_year ON album (year);
+CREATE TABLE queries (q mrl_vector(32), t float8);
+INSERT INTO queries SELECT some_vector(i, 32), 0.8 FROM generate_series(7, 9) AS i;
+INSERT INTO queries VALUES (NULL, 0.8);
+ANALYZE album, queries;
+SET photosearch.coarse_threshold = 0.8; SET photosearch.coarse_dims = 32;
+SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0;
+
+-- How many rows a statement finds, and by which scans of album: or which plan finds others.
+CREATE FUNCTION agrees(statement text, OUT answer text, OUT scans text) LANGUAGE plpgsql AS $$
+DECLARE
+    kinds text[] := ARRAY['seqscan', 'bitmapscan', 'indexscan'];
+    workers int;
+    kind text;
+    line text;
+    ids text;
+    expected text;
+    plan text;
+    seen text[] := '{}';
+BEGIN
+    FOREACH workers IN ARRAY ARRAY[0, 2] LOOP
+        PERFORM set_config('max_parallel_workers_per_gather', workers::text, true);
+        FOREACH kind IN ARRAY kinds LOOP
+            FOREACH line IN ARRAY kinds LOOP
+                PERFORM set_config('enable_' || line, (line = kind)::text, true);
+            END LOOP;
+            plan := '';
+            FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || statement LOOP
+                plan := plan || line || E'\n';
+                line := substring(line FROM '((Parallel )?(Seq|Index|Bitmap Heap|Bitmap Index) Scan) (using album_e )?on album(_e)?( |$)');
+                seen := seen || line;
+            END LOOP;
+            BEGIN
+                EXECUTE 'SELECT count(*) || '' rows, '' || coalesce(sum(s::text::int), 0) FROM (' || statement || ') AS s (s)' INTO ids;
+            EXCEPTION WHEN OTHERS THEN
+                ids := SQLERRM;
+            END;
+            expected := coalesce(expected, ids);
+            IF ids <> expected THEN
+                answer := format(E'%s with %s workers: %s, not %s\n%s', kind, workers, ids, expected, plan);
+                RETURN;
+            END IF;
+        END LOOP;
+    END LOOP;
+    FOREACH line IN ARRAY kinds LOOP
+        PERFORM set_config('enable_' || line, 'on', true);
+    END LOOP;
+    answer := expected;
+    scans := (SELECT string_agg(DISTINCT s, ', ' ORDER BY s) FROM unnest(seen) AS s WHERE s IS NOT NULL);
+END
+$$;
+
+SELECT condition, agrees.* FROM unnest(ARRAY[
+    -- One operator.
+    'coarse_match(e, some_vector(7, 32), 0.8, 32)', 'NOT coarse_match(e, some_vector(7, 32), 0.8, 32)', 'e @~ some_vector(7, 32)', 'some_vector(7, 32) @~ e',
+    -- Several at once.
+    'e @~ some_vector(7, 32) AND e !@~ some_vector(9, 32)', 'e @~ some_vector(7, 32) AND year = 2007', 'e @~ some_vector(7, 32) AND e IS NOT NULL',
+    -- Arrays.
+    'e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)])', 'e @~ ANY (ARRAY[some_vector(7, 32), NULL, some_vector(7, 32)])', 'e @~ ANY (NULL::mrl_vector[])', 'e @~ ANY (''{}''::mrl_vector[])',
+    'e @~ ALL (ARRAY[some_vector(7, 32), some_vector(8, 32)])', 'NOT e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)])', 'e !@~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)])',
+    'e @~ ANY (ARRAY(SELECT q FROM queries))', 'e @~ ANY (SELECT q FROM queries)', 'e @~ ALL (SELECT q FROM queries)', 'e @~ (SELECT q FROM queries ORDER BY q LIMIT 1)',
+    'e @~ ANY (ARRAY[mrl_probe(some_vector(7, 32), 0.8, 32), mrl_probe(some_vector(8, 32), 0.9, 16)])',
+    'e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)]) AND e @~ some_vector(7, 32)', 'e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)]) AND year < 2010',
+    'e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)]) AND e @~ ANY (ARRAY[some_vector(8, 32), some_vector(9, 32)])',
+    -- OR, and AND within.
+    'e @~ some_vector(7, 32) OR e @~ some_vector(8, 32)', '(e @~ some_vector(7, 32) AND e !@~ some_vector(9, 32)) OR (e @~ some_vector(8, 32) AND year = 2008)',
+    'e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)]) OR e @~ some_vector(9, 32)', 'e @~ some_vector(7, 32) OR year = 2008', 'NOT (e @~ some_vector(7, 32) OR e @~ some_vector(8, 32))',
+    'e @~ some_vector(7, 32) AND (year = 2007 OR e @~ some_vector(8, 32))', '(e @~ some_vector(7, 32) OR e @~ some_vector(8, 32)) AND (e @~ some_vector(7, 32) OR e @~ some_vector(9, 32))',
+    -- NULL tests, and NULL.
+    'e IS NULL', 'e IS NOT NULL', 'e @~ NULL', '(e @~ some_vector(7, 32)) IS NULL', '(e @~ some_vector(7, 32)) IS TRUE', '(e @~ some_vector(7, 32)) IS NOT TRUE', 'e @~ some_vector(7, 32) IS DISTINCT FROM true',
+    -- Rows and cases.
+    '(e, year) = (some_vector(7, 32), 2007)', '(year, e) < (2001, some_vector(7, 32))', 'ROW(e @~ some_vector(7, 32), year) = ROW(true, 2007)', 'CASE WHEN year = 2007 THEN e @~ some_vector(7, 32) END',
+    'COALESCE(e @~ some_vector(7, 32), true)', 'e @~ some_vector(year, 32)', 'e = some_vector(7, 32)', 'year = ANY (ARRAY[2007, 2008]) AND e @~ some_vector(7, 32)'
+]) AS condition, agrees('SELECT id FROM album WHERE ' || condition);
+
+-- Joins: the query is the column of another table, of a function, or of the row outside.
+SELECT query, agrees.* FROM unnest(ARRAY[
+    'SELECT id FROM queries, album WHERE e @~ q', 'SELECT id FROM queries LEFT JOIN album ON e @~ q', 'SELECT id FROM queries, album WHERE coarse_match(e, q, t, 32)', 'SELECT id FROM queries, album WHERE e @~ ANY (ARRAY[q, some_vector(7, 32)])',
+    'SELECT id FROM album WHERE EXISTS (SELECT FROM queries WHERE e @~ q)', 'SELECT id FROM album WHERE NOT EXISTS (SELECT FROM queries WHERE e @~ q) AND id < 500',
+    'SELECT (SELECT count(*) FROM album WHERE e @~ q) FROM queries', 'SELECT id FROM queries, LATERAL (SELECT id FROM album WHERE coarse_match(e, q, t, 16) ORDER BY fine_score(e, q) DESC, id LIMIT 5) AS best',
+    'SELECT id FROM queries, LATERAL (SELECT id FROM album WHERE e @~ ANY (ARRAY[q, q]) OFFSET 0) AS s', 'SELECT b.id FROM album AS a JOIN album AS b ON b.e @~ a.e WHERE a.id < 20',
+    'SELECT id FROM some_vector(7, 32) AS q, album WHERE coarse_match(e, q, 0.8, 32)', 'SELECT id FROM album WHERE e @~ (SELECT q FROM queries WHERE q IS NULL)'
+]) AS query, agrees(query);
+DROP FUNCTION agrees;
+DROP TABLE album, queries;
+RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
+RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size; RESET min_parallel_index_scan_size;
