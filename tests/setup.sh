@@ -1,12 +1,12 @@
 #!/bin/sh
 # Installs what building and testing need on Debian: Postgres with its headers, libclang for the
-# bindings, libtiff, libheif, and what builds libjpeg-turbo (cmake, nasm), Python with Pillow for
-# the albums, cargo-pgrx. With TEST_TOOLS set also the encoders that make pictures for the tests.
+# bindings, libtiff, libwebp, libheif, and what builds libjpeg-turbo (cmake, nasm), Python with Pillow
+# for the albums, cargo-pgrx. With TEST_TOOLS set also the encoders that make pictures for the tests.
 # Called by make, with PG_CONFIG, PGRX_VERSION and FEATURES set.
 set -eu
 
-packages="build-essential clang cmake dpkg-dev libclang-dev libtiff-dev nasm pkg-config postgresql
-python3 python3-numpy python3-pil python3-venv sudo"
+packages="build-essential clang cmake dpkg-dev libclang-dev libtiff-dev libwebp-dev nasm pkg-config
+postgresql python3 python3-numpy python3-pil python3-venv sudo"
 case " $FEATURES ${TEST_TOOLS:+heif} " in
 *" heif "*) packages="$packages libde265-dev libheif-dev" ;;
 esac

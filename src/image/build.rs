@@ -1,8 +1,8 @@
 //! Compiles the C and C++ files of this room, one for each library, and links those libraries.
 //!
 //! libjpeg-turbo is built from source by `turbojpeg-sys`, because distributions carry versions
-//! without lossless JPEG. libtiff and libheif are the system's, so that its security updates
-//! reach the server without a new build of photosearch.
+//! without lossless JPEG. libtiff, libwebp and libheif are the system's, so that its security
+//! updates reach the server without a new build of photosearch.
 
 use std::env;
 use std::path::PathBuf;
@@ -22,6 +22,18 @@ fn main() -> Result<(), Failure> {
         .probe("libtiff-4")?;
     compile("tiff.c", tiff.include_paths.clone(), None);
     link(&tiff);
+
+    let webp = ["libwebp", "libwebpdemux"].map(|name| {
+        pkg_config::Config::new()
+            .atleast_version("1.2.4")
+            .cargo_metadata(false)
+            .probe(name)
+    });
+    let [webp, demux] = webp;
+    let (webp, demux) = (webp?, demux?);
+    compile("webp.c", webp.include_paths.clone(), None);
+    link(&demux);
+    link(&webp);
 
     if env::var_os("CARGO_FEATURE_HEIF").is_some() {
         let heif = pkg_config::Config::new()

@@ -12,7 +12,6 @@ pub(super) struct Failure {
 
 impl Failure {
     /// For C to fill in.
-    #[cfg(feature = "heif")]
     pub const NONE: Failure = Failure {
         kind: 0,
         message: [0; 256],

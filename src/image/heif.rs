@@ -45,7 +45,7 @@ impl Fault {
     }
 
     fn cut_short() -> Self {
-        Fault::damaged(super::intact::CUT_SHORT)
+        Fault::damaged(super::CUT_SHORT)
     }
 
     fn error(self, format: &'static str) -> ImageError {

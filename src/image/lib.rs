@@ -12,9 +12,10 @@
 //! | JPEG | libjpeg-turbo, which Pillow, torchvision and browsers use | `jpeg.rs`, `jpeg.c` |
 //! | TIFF | libtiff, which Pillow uses | `tiff.rs`, `tiff.c` |
 //! | HEIC, AVIF | libheif, which pillow-heif uses | `heif.rs`, `heif.cc` |
+//! | WebP | libwebp, which Pillow uses | `webp.rs`, `webp.c` |
 //! | PNG | crate `png` | `png.rs` |
 //! | GIF | crate `gif` | `gif.rs` |
-//! | BMP, WebP | crate `image` | `other.rs` |
+//! | BMP | crate `image` | `bmp.rs` |
 //!
 //! The pixels are those of Pillow's `ImageOps.exif_transpose(image).convert("RGB")`, except:
 //! - Any transparency (also of grey with alpha, of palettes and of GIFs) is shown on white.
@@ -27,21 +28,21 @@
 //!
 //! As in Pillow, colour profiles are ignored.
 
+mod bmp;
 mod failure;
 mod gif;
 #[cfg(feature = "heif")]
 mod heif;
-mod intact;
 mod jpeg;
 mod open;
 mod orientation;
-mod other;
 mod png;
 mod resize;
 mod rgb;
 #[cfg(test)]
 mod tests;
 mod tiff;
+mod webp;
 mod work;
 
 pub use open::{FORMATS, open};
@@ -53,6 +54,9 @@ pub use work::{Limits, Picture};
 pub const MAX_SIDE: u32 = 65_535;
 /// See [`MAX_SIDE`].
 pub const MAX_PIXELS: u64 = 1 << 28;
+
+/// The reason given where a file ends before its pixels do.
+const CUT_SHORT: &str = "the file is cut short";
 
 /// Why a picture could not be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Which format a file is of.
 
 use super::work::{Picture, Source, guarded};
-use super::{ImageError, Limits, other, png, tiff};
+use super::{ImageError, Limits, png, tiff};
 
 /// The formats that this build reads, for messages.
 pub const FORMATS: &str = if cfg!(feature = "heif") {
@@ -90,7 +90,7 @@ impl Format {
         limits: &Limits,
     ) -> Result<Box<dyn Source + 'a>, ImageError> {
         match self {
-            Format::Bmp => other::bmp(bytes),
+            Format::Bmp => Ok(Box::new(super::bmp::Bmp::open(bytes)?)),
             Format::Gif => Ok(Box::new(super::gif::Gif::open(bytes)?)),
             #[cfg(feature = "heif")]
             Format::Heif(name) => Ok(Box::new(super::heif::Heif::open(bytes, name)?)),
@@ -101,7 +101,7 @@ impl Format {
             Format::Jpeg => Ok(Box::new(super::jpeg::Jpeg::open(bytes)?)),
             Format::Png => Ok(Box::new(png::Png::open(bytes, limits)?)),
             Format::Tiff => Ok(Box::new(tiff::Tiff::open(bytes, limits)?)),
-            Format::WebP => other::webp(bytes),
+            Format::WebP => Ok(Box::new(super::webp::WebP::open(bytes, limits)?)),
         }
     }
 }

@@ -6,7 +6,7 @@ use image::metadata::Orientation;
 use png::{BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Reader, Transformations};
 
 use super::work::{Layout, Source, Work};
-use super::{ImageError, Limits, RgbImage, check_size, intact, orientation, rgb};
+use super::{CUT_SHORT, ImageError, Limits, RgbImage, check_size, orientation, rgb};
 
 const FORMAT: &str = "PNG";
 
@@ -101,7 +101,7 @@ impl Source for Png<'_> {
                 }
                 let read = self.reader.read_row(&mut row).map_err(from_library)?;
                 if read.is_none() {
-                    return Err(malformed(intact::CUT_SHORT));
+                    return Err(malformed(CUT_SHORT));
                 }
                 let to = pixels[y * width..][..width].iter_mut();
                 samples.write(&row, to.skip(left).step_by(across));
@@ -209,7 +209,7 @@ fn malformed(reason: &str) -> ImageError {
 fn from_library(error: DecodingError) -> ImageError {
     match error {
         DecodingError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            malformed(intact::CUT_SHORT)
+            malformed(CUT_SHORT)
         }
         DecodingError::LimitsExceeded => malformed("it takes more memory than its size allows"),
         error => malformed(&error.to_string()),

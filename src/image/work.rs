@@ -183,13 +183,7 @@ impl<'a> Work<'a> {
     pub fn take(&mut self, bytes: u64) -> Result<(), ImageError> {
         let taken = self.taken.saturating_add(bytes);
         if taken > self.limit {
-            let (width, height) = self.size;
-            return Err(ImageError::TooMuchMemory {
-                width,
-                height,
-                bytes: Some(taken),
-                limit: self.limit,
-            });
+            return Err(self.too_much(taken));
         }
         self.taken = taken;
         Ok(())
@@ -221,6 +215,36 @@ impl<'a> Work<'a> {
         check_size(width, height)?;
         let pixels = self.bytes(3 * u64::from(width) * u64::from(height))?;
         RgbImage::new(width, height, pixels)
+    }
+
+    /// Sees that a library may take so many bytes, which it gives back before anything else is
+    /// counted, and that the system has them. Libraries do not all tell want of memory from damage.
+    ///
+    /// # Errors
+    /// As [`Self::bytes`].
+    pub fn lend(&self, bytes: u64) -> Result<(), ImageError> {
+        let taken = self.taken.saturating_add(bytes);
+        if taken > self.limit {
+            return Err(self.too_much(taken));
+        }
+        let mut lent = Vec::<u8>::new();
+        usize::try_from(bytes)
+            .ok()
+            .and_then(|bytes| lent.try_reserve_exact(bytes).ok())
+            .ok_or_else(|| self.out_of_memory())?;
+        // Else the compiler may leave out what nobody uses.
+        std::hint::black_box(&mut lent);
+        Ok(())
+    }
+
+    fn too_much(&self, taken: u64) -> ImageError {
+        let (width, height) = self.size;
+        ImageError::TooMuchMemory {
+            width,
+            height,
+            bytes: Some(taken),
+            limit: self.limit,
+        }
     }
 
     pub fn out_of_memory(&self) -> ImageError {

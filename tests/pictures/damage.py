@@ -28,24 +28,6 @@ def right_lengths(webp):
     return bytes(webp)
 
 
-def longer(webp):
-    """A WebP whose first lossy frame has some zeros more behind its first partition and its last
-    (RFC 6386, section 9.1)."""
-    zeros = bytes(16)
-    at = webp.index(b"VP8 ")
-    end = at + 8 + int.from_bytes(webp[at + 4 : at + 8], "little")
-    tag = int.from_bytes(webp[at + 8 : at + 11], "little")
-    first_end = at + 18 + (tag >> 5)
-    tag += len(zeros) << 5
-    found = bytearray(webp[: at + 8] + tag.to_bytes(3, "little") + webp[at + 11 : first_end])
-    found += zeros + webp[first_end:end] + zeros + webp[end:]
-    frame = webp.find(b"ANMF", 0, at)
-    for start in [0, at] + [frame] * (frame > 0):
-        length = int.from_bytes(found[start + 4 : start + 8], "little")
-        found[start + 4 : start + 8] = (length + 2 * len(zeros)).to_bytes(4, "little")
-    return bytes(found)
-
-
 # How a file that was cut is made to look whole.
 ENDED = {
     "jpeg": lambda data: data + b"\xff\xd9",
@@ -89,25 +71,14 @@ def cases(kind, total, share, many):
             yield Case(coding, name, copy, expected)
 
 
-# What a file may lack here, but not in Pillow: the end marker of a JPEG; the last bytes of a partition
-# of a lossy WebP, which crate image-webp takes for zeros.
-MENDED = {"jpeg": ENDED["jpeg"], "webp": longer}
+# What a file may lack here, but not in Pillow: the end marker of a JPEG.
+MENDED = {"jpeg": ENDED["jpeg"]}
 
-OUT_OF_RANGE = {"incomparable": "coefficients that no encoder writes overflow, in each decoder in its own way"}
-NO_PREDICTOR = {"incomparable": "predictors that there are not mean black in libwebp, nothing in crate image-webp"}
 BESIDE_FRAME = {"resized": "nothing is drawn beside the frame here, Pillow draws a colour there"}
 CONCEALED = {"levels": 2, "incomparable": "what a decoder shows in place of damaged data is its own choice"}
 RULES = {
     # Fields of 5 and 6 bits are widened to the nearest here, downwards in Pillow.
     "bmp": {"565": {"levels": 1}},
-    "webp": {
-        "lossy": OUT_OF_RANGE,
-        "lossy, high quality": OUT_OF_RANGE,
-        "alpha": OUT_OF_RANGE,
-        "animated": OUT_OF_RANGE,
-        "lossless": NO_PREDICTOR,
-        "alpha, lossless": NO_PREDICTOR,
-    },
     "gif": dict.fromkeys(("256 colours", "interlaced", "transparent", "animated"), BESIDE_FRAME),
     "heif": dict.fromkeys(("HEIC", "HEIC 4:4:4", "HEIC, alpha", "AVIF", "AVIF 4:4:4", "AVIF, alpha"), CONCEALED),
 }

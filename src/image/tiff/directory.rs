@@ -30,7 +30,7 @@ pub(super) struct Directory {
 /// Source: TIFF 6.0, section 2, and the BigTIFF specification.
 pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<Directory, ImageError> {
     let Some(directory) = read(bytes) else {
-        return Err(malformed(crate::intact::CUT_SHORT));
+        return Err(malformed(crate::CUT_SHORT));
     };
     let length = directory.length;
     if length > bytes.len() as u64 + SHARED {

@@ -1,0 +1,217 @@
+//! BMP by the `image` crate.
+//!
+//! Unlike our own, the memory of this crate is taken without a way to fail: where the system has
+//! none left although the limit allowed it, the process aborts.
+
+use std::error::Error as _;
+use std::io::Cursor;
+
+use image::codecs::bmp::BmpDecoder;
+use image::error::UnsupportedErrorKind;
+use image::metadata::Orientation;
+use image::{ColorType, ImageDecoder};
+
+use super::work::{Layout, Source, Work};
+use super::{CUT_SHORT, ImageError, RgbImage, rgb};
+
+const FORMAT: &str = "BMP";
+/// Memory that the decoder may take besides the picture: tables, colour profiles.
+const WORKING_MEMORY: u64 = 64 << 20;
+
+/// A BMP whose header has been read.
+pub(super) struct Bmp<'a>(BmpDecoder<Cursor<&'a [u8]>>);
+
+impl<'a> Bmp<'a> {
+    pub fn open(bytes: &'a [u8]) -> Result<Self, ImageError> {
+        check_runs(bytes)?;
+        BmpDecoder::new(Cursor::new(bytes))
+            .map(Bmp)
+            .map_err(from_library)
+    }
+}
+
+impl Source for Bmp<'_> {
+    fn layout(&self) -> Layout {
+        let (width, height) = self.0.dimensions();
+        Layout {
+            width,
+            height,
+            orientation: Orientation::NoTransforms,
+        }
+    }
+
+    fn decode(mut self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
+        let (width, height) = self.0.dimensions();
+        let color = self.0.color_type();
+        let length = self.0.total_bytes();
+        let mut memory = image::Limits::no_limits();
+        memory.max_alloc = Some(length.saturating_add(WORKING_MEMORY));
+        self.0.set_limits(memory).map_err(from_library)?;
+        let mut samples = work.bytes(length)?;
+        self.0.read_image(&mut samples).map_err(from_library)?;
+        if color == ColorType::Rgb8 {
+            return RgbImage::new(width, height, samples);
+        }
+        let mut image = work.canvas(width, height)?;
+        let to = image.pixels.as_chunks_mut::<3>().0;
+        match color {
+            ColorType::L8 => {
+                for (to, &grey) in to.iter_mut().zip(&samples) {
+                    *to = [grey; 3];
+                }
+            }
+            ColorType::Rgba8 => {
+                let pixels = samples.as_chunks::<4>().0;
+                // Tools that take screenshots leave the alpha channel empty. Every viewer shows such
+                // a picture, so it is not transparent.
+                let opaque = pixels.iter().all(|pixel| pixel[3] == 0);
+                for (to, &[r, g, b, alpha]) in to.iter_mut().zip(pixels) {
+                    *to = rgb::on_white([r, g, b], if opaque { 255 } else { alpha });
+                }
+            }
+            _ => {
+                return Err(ImageError::Unsupported {
+                    what: format!("{FORMAT}, samples {color:?}"),
+                });
+            }
+        }
+        Ok(image)
+    }
+}
+
+fn from_library(error: image::ImageError) -> ImageError {
+    match error {
+        image::ImageError::Limits(_) => malformed("it takes more memory than its size allows"),
+        image::ImageError::Unsupported(error) => {
+            let variant = match error.kind() {
+                UnsupportedErrorKind::GenericFeature(feature) => feature,
+                UnsupportedErrorKind::Color(color) => format!("samples {color:?}"),
+                _ => error.to_string(),
+            };
+            ImageError::Unsupported {
+                what: format!("{FORMAT}, {variant}"),
+            }
+        }
+        // The cause says what is wrong; the wrapper says again which format it is.
+        image::ImageError::Decoding(error) => match error.source() {
+            Some(cause) => malformed(cause.to_string()),
+            None => malformed(error.to_string()),
+        },
+        image::ImageError::IoError(error) => match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => malformed(CUT_SHORT),
+            _ => malformed(error.to_string()),
+        },
+        error => malformed(error.to_string()),
+    }
+}
+
+fn malformed(reason: impl Into<String>) -> ImageError {
+    ImageError::Malformed {
+        format: FORMAT,
+        reason: reason.into(),
+    }
+}
+
+/// Follows the runs of a BMP in RLE8 or RLE4 and sees whether they draw every pixel: the decoder
+/// fills in for what is missing. A run-length
+/// coding may leave pixels out; what they look like is up to the viewer.
+///
+/// Source: Microsoft, "Bitmap Compression". A header that cannot be read is left to the decoder.
+fn check_runs(bytes: &[u8]) -> Result<(), ImageError> {
+    let field = |at: usize| bytes.get(at..).and_then(u32_le);
+    let (Some(pixels), Some(width), Some(height), Some(compression)) =
+        (field(10), field(18), field(22), field(30))
+    else {
+        return Ok(());
+    };
+    let in_nibbles = match compression {
+        // The first header of OS/2 is shorter, and has pixels here.
+        _ if field(14).is_none_or(|length| length < 40) => return Ok(()),
+        1 => false,
+        2 => true,
+        _ => return Ok(()),
+    };
+    let (width, height) = (u64::from(width), u64::from(height));
+    let mut data = usize::try_from(pixels)
+        .ok()
+        .and_then(|start| bytes.get(start..))
+        .unwrap_or_default();
+    let left_out = || ImageError::Unsupported {
+        what: "BMP, run-length coding that leaves pixels out".into(),
+    };
+    // The pixel that is drawn next: `x` of the row `y`, both from 0.
+    let (mut x, mut y) = (0, 0);
+    while let Some((&[count, value], rest)) = data.split_first_chunk() {
+        data = rest;
+        match (count, value) {
+            (0, 0) if x < width => return Err(left_out()),
+            (0, 0) => (x, y) = (0, y + 1),
+            (0, 1) => break,
+            (0, 2) => return Err(left_out()),
+            (0, literal) => {
+                x += u64::from(literal);
+                let literal = usize::from(literal);
+                let bytes = if in_nibbles {
+                    literal.div_ceil(2)
+                } else {
+                    literal
+                };
+                data = data.get(bytes.next_multiple_of(2)..).unwrap_or_default();
+            }
+            (run, _) => x += u64::from(run),
+        }
+    }
+    if y + u64::from(x >= width) < height {
+        return Err(malformed(CUT_SHORT));
+    }
+    Ok(())
+}
+
+fn u32_le(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|&four| u32::from_le_bytes(four))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_length_coded_bmp_draws_every_pixel() {
+        // 3 × 2 pixels.
+        let bmp = |compression: u8, runs: &[u8]| {
+            let mut file = vec![0; 54];
+            file[10] = 54;
+            file[14] = 40;
+            file[18] = 3;
+            file[22] = 2;
+            file[30] = compression;
+            file.extend(runs);
+            check_runs(&file)
+        };
+        let row = [0, 3, 7, 8, 9, 0];
+        assert_eq!(bmp(1, &[3, 7, 0, 0, 1, 5, 2, 6, 0, 0, 0, 1]), Ok(()));
+        assert_eq!(bmp(1, &[3, 7, 0, 0, 3, 5, 0, 1]), Ok(()));
+        assert_eq!(bmp(1, &[3, 7, 0, 0, 3, 5]), Ok(()));
+        assert_eq!(bmp(1, &[&row[..], &[0, 0], &row].concat()), Ok(()));
+        assert_eq!(bmp(2, &[0, 3, 0x78, 0x90, 0, 0, 3, 0x55, 0, 1]), Ok(()));
+        assert_eq!(bmp(0, &[]), Ok(()));
+        // As many pixels as a literal can have: their bytes are no runs.
+        let longest = [&[0, 255][..], &[0; 256], &[0, 0, 3, 5]].concat();
+        assert_eq!(bmp(1, &longest), Ok(()));
+
+        let cut = |result| matches!(result, Err(ImageError::Malformed { .. }));
+        assert!(cut(bmp(1, &[])));
+        assert!(cut(bmp(1, &[3, 7, 0, 1])));
+        assert!(cut(bmp(1, &[3, 7, 0, 0, 2, 5, 0, 1])));
+        assert!(cut(bmp(1, &[3, 7, 0, 0, 3])));
+        assert!(cut(bmp(2, &[0, 3, 0x78, 0x90, 0, 0])));
+
+        let unsupported = |result| matches!(result, Err(ImageError::Unsupported { .. }));
+        assert!(unsupported(bmp(1, &[2, 7, 0, 0, 3, 5, 0, 1])));
+        assert!(unsupported(bmp(1, &[3, 7, 0, 2, 1, 1, 0, 1])));
+        // A header that is cut short is for the decoder to refuse.
+        for length in 0..34 {
+            assert_eq!(check_runs(&vec![1; length]), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! WebP by libwebp: the first picture of the file on its canvas, as Pillow shows it. `webp.c` calls
+//! the library, `webp/lossless.rs` finds out how much memory it takes.
+
+mod lossless;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::{c_int, c_void};
+
+use image::metadata::Orientation;
+
+use super::failure::{Failure, Stop, ask};
+use super::work::{Layout, Source, Work};
+use super::{ImageError, Limits, RgbImage, orientation, rgb};
+
+const FORMAT: &str = "WebP";
+/// Of the structures that libwebpdemux makes of a chunk, or of a frame, and of malloc's own beside
+/// them: bytes at most.
+const DEMUXED: u64 = 128;
+/// What libwebp takes whatever the size of the picture: its structures, and the tables for a single
+/// group of codes.
+const STRUCTURES: u64 = 256 << 10;
+/// Bytes for 16 columns of a lossy picture: samples of a row of blocks and above it, coefficients
+/// (libwebp's `frame_dec.c`, `AllocateMemory`).
+const BLOCK: u64 = 2 << 10;
+
+/// `struct photosearch_webp_header` in `webp.c`, where the fields are described.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Header {
+    width: u32,
+    height: u32,
+    left: u32,
+    top: u32,
+    frame_width: u32,
+    frame_height: u32,
+    has_alpha: u32,
+    lacks_exif: u32,
+    frame: u64,
+    frame_length: u64,
+    exif: u64,
+    exif_length: u64,
+}
+
+unsafe extern "C" {
+    fn photosearch_webp_read_header(
+        bytes: *const u8,
+        length: usize,
+        header: *mut Header,
+        failure: *mut Failure,
+    ) -> c_int;
+    fn photosearch_webp_decode(
+        frame: *const u8,
+        length: usize,
+        has_alpha: c_int,
+        pixels: *mut u8,
+        stride: c_int,
+        size: usize,
+        stop: Stop,
+        context: *mut c_void,
+        failure: *mut Failure,
+    ) -> c_int;
+}
+
+/// A WebP whose header has been read, up to that of its first picture.
+#[derive(Debug)]
+pub(super) struct WebP<'a> {
+    header: Header,
+    /// The chunks of the first picture: `ALPH` and `VP8 `, or `VP8L`.
+    frame: &'a [u8],
+    orientation: Orientation,
+}
+
+impl<'a> WebP<'a> {
+    pub fn open(bytes: &'a [u8], limits: &Limits) -> Result<Self, ImageError> {
+        let taken = limits
+            .held
+            .saturating_add(DEMUXED * entries(bytes).saturating_add(1));
+        let limit = limits.max_memory;
+        if taken > limit {
+            return Err(ImageError::TooMuchMemory {
+                width: 0,
+                height: 0,
+                bytes: Some(taken),
+                limit,
+            });
+        }
+        let mut header = Header::default();
+        let mut failure = Failure::NONE;
+        // SAFETY: the header and the failure are ours; nothing is kept of the bytes.
+        let read = unsafe {
+            photosearch_webp_read_header(bytes.as_ptr(), bytes.len(), &mut header, &mut failure)
+        };
+        if read == 0 {
+            return Err(failure.error(FORMAT, (0, 0), limit));
+        }
+        if header.lacks_exif != 0 {
+            // How the picture has to be turned may have stood there.
+            return Err(malformed(super::CUT_SHORT));
+        }
+        let part = |start: u64, length: u64| {
+            let start = usize::try_from(start).ok()?;
+            let end = start.checked_add(usize::try_from(length).ok()?)?;
+            bytes.get(start..end)
+        };
+        let (Some(frame), Some(exif)) = (
+            part(header.frame, header.frame_length),
+            part(header.exif, header.exif_length),
+        ) else {
+            return Err(malformed(super::CUT_SHORT));
+        };
+        let within = |start: u32, length: u32, whole: u32| {
+            u64::from(start) + u64::from(length) <= u64::from(whole)
+        };
+        if !within(header.left, header.frame_width, header.width)
+            || !within(header.top, header.frame_height, header.height)
+        {
+            return Err(malformed("its picture is larger than its canvas"));
+        }
+        Ok(WebP {
+            header,
+            frame,
+            orientation: orientation::of_exif(exif),
+        })
+    }
+
+    /// Pixels of the first picture.
+    fn frame_pixels(&self) -> u64 {
+        u64::from(self.header.frame_width) * u64::from(self.header.frame_height)
+    }
+
+    /// Bytes that libwebp takes at most while it decodes, beside the pixels that it returns.
+    ///
+    /// # Errors
+    /// A lossless header that is damaged or cut short.
+    fn memory(&self) -> Result<u64, ImageError> {
+        let (width, height) = (self.header.frame_width, self.header.frame_height);
+        let mut memory = STRUCTURES;
+        for (name, content) in Chunks(self.frame) {
+            memory = memory.saturating_add(match &name {
+                b"VP8L" => {
+                    // A signature, the size, a flag and a version (RFC 9649, section 3.4).
+                    let stream = content.get(5..).ok_or_else(cut_short)?;
+                    lossless::memory(stream, width, height)?
+                }
+                b"VP8 " => u64::from(width.div_ceil(16) + 1) * BLOCK,
+                b"ALPH" => {
+                    // The plane is taken twice (alpha_dec.c, and frame_dec.c of old versions).
+                    let planes = 2 * self.frame_pixels();
+                    // A byte of flags is first, whose lowest bits say whether it is compressed.
+                    match content.split_first() {
+                        Some((flags, stream)) if flags & 3 == 1 => {
+                            planes.saturating_add(lossless::memory(stream, width, height)?)
+                        }
+                        _ => planes,
+                    }
+                }
+                _ => 0,
+            });
+        }
+        Ok(memory)
+    }
+
+    /// Decodes the first picture to rows of `stride` bytes from the start of `pixels`: RGBA where
+    /// the alpha channel counts, else RGB.
+    fn read(&self, pixels: &mut [u8], stride: usize, work: &Work<'_>) -> Result<(), ImageError> {
+        let stride = c_int::try_from(stride).map_err(|_| work.out_of_memory())?;
+        let cancelled = work.cancelled();
+        let context = std::ptr::from_ref(&cancelled).cast_mut().cast();
+        let mut failure = Failure::NONE;
+        // SAFETY: at most `pixels.len()` bytes are written to `pixels`; `cancelled` outlives the
+        // call; nothing is kept.
+        let decoded = unsafe {
+            photosearch_webp_decode(
+                self.frame.as_ptr(),
+                self.frame.len(),
+                self.header.has_alpha as c_int,
+                pixels.as_mut_ptr(),
+                stride,
+                pixels.len(),
+                ask,
+                context,
+                &mut failure,
+            )
+        };
+        if decoded == 0 {
+            return Err(failure.error(FORMAT, work.size(), work.limit()));
+        }
+        Ok(())
+    }
+}
+
+impl Source for WebP<'_> {
+    fn layout(&self) -> Layout {
+        Layout {
+            width: self.header.width,
+            height: self.header.height,
+            orientation: self.orientation,
+        }
+    }
+
+    fn decode(self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
+        let Header {
+            width,
+            height,
+            left,
+            top,
+            frame_width,
+            ..
+        } = self.header;
+        let (left, top) = (left as usize, top as usize);
+        let row = 3 * width as usize;
+        let memory = self.memory()?;
+        if self.header.has_alpha == 0 {
+            // Black beside the frame, as in Pillow.
+            let mut image = work.canvas(width, height)?;
+            work.lend(memory)?;
+            self.read(&mut image.pixels[top * row + 3 * left..], row, work)?;
+            return Ok(image);
+        }
+        let frame_row = 4 * frame_width as usize;
+        let mut samples = work.bytes(4 * self.frame_pixels())?;
+        // What libwebp took is free again before the picture is taken.
+        work.lend(memory.max(3 * u64::from(width) * u64::from(height)))?;
+        self.read(&mut samples, frame_row, work)?;
+        let mut image = work.canvas(width, height)?;
+        // What the frame leaves of the canvas is transparent.
+        image.pixels.fill(255);
+        let rows = image.rows_mut().skip(top);
+        for (to, from) in rows.zip(samples.chunks_exact(frame_row)) {
+            let to = to.as_chunks_mut::<3>().0.iter_mut().skip(left);
+            for (to, &[r, g, b, alpha]) in to.zip(from.as_chunks::<4>().0) {
+                *to = rgb::on_white([r, g, b], alpha);
+            }
+        }
+        Ok(image)
+    }
+}
+
+/// Chunks and frames of a file at most, which libwebpdemux makes a list of.
+fn entries(bytes: &[u8]) -> u64 {
+    let mut rest = bytes.get(12..).unwrap_or_default();
+    let mut count = 0;
+    while let Some((name, length)) = chunk_header(rest) {
+        // What stands in a frame's chunk is listed, too. A chunk of odd length has a byte of padding.
+        let content = if &name == b"ANMF" {
+            16
+        } else {
+            length + length % 2
+        };
+        let next = usize::try_from(content).ok().and_then(|n| n.checked_add(8));
+        rest = next.and_then(|next| rest.get(next..)).unwrap_or_default();
+        count += 1;
+    }
+    count
+}
+
+/// Name and length of the chunk that begins here (RFC 9649, section 2.3).
+fn chunk_header(bytes: &[u8]) -> Option<([u8; 4], u64)> {
+    let (&name, rest) = bytes.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*rest.first_chunk()?);
+    Some((name, length.into()))
+}
+
+/// The chunks of a RIFF container: name and content, as far as that is there.
+struct Chunks<'a>(&'a [u8]);
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = ([u8; 4], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, length) = chunk_header(self.0)?;
+        let rest = self.0.get(8..)?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let content = rest.get(..length).unwrap_or(rest);
+        let padded = length.saturating_add(length % 2);
+        self.0 = rest.get(padded..).unwrap_or_default();
+        Some((name, content))
+    }
+}
+
+fn malformed(reason: impl Into<String>) -> ImageError {
+    ImageError::Malformed {
+        format: FORMAT,
+        reason: reason.into(),
+    }
+}
+
+fn cut_short() -> ImageError {
+    malformed(super::CUT_SHORT)
+}
