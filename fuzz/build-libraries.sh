@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds libtiff, libheif and its decoders libde265 and aom from Debian's sources for the fuzzer:
+# Builds libwebp, libtiff, libheif and its decoders libde265 and aom from Debian's sources for the fuzzer:
 # with the address sanitizer, and with the counters that tell the fuzzer which code an input reaches.
 # The system's own libraries are blind to both. They are left in fuzz/target/libraries.
 #
@@ -11,8 +11,8 @@ cd "$(dirname "$0")"
 prefix=$PWD/target/libraries
 mkdir -p "$prefix/src"
 
-packages="clang cmake dpkg-dev libdeflate-dev libjpeg-dev liblzma-dev libwebp-dev libzstd-dev nasm
-pkg-config zlib1g-dev"
+packages="clang cmake dpkg-dev libdeflate-dev libjpeg-dev liblzma-dev libzstd-dev nasm pkg-config
+zlib1g-dev"
 # shellcheck disable=SC2086 # a list of words
 dpkg-query -W $packages >/dev/null 2>&1 ||
     env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $packages >/dev/null
@@ -53,6 +53,7 @@ fetch() {
     echo "the mirror has no source of $1" >&2
     exit 1
 }
+fetch libwebp libwebp7
 fetch tiff libtiff6
 fetch libde265 libde265-0
 fetch aom libaom3
@@ -74,6 +75,9 @@ build() {
         cmake --build "$source/build-fuzz" --target install --parallel 2 >>"${source%/}.log" 2>&1 ||
         { tail -n 20 "${source%/}.log" && exit 1; }
 }
+build libwebp -DWEBP_BUILD_ANIM_UTILS=OFF -DWEBP_BUILD_CWEBP=OFF -DWEBP_BUILD_DWEBP=OFF \
+    -DWEBP_BUILD_GIF2WEBP=OFF -DWEBP_BUILD_IMG2WEBP=OFF -DWEBP_BUILD_VWEBP=OFF \
+    -DWEBP_BUILD_WEBPINFO=OFF -DWEBP_BUILD_WEBPMUX=OFF -DWEBP_BUILD_EXTRAS=OFF
 # The compressions of Debian's libtiff, except those that photosearch does not read.
 build tiff -Djbig=OFF -Dlerc=OFF -Dcxx=OFF -Dtiff-tools=OFF -Dtiff-tests=OFF -Dtiff-contrib=OFF \
     -Dtiff-docs=OFF
@@ -90,6 +94,8 @@ build libheif -DENABLE_PLUGIN_LOADING=OFF -DWITH_LIBDE265=ON -DWITH_AOM_DECODER=
 libs() {
     sed -i "s/^Libs: .*/Libs: -L\${libdir} $2/" "$prefix/lib/pkgconfig/$1.pc"
 }
+libs libwebp "-lwebp -lm"
+libs libwebpdemux "-lwebpdemux -lwebp -lm"
 libs libtiff-4 "-ltiff -lwebp -lzstd -llzma -ldeflate -lz -lm"
 libs libde265 "-lde265 -lstdc++ -lm"
 libs libheif "-lheif -lde265 -laom -lstdc++ -lpthread -lm"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fuzzes the decoders of one kind of picture.
 #
-#   fuzz/run.sh jpeg|tiff|heif|others SECONDS [DIRECTORY]
+#   fuzz/run.sh jpeg|tiff|heif|webp|others SECONDS [DIRECTORY]
 #   fuzz/run.sh TARGET FILE                    runs one input, a reproducer
 #
 # DIRECTORY has files to start from: see fuzz/seeds.py. What the fuzzer finds of worth it keeps in
@@ -14,7 +14,9 @@ set -eu
 cd "$(dirname "$0")/.."
 target=$1
 libraries=$PWD/fuzz/target/libraries
-[ -e "$libraries/lib/pkgconfig/libheif.pc" ] || fuzz/build-libraries.sh
+for library in libheif libwebpdemux; do
+    [ -e "$libraries/lib/pkgconfig/$library.pc" ] || fuzz/build-libraries.sh
+done
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --version 0.13.2 --locked
 
 # The sanitizer is a flag that stable Rust keeps for itself.

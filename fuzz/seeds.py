@@ -3,7 +3,7 @@
 
 usage: seeds.py DIRECTORY
 
-They are left in DIRECTORY/jpeg, tiff, heif and others. Needs what tests/pictures/run_pictures.py
+They are left in DIRECTORY/jpeg, tiff, heif, webp and others. Needs what tests/pictures/run_pictures.py
 needs, and takes a few minutes.
 """
 
@@ -21,7 +21,7 @@ import run_pictures  # noqa: E402
 # Larger files are changed and run more slowly, and say no more.
 MOST_BYTES = 6000
 OF_A_CODING = 2
-TARGETS = ["jpeg", "tiff", "heif"]
+TARGETS = ["jpeg", "tiff", "heif", "webp"]
 
 
 def target(group):

@@ -462,6 +462,35 @@ fn memory_is_counted_before_it_is_taken() {
     assert_eq!(least(6), 6 * u64::from(width * height));
 }
 
+/// 13 MB in a file, and 35 more while it is decoded.
+#[test]
+fn a_large_lossless_webp_is_read() {
+    let (width, height) = (2200, 2000);
+    let mut noise = 1_u32;
+    let pixels: Vec<u8> = (0..3 * width * height)
+        .map(|_| {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (noise >> 24) as u8
+        })
+        .collect();
+    let file = encode("a.webp", width, height, &pixels, None);
+    assert!(file.len() > 12 << 20);
+    let limits = Limits {
+        max_memory: 8 * u64::from(width * height),
+        ..Limits::default()
+    };
+    let image = decode(&file, &limits).unwrap();
+    assert_eq!(image.pixels(), pixels);
+    // Cancelled in the middle, between two pieces.
+    let asked = std::cell::Cell::new(0);
+    let cancelled = open(&file, &limits).unwrap().decode(None, &|| {
+        asked.set(asked.get() + 1);
+        asked.get() > 5
+    });
+    assert_eq!(cancelled, Err(ImageError::Cancelled));
+    assert_eq!(asked.get(), 6);
+}
+
 #[test]
 fn a_jpeg_that_will_be_made_smaller_is_decoded_smaller() {
     let (width, height) = (201, 101);

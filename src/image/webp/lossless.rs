@@ -61,15 +61,14 @@ pub(super) fn memory(stream: &[u8], width: u32, height: u32) -> Result<u64, Imag
                 let colours = u64::from(bits.read(8)?) + 1;
                 small_picture(&mut bits, colours, |_| ())?;
                 memory += 4 * (colours + 256);
-                width = blocks(
-                    width,
-                    match colours {
-                        ..=2 => 3,
-                        ..=4 => 2,
-                        ..=16 => 1,
-                        _ => 0,
-                    },
-                );
+                // As a power of 2: pixels that share a byte.
+                let shared = match colours {
+                    0..=2 => 3,
+                    3..=4 => 2,
+                    5..=16 => 1,
+                    _ => 0,
+                };
+                width = blocks(width, shared);
             }
         }
     }
@@ -79,6 +78,8 @@ pub(super) fn memory(stream: &[u8], width: u32, height: u32) -> Result<u64, Imag
         let block = bits.read(3)? + 2;
         let pixels = blocks(width, block) * blocks(height, block);
         let mut used = Groups::default();
+        // An empty colour cache gives group 0.
+        used.add(0);
         small_picture(&mut bits, pixels, |group| used.add(group))?;
         groups = used.count();
         memory += 4 * pixels + 4 * used.most;
@@ -95,20 +96,12 @@ fn blocks(side: u64, bits: u32) -> u64 {
 }
 
 /// The groups that blocks of pixels have.
+#[derive(Default)]
 struct Groups {
+    /// A bit for each.
     used: Vec<u64>,
     /// One more than the highest.
     most: u64,
-}
-
-impl Default for Groups {
-    fn default() -> Self {
-        // Group 0 can be had without a word about it, from an empty colour cache.
-        Groups {
-            used: vec![1; 1],
-            most: 1,
-        }
-    }
 }
 
 impl Groups {

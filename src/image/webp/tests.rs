@@ -1,1 +1,363 @@
+//! Files that are written bit by bit.
+
+use super::super::{Limits, open};
 use super::*;
+
+/// Bits from the lowest of each byte.
+#[derive(Default)]
+pub(super) struct Writer {
+    bits: Vec<bool>,
+}
+
+impl Writer {
+    pub fn put(&mut self, count: u32, value: u32) -> &mut Self {
+        self.bits
+            .extend((0..count).map(|bit| value >> bit & 1 == 1));
+        self
+    }
+
+    /// A code of one symbol, which then takes no bits.
+    pub fn one(&mut self, symbol: u32) -> &mut Self {
+        self.put(3, 0b101).put(8, symbol)
+    }
+
+    /// A code of two symbols, 0 for the lower.
+    pub fn two(&mut self, low: u32, high: u32) -> &mut Self {
+        self.put(3, 0b111).put(8, low).put(8, high)
+    }
+
+    /// A code of 8 bits for each of the symbols 0 to 255, of `symbols` in all.
+    pub fn all(&mut self, symbols: usize) -> &mut Self {
+        // Lengths are coded: 8 by a bit 0, a run of at most 138 zeros by a bit 1.
+        self.put(1, 0).put(4, 12 - 4);
+        for symbol in [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8] {
+            self.put(3, u32::from(symbol == 8 || symbol == 18));
+        }
+        self.put(1, 0).put(256, 0);
+        let mut zeros = symbols as u32 - 256;
+        while zeros > 0 {
+            let run = zeros.min(138);
+            self.put(1, 1).put(7, run - 11);
+            zeros -= run;
+        }
+        self
+    }
+
+    /// The five codes of a picture of one colour.
+    pub fn colour(&mut self, [red, green, blue, alpha]: [u32; 4]) -> &mut Self {
+        self.one(green).one(red).one(blue).one(alpha).one(0)
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let byte = |bits: &[bool]| (0..).zip(bits).map(|(at, &bit)| u8::from(bit) << at).sum();
+        self.bits.chunks(8).map(byte).collect()
+    }
+}
+
+fn chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
+    let length = (content.len() as u32).to_le_bytes();
+    [name, &length[..], content, &[0][..content.len() % 2]].concat()
+}
+
+fn riff(chunks: &[Vec<u8>]) -> Vec<u8> {
+    chunk(b"RIFF", &[b"WEBP", &chunks.concat()[..]].concat())
+}
+
+/// The flags of `VP8X`.
+const ANIMATED: u8 = 2;
+const EXIF: u8 = 8;
+const ALPHA: u8 = 16;
+
+fn canvas(flags: u8, width: u32, height: u32) -> Vec<u8> {
+    let (across, down) = ((width - 1).to_le_bytes(), (height - 1).to_le_bytes());
+    let content = [&[flags, 0, 0, 0], &across[..3], &down[..3]].concat();
+    chunk(b"VP8X", &content)
+}
+
+/// A lossless picture whose stream goes on with `stream`.
+fn lossless(width: u32, height: u32, stream: &[u8]) -> Vec<u8> {
+    let size = (width - 1) | (height - 1) << 14 | 1 << 28;
+    chunk(
+        b"VP8L",
+        &[&[0x2f][..], &size.to_le_bytes(), stream].concat(),
+    )
+}
+
+fn flat(width: u32, height: u32, colour: [u32; 4]) -> Vec<u8> {
+    let stream = Writer::default().put(3, 0).colour(colour).bytes();
+    lossless(width, height, &stream)
+}
+
+fn frame(left: u32, top: u32, width: u32, height: u32, picture: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    for field in [left / 2, top / 2, width - 1, height - 1, 50] {
+        content.extend(&field.to_le_bytes()[..3]);
+    }
+    content.push(0);
+    chunk(b"ANMF", &[&content, picture].concat())
+}
+
+fn decode(file: &[u8], limits: &Limits) -> Result<RgbImage, ImageError> {
+    open(file, limits)?.decode(None, &|| false)
+}
+
+fn decode_default(file: &[u8]) -> Result<RgbImage, ImageError> {
+    decode(file, &Limits::default())
+}
+
+fn is_malformed(file: &[u8], reason: &str) -> bool {
+    decode_default(file) == Err(malformed(reason))
+}
+
+#[test]
+fn transparency_lies_on_white_where_the_header_knows_of_it() {
+    let picture = flat(3, 2, [10, 20, 30, 0]);
+    let white = decode_default(&riff(std::slice::from_ref(&picture))).unwrap();
+    assert_eq!(white.pixels(), [255; 18]);
+    // The flag of the lossless picture itself.
+    let mut opaque = picture;
+    opaque[8 + 4] &= !(1 << 4);
+    let opaque = decode_default(&riff(&[opaque])).unwrap();
+    assert_eq!(opaque.pixels(), [10, 20, 30].repeat(6));
+}
+
+#[test]
+fn the_first_frame_stands_on_its_canvas() {
+    let colour = [10, 20, 30];
+    let file = |flags, alpha| {
+        let first = frame(2, 4, 3, 2, &flat(3, 2, [10, 20, 30, alpha]));
+        let second = frame(0, 0, 7, 9, &flat(7, 9, [1, 2, 3, 255]));
+        let background = chunk(b"ANIM", &[1, 2, 3, 255, 0, 0]);
+        riff(&[canvas(flags, 7, 9), background, first, second])
+    };
+    let expected = |beside: [u8; 3], within: [u8; 3]| {
+        let at = |i: u32| {
+            let (x, y) = (i % 7, i / 7);
+            let inside = (2..5).contains(&x) && (4..6).contains(&y);
+            if inside { within } else { beside }
+        };
+        RgbImage::new(7, 9, (0..63).flat_map(at).collect()).unwrap()
+    };
+    let shown = |flags, alpha| decode_default(&file(flags, alpha)).unwrap();
+    assert_eq!(shown(ANIMATED | ALPHA, 255), expected([255; 3], colour));
+    assert_eq!(shown(ANIMATED | ALPHA, 0), expected([255; 3], [255; 3]));
+    assert_eq!(shown(ANIMATED, 0), expected([0; 3], colour));
+}
+
+#[test]
+fn what_lies_behind_the_first_picture_may_be_missing() {
+    // Of odd length, so that a byte of padding follows.
+    let stream = Writer::default().put(3, 0).colour([1, 2, 3, 255]).bytes();
+    let stream = if stream.len().is_multiple_of(2) {
+        [&stream[..], &[0]].concat()
+    } else {
+        stream
+    };
+    let (width, height) = (5, 4);
+    let still = riff(&[
+        canvas(EXIF, width, height),
+        lossless(width, height, &stream),
+        chunk(b"XMP ", &[b'x'; 40]),
+    ]);
+    let whole = decode_default(&still).unwrap();
+    let behind = 8 + 40;
+    let picture = still.len() - behind;
+    for length in 0..still.len() {
+        let cut = decode_default(&still[..length]);
+        assert!(cut.is_err(), "{length}: which way is up is not known");
+    }
+    let mut without = still;
+    without[20] = 0; // no EXIF announced
+    assert_eq!(decode_default(&without), Ok(whole.clone()));
+    for length in picture - 1..without.len() {
+        let cut = decode_default(&without[..length]);
+        assert_eq!(cut, Ok(whole.clone()), "{length}");
+    }
+    for length in 0..picture - 2 {
+        let cut = decode_default(&without[..length]);
+        // The codes' last bits, and what fills the last byte.
+        let missing = matches!(
+            cut,
+            Err(ImageError::Malformed { .. } | ImageError::Unsupported { .. })
+        );
+        assert!(missing || length + 4 >= picture, "{length}: {cut:?}");
+    }
+}
+
+#[test]
+fn chunks_that_contradict_each_other() {
+    let picture = flat(3, 2, [1, 2, 3, 255]);
+    assert!(is_malformed(
+        &riff(&[canvas(0, 4, 2), picture.clone()]),
+        "its header cannot be read"
+    ));
+    let background = || chunk(b"ANIM", &[0; 6]);
+    for (file, reason) in [
+        // A picture beside the canvas; none.
+        (
+            vec![
+                canvas(ANIMATED, 4, 2),
+                background(),
+                frame(2, 0, 3, 2, &picture),
+            ],
+            "its chunks contradict each other",
+        ),
+        (vec![canvas(0, 3, 2)], "its chunks contradict each other"),
+        (vec![], "its header cannot be read"),
+    ] {
+        let found = decode_default(&riff(&file)).unwrap_err().to_string();
+        assert_eq!(found, format!("malformed WebP image: {reason}"));
+    }
+}
+
+#[test]
+fn lists_of_chunks_are_counted() {
+    let picture = flat(3, 2, [1, 2, 3, 255]);
+    let empty = || chunk(b"junk", b"");
+    assert_eq!(entries(&riff(&[])), 0);
+    assert_eq!(entries(&riff(std::slice::from_ref(&picture))), 1);
+    assert_eq!(entries(&riff(&[empty(), chunk(b"odd ", b"1"), empty()])), 3);
+    // The list of a frame's content goes on behind it.
+    let content = [picture.clone(), empty(), empty()].concat();
+    let animated = riff(&[canvas(ANIMATED, 3, 2), frame(0, 0, 3, 2, &content), empty()]);
+    assert_eq!(entries(&animated), 6);
+    let mut many = vec![canvas(0, 3, 2), picture];
+    many.extend((0..1000).map(|_| empty()));
+    let many = riff(&many);
+    let limits = |max_memory| Limits {
+        max_memory,
+        ..Limits::default()
+    };
+    assert!(decode(&many, &limits(1 << 20)).is_ok());
+    let refused = decode(&many, &limits(100_000));
+    assert!(matches!(refused, Err(ImageError::TooMuchMemory { .. })));
+}
+
+/// A picture of `groups` groups of codes, one for each block of 4 × 4 pixels.
+fn grouped(groups: u32) -> Vec<u8> {
+    let mut writer = Writer::default();
+    // No transform, no cache; which block has which group, in blocks of 4 × 4.
+    writer.put(2, 0).put(1, 1).put(3, 0);
+    writer.put(1, 0).all(280).all(256).one(0).one(255).one(0);
+    for group in 0..groups {
+        // A code of 8 bits begins with its highest.
+        let reversed = |byte: u32| u32::from((byte as u8).reverse_bits());
+        writer
+            .put(8, reversed(group & 255))
+            .put(8, reversed(group >> 8));
+    }
+    for group in 0..groups {
+        writer.colour([group >> 8, group & 255, 7, 255]);
+    }
+    writer.bytes()
+}
+
+#[test]
+fn groups_of_codes_are_those_of_libwebp() {
+    for groups in [1, 999, 1000, 1001, 1500] {
+        let stream = grouped(groups);
+        let (width, height) = (4 * groups, 4);
+        let image = decode_default(&riff(&[lossless(width, height, &stream)])).unwrap();
+        for (x, pixel) in (0..width).zip(image.pixels().chunks(3)) {
+            let group = x / 4;
+            assert_eq!(pixel, [(group >> 8) as u8, (group & 255) as u8, 7], "{x}");
+        }
+        let counted = lossless::memory(&stream, width, height).unwrap();
+        let tables = u64::from(groups) * (2 * 4 * 2954 + 640);
+        let pixels = 4 * u64::from(width) * (4 + 17);
+        let which = 4 * u64::from(groups) + 4 * u64::from(groups);
+        assert_eq!(counted, tables + pixels + which, "{groups}");
+    }
+}
+
+#[test]
+fn groups_that_no_pixel_has() {
+    let stream = |red: u32, last: u32| {
+        let mut writer = Writer::default();
+        writer.put(2, 0).put(1, 1).put(3, 0);
+        // Two blocks: green of `last` and of 0.
+        writer
+            .put(1, 0)
+            .two(0, last)
+            .one(red)
+            .one(0)
+            .one(255)
+            .one(0);
+        writer.put(2, 0b01);
+        writer.bytes()
+    };
+    let groups = |red, last| {
+        let memory = lossless::memory(&stream(red, last), 8, 4).unwrap();
+        let which = 4 * 2 + 4 * u64::from(red << 8 | last) + 4;
+        (memory - which) / (2 * 4 * 2954 + 640)
+    };
+    assert_eq!(groups(0, 4), 5);
+    assert_eq!(groups(3, 231), 1000);
+    // From here on those alone that are used, and group 0, which is counted always.
+    assert_eq!(groups(3, 232), 3);
+    assert_eq!(groups(255, 255), 3);
+}
+
+#[test]
+fn transforms_take_memory_and_palettes_make_pixels_fewer() {
+    let memory = |stream: &mut Writer| lossless::memory(&stream.bytes(), 1000, 100).unwrap();
+    let one_group = 2 * 4 * 2954 + 640;
+    let lines = 4 * 17 * 1000;
+    let plain = memory(Writer::default().put(3, 0));
+    assert_eq!(plain, 4 * 100_000 + lines + one_group);
+    // Predictors in blocks of 8 × 8, green subtracted.
+    let mut stream = Writer::default();
+    stream
+        .put(1, 1)
+        .put(2, 0)
+        .put(3, 1)
+        .put(1, 0)
+        .colour([0; 4]);
+    stream.put(1, 1).put(2, 2).put(3, 0);
+    assert_eq!(memory(&mut stream), plain + 4 * 125 * 13);
+    // A palette of 4 colours: 4 pixels a byte.
+    let mut stream = Writer::default();
+    stream
+        .put(1, 1)
+        .put(2, 3)
+        .put(8, 3)
+        .put(1, 0)
+        .colour([0; 4])
+        .put(3, 0);
+    assert_eq!(
+        memory(&mut stream),
+        4 * 25_000 + lines + one_group + 4 * (4 + 256)
+    );
+    // A colour cache of 11 bits.
+    let mut stream = Writer::default();
+    stream.put(1, 0).put(1, 1).put(4, 11).put(1, 0);
+    assert_eq!(memory(&mut stream), plain + 8 * (5004 - 2954));
+
+    // The same transform twice; a cache of 12 bits.
+    let refused = |stream: &mut Writer| {
+        let found = lossless::memory(&stream.bytes(), 1000, 100);
+        assert_eq!(found, Err(malformed("its data cannot be decoded")));
+    };
+    refused(Writer::default().put(1, 1).put(2, 2).put(1, 1).put(2, 2));
+    refused(Writer::default().put(1, 0).put(1, 1).put(4, 12));
+    let stream = grouped(40);
+    for length in 0..40 {
+        let cut = lossless::memory(&stream[..length], 1000, 100);
+        assert_eq!(cut, Err(cut_short()), "{length}");
+    }
+}
+
+#[test]
+fn a_header_that_asks_for_gigabytes_is_refused() {
+    // Groups as they are counted, yet none of their codes.
+    let mut stream = grouped(20_000);
+    stream.truncate(100 + 2 * 20_000);
+    let file = riff(&[lossless(800, 400, &stream)]);
+    let limits = Limits {
+        max_memory: 400 << 20,
+        ..Limits::default()
+    };
+    let refused = decode(&file, &limits);
+    assert!(matches!(refused, Err(ImageError::TooMuchMemory { .. })));
+    assert!(is_malformed(&file, "its data cannot be decoded"));
+}
