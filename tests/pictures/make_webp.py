@@ -111,6 +111,22 @@ def animations(many):
             yield Case("by img2webp", " ".join([*options, name]), data, Pillow())
 
 
+def canvases(many):
+    """A first frame that leaves some of its canvas."""
+    for size in sizes(many):
+        name = sides(size)
+        color = scene(*size)
+        clear = numpy.dstack([color, alpha_slope(*size)])
+        for what, picture in (("RGB", color), ("alpha", clear)):
+            for lossless in (False, True):
+                first = encoded(Image.fromarray(picture), "WEBP", lossless=lossless)
+                second = encoded(Image.fromarray(scene(*size, 1)), "WEBP", lossless=lossless)
+                frames = ["-frame", "IN0", "+50+2+4+0+b", "-frame", "IN1", "+50+6+2"]
+                inputs = [(".webp", first), (".webp", second)]
+                data = through_files(["webpmux", *frames, "-bgcolor", "255,9,99,199", "-o", "OUT"], inputs, ".webp")
+                yield Case("beside the frame", f"{what} {lossless} {name}", data)
+
+
 def ends(many):
     """What stands behind the end that the header states belongs to no picture."""
     for size in sizes(many):
@@ -129,5 +145,6 @@ def groups():
         "alpha": by_cwebp(ALPHA, ("alpha",)),
         "orientations": orientations,
         "animations": animations,
+        "canvases": canvases,
         "ends": ends,
     }

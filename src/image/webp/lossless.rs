@@ -11,16 +11,17 @@
 use super::super::ImageError;
 use super::{cut_short, malformed};
 
-/// Entries of the tables of a group, all but those that the colour cache adds to, by the bits of
-/// that cache (`kTableSize`). Each has 4 bytes.
+/// Entries of the tables of a group, by the bits of the colour cache (`kTableSize`). Each has 4 bytes.
 const TABLES: [u64; 12] = [
     2954, 2956, 2958, 2962, 2970, 2986, 3018, 3082, 3212, 3468, 3980, 5004,
 ];
 /// Bytes of a group's structure, beside its tables: `HTreeGroup`, rounded up.
 const GROUP: u64 = 640;
-/// Up to so many groups libwebp takes tables for those that no pixel has, too.
-const ALL_GROUPS: usize = 1000;
-/// Lengths of codes.
+/// Where there are no more groups, libwebp takes tables for those that no pixel has, too.
+const ALL_GROUPS: u64 = 1000;
+/// Rows of pixels beside the picture: 17, and a few for versions to come.
+const ROWS: u64 = 20;
+/// Bits of the longest code.
 const LONGEST: usize = 15;
 /// In which order the lengths of the codes for lengths stand.
 const LENGTHS_ORDER: [usize; 19] = [
@@ -38,7 +39,7 @@ pub(super) fn memory(stream: &[u8], width: u32, height: u32) -> Result<u64, Imag
     };
     let height = u64::from(height);
     let mut width = u64::from(width);
-    let scratch = 17 * 4 * width;
+    let rows = ROWS * 4 * width;
     let mut memory = 0_u64;
     let mut seen = [false; 4];
     while bits.read(1)? != 0 {
@@ -84,10 +85,10 @@ pub(super) fn memory(stream: &[u8], width: u32, height: u32) -> Result<u64, Imag
         groups = used.count();
         memory += 4 * pixels + 4 * used.most;
     }
-    // Tables that fill their block to the last entry would make libwebp take another like it.
+    // Tables that fill their block of memory to the last entry make libwebp take another like it.
     let tables = 2 * 4 * TABLES[cache];
     let pixels = 4 * width * height;
-    Ok(memory + groups * (tables + GROUP) + pixels + scratch)
+    Ok(memory + groups * (tables + GROUP) + pixels + rows)
 }
 
 /// How many blocks of `1 << bits` pixels a side has.
@@ -116,7 +117,7 @@ impl Groups {
 
     /// Of how many groups libwebp takes the tables.
     fn count(&self) -> u64 {
-        if self.most <= ALL_GROUPS as u64 {
+        if self.most <= ALL_GROUPS {
             return self.most;
         }
         self.used
