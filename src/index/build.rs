@@ -85,6 +85,15 @@ pub fn tid_of(item: &pg_sys::ItemPointerData) -> Tid {
     }
 }
 
+/// The largest offset that a row of a table can have, `MaxHeapTuplesPerPage` of
+/// `access/htup_details.h`.
+const MAX_OFFSET: u16 = ((pg_sys::BLCKSZ - 24) / 28) as u16;
+
+/// Whether a row can have this TID, as far as one page can tell. Postgres' own functions rely on it.
+pub fn is_possible(tid: Tid) -> bool {
+    (1..=MAX_OFFSET).contains(&tid.offset)
+}
+
 /// A heap TID, to Postgres' form.
 pub fn item_pointer(tid: Tid) -> pg_sys::ItemPointerData {
     pg_sys::ItemPointerData {

@@ -294,7 +294,9 @@ impl Check {
     /// `table` is the index' table, open.
     unsafe fn read_table(&mut self, table: pg_sys::Relation) {
         // SAFETY: the scan ends, and lets go of itself, in table_index_build_scan. `ii_Concurrent`
-        // makes it go by the snapshot that we give, as in amcheck.
+        // makes it go by the snapshot that we give, as in amcheck. Where a scan is given, how that was
+        // begun decides whether it may start in the middle of the table (it may not: the last
+        // argument), and Postgres asserts that `allow_sync` is true.
         unsafe {
             let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let info = pg_sys::BuildIndexInfo(self.index.relation);
@@ -304,7 +306,7 @@ impl Check {
                 table,
                 self.index.relation,
                 info,
-                false,
+                true,
                 false,
                 Some(check_row),
                 std::ptr::from_mut(self).cast(),

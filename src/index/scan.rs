@@ -32,7 +32,7 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
-use super::build::item_pointer;
+use super::build::{is_possible, item_pointer};
 use super::handler::Strategy;
 use super::page::{Block, Content, FIRST_BLOCK, Index, block_count};
 use super::reader::{Places, Reader};
@@ -48,10 +48,6 @@ const PARALLEL_BLOCKS: u32 = 32;
 
 /// Matches that a scan collects at once, at most, and those of the pages that it has pinned by then.
 const BATCH: usize = 1024;
-
-/// The largest offset that a row of a table can have, `MaxHeapTuplesPerPage` of
-/// `access/htup_details.h`.
-const MAX_OFFSET: u16 = ((pg_sys::BLCKSZ - 24) / 28) as u16;
 
 /// What the participants of a parallel scan share.
 struct Shared {
@@ -179,7 +175,7 @@ impl Matches {
                 // SAFETY: the table is open as long as the scan. Others may have extended it.
                 self.table_blocks = unsafe { block_count(self.table) };
             }
-            if tid.block >= self.table_blocks || !(1..=MAX_OFFSET).contains(&tid.offset) {
+            if tid.block >= self.table_blocks || !is_possible(tid) {
                 return Err(index.corrupted(block.number()));
             }
             list.push(item_pointer(tid));

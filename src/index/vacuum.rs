@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use super::build::item_pointer;
+use super::build::{is_possible, item_pointer};
 use super::insert::entries_of;
 use super::page::{FIRST_BLOCK, Index};
 
@@ -104,7 +104,13 @@ unsafe fn pass(
         if let Some(judge) = &mut judge {
             let slab = index.slab(&block, count)?;
             tids.clear();
-            tids.extend((0..count).map(|entry| item_pointer(slab.tid(entry))));
+            for tid in (0..count).map(|entry| slab.tid(entry)) {
+                // A damaged entry. Postgres may only be asked about what can be a row.
+                if !is_possible(tid) {
+                    return Err(index.corrupted(number));
+                }
+                tids.push(item_pointer(tid));
+            }
             judge(&mut tids, &mut dead[..count]);
             if dead[..count].contains(&true) {
                 // SAFETY: the block is of this index, and locked for writing.

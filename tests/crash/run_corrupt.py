@@ -7,8 +7,8 @@ Without checksums: N tables of the same rows, each index damaged in its own way 
 stopped; then each is scanned, checked, inserted into, vacuumed, and built anew. No backend may crash or
 hang, an error has SQLSTATE XX002 (or XX001, where Postgres itself finds a page or a row missing), and
 a wrong answer is one that check_index knows of. Hundreds of single bits, flipped in the codes, bounds,
-scales and TIDs of as many entries, are each found by check_index. With checksums each damaged page is an
-error of the sweep. Needs what tests/client/requirements.txt names. The last line counts the checks;
+scales and TIDs of as many entries, are each found by check_index. An entry for a row that no page can have is an
+error of scans and of vacuum. With checksums each damaged page is an error of the sweep. Needs what tests/client/requirements.txt names. The last line counts the checks;
 where one fails, the exit status is 1 and the data stays.
 """
 
@@ -236,6 +236,38 @@ def flipped_bits(server, rng, checks, source, flips):
     checks.add("check_index finds no other entry", others)
 
 
+def impossible_rows(server, checks, source, rng):
+    """An entry of a row that no page can have: Postgres must not be asked about it, and asserts that it isn't."""
+    offsets = (0, 292, 0xFFFF)
+    tables = [Table(f"o{n}", DIMS, {f"io{n}": (128, None)}, storage="plain") for n in range(len(offsets))]
+    rows = [(i, i % 6, 0, source.one(rng)) for i in range(ROWS)]
+    with server.connect() as connection:
+        for table in tables:
+            fill(connection, table, rows)
+        files = paths(server, connection, {name for table in tables for name in table.indexes})
+        # One that every row matches.
+        condition = conditions(source, rng)[-1]
+    server.stop()
+    layout = Layout(128)
+    for table, offset in zip(tables, offsets):
+        (index,) = table.indexes
+        page = read(files[index], 1)
+        at = layout.part("TID", 3)[0] + 4
+        page[at : at + 2] = offset.to_bytes(2, sys.byteorder)
+        write(files[index], 1, page)
+    server.start()
+    with server.connect() as connection:
+        for table, offset in zip(tables, offsets):
+            patient = Patient(connection, table, [condition])
+            patient.examine()
+            wanted = {name: f"error {CORRUPTED}" for name in ("bitmap scan", "index scan", "vacuum")}
+            wrong = [f"{name}: {patient.outcomes[name]}" for name, start in wanted.items() if not patient.outcomes[name].startswith(start)]
+            if not patient.outcomes["check"].startswith("reports"):
+                wrong.append(f"check: {patient.outcomes['check']}")
+            checks.add(f"an entry of row {offset} of a page is an error of scans and vacuum", wrong + list(patient.complaints(True)))
+    checks.add("the log tells of no crash", server.disasters())
+
+
 def with_checksums(server, copies, rng, checks, source):
     tables = [Table(f"c{n}", DIMS, {f"i{n}": (PREFIXES[n % 2], None)}, storage="plain") for n in range(copies)]
     rows = [(i, i % 6, 0, source.one(rng)) for i in range(ROWS)]
@@ -288,6 +320,7 @@ def main():
             with_checksums(server, 40, rng, checks, source)
         else:
             flipped_bits(server, rng, checks, source, arguments.flips)
+            impossible_rows(server, checks, source, rng)
             without_checksums(server, arguments.copies, rng, checks, source)
         server.stop()
     return checks.end(directory, shutil.rmtree)
