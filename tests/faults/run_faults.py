@@ -102,8 +102,9 @@ class Faults:
         return list(cache.glob("*/*unfinished"))
 
     def killed(self, server, query, arguments, when):
-        """Kills the backend that runs a query, as soon as `when` says so."""
-        connection = server.connect()
+        """Kills the backend that runs a query, as soon as `when` says so. Returns when the postmaster has
+        noticed, and lets nobody in until it has recovered."""
+        connection, witness = server.connect(), server.connect()
         pid = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
         ended = []
         thread = threading.Thread(target=lambda: ended.append(failure(connection, query, arguments) or "done"))
@@ -114,6 +115,10 @@ class Faults:
         in_time = thread.is_alive()
         if in_time:
             os.kill(pid, signal.SIGKILL)
+            # The victim's own connection ends before that; others end because of it.
+            while not failure(witness, "SELECT 1") and time.monotonic() < deadline:
+                time.sleep(0.01)
+        witness.close()
         thread.join(60)
         return in_time and ended != ["done"]
 
