@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Runs every test and counts them. `make test` has built and installed the extension before.
 
+usage: run.py [--servers] [--seeds N]
+
 The stages run one after another, each against a server of its own or none. A stage that fails
 does not stop the others. The last line says how many tests passed and failed.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -97,61 +100,82 @@ def venv(directory, requirements):
     return python
 
 
+def compile_and_lint(results, scratch):
+    """What needs no server, or one that cargo-pgrx makes."""
+    results.stage("formatting", ["cargo", "fmt", "--all", "--check"])
+    results.stage(
+        "lints",
+        ["cargo", "clippy", "--release", "--workspace", "--all-targets", *FEATURES, "--", "-D", "warnings"],
+    )
+
+    unittest = ["-m", "unittest", "discover", "-s", ROOT / "models/train"]
+    results.stage("painter", [sys.executable, *unittest])
+
+    pictures = ["cargo", "test", "--release", "--package", "photosearch-image"]
+    results.stage("pictures without libheif", [*pictures, "--no-default-features"])
+    results.stage("pictures", pictures)
+    backend = ["cargo", "pgrx", "test", "--release", *FEATURES, f"pg{MAJOR}"]
+    if IS_ROOT:
+        shutil.chown(scratch, "postgres")
+        backend += ["--runas", "postgres", "--pgdata", scratch / "pgrx"]
+    results.stage("rooms and backend", backend)
+    # cargo pgrx test has left a library with the test functions in it.
+    results.stage("install", ["make", "--no-print-directory", "install-extension"])
+
+
+def one_server(results, python, scratch):
+    """Suites that share a server."""
+    cluster = ROOT / "tests" / "cluster.sh"
+    server = scratch / "server"
+    subprocess.run([cluster, "start", server], check=True)
+    run = [cluster, "run", server]
+    try:
+        regress = ["sh", ROOT / "tests/regress/run.sh"]
+        results.stage("regression", [*run, *regress, ROOT / "tests/regress"])
+        results.stage("isolation", [*run, "sh", ROOT / "tests/isolation/run.sh"])
+        results.stage("clients", [*run, python, ROOT / "tests/client/run_client.py"])
+        results.stage("estimates", [*run, sys.executable, ROOT / "tests/estimates/run_estimates.py"])
+        results.stage("hostile files", [*run, python, ROOT / "tests/hostile/run_hostile.py"])
+        results.stage("text models", [*run, python, ROOT / "tests/text_models/run_text_models.py"])
+        results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
+        results.stage("bridge", [*run, *regress, ROOT / "tests/bridge"])
+        results.stage("published figures", [*run, sys.executable, ROOT / "tests/check_model/run_check_model.py"])
+        results.stage("album", [*run, sys.executable, ROOT / "tests/album/run_album.py"])
+    finally:
+        subprocess.run([cluster, "stop", server], check=True)
+
+
+def own_servers(results, python, seeds):
+    """Suites with servers of their own, which they crash, copy and damage. Without seeds each draws one."""
+    crash = ROOT / "tests" / "crash"
+    results.stage("models under faults", [python, ROOT / "tests/faults/run_faults.py"])
+    for seed in seeds or [None]:
+        chosen = [] if seed is None else ["--seed", seed]
+        results.stage("crashes", [python, crash / "run_crash.py", *chosen])
+        results.stage("standby and backup", [python, crash / "run_standby.py", *chosen])
+        results.stage("corrupt pages", [python, crash / "run_corrupt.py", *chosen])
+        results.stage("churn", [python, crash / "run_churn.py", *chosen])
+
+
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--servers", action="store_true", help="only what runs on the server of PG_CONFIG as it is installed")
+    parser.add_argument("--seeds", type=int, default=0, help="run the suites that draw a seed with 1 to N; without, once")
+    arguments = parser.parse_args()
     results = Results()
     # The server's user has to reach its files, wherever the clone lies.
     scratch = Path(tempfile.mkdtemp(prefix="photosearch-test-", dir="/tmp"))
     scratch.chmod(0o755)
-    cluster = ROOT / "tests" / "cluster.sh"
     try:
-        results.stage("formatting", ["cargo", "fmt", "--all", "--check"])
-        results.stage(
-            "lints",
-            ["cargo", "clippy", "--release", "--workspace", "--all-targets", *FEATURES, "--", "-D", "warnings"],
-        )
-
-        unittest = ["-m", "unittest", "discover", "-s", ROOT / "models/train"]
-        results.stage("painter", [sys.executable, *unittest])
-
-        pictures = ["cargo", "test", "--release", "--package", "photosearch-image"]
-        results.stage("pictures without libheif", [*pictures, "--no-default-features"])
-        results.stage("pictures", pictures)
-        backend = ["cargo", "pgrx", "test", "--release", *FEATURES, f"pg{MAJOR}"]
-        if IS_ROOT:
-            shutil.chown(scratch, "postgres")
-            backend += ["--runas", "postgres", "--pgdata", scratch / "pgrx"]
-        results.stage("rooms and backend", backend)
-        # cargo pgrx test has left a library with the test functions in it.
-        results.stage("install", ["make", "--no-print-directory", "install-extension"])
-
-        client = ROOT / "tests" / "client"
+        if not arguments.servers:
+            compile_and_lint(results, scratch)
         beside = ROOT / "tests" / "pictures"
-        python = venv(scratch / "venv", [client / "requirements.txt", beside / "requirements.txt"])
-        decode = TARGET / "release/examples/decode"
-        results.stage("pictures beside Pillow", [python, beside / "run_pictures.py", decode])
-        server = scratch / "server"
-        subprocess.run([cluster, "start", server], check=True)
-        run = [cluster, "run", server]
-        try:
-            regress = ["sh", ROOT / "tests/regress/run.sh"]
-            results.stage("regression", [*run, *regress, ROOT / "tests/regress"])
-            results.stage("clients", [*run, python, client / "run_client.py"])
-            results.stage("estimates", [*run, sys.executable, ROOT / "tests/estimates/run_estimates.py"])
-            results.stage("hostile files", [*run, python, ROOT / "tests/hostile/run_hostile.py"])
-            results.stage("text models", [*run, python, ROOT / "tests/text_models/run_text_models.py"])
-            results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
-            results.stage("bridge", [*run, *regress, ROOT / "tests/bridge"])
-            results.stage("published figures", [*run, sys.executable, ROOT / "tests/check_model/run_check_model.py"])
-            results.stage("album", [*run, sys.executable, ROOT / "tests/album/run_album.py"])
-        finally:
-            subprocess.run([cluster, "stop", server], check=True)
-        # Servers of their own, which these crash, copy and damage.
-        crash = ROOT / "tests" / "crash"
-        results.stage("models under faults", [python, ROOT / "tests/faults/run_faults.py"])
-        results.stage("crashes", [python, crash / "run_crash.py"])
-        results.stage("standby and backup", [python, crash / "run_standby.py"])
-        results.stage("corrupt pages", [python, crash / "run_corrupt.py"])
-        results.stage("churn", [python, crash / "run_churn.py"])
+        python = venv(scratch / "venv", [ROOT / "tests/client/requirements.txt", beside / "requirements.txt"])
+        if not arguments.servers:
+            decode = TARGET / "release/examples/decode"
+            results.stage("pictures beside Pillow", [python, beside / "run_pictures.py", decode])
+        one_server(results, python, scratch)
+        own_servers(results, python, range(1, arguments.seeds + 1))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     results.report()

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Runs the isolation specs: sessions side by side, in the order that each permutation says, against a
+# running server, by Postgres' own pg_isolation_regress.
+#
+#   tests/cluster.sh run DIR tests/isolation/run.sh [spec...]
+#
+# Without names every spec of the schedule is run. What was seen, and the differences, are left in
+# target/regress/isolation/. The database "isolation_regression" is dropped and made again; setup.sql
+# makes what the specs share.
+set -eu
+
+pg_config=${PG_CONFIG:-pg_config}
+input=$(realpath "$(dirname "$0")")
+root=$(realpath "$input/../..")
+output=${CARGO_TARGET_DIR:-$root/target}/regress/isolation
+database=isolation_regression
+mkdir -p "$output"
+# A step that takes longer than so many seconds hangs: it is cancelled.
+export PGISOLATIONTIMEOUT="${PGISOLATIONTIMEOUT:-30}"
+[ $# -gt 0 ] || set -- --schedule="$input/schedule"
+
+pg_isolation_regress=$(dirname "$("$pg_config" --pgxs)")/../test/isolation/pg_isolation_regress
+psql() {
+    "$("$pg_config" --bindir)/psql" -X -q -v ON_ERROR_STOP=1 "$@"
+}
+psql -c "SET client_min_messages = warning" -c "DROP DATABASE IF EXISTS $database" \
+    -c "CREATE DATABASE $database TEMPLATE template0"
+psql -d "$database" -f "$input/setup.sql"
+cd "$output"
+"$pg_isolation_regress" --use-existing --inputdir="$input" --outputdir="$output" \
+    --bindir="$("$pg_config" --bindir)" --user="${PGUSER:-postgres}" --dbname="$database" "$@" || {
+    cat "$output/regression.diffs"
+    exit 1
+}
