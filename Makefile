@@ -10,6 +10,7 @@ export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND := 1
 PYTHON ?= /usr/bin/python3
 DEMO_DIR ?= /var/lib/photosearch-demo
 BENCH_DIR ?= /var/lib/photosearch-bench
+ASSERTS_DIR ?= /var/lib/photosearch-asserts
 
 # Looked up when used: setup may have just installed it.
 pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
@@ -18,12 +19,13 @@ sharedir = $(shell $(PG_CONFIG) --sharedir)
 FEATURES ?= heif
 cargo_pg = --no-default-features --features 'pg$(pg_major) $(FEATURES)'
 
-.PHONY: help setup install demo demo-stop demo-clean test crash bench bench-model check-model
+.PHONY: help setup install demo demo-stop demo-clean test test-asserts crash bench bench-model check-model
 
 help:
 	@echo 'make demo        build, draw an album of 2,000 pictures, find all the baby photos'
 	@echo 'make demo-stop   stop the server of the demo'
 	@echo 'make test        everything'
+	@echo 'make test-asserts   every suite that needs a server, on a PostgreSQL with assertions, SEEDS=2 times'
 	@echo 'make crash       crash servers at random moments, ROUNDS=200 times; then the other tests of trust'
 	@echo 'make install     build the extension and install it into the server of $$PG_CONFIG'
 	@echo 'make check-model MODEL=DIR   compare a model with the figures that its authors publish'
@@ -62,6 +64,12 @@ demo-clean: demo-stop
 test: export TEST_TOOLS := 1
 test: install
 	FEATURES='$(FEATURES)' $(PYTHON) tests/run.py
+
+# Half an hour, and the builds of PostgreSQL and of the extension before it.
+SEEDS ?= 2
+test-asserts: export TEST_TOOLS := 1
+test-asserts: setup
+	PYTHON='$(PYTHON)' FEATURES='$(FEATURES)' sh tests/asserts.sh '$(ASSERTS_DIR)' --seeds $(SEEDS)
 
 # The stages of trust for as long as one likes. Needs psycopg: tests/client/requirements.txt.
 ROUNDS ?= 200
