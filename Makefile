@@ -65,7 +65,7 @@ test: export TEST_TOOLS := 1
 test: install
 	FEATURES='$(FEATURES)' $(PYTHON) tests/run.py
 
-# Half an hour, and the builds of PostgreSQL and of the extension before it.
+# Some ten minutes, and builds of PostgreSQL and of the extension before them.
 SEEDS ?= 2
 test-asserts: export TEST_TOOLS := 1
 test-asserts: setup
