@@ -1,12 +1,12 @@
 #!/bin/sh
-# Builds Debian's PostgreSQL with assertions, installs photosearch into it, and runs every suite that
-# needs a server on it.
+# Builds PostgreSQL with assertions, from the source in Debian's package, installs photosearch into it,
+# and runs every suite that needs a server on it.
 #
 #   tests/asserts.sh DIR [options of tests/run.py --servers]
 #
 # Assertions stop a server where an extension breaks a rule that a normal build takes for granted; the
 # log then says TRAP, and the suite fails. DIR holds the source, the server, cargo-pgrx's configuration
-# and the extension's build (some 3 GB); a second run finds what is there, and builds the extension
+# and the extension's build (several GB); a second run finds what is there, and builds the extension
 # anew. The server's user has to be able to read DIR. apt's own state and the system's server stay as
 # they are. The major version is that of PG_CONFIG. JOBS bounds how many compilers run at once.
 set -eu
