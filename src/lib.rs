@@ -1,8 +1,9 @@
 //! `photosearch`: ask PostgreSQL for *all* of something in a photo library.
 //!
-//! Rooms, lowest first; a lower one never imports a higher one. `vector`, `sweep`, `image` and
-//! `model` know no Postgres.
+//! Rooms, lowest first; a lower one never imports a higher one. `memory`, `vector`, `sweep`, `image`
+//! and `model` know no Postgres.
 
+pub mod memory;
 pub mod model;
 pub mod sweep;
 pub mod vector;
@@ -19,6 +20,9 @@ pub use photosearch_image as image;
 use pgrx::prelude::*;
 
 pgrx::pg_module_magic!();
+
+#[global_allocator]
+static ALLOCATOR: memory::Allocator = memory::Allocator;
 
 pgrx::extension_sql_file!("../sql/types.sql", name = "types", bootstrap);
 pgrx::extension_sql_file!("../sql/pair.sql", name = "pair", requires = ["types"]);

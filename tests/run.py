@@ -148,6 +148,8 @@ def one_server(results, python, scratch):
 def own_servers(results, python, seeds):
     """Suites with servers of their own, which they crash, copy and damage. Without seeds each draws one."""
     crash = ROOT / "tests" / "crash"
+    results.stage("too little memory", [python, ROOT / "tests/memory/run_memory.py"])
+    results.stage("old snapshots", [python, crash / "run_old_snapshot.py"])
     results.stage("models under faults", [python, ROOT / "tests/faults/run_faults.py"])
     for seed in seeds or [None]:
         chosen = [] if seed is None else ["--seed", seed]

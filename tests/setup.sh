@@ -11,7 +11,7 @@ case " $FEATURES ${TEST_TOOLS:+heif} " in
 *" heif "*) packages="$packages libde265-dev libheif-dev" ;;
 esac
 [ -z "${TEST_TOOLS:-}" ] ||
-    packages="$packages libavif-bin libheif-examples libjpeg-turbo-progs libtiff-tools webp"
+    packages="$packages faketime libavif-bin libheif-examples libjpeg-turbo-progs libtiff-tools webp"
 
 missing() {
     for package in "$@"; do

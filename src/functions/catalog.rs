@@ -109,6 +109,15 @@ fn installed_models() -> PathBuf {
 
 /// What to say when a model cannot be used.
 pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
+    // A file that can't be mapped is whole.
+    let error = match error {
+        ModelError::Cache(source) | ModelError::Unreadable { source, .. }
+            if source.kind() == ErrorKind::OutOfMemory =>
+        {
+            ModelError::NoMemory
+        }
+        error => error,
+    };
     let code = match &error {
         ModelError::NotFound => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
         ModelError::Incomplete { .. } | ModelError::Pickled(_) => {
@@ -131,13 +140,16 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
             PgSqlErrorCode::ERRCODE_DISK_FULL
         }
         ModelError::Cache(_) => PgSqlErrorCode::ERRCODE_IO_ERROR,
-        ModelError::OutOfMemory(_) => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+        ModelError::OutOfMemory(_) | ModelError::NoMemory => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
         ModelError::Cancelled => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
         ModelError::Internal(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
     };
     match error {
         // About the request, not about the model.
-        ModelError::InvalidInput(_) | ModelError::LimitExceeded(_) | ModelError::Cancelled => {
+        ModelError::InvalidInput(_)
+        | ModelError::LimitExceeded(_)
+        | ModelError::NoMemory
+        | ModelError::Cancelled => {
             sql_error(code, error.to_string())
         }
         ModelError::OutOfMemory(_) => sql_error(code, error.to_string())

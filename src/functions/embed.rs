@@ -17,13 +17,24 @@ use crate::types::{
 };
 use crate::vector::from_f32s;
 
-/// Pictures of an array that go to the model together: enough to share the weights' way through
-/// the caches, few enough that the copies of their encoded bytes stay small.
-const IMAGE_BATCH: usize = 8;
-/// Bytes of those pictures or texts, from which on they do not wait for more.
-const BATCH_BYTES: usize = 64 << 20;
-/// Texts of an array likewise: they are small, and the model cuts them into fitting packs itself.
-const TEXT_BATCH: usize = 64;
+/// What of an array goes to the model together: so many elements at most, and no more once they have
+/// so many bytes.
+struct Batch {
+    elements: usize,
+    bytes: usize,
+}
+
+/// Pictures: enough to share the weights' way through the caches, few enough that the copies of their
+/// encoded bytes stay small.
+const IMAGES: Batch = Batch {
+    elements: 8,
+    bytes: 64 << 20,
+};
+/// Texts: they are small, and the model cuts them into fitting packs itself.
+const TEXTS: Batch = Batch {
+    elements: 64,
+    bytes: 2 << 20,
+};
 
 /// One thing to embed, owned: it goes to the worker.
 #[derive(Default)]
@@ -197,7 +208,7 @@ impl Target {
     fn embed_each<T>(
         &self,
         items: impl Iterator<Item = Option<T>>,
-        batch: usize,
+        batch: Batch,
         content: impl Fn(T) -> Result<Content, ErrorReport>,
     ) -> Result<VectorArray, ErrorReport> {
         let mut vectors = VectorArray::default();
@@ -226,7 +237,7 @@ impl Target {
                 waiting_bytes += content.bytes();
                 waiting.push((element - 1, content));
             }
-            if waiting.len() == batch || waiting_bytes >= BATCH_BYTES {
+            if waiting.len() == batch.elements || waiting_bytes >= batch.bytes {
                 flush(&mut vectors, &mut waiting)?;
                 waiting_bytes = 0;
             }
@@ -254,12 +265,18 @@ fn decode_all(
     };
     let mut all = Vec::with_capacity(contents.len());
     for content in contents {
-        let mut images = Vec::with_capacity(content.images.len());
+        let mut images = Vec::new();
         for (index, bytes) in content.images.iter().enumerate() {
             cancel.check().map_err(EmbedError::Model)?;
             let several = (content.images.len() > 1).then_some(index + 1);
             let element = content.element.or(several);
-            let in_image = |error| EmbedError::Image(element, error);
+            let in_image = |error| match error {
+                // Of memory, the decoders know only that they are to stop.
+                ImageError::Cancelled => {
+                    EmbedError::Model(cancel.check().err().unwrap_or(ModelError::Cancelled))
+                }
+                error => EmbedError::Image(element, error),
+            };
 
             let picture = image::open(bytes, &limits).map_err(in_image)?;
             let (width, height) = picture.size();
@@ -273,6 +290,9 @@ fn decode_all(
             };
             let image = decoded.map_err(in_image)?;
             limits.held += image.pixels().len() as u64;
+            images
+                .try_reserve(1)
+                .map_err(|_| EmbedError::Model(ModelError::NoMemory))?;
             images.push(image);
         }
         all.push(images);
@@ -503,9 +523,7 @@ fn photosearch_embed_texts(
             ..Content::default()
         })
     };
-    target
-        .embed_each(contents.iter(), TEXT_BATCH, content)
-        .map(Some)
+    target.embed_each(contents.iter(), TEXTS, content).map(Some)
 }
 
 #[pg_extern(sql = false)]
@@ -527,7 +545,5 @@ fn photosearch_embed_images(
             ..Content::default()
         })
     };
-    target
-        .embed_each(images.iter(), IMAGE_BATCH, content)
-        .map(Some)
+    target.embed_each(images.iter(), IMAGES, content).map(Some)
 }

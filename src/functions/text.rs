@@ -20,13 +20,21 @@ pub fn read(argument: TextArg<'_>, what: &str) -> Result<String, ErrorReport> {
         )
         .set_hint("Models read UTF-8: the database must have this encoding.")
     })?;
-    Ok(text.to_owned())
+    owned(text)
 }
 
 /// A copy of an element of an array.
 pub fn copy(text: &str) -> Result<String, ErrorReport> {
     check(text.len(), "text")?;
-    Ok(text.to_owned())
+    owned(text)
+}
+
+fn owned(text: &str) -> Result<String, ErrorReport> {
+    let mut copy = String::new();
+    copy.try_reserve_exact(text.len())
+        .map_err(|_| sql_error(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory"))?;
+    copy.push_str(text);
+    Ok(copy)
 }
 
 fn check(bytes: usize, what: &str) -> Result<(), ErrorReport> {

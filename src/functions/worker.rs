@@ -19,6 +19,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::guc;
+use crate::memory;
 use crate::model::compute::{Pool, Seats, configure_thread};
 use crate::model::{self, Cache, Cancel, Embedder, Loaded, ModelError};
 use crate::types::sql_error;
@@ -28,6 +29,10 @@ const INTERRUPT_POLL: Duration = Duration::from_millis(20);
 
 /// How long after the last job a session keeps the memory that it took.
 const MEMORY_KEPT: Duration = Duration::from_secs(2);
+
+/// Memory that a job takes to begin with, small things on the way included: the system library ends the process
+/// where a thread's first look at a variable of its own finds none.
+const STARTING: u64 = 8 << 20;
 
 /// Decoding and the tokenizer recurse little; this is room to spare.
 const STACK_SIZE: usize = 16 << 20;
@@ -86,6 +91,7 @@ pub fn run<T: Send + 'static>(
 ) -> Result<T, ErrorReport> {
     // A job may be over before the wait looks for the first time, and another follows it.
     pgrx::check_for_interrupts!();
+    memory::ask(STARTING).map_err(|_| out_of_memory())?;
     let cancel = Cancel::new();
     let (send, receive) = mpsc::sync_channel(1);
     let job_cancel = cancel.clone();
@@ -99,6 +105,8 @@ pub fn run<T: Send + 'static>(
     loop {
         match receive.recv_timeout(INTERRUPT_POLL) {
             Ok(Ok(result)) => return Ok(result),
+            // Whatever it ended in came of that.
+            Ok(Err(_)) if memory::is_low() => return Err(out_of_memory()),
             Ok(Err(panic)) => return Err(internal(&panic_message(panic.as_ref()))),
             Err(RecvTimeoutError::Timeout) => {
                 pgrx::check_for_interrupts!();
@@ -110,6 +118,10 @@ pub fn run<T: Send + 'static>(
             }
         }
     }
+}
+
+fn out_of_memory() -> ErrorReport {
+    sql_error(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory")
 }
 
 /// Ends the backend where the postmaster has died, as Postgres' own waits do
@@ -180,11 +192,14 @@ fn keep_freed_memory() {
         // The most that glibc takes for the first.
         const MAPPED: libc::c_int = 32 << 20;
         const KEPT: libc::c_int = 256 << 20;
-        // SAFETY: both are settings of the allocator that may be changed at any time. That one is
+        // SAFETY: all are settings of the allocator that may be changed at any time. That one is
         // refused would cost speed alone.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
             libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+            // An arena for each thread would take 64 MB of address space, and where it can't grow
+            // any more, a page of memory for every few bytes.
+            libc::mallopt(libc::M_ARENA_MAX, 1);
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::work::{Layout, Source, Work};
+use super::work::{Layout, Source, Work, system_has};
 use super::{ImageError, RgbImage};
 
 mod av1;
@@ -188,6 +188,14 @@ impl<'a> Heif<'a> {
     /// A container or coded pictures that are cut short or contradict themselves; kinds that are
     /// not read; a size that no picture can have.
     pub fn open(bytes: &'a [u8], name: &'static str) -> Result<Self, ImageError> {
+        // Items in several pieces are copied together, and parameter sets without what hides start codes in
+        // them: no more than the file, each.
+        if !system_has(3 * bytes.len() as u64 + (1 << 20)) {
+            return Err(ImageError::OutOfMemory {
+                width: 0,
+                height: 0,
+            });
+        }
         let shown = Shown::read(bytes).map_err(|fault| fault.error(name))?;
         Ok(Heif { name, shown })
     }

@@ -143,6 +143,18 @@ impl<'a> Picture<'a> {
     }
 }
 
+/// Whether the system has so much memory at this moment.
+pub(super) fn system_has(bytes: u64) -> bool {
+    let mut lent = Vec::<u8>::new();
+    let has = usize::try_from(bytes).is_ok_and(|bytes| lent.try_reserve_exact(bytes).is_ok());
+    // Else the compiler may leave out what nobody uses.
+    std::hint::black_box(&mut lent);
+    has
+}
+
+/// What a library takes beside what is counted, of which the system has to have some too.
+const SMALL_THINGS: u64 = 2 << 20;
+
 /// One decoding: what it may take, and what is wanted of it.
 pub(super) struct Work<'a> {
     /// The size of the upright picture, for messages.
@@ -176,16 +188,14 @@ impl<'a> Work<'a> {
         self.limit
     }
 
-    /// Counts memory that is about to be taken.
+    /// Counts memory that a library is about to take, and sees that the system has it. Libraries do
+    /// not all tell want of memory from damage, and some end the process.
     ///
     /// # Errors
-    /// [`ImageError::TooMuchMemory`].
+    /// [`ImageError::TooMuchMemory`], [`ImageError::OutOfMemory`].
     pub fn take(&mut self, bytes: u64) -> Result<(), ImageError> {
-        let taken = self.taken.saturating_add(bytes);
-        if taken > self.limit {
-            return Err(self.too_much(taken));
-        }
-        self.taken = taken;
+        self.lend(bytes)?;
+        self.taken = self.taken.saturating_add(bytes);
         Ok(())
     }
 
@@ -202,9 +212,12 @@ impl<'a> Work<'a> {
     /// # Errors
     /// As [`Self::bytes`].
     pub fn zeros<T: Clone + Default>(&mut self, length: u64) -> Result<Vec<T>, ImageError> {
-        self.take(length.saturating_mul(size_of::<T>() as u64))?;
+        let bytes = length.saturating_mul(size_of::<T>() as u64);
+        self.check_limit(bytes)?;
         let zeros = usize::try_from(length).ok().and_then(zeroed);
-        zeros.ok_or_else(|| self.out_of_memory())
+        let zeros = zeros.ok_or_else(|| self.out_of_memory())?;
+        self.taken += bytes;
+        Ok(zeros)
     }
 
     /// A black picture, counted.
@@ -217,23 +230,24 @@ impl<'a> Work<'a> {
         RgbImage::new(width, height, pixels)
     }
 
-    /// Sees that a library may take so many bytes, which it gives back before anything else is
-    /// counted, and that the system has them. Libraries do not all tell want of memory from damage.
+    /// As [`Self::take`], of what the library gives back before anything else is counted.
     ///
     /// # Errors
     /// As [`Self::bytes`].
     pub fn lend(&self, bytes: u64) -> Result<(), ImageError> {
+        self.check_limit(bytes)?;
+        if system_has(bytes.saturating_add(SMALL_THINGS)) {
+            Ok(())
+        } else {
+            Err(self.out_of_memory())
+        }
+    }
+
+    fn check_limit(&self, bytes: u64) -> Result<(), ImageError> {
         let taken = self.taken.saturating_add(bytes);
         if taken > self.limit {
             return Err(self.too_much(taken));
         }
-        let mut lent = Vec::<u8>::new();
-        usize::try_from(bytes)
-            .ok()
-            .and_then(|bytes| lent.try_reserve_exact(bytes).ok())
-            .ok_or_else(|| self.out_of_memory())?;
-        // Else the compiler may leave out what nobody uses.
-        std::hint::black_box(&mut lent);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use super::handler::Options;
 use super::page::{Block, Meta, PAGE, empty_page, meta_page, relation_name, set_count, slab_mut};
 use crate::sweep::code::NotFinite;
 use crate::sweep::{Encoder, Layout, MAX_PREFIX_DIMS, Tid};
-use crate::types::{VectorArg, corrupted, sql_error};
+use crate::types::{VectorArg, check_memory, corrupted, sql_error};
 use crate::vector::VectorError;
 
 /// Dimensions that are coded where the index does not say: 128 bytes and a half for each row.
@@ -40,6 +40,7 @@ impl Build {
         self.entries += 1;
         if self.count == self.layout.capacity() {
             self.flush();
+            check_memory();
             // SAFETY: only counts; progress is reported for this CREATE INDEX.
             unsafe {
                 pg_sys::pgstat_progress_update_param(

@@ -41,7 +41,7 @@ use crate::functions::{CoarseQuery, Resolved};
 use crate::sweep::filter::Verdict;
 use crate::sweep::kernel::Ahead;
 use crate::sweep::{Filter, Judge};
-use crate::types::{ProbeArg, VectorArg, sql_error};
+use crate::types::{ProbeArg, VectorArg, check_memory, sql_error};
 
 /// Blocks that a participant of a parallel scan takes at a time: 256 kB.
 const PARALLEL_BLOCKS: u32 = 32;
@@ -243,6 +243,7 @@ impl Scan {
     /// Judges blocks until there are `wanted` matches, or no more blocks; false where there are no
     /// more matches either.
     fn advance(&mut self, shared: Option<&Shared>, wanted: usize) -> Result<bool, ErrorReport> {
+        check_memory();
         let start = Instant::now();
         let (blocks, matches) = (&mut self.blocks, &mut self.matches);
         matches.clear();

@@ -29,6 +29,12 @@ pub(super) fn batches<T>(
     })
 }
 
+/// What is asked of the system for a forward pass that is estimated to take so many bytes: the
+/// estimates leave small things out, and an allocator needs room around each block.
+pub(super) fn with_margin(bytes: u64) -> u64 {
+    (bytes + bytes / 4).saturating_add(16 << 20)
+}
+
 /// A tokenizer that does not belong to the weights must not lead past their embeddings.
 pub(super) fn check_ids(ids: &[u32], vocabulary: usize) -> Result<(), ModelError> {
     let reason = match ids.iter().max() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ModelError;
+use crate::memory;
 
 /// Shared by the one who asks for work and the one who does it. Clones share one flag, which
 /// once set stays set. Setting it only stores to an atomic, so a signal handler may.
@@ -21,12 +22,13 @@ impl Cancel {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// [`ModelError::Cancelled`] once [`Self::cancel`] has been called. Work checks between
-    /// layers, between chunks of attention, and between blocks of weights while it loads.
+    /// [`ModelError::Cancelled`] once [`Self::cancel`] has been called, [`ModelError::NoMemory`] while
+    /// memory is low. Work checks between layers, between chunks of attention, and between blocks of
+    /// weights while it loads.
     pub fn check(&self) -> Result<(), ModelError> {
         if self.0.load(Ordering::Relaxed) {
             return Err(ModelError::Cancelled);
         }
-        Ok(())
+        Ok(memory::check()?)
     }
 }

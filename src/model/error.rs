@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::memory::Exhausted;
+
 /// Every error of this room. Messages follow the server's style: lower case, no full stop, the
 /// offending value in them; files are named by their name, never by their full path.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +91,10 @@ pub enum ModelError {
     #[error("{0}")]
     OutOfMemory(String),
 
+    /// The system has no more memory.
+    #[error("out of memory")]
+    NoMemory,
+
     /// [`Cancel::cancel`](super::Cancel::cancel) was called.
     #[error("embedding was cancelled")]
     Cancelled,
@@ -108,6 +114,12 @@ impl ModelError {
             file: file.to_owned(),
             reason: reason.into(),
         }
+    }
+}
+
+impl From<Exhausted> for ModelError {
+    fn from(Exhausted: Exhausted) -> Self {
+        Self::NoMemory
     }
 }
 

@@ -15,7 +15,7 @@ mod vector_io;
 pub use call_site::{Prepared, call_site_state, first_argument_is_query};
 pub use error::sql_error;
 pub use probe::{ProbeArg, check_prefix_dims, check_threshold};
-pub use varlena::{ArrayArg, ByteaArg, RawVarlena, TextArg, new_varlena};
+pub use varlena::{ArrayArg, ByteaArg, RawVarlena, TextArg, check_memory, new_varlena};
 pub use vector::{
     MrlVector, StoredVector, VectorArg, VectorArray, VectorDatum, corrupted, reserve_one,
 };

@@ -5,9 +5,12 @@ use std::ptr::NonNull;
 
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::datum::UnboxDatum;
+use pgrx::prelude::*;
 use pgrx::{Array, FromDatum, impl_sql_translatable, pg_sys, varlena};
 
+use super::error::sql_error;
 use super::vector::RawDatum;
+use crate::memory;
 
 /// A variable-length argument as Postgres passes it: in place, short, compressed or toasted.
 #[derive(Clone, Copy)]
@@ -123,8 +126,18 @@ impl Drop for Bytes<'_> {
     }
 }
 
+/// Raises "out of memory" while memory is low. Called with no lock held.
+pub fn check_memory() {
+    if memory::check().is_err() {
+        sql_error(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory").report(PgLogLevel::ERROR);
+    }
+}
+
 /// A new varlena in the current memory context, its `len` bytes filled by `fill`.
+///
+/// Raises an error while memory is low: most functions that make vectors come by here.
 pub fn new_varlena(len: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
+    check_memory();
     let size = pg_sys::VARHDRSZ + len;
     // SAFETY: palloc0 gives `size` zeroed bytes, aligned for any type, or raises an error. Sizes
     // are bounded by the callers far below 1 GB.

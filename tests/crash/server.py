@@ -30,10 +30,10 @@ class Server:
         # However the program ends, its servers do too.
         atexit.register(self.stop, "immediate")
 
-    def start(self, **settings):
-        """Makes the cluster where there is none. The settings hold until the next start."""
+    def start(self, environment=None, **settings):
+        """Makes the cluster where there is none. Settings and environment hold until the next start."""
         options = [f"-c {name}={shlex.quote(value)}" for name, value in (self.settings | settings).items()]
-        environment = os.environ | {"INITDB_OPTIONS": "--data-checksums" if self.checksums else ""}
+        environment = os.environ | {"INITDB_OPTIONS": "--data-checksums" if self.checksums else ""} | (environment or {})
         subprocess.run([CLUSTER, "start", self.directory, *options], check=True, env=environment)
 
     def stop(self, mode="fast"):
@@ -53,8 +53,8 @@ class Server:
             raise RuntimeError(f"{name} failed: {done.stdout}{done.stderr}")
         return done
 
-    def connect(self, **options):
-        return psycopg.connect(host=str(self.directory), user="postgres", dbname="postgres", autocommit=True, **options)
+    def connect(self, database="postgres", **options):
+        return psycopg.connect(host=str(self.directory), user="postgres", dbname=database, autocommit=True, **options)
 
     def wait(self, seconds=120):
         """A connection, as soon as the server gives one: it may be recovering."""

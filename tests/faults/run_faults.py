@@ -229,6 +229,86 @@ class Faults:
             new.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
             self.check("and back", vector(new) == before)
 
+    def plans_that_hold_vectors(self):
+        """Sessions of every database follow a replaced model, with statements that were planned before."""
+        statement = f"SELECT embed_text('{MODEL}', '{TEXT}')::text"
+        weights = sorted(self.model.glob("*.safetensors"))[0]
+        with self.server.connect() as admin:
+            admin.execute("CREATE DATABASE other")
+            standby = self.server.copy(self.scratch / "standby", "-R", **{"photosearch.model_dir": str(self.models)})
+        standby.start()
+
+        def prepared(server, database):
+            connection = server.connect(database)
+            if server is self.server:
+                connection.execute("CREATE EXTENSION IF NOT EXISTS photosearch")
+                connection.execute(f"CREATE OR REPLACE FUNCTION kept() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN ({statement}); END $$")
+            connection.execute("SET plan_cache_mode = force_generic_plan")
+            connection.execute(f"PREPARE kept AS {statement}")
+            return connection
+
+        def asked(connection):
+            found = [connection.execute(query).fetchone()[0] for query in ("EXECUTE kept", "SELECT kept()", statement)]
+            return found[0] if len(set(found)) == 1 else found
+
+        with prepared(self.server, "postgres") as same, prepared(self.server, "other") as other, self.server.connect() as admin:
+            sessions = [same, other]
+            before = [asked(session) for session in sessions]
+            self.check("plans hold the vector", before == [vector(admin)] * 2)
+            self.caught_up(admin, standby)
+            with prepared(standby, "postgres") as apart, standby.connect() as admin_apart:
+                self.check("and on a standby", asked(apart) == before[0])
+                same.execute("BEGIN")
+                same.execute("EXECUTE kept")
+                overwrite(weights, "language_model.layers.0.mlp.down_proj.weight")
+                # What has happened to the files no rollback takes back.
+                admin.execute("BEGIN")
+                admin.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
+                admin.execute("ROLLBACK")
+                replaced = vector(admin)
+                self.check("replaced, it is another vector", replaced != before[0])
+                same.execute("COMMIT")
+                after = [asked(session) for session in sessions]
+                self.check("plans of every database are made anew", after == [replaced] * 2, str([a == before[0] for a in after]))
+                state = failure(standby.connect(), "SELECT embed_text(%s, %s)", [MODEL, TEXT])
+                self.check("a standby has files of its own", state == "55000", str(state))
+                admin_apart.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
+                self.check("and its sessions follow when they are replaced there", asked(apart) == replaced)
+            self.restore()
+            admin.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
+            self.check("and back", [asked(session) for session in sessions] == before)
+        self.check("the standby's log tells of no disaster", not DISASTER.search(standby.log()))
+        standby.stop()
+
+    def a_dead_postmaster(self):
+        server = self.started("orphaned")
+        connection = server.connect()
+        # More threads than processors are of no use to anybody.
+        connection.execute("SET photosearch.threads = 1024")
+        vector(connection)
+        tasks = len(os.listdir(f"/proc/{connection.info.backend_pid}/task"))
+        self.check("a session has no more threads than processors", tasks <= 1 + (os.cpu_count() or 1), f"{tasks} threads")
+        postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
+        ended = []
+        query = [connection, "SELECT embed_image(%s, %s)", [MODEL, picture(1600, 1120)]]
+        thread = threading.Thread(target=lambda: ended.append(failure(*query)))
+        thread.start()
+        time.sleep(0.4)
+        os.kill(postmaster, signal.SIGKILL)
+        began = time.monotonic()
+        thread.join(60)
+        self.check("a session that embeds ends with its postmaster", ended != [None] and time.monotonic() < began + 2, f"{ended}, {time.monotonic() - began:.1f} s")
+
+    def caught_up(self, connection, standby):
+        """Waits until the standby has replayed what is there now."""
+        position = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone()[0]
+        with standby.wait() as other:
+            deadline = time.monotonic() + 60
+            while not other.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [position]).fetchone()[0]:
+                if time.monotonic() > deadline:
+                    raise AssertionError("the standby does not follow")
+                time.sleep(0.05)
+
     def many_sessions(self):
         got, threads = [], []
 
@@ -254,6 +334,8 @@ class Faults:
             self.full_disk()
             self.two_servers()
             self.files_that_change()
+            self.plans_that_hold_vectors()
+            self.a_dead_postmaster()
             self.many_sessions()
             # Kills are ours; a bus error would not be.
             self.check("the log tells of no disaster", not DISASTER.search(self.server.log()))

@@ -18,11 +18,12 @@ mod tests;
 
 use candle_core::{Device, Tensor};
 
-use super::batch::{PACK_TOKENS, batches, l2_normalised};
+use super::batch::{PACK_TOKENS, batches, l2_normalised, with_margin};
 use super::directory::Directory;
 use super::layers::Linear;
 use super::scope::Source;
 use super::{Cancel, Embedder, ModelError, Request};
+use crate::memory;
 use config::{Config, Variant};
 use encoder::{Checkpoint, Encoder};
 use layout::{Layout, Pooling, Prompts, ScoreActivation, Task};
@@ -155,6 +156,8 @@ impl Base {
         let mut rows = Vec::with_capacity(sequences.len());
         let limit = PACK_TOKENS.min(fitting);
         for batch in batches(sequences, limit, size) {
+            let tokens: usize = batch.iter().map(size).sum();
+            memory::ask(with_margin(tokens as u64 * self.token_bytes))?;
             let states = self.encoder.forward(batch, cancel, &mut |_, _| ())?;
             rows.extend(finish(&states, batch)?.to_vec2::<f32>()?);
         }

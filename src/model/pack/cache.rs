@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::super::compute::Kernel;
 use super::super::directory::{Directory, Stat, unreadable, vector_relevant};
 use super::super::{Cancel, ModelError, private};
-use super::{Pack, PackWriter, VERSION, hex};
+use super::{Pack, PackWriter, Unusable, VERSION, hex};
 
 const LOCK_POLL: Duration = Duration::from_millis(20);
 const SOURCE: &str = "source";
@@ -91,7 +91,7 @@ impl Cache {
     /// What there is of the model in `dir`, if it has been packed for this processor and has not
     /// changed since.
     pub fn packed(&self, dir: &Path) -> Option<Packed> {
-        let pack = current(&self.home(dir), dir, Kernel::best())?;
+        let pack = current(&self.home(dir), dir, Kernel::best()).ok()??;
         Some(Packed::of(&pack))
     }
 
@@ -110,14 +110,14 @@ impl Cache {
     ) -> Result<Pack, ModelError> {
         let kernel = Kernel::best();
         let home = self.home(dir);
-        if !replace && let Some(pack) = current(&home, dir, kernel) {
+        if !replace && let Some(pack) = current(&home, dir, kernel)? {
             return Ok(pack);
         }
         private::make(&self.root).map_err(ModelError::Cache)?;
         private::make(&home).map_err(ModelError::Cache)?;
         let _lock = lock(&home.join("lock"), cancel)?;
         // Somebody else may have made it meanwhile.
-        if !replace && let Some(pack) = current(&home, dir, kernel) {
+        if !replace && let Some(pack) = current(&home, dir, kernel)? {
             return Ok(pack);
         }
         if !replace && let Some(source) = Source::read(&home) {
@@ -127,12 +127,12 @@ impl Cache {
             }
             // Touched, or copied, but the same.
             Source { files, ..source }.write(&home)?;
-            if let Some(pack) = current(&home, dir, kernel) {
+            if let Some(pack) = current(&home, dir, kernel)? {
                 return Ok(pack);
             }
         }
         make(&home, dir, kernel, cancel, build)?;
-        let pack = current(&home, dir, kernel).ok_or_else(|| {
+        let pack = current(&home, dir, kernel)?.ok_or_else(|| {
             ModelError::Cache(io::Error::other("the packed copy vanished at once"))
         })?;
         clean(&home, &pack_name(&pack.header().fingerprint, kernel));
@@ -163,21 +163,41 @@ impl Packed {
 }
 
 /// The pack of what the checkpoint was and, by sizes and times, still is.
-fn current(home: &Path, dir: &Path, kernel: Kernel) -> Option<Pack> {
-    let source = Source::read(home)?;
-    if stats(dir, source.files.keys()).ok()? != source.files {
-        return None;
+///
+/// # Errors
+/// [`ModelError::NoMemory`] where the pack is there and cannot be mapped. (Any other fault means that
+/// there is none: it is made anew.)
+fn current(home: &Path, dir: &Path, kernel: Kernel) -> Result<Option<Pack>, ModelError> {
+    let Some(source) = Source::read(home) else {
+        return Ok(None);
+    };
+    let is_unchanged = stats(dir, source.files.keys()).is_ok_and(|files| files == source.files);
+    if !is_unchanged {
+        return Ok(None);
     }
-    let path = home.join(pack_name(&source.fingerprint, kernel));
-    let file = File::open(&path).ok()?;
+    let Some(file) = shared(&home.join(pack_name(&source.fingerprint, kernel))) else {
+        return Ok(None);
+    };
+    match Pack::open(file, kernel) {
+        Ok(pack) => {
+            let header = pack.header();
+            let is_ours =
+                header.fingerprint == source.fingerprint && header.kernel == kernel.name();
+            Ok(is_ours.then_some(pack))
+        }
+        Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::OutOfMemory => {
+            Err(ModelError::NoMemory)
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// The file with a shared lock; `None` where there is none, or where it was removed just now, and others
+/// will not find it.
+fn shared(path: &Path) -> Option<File> {
+    let file = File::open(path).ok()?;
     file.lock_shared().ok()?;
-    // Removed between the two steps before? Then it is not to be found by others.
-    if file.metadata().ok()?.nlink() == 0 {
-        return None;
-    }
-    let pack = Pack::open(file, kernel).ok()?;
-    (pack.header().fingerprint == source.fingerprint && pack.header().kernel == kernel.name())
-        .then_some(pack)
+    (file.metadata().ok()?.nlink() > 0).then_some(file)
 }
 
 fn pack_name(fingerprint: &str, kernel: Kernel) -> String {

@@ -19,12 +19,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::batch::{PACK_TOKENS, batches, check_ids, l2_normalised};
+use super::batch::{PACK_TOKENS, batches, check_ids, l2_normalised, with_margin};
 use super::directory::Directory;
 use super::prompt::{self, ImageMarkers, Prompt};
 use super::scope::{Scope, Source};
 use super::tokenizer::Tokenizer;
 use super::{Cancel, Embedder, ModelError, Request};
+use crate::memory;
 use config::Config;
 use preprocess::Preprocessor;
 use rope::Grid;
@@ -306,6 +307,7 @@ impl Qwen3Vl {
         cancel: &Cancel,
         observe: Observer<'_>,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
+        memory::ask(with_margin(self.working_set(pack.tokens, &[&pack.grids])))?;
         let visual = match pack.grids.is_empty() {
             true => None,
             false => Some(self.see(pack, cancel, observe)?),

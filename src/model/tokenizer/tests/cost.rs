@@ -157,3 +157,57 @@ fn one_way() {
         private() - used,
     );
 }
+
+/// Bytes that tokenizing takes at its highest for each byte of text: what `BYTES_A_BYTE` bounds. By
+/// hand, in a process of its own:
+///
+/// ```text
+/// cargo test --release --lib … -- --ignored --nocapture --test-threads 1 cost::of_tokenizing
+/// ```
+#[test]
+#[ignore = "measures"]
+fn of_tokenizing() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let field = |name: &str| -> f64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.unwrap().trim().trim_end_matches(" kB");
+        value.parse::<f64>().unwrap() * 1024.0
+    };
+    let texts = [
+        "x",
+        "a baby and a dog ",
+        "日本,!",
+        ". ",
+        "é",
+        "a ",
+        "😀",
+        ",",
+        " ",
+        "\n",
+        "I'm ",
+        "a1",
+        "1",
+        "<|im_end|>",
+    ];
+    for directory in [
+        "tokenizer",
+        "text/bert_mean",
+        "text/bert_bare",
+        "text/xlm_roberta_cls",
+        "../../models/photosearch-mini-1",
+    ] {
+        let json = std::fs::read(golden.join(directory).join("tokenizer.json")).unwrap();
+        let tokenizer = Tokenizer::parse(&json).unwrap();
+        for part in texts {
+            let text = part.repeat((1 << 18) / part.len());
+            std::fs::write("/proc/self/clear_refs", "5").unwrap();
+            let before = field("VmRSS:");
+            let count = tokenizer.encode(&text).unwrap().ids.len();
+            let bytes = (field("VmHWM:") - before) / text.len() as f64;
+            println!("{directory:35} {part:20?} {count:8} tokens {bytes:6.0} bytes a byte");
+            // SAFETY: has no preconditions.
+            unsafe { libc::malloc_trim(0) };
+        }
+    }
+}
