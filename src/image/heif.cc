@@ -19,6 +19,10 @@
 #include <memory>
 #include <new>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <libheif/heif.h>
 #ifdef PHOTOSEARCH_LIBDE265
 #include <libde265/de265.h>
@@ -92,6 +96,19 @@ bool succeeded(const heif_error &error, photosearch_failure *failure)
         return false;
     }
 }
+
+/*
+ * While it lives, memory that malloc gives is zero. Of damaged data libde265 makes pictures with memory
+ * that it has not written: so they are the same each time, and show nothing of what that memory held
+ * before. (glibc fills new memory with the complement of this setting.)
+ */
+struct ZeroedMemory {
+#ifdef __GLIBC__
+    ZeroedMemory() { mallopt(M_PERTURB, 0xff); }
+    ~ZeroedMemory() { mallopt(M_PERTURB, 0); }
+    ZeroedMemory(const ZeroedMemory &) = delete;
+#endif
+};
 
 #ifdef PHOTOSEARCH_LIBDE265
 
@@ -521,6 +538,7 @@ extern "C" heif_image *photosearch_heif_decode(const photosearch_heif_request *r
                                                photosearch_heif_planes *planes,
                                                photosearch_failure *failure) noexcept
 {
+    ZeroedMemory zeroed;
     try {
         Owned<heif_image> image;
         if (decode(*request, image, failure) && look(*request, image.get(), planes, failure))

@@ -233,6 +233,7 @@ impl Source for Heif<'_> {
         } = &self.shown;
         work.take(self.memory())?;
         let mut image = work.canvas(turn.width(), turn.height())?;
+        work.confirm()?;
         colour.decode(self.name, turn, work, &mut image, Planes::write_colours)?;
         if let Some(alpha) = alpha {
             let write = if *premultiplied {

@@ -119,6 +119,7 @@ impl<'a> Jpeg<'a> {
         work.take(own)?;
         let scaled = |side: u32| side.div_ceil(divisor);
         let mut image = work.canvas(scaled(self.header.width), scaled(self.header.height))?;
+        work.confirm()?;
 
         let (mut width, mut height) = (0, 0);
         // SAFETY: the decoder has read its header; both sizes are ours.

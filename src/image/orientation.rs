@@ -13,7 +13,10 @@ const SQUARE: usize = 32;
 /// belongs to JPEG before it. A block that cannot be read says nothing about the pixels, so it
 /// counts as none.
 pub(super) fn of_exif(exif: &[u8]) -> Orientation {
-    let exif = exif.strip_prefix(b"Exif\0\0").unwrap_or(exif);
+    let mut exif = exif;
+    while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
+        exif = rest;
+    }
     Orientation::from_exif_chunk(exif).unwrap_or(Orientation::NoTransforms)
 }
 

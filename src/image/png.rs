@@ -90,6 +90,7 @@ impl Source for Png<'_> {
         work.take(length.saturating_mul(4) + (1 << 20))?;
         let mut row = work.bytes(length)?;
         let mut image = work.canvas(info.width, info.height)?;
+        work.confirm()?;
         let pixels = image.pixels.as_chunks_mut::<3>().0;
         for &(left, top, across, down) in passes {
             if left >= width {

@@ -242,6 +242,7 @@ impl Source for Tiff<'_> {
         let mut row =
             work.zeros::<u32>(u64::from(chunk_width) * u64::from(self.packing.channels()))?;
         let mut image = work.canvas(width, height)?;
+        work.confirm()?;
 
         let pixels = image.pixels.as_chunks_mut::<3>().0;
         let across = width.div_ceil(chunk_width);

@@ -10,7 +10,7 @@ use std::ffi::{c_int, c_void};
 use image::metadata::Orientation;
 
 use super::failure::{Failure, Stop, ask};
-use super::work::{Layout, Source, Work};
+use super::work::{Layout, Source, Work, system_has};
 use super::{ImageError, Limits, RgbImage, orientation, rgb};
 
 const FORMAT: &str = "WebP";
@@ -73,9 +73,14 @@ pub(super) struct WebP<'a> {
 
 impl<'a> WebP<'a> {
     pub fn open(bytes: &'a [u8], limits: &Limits) -> Result<Self, ImageError> {
-        let taken = limits
-            .held
-            .saturating_add(DEMUXED * entries(bytes).saturating_add(1));
+        // What lies behind the end that the file states is no chunk of it.
+        let stated = bytes.get(4..8).and_then(|size| size.try_into().ok());
+        let stated = stated.map_or(0, |size| u64::from(u32::from_le_bytes(size)) + 8);
+        let bytes = &bytes[..usize::try_from(stated)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len())];
+        let listed = DEMUXED * entries(bytes).saturating_add(1);
+        let taken = limits.held.saturating_add(listed);
         let limit = limits.max_memory;
         if taken > limit {
             return Err(ImageError::TooMuchMemory {
@@ -83,6 +88,13 @@ impl<'a> WebP<'a> {
                 height: 0,
                 bytes: Some(taken),
                 limit,
+            });
+        }
+        // libwebpdemux calls a file damaged whose chunks it has no memory to list.
+        if !system_has(listed.saturating_add(1 << 20)) {
+            return Err(ImageError::OutOfMemory {
+                width: 0,
+                height: 0,
             });
         }
         let mut header = Header::default();

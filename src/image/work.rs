@@ -123,6 +123,7 @@ impl<'a> Picture<'a> {
             size: self.size(),
             limit: self.limits.max_memory,
             taken: self.limits.held,
+            unconfirmed: 0,
             wanted: wanted.map(|(across, down)| {
                 if swapped {
                     (down, across)
@@ -152,7 +153,7 @@ pub(super) fn system_has(bytes: u64) -> bool {
     has
 }
 
-/// What a library takes beside what is counted, of which the system has to have some too.
+/// Allowance for small allocations of a library that are not counted.
 const SMALL_THINGS: u64 = 2 << 20;
 
 /// One decoding: what it may take, and what is wanted of it.
@@ -161,6 +162,8 @@ pub(super) struct Work<'a> {
     size: (u32, u32),
     limit: u64,
     taken: u64,
+    /// What of that a library will take, and nobody has asked the system for.
+    unconfirmed: u64,
     /// The size, as the pixels lie in the file, at which the caller will look at them. A decoder
     /// may return a smaller picture than the file holds, of at least twice this width and height.
     pub wanted: Option<(u32, u32)>,
@@ -188,15 +191,26 @@ impl<'a> Work<'a> {
         self.limit
     }
 
-    /// Counts memory that a library is about to take, and sees that the system has it. Libraries do
-    /// not all tell want of memory from damage, and some end the process.
+    /// Counts memory that a library will take. [`Self::confirm`] is to follow.
     ///
     /// # Errors
-    /// [`ImageError::TooMuchMemory`], [`ImageError::OutOfMemory`].
+    /// [`ImageError::TooMuchMemory`].
     pub fn take(&mut self, bytes: u64) -> Result<(), ImageError> {
-        self.lend(bytes)?;
+        self.check_limit(bytes)?;
         self.taken = self.taken.saturating_add(bytes);
+        self.unconfirmed = self.unconfirmed.saturating_add(bytes);
         Ok(())
+    }
+
+    /// Sees that the system has what [`Self::take`] has counted. Called when our own buffers have been
+    /// allocated, right before the library takes its memory: libraries do not all tell want of memory
+    /// from damage, and some end the process.
+    ///
+    /// # Errors
+    /// [`ImageError::OutOfMemory`].
+    pub fn confirm(&mut self) -> Result<(), ImageError> {
+        let bytes = std::mem::take(&mut self.unconfirmed);
+        self.lend_confirmed(bytes)
     }
 
     /// Memory for so many bytes, counted.
@@ -230,12 +244,16 @@ impl<'a> Work<'a> {
         RgbImage::new(width, height, pixels)
     }
 
-    /// As [`Self::take`], of what the library gives back before anything else is counted.
+    /// [`Self::take`] and [`Self::confirm`] of what the library gives back before anything else is counted.
     ///
     /// # Errors
     /// As [`Self::bytes`].
     pub fn lend(&self, bytes: u64) -> Result<(), ImageError> {
         self.check_limit(bytes)?;
+        self.lend_confirmed(bytes)
+    }
+
+    fn lend_confirmed(&self, bytes: u64) -> Result<(), ImageError> {
         if system_has(bytes.saturating_add(SMALL_THINGS)) {
             Ok(())
         } else {
@@ -303,6 +321,7 @@ pub(super) fn unbounded<T>(f: impl FnOnce(&mut Work<'_>) -> T) -> T {
         size: (1, 1),
         limit: u64::MAX,
         taken: 0,
+        unconfirmed: 0,
         wanted: None,
         cancelled: &|| false,
     })
