@@ -145,7 +145,7 @@ impl<'a> WebP<'a> {
     ///
     /// # Errors
     /// A lossless header that is damaged or cut short.
-    fn memory(&self) -> Result<u64, ImageError> {
+    fn memory(&self, cancelled: &dyn Fn() -> bool) -> Result<u64, ImageError> {
         let (width, height) = (self.header.frame_width, self.header.frame_height);
         let mut memory = STRUCTURES;
         for (name, content) in Chunks(self.frame) {
@@ -153,7 +153,7 @@ impl<'a> WebP<'a> {
                 b"VP8L" => {
                     // A signature, the size, a flag and a version (RFC 9649, section 3.4).
                     let stream = content.get(5..).ok_or_else(cut_short)?;
-                    lossless::memory(stream, width, height)?
+                    lossless::memory(stream, width, height, cancelled)?
                 }
                 b"VP8 " => u64::from(width.div_ceil(16) + 1) * BLOCK,
                 b"ALPH" => {
@@ -161,9 +161,8 @@ impl<'a> WebP<'a> {
                     let planes = 2 * self.frame_pixels();
                     // A byte of flags is first, whose lowest bits say whether it is compressed.
                     match content.split_first() {
-                        Some((flags, stream)) if flags & 3 == 1 => {
-                            planes.saturating_add(lossless::memory(stream, width, height)?)
-                        }
+                        Some((flags, stream)) if flags & 3 == 1 => planes
+                            .saturating_add(lossless::memory(stream, width, height, cancelled)?),
                         _ => planes,
                     }
                 }
@@ -222,7 +221,7 @@ impl Source for WebP<'_> {
         } = self.header;
         let (left, top) = (left as usize, top as usize);
         let row = 3 * width as usize;
-        let memory = self.memory()?;
+        let memory = self.memory(work.cancelled())?;
         if self.header.has_alpha == 0 {
             // Black beside the frame, as in Pillow.
             let mut image = work.canvas(width, height)?;
@@ -238,6 +237,7 @@ impl Source for WebP<'_> {
         let mut image = work.canvas(width, height)?;
         // What the frame leaves of the canvas is transparent.
         image.pixels.fill(255);
+        work.check_cancelled()?;
         let rows = image.rows_mut().skip(top);
         for (to, from) in rows.zip(samples.chunks_exact(frame_row)) {
             let to = to.as_chunks_mut::<3>().0.iter_mut().skip(left);

@@ -28,11 +28,20 @@ const LENGTHS_ORDER: [usize; 19] = [
     17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
 ];
 
+/// Codes that are read between two questions whether to stop: some milliseconds.
+const CODES_AT_ONCE: u32 = 1 << 16;
+
 /// Bytes that libwebp takes at most to decode `stream` as a picture of so many pixels.
 ///
 /// # Errors
-/// A header that is cut short or contradicts the format; libwebp would refuse it, too.
-pub(super) fn memory(stream: &[u8], width: u32, height: u32) -> Result<u64, ImageError> {
+/// A header that is cut short or contradicts the format; libwebp would refuse it, too. Or
+/// `cancelled` says so: a large header has as many pixels as a picture.
+pub(super) fn memory(
+    stream: &[u8],
+    width: u32,
+    height: u32,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<u64, ImageError> {
     let mut bits = Bits {
         bytes: stream,
         at: 0,
@@ -52,7 +61,7 @@ pub(super) fn memory(stream: &[u8], width: u32, height: u32) -> Result<u64, Imag
             0 | 1 => {
                 let block = bits.read(3)? + 2;
                 let pixels = blocks(width, block) * blocks(height, block);
-                small_picture(&mut bits, pixels, |_| ())?;
+                small_picture(&mut bits, pixels, cancelled, |_| ())?;
                 memory += 4 * pixels;
             }
             // Green is subtracted.
@@ -60,7 +69,7 @@ pub(super) fn memory(stream: &[u8], width: u32, height: u32) -> Result<u64, Imag
             // A palette; few colours share a byte.
             _ => {
                 let colours = u64::from(bits.read(8)?) + 1;
-                small_picture(&mut bits, colours, |_| ())?;
+                small_picture(&mut bits, colours, cancelled, |_| ())?;
                 memory += 4 * (colours + 256);
                 // As a power of 2: pixels that share a byte.
                 let shared = match colours {
@@ -81,7 +90,7 @@ pub(super) fn memory(stream: &[u8], width: u32, height: u32) -> Result<u64, Imag
         let mut used = Groups::default();
         // An empty colour cache gives group 0.
         used.add(0);
-        small_picture(&mut bits, pixels, |group| used.add(group))?;
+        small_picture(&mut bits, pixels, cancelled, |group| used.add(group))?;
         groups = used.count();
         memory += 4 * pixels + 4 * used.most;
     }
@@ -132,6 +141,7 @@ impl Groups {
 fn small_picture(
     bits: &mut Bits<'_>,
     pixels: u64,
+    cancelled: &dyn Fn() -> bool,
     mut literal: impl FnMut(u16),
 ) -> Result<(), ImageError> {
     let cache = cache_bits(bits)?;
@@ -145,7 +155,12 @@ fn small_picture(
         return Err(contradicts()); // there are five
     };
     let mut left = pixels;
+    let mut read = 0_u32;
     while left > 0 {
+        read = read.wrapping_add(1);
+        if read.is_multiple_of(CODES_AT_ONCE) && cancelled() {
+            return Err(ImageError::Cancelled);
+        }
         let symbol = green.next(bits)?;
         let covered = match symbol {
             0..256 => {

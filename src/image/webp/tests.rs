@@ -262,7 +262,7 @@ fn groups_of_codes_are_those_of_libwebp() {
             let group = x / 4;
             assert_eq!(pixel, [(group >> 8) as u8, (group & 255) as u8, 7], "{x}");
         }
-        let counted = lossless::memory(&stream, width, height).unwrap();
+        let counted = lossless::memory(&stream, width, height, &|| false).unwrap();
         let tables = u64::from(groups) * (2 * 4 * 2954 + 640);
         let pixels = 4 * u64::from(width) * (4 + 20);
         let which = 4 * u64::from(groups) + 4 * u64::from(groups);
@@ -287,7 +287,7 @@ fn groups_that_no_pixel_has() {
         writer.bytes()
     };
     let groups = |red, last| {
-        let memory = lossless::memory(&stream(red, last), 8, 4).unwrap();
+        let memory = lossless::memory(&stream(red, last), 8, 4, &|| false).unwrap();
         let which = 4 * 2 + 4 * u64::from(red << 8 | last) + 4;
         (memory - which) / (2 * 4 * 2954 + 640)
     };
@@ -300,7 +300,8 @@ fn groups_that_no_pixel_has() {
 
 #[test]
 fn transforms_take_memory_and_palettes_make_pixels_fewer() {
-    let memory = |stream: &mut Writer| lossless::memory(&stream.bytes(), 1000, 100).unwrap();
+    let memory =
+        |stream: &mut Writer| lossless::memory(&stream.bytes(), 1000, 100, &|| false).unwrap();
     let one_group = 2 * 4 * 2954 + 640;
     let lines = 4 * 20 * 1000;
     let plain = memory(Writer::default().put(3, 0));
@@ -335,14 +336,14 @@ fn transforms_take_memory_and_palettes_make_pixels_fewer() {
 
     // The same transform twice; a cache of 12 bits.
     let refused = |stream: &mut Writer| {
-        let found = lossless::memory(&stream.bytes(), 1000, 100);
+        let found = lossless::memory(&stream.bytes(), 1000, 100, &|| false);
         assert_eq!(found, Err(malformed("its data cannot be decoded")));
     };
     refused(Writer::default().put(1, 1).put(2, 2).put(1, 1).put(2, 2));
     refused(Writer::default().put(1, 0).put(1, 1).put(4, 12));
     let stream = grouped(40);
     for length in 0..40 {
-        let cut = lossless::memory(&stream[..length], 1000, 100);
+        let cut = lossless::memory(&stream[..length], 1000, 100, &|| false);
         assert_eq!(cut, Err(cut_short()), "{length}");
     }
 }
