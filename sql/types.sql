@@ -65,9 +65,8 @@ CREATE TYPE mrl_probe (
 );
 COMMENT ON TYPE mrl_probe IS 'prefix of a query vector with a similarity threshold, the right-hand side of @~';
 
--- Leakproof: whatever its arguments, it makes a probe, and the probe's use reports what is wrong.
 CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims integer) RETURNS mrl_probe
-    AS 'MODULE_PATHNAME', 'mrl_probe_wrapper' LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
+    AS 'MODULE_PATHNAME', 'mrl_probe_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_probe(mrl_vector, double precision, integer) IS
     'what to look for with @~: vectors whose first dims dimensions have a cosine similarity of at least threshold with the query''s';
 

@@ -3,7 +3,7 @@
 //! Postgres ends a statement then, and goes on. Most of Rust, and candle and the tokenizers with it,
 //! ends the process, and Postgres then ends every session. So three things are done here:
 //!
-//! - A reserve is kept: address space that nothing is in. When an allocation fails, the reserve is
+//! - A reserve is kept: address space that holds nothing. When an allocation fails, the reserve is
 //!   given back to the system and the allocation tried again. From then on memory is low, and
 //!   [`check`] says so, which work asks between its steps: it ends in an error long before the reserve
 //!   is used up.
@@ -25,6 +25,28 @@ const RESERVE: usize = 16 << 20;
 static HELD: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
 /// Whether the reserve was given back, and none has been taken since.
 static LOW: AtomicBool = AtomicBool::new(false);
+
+/// Held while the reserve is given back or taken. A lock that does not allocate: who fails to
+/// allocate waits for it.
+static LOCK: AtomicBool = AtomicBool::new(false);
+
+/// Holds [`LOCK`] until it is dropped.
+struct Locked;
+
+impl Locked {
+    fn new() -> Locked {
+        while LOCK.swap(true, Ordering::Acquire) {
+            std::hint::spin_loop();
+        }
+        Locked
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        LOCK.store(false, Ordering::Release);
+    }
+}
 
 /// There is not enough memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,13 +93,14 @@ fn after_reserve(size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
     if size > RESERVE {
         return null_mut();
     }
+    // Another thread that fails at the same time waits until the reserve is given back.
+    let _locked = Locked::new();
     let reserve = HELD.swap(null_mut(), Ordering::Relaxed);
     if !reserve.is_null() {
         LOW.store(true, Ordering::Relaxed);
         // SAFETY: mapped by `hold` with this size, and nobody else has it any more.
         unsafe { libc::munmap(reserve, RESERVE) };
     }
-    // Where another thread has given the reserve back just now, there is some of it left.
     allocate()
 }
 
@@ -118,17 +141,16 @@ pub fn is_low() -> bool {
 
 #[cold]
 fn hold() -> Result<(), Exhausted> {
+    let _locked = Locked::new();
+    if !HELD.load(Ordering::Relaxed).is_null() {
+        return Ok(());
+    }
     let reserve = map(RESERVE);
     if reserve.is_null() {
         LOW.store(true, Ordering::Relaxed);
         return Err(Exhausted);
     }
-    let before = HELD.swap(reserve, Ordering::Relaxed);
-    if !before.is_null() {
-        // Another thread took one as well.
-        // SAFETY: mapped here with this size, and nobody else has it any more.
-        unsafe { libc::munmap(before, RESERVE) };
-    }
+    HELD.store(reserve, Ordering::Relaxed);
     LOW.store(false, Ordering::Relaxed);
     Ok(())
 }
@@ -158,10 +180,10 @@ mod tests {
         let fails = std::cell::Cell::new(1);
         let block = retry(100, || {
             if fails.replace(0) > 0 {
-                null_mut()
-            } else {
-                8 as *mut u8
+                return null_mut();
             }
+            assert!(HELD.load(Ordering::Relaxed).is_null() && is_low());
+            8 as *mut u8
         });
         assert_eq!(block, 8 as *mut u8);
         // Others run at the same time, and may have taken a new one by now.

@@ -289,11 +289,10 @@ fn photosearch_prepare_model(name: TextArg<'_>, replace: bool) -> Result<i64, Er
     let name = self::name(name)?;
     let dir = find(&name)?;
     let cache = Cache::new(guc::cache_dir());
+    // However this ends: the new files may be in force already.
+    let _announced = replace.then_some(replaced::AnnounceOnDrop);
     let prepared = worker::run(move |_, cancel| model::prepare(&dir, &cache, replace, cancel))?;
     let packed = prepared.map_err(|error| model_error(&name, error))?;
-    if replace {
-        replaced::announce();
-    }
     Ok(i64::try_from(packed.bytes).unwrap_or(i64::MAX))
 }
 

@@ -16,7 +16,7 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// The catalog cache whose invalidation makes all plans anew: `InitPlanCache` of Postgres'
 /// `plancache.c` watches some caches as a whole. Of those, operators in operator families change
-/// most rarely, and nobody else listens to it.
+/// most rarely, and no other code of Postgres' own listens to it.
 const WATCHED: pg_sys::SysCacheIdentifier::Type = pg_sys::SysCacheIdentifier::AMOPOPID;
 
 /// Differs from an earlier value if a model may have been replaced since.
@@ -37,9 +37,19 @@ unsafe extern "C-unwind" fn note(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
+/// [`announce`]s when dropped, after an error too.
+pub struct AnnounceOnDrop;
+
+impl Drop for AnnounceOnDrop {
+    fn drop(&mut self) {
+        announce();
+    }
+}
+
 /// Tells all sessions of all databases, this one too, to plan anew and to forget folded
-/// expressions of indexes. Each acts on it before its next statement at the latest.
-pub fn announce() {
+/// expressions of indexes and domains. Each acts on it when it begins a transaction, and in one when
+/// a statement names a table that it has not locked yet.
+fn announce() {
     let plans = pg_sys::SharedInvalidationMessage {
         cc: pg_sys::SharedInvalCatcacheMsg {
             id: WATCHED as i8,
@@ -56,7 +66,15 @@ pub fn announce() {
             relId: pg_sys::InvalidOid,
         },
     };
-    let messages = [plans, relations];
-    // SAFETY: two messages of forms that `storage/sinval.h` defines.
+    let domains = pg_sys::SharedInvalidationMessage {
+        cc: pg_sys::SharedInvalCatcacheMsg {
+            // typcache.c makes the CHECKs of domains anew.
+            id: pg_sys::SysCacheIdentifier::CONSTROID as i8,
+            dbId: pg_sys::InvalidOid,
+            hashValue: 0,
+        },
+    };
+    let messages = [plans, relations, domains];
+    // SAFETY: messages of forms that `storage/sinval.h` defines.
     unsafe { pg_sys::SendSharedInvalidMessages(messages.as_ptr(), messages.len() as i32) }
 }

@@ -30,8 +30,8 @@ const INTERRUPT_POLL: Duration = Duration::from_millis(20);
 /// How long after the last job a session keeps the memory that it took.
 const MEMORY_KEPT: Duration = Duration::from_secs(2);
 
-/// Memory that a job takes to begin with, small things on the way included: the system library ends the process
-/// where a thread's first look at a variable of its own finds none.
+/// Memory that there has to be before a job begins: glibc ends the process where it cannot allocate
+/// the thread-local storage of a new thread.
 const STARTING: u64 = 8 << 20;
 
 /// Decoding and the tokenizer recurse little; this is room to spare.
@@ -106,7 +106,10 @@ pub fn run<T: Send + 'static>(
         match receive.recv_timeout(INTERRUPT_POLL) {
             Ok(Ok(result)) => return Ok(result),
             // Whatever it ended in came of that.
-            Ok(Err(_)) if memory::is_low() => return Err(out_of_memory()),
+            Ok(Err(panic)) if memory::is_low() => {
+                let report = out_of_memory();
+                return Err(report.set_detail(panic_message(panic.as_ref())));
+            }
             Ok(Err(panic)) => return Err(internal(&panic_message(panic.as_ref()))),
             Err(RecvTimeoutError::Timeout) => {
                 pgrx::check_for_interrupts!();

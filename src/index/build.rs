@@ -173,7 +173,7 @@ unsafe fn check_use(
                 "What the operator @~ takes for a conflict depends on the session's settings.",
             ));
         }
-        // Scans take a row identifier which no heap can have for damage.
+        // A scan reports a row identifier that no heap row can have as corruption.
         if !std::ptr::eq((*table).rd_tableam, pg_sys::GetHeapamTableAmRoutine()) {
             return Err(unsupported(format!(
                 "access method \"mrl\" does not support table \"{}\"",

@@ -157,7 +157,11 @@ unsafe fn price_once(request: *mut pg_sys::Node) -> *mut pg_sys::Node {
             return std::ptr::null_mut();
         }
         let args = (*cost.node.cast::<pg_sys::FuncExpr>()).args.cast();
-        if pg_sys::contain_var_clause(args) || pg_sys::contain_volatile_functions(args) {
+        let changes = pg_sys::contain_var_clause(args)
+            || pg_sys::contain_volatile_functions(args)
+            || pg_sys::contain_agg_clause(args)
+            || pg_sys::contain_window_function(args);
+        if changes {
             return std::ptr::null_mut();
         }
         let tuple = pg_sys::SearchSysCache1(

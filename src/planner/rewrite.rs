@@ -12,7 +12,7 @@ use pgrx::{FromDatum, Internal, PgList, is_a, pg_sys};
 
 use super::price::{self, Reads};
 use super::query::constant;
-use crate::types::{ProbeArg, check_prefix_dims, check_threshold};
+use crate::types::{check_prefix_dims, check_threshold};
 
 /// Support function of both forms of `coarse_match`. Returns the replacement, or null for "as it
 /// is"; where one stays a call, its price.
@@ -66,9 +66,6 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
                 // What we return is not simplified again: a probe of constants is folded here.
                 // `root` may be null, for both.
                 let probe = pg_sys::eval_const_expressions(request.root, probe.cast());
-                if let Some(Some(folded)) = constant(probe) {
-                    ProbeArg::from_datum(folded).probe().unwrap_or_report();
-                }
                 (probe.cast::<pg_sys::Expr>(), objects.probe)
             }
             _ => (query, objects.vector),
@@ -93,7 +90,7 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
 }
 
 /// Reports a threshold or prefix length that stands in the query and is wrong, whichever rows there
-/// are. The probe itself reports nothing before a row is compared with it.
+/// are.
 ///
 /// # Safety
 /// Expressions of the types that `coarse_match` takes.

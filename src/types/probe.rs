@@ -6,15 +6,9 @@
 //! | bytes of the data | what |
 //! | --- | --- |
 //! | 0..4 | threshold, f32 |
-//! | 4..8 | dims: how many values are compared, i32 |
-//! | 8..10 | dimensions of the whole query vector, u16 |
-//! | 10..12 | zero |
-//! | 12.. | the values, f16; none where dims is not between 1 and the query's dimensions |
-//!
-//! `mrl_probe(query, threshold, dims)` makes a probe of whatever it is given, and the probe's use
-//! reports what is wrong with it. So the function is leakproof: it raises no error that tells of its
-//! arguments, and a filter whose query comes from another table or a function reaches the index
-//! under a row-level security policy too.
+//! | 4..6 | dims: how many values follow, u16 |
+//! | 6..8 | dimensions of the whole query vector, u16 |
+//! | 8.. | the values, f16 |
 
 use std::ffi::{CStr, CString};
 
@@ -32,47 +26,41 @@ use super::vector::{RawDatum, VectorArg};
 use super::vector_io::{cstring, write_f32, write_values};
 use crate::vector::{MAX_DIMS, VectorError, check_dims, parse};
 
-const HEADER: usize = 12;
+const HEADER: usize = 8;
 
 /// A query prefix, and how similar a row has to be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
     pub threshold: f32,
-    /// How many values are compared, as it was asked for.
-    dims: i32,
     /// Dimensions of the whole query vector: a row of any other number is an error.
     pub of: usize,
-    /// The prefix that is compared; empty where `dims` is out of range.
+    /// The prefix that is compared.
     pub values: Vec<f16>,
 }
 
 impl Probe {
-    /// The probe, where a row can be compared with it.
     fn check(self) -> Result<Probe, ErrorReport> {
         check_threshold(self.threshold.into())?;
         check_dims(self.of)?;
-        if usize::try_from(self.dims) != Ok(self.values.len()) || self.values.is_empty() {
-            return Err(VectorError::PrefixOutOfRange {
-                dims: self.dims.into(),
-                of: self.of,
-            }
-            .into());
+        if self.values.is_empty() || self.values.len() > self.of {
+            let dims = self.values.len() as i64;
+            return Err(VectorError::PrefixOutOfRange { dims, of: self.of }.into());
         }
         Ok(self)
     }
 
     fn decode(data: &[u8]) -> Option<Probe> {
         let (header, body) = data.split_first_chunk::<HEADER>()?;
-        let [t0, t1, t2, t3, d0, d1, d2, d3, o0, o1, _, _] = *header;
-        let dims = i32::from_ne_bytes([d0, d1, d2, d3]);
+        let [t0, t1, t2, t3, d0, d1, o0, o1] = *header;
+        if body.len() != 2 * usize::from(u16::from_ne_bytes([d0, d1])) {
+            return None;
+        }
         let of = usize::from(u16::from_ne_bytes([o0, o1]));
-        let in_range = usize::try_from(dims).ok().filter(|d| (1..=of).contains(d));
-        if body.len() != 2 * in_range.unwrap_or(0) {
+        if !(1..=of).contains(&(body.len() / 2)) {
             return None;
         }
         Some(Probe {
             threshold: f32::from_ne_bytes([t0, t1, t2, t3]),
-            dims,
             of,
             values: body
                 .chunks_exact(2)
@@ -130,16 +118,13 @@ impl<'fcx> ProbeArg<'fcx> {
         self.0.identity(usize::MAX)
     }
 
-    /// # Errors
-    /// Where no row can be compared with it.
     pub fn probe(&self) -> Result<Probe, ErrorReport> {
-        let probe = Probe::decode(self.0.bytes().as_slice()).ok_or_else(|| {
+        Probe::decode(self.0.bytes().as_slice()).ok_or_else(|| {
             sql_error(
                 PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
                 "mrl_probe value is corrupted",
             )
-        })?;
-        probe.check()
+        })
     }
 }
 
@@ -166,19 +151,17 @@ fn mrl_probe(
             ..Site::default()
         };
     }
-    let compared = usize::try_from(dims).unwrap_or(0).min(MAX_DIMS + 1);
+    let compared = usize::try_from(dims).unwrap_or(0);
     let (of, values) = site.query.get(query.identity(compared), || {
-        let values = query.prefix(compared)?;
-        let of = values.dims();
-        let compared = (compared <= of).then(|| values.as_slice().to_vec());
-        Ok::<_, ErrorReport>((of, compared.unwrap_or_default()))
+        let values = query.exact_prefix(dims.into())?;
+        Ok::<_, ErrorReport>((values.dims(), values.as_slice().to_vec()))
     })?;
-    Ok(Probe {
+    Probe {
         threshold: threshold as f32,
-        dims,
         of: *of,
         values: values.clone(),
-    })
+    }
+    .check()
 }
 
 #[pg_extern(sql = false)]
@@ -202,20 +185,14 @@ fn mrl_probe_in(text: &CStr) -> Result<Probe, ErrorReport> {
     else {
         return Err(syntax());
     };
-    let dims: i32 = dims.parse().map_err(|_| syntax())?;
+    let dims: usize = dims.parse().map_err(|_| syntax())?;
     let probe = Probe {
         threshold: threshold.parse().map_err(|_| syntax())?,
-        dims,
         of: of.parse().map_err(|_| syntax())?,
         values: parse(values)?,
     };
-    if usize::try_from(dims) != Ok(probe.values.len()) {
+    if probe.values.len() != dims {
         return Err(syntax());
-    }
-    check_dims(probe.of)?;
-    if probe.values.len() > probe.of {
-        let (dims, of) = (dims.into(), probe.of);
-        return Err(VectorError::PrefixOutOfRange { dims, of }.into());
     }
     probe.check()
 }
@@ -226,7 +203,6 @@ fn mrl_probe_out(probe: ProbeArg<'_>) -> Result<CString, ErrorReport> {
         threshold,
         of,
         values,
-        dims: _,
     } = probe.probe()?;
     let mut text = format!("({},", values.len()).into_bytes();
     write_f32(threshold, &mut text);
@@ -257,8 +233,8 @@ unsafe impl BoxRet for Probe {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
         let datum = new_varlena(HEADER + 2 * self.values.len(), |data| {
             data[0..4].copy_from_slice(&self.threshold.to_ne_bytes());
-            data[4..8].copy_from_slice(&self.dims.to_ne_bytes());
-            data[8..10].copy_from_slice(&(self.of as u16).to_ne_bytes());
+            data[4..6].copy_from_slice(&(self.values.len() as u16).to_ne_bytes());
+            data[6..8].copy_from_slice(&(self.of as u16).to_ne_bytes());
             for (bytes, value) in data[HEADER..].chunks_exact_mut(2).zip(&self.values) {
                 bytes.copy_from_slice(&value.to_ne_bytes());
             }

@@ -103,7 +103,7 @@ SELECT call, raised('SELECT ' || call) FROM unnest(ARRAY[
     $$coarse_match('[1,2]', '[1,2]', 'NaN', 2)$$, $$coarse_match('[1,2]', '[1,2]', 1e39, 2)$$,
     $$'[1,2]'::mrl_vector @~ mrl_probe('[1,2,3]', 0.5, 2)$$, $$'[1,2]'::mrl_vector !@~ mrl_probe('[1]', 0.5, 1)$$,
     $$coarse_match('[1,2]', '[1,2]', 50, 2)$$, $$coarse_match('[1,2]', '[1,2]', -1.1, 2)$$, $$coarse_match('[1,2]', '[1,2]', '-Infinity', 2)$$,
-    $$mrl_probe('[1,2]', 'NaN', 2)::text$$, $$mrl_probe('[1,2]', 0.5, 0)::text$$, $$mrl_probe('[1,2]', 0.5, 3)::text$$, $$mrl_probe('[1,2]', 50, 2)::text$$,
+    $$mrl_probe('[1,2]', 'NaN', 2)$$, $$mrl_probe('[1,2]', 0.5, 0)$$, $$mrl_probe('[1,2]', 0.5, 3)$$, $$mrl_probe('[1,2]', 50, 2)$$,
     $$fine_score('[1,2]', '[1]')$$, $$'[1]'::mrl_vector <=> '[1,2]'$$, $$coarse_match('[1]', 'a baby')$$, $$'[1]' @~ '[1]'$$]) AS call;
 SELECT raised($$SELECT * FROM album WHERE coarse_match(e, '[1,2]', 0.5, 2)$$), raised($$SELECT * FROM album ORDER BY e <=> '[1,2]' LIMIT 1$$);
 SET photosearch.coarse_threshold = 0.5; SET photosearch.coarse_dims = 3;

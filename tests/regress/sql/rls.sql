@@ -63,7 +63,8 @@ SET ROLE regress_photosearch_guest;
 SELECT count(DISTINCT plan_of(format('SELECT id FROM hidden WHERE %scoarse_match(e, some_vector(%s, 16), 0.9, 16)', negation, seed))) AS plans FROM generate_series(1, 3) AS seed, unnest(ARRAY['', 'NOT ']) AS negation;
 SELECT count(*) FROM hidden WHERE coarse_match(e, some_vector(1, 16), 0.9, 16);
 
--- Every form reaches the index.
+-- Which forms reach the index: not those with mrl_probe of a query that is known only when the statement runs. The function
+-- reports what is wrong with its arguments, so it waits for the policy.
 SET enable_seqscan = off;
 SELECT form, plan_of('SELECT id FROM ' || form) ~ 'Index Scan .*hidden_e' AS indexed FROM unnest(ARRAY[
     'hidden WHERE coarse_match(e, some_vector(1, 16), 0.9, 16)', 'hidden WHERE coarse_match(e, (SELECT some_vector(1, 16)), 0.9, 16)',
@@ -75,10 +76,19 @@ SET plan_cache_mode = force_generic_plan;
 SELECT plan_of('EXECUTE by_parameter(NULL, 0.9, 16)') ~ 'Index Scan .*hidden_e' AS indexed;
 DEALLOCATE by_parameter;
 RESET plan_cache_mode; RESET enable_seqscan;
--- A leakproof function raises nothing that tells of its arguments: what is wrong with a probe, its use tells.
-SELECT mrl_probe(q, 50, -7) IS NOT NULL AS made FROM asked;
 RESET ROLE;
 DROP TABLE hidden, asked;
+-- What stands in rows that a view hides does not get into the errors of probes.
+CREATE TABLE salaries (id int, salary int, ratio float8);
+INSERT INTO salaries VALUES (1, 123456, 77.25);
+CREATE VIEW few WITH (security_barrier) AS SELECT * FROM salaries WHERE id < 0;
+GRANT SELECT ON few TO regress_photosearch_guest;
+SET ROLE regress_photosearch_guest;
+SELECT raised($$SELECT id FROM few WHERE '[1]'::mrl_vector @~ mrl_probe('[1]', 0.5, salary)$$), raised($$SELECT id FROM few WHERE coarse_match('[1]'::mrl_vector, '[1]', ratio, 1)$$),
+       raised($$SELECT id FROM few WHERE '[1]'::mrl_vector @~ mrl_probe('[1]', CASE WHEN salary > 100000 THEN 2::float8 ELSE 0.5::float8 END, 1)$$);
+RESET ROLE;
+DROP VIEW few;
+DROP TABLE salaries;
 DROP FUNCTION plan_of;
 
 -- Which functions are leakproof.
