@@ -21,7 +21,12 @@ mod tests {
             let expected = brute_force(&e, &q, dims);
             // Close to the threshold on either side, but further than f32 can be wrong.
             let distance = TOLERANCE + random.signed().abs().powi(4) * 0.5;
-            let below = random.signed() < 0.0;
+            // A threshold is a cosine: of two vectors in one direction it can't lie above, nor below of
+            // two in opposite ones.
+            let below = match random.signed() < 0.0 {
+                true => expected + distance <= 1.0,
+                false => expected - distance < -1.0,
+            };
             let threshold = expected + if below { distance } else { -distance };
             let (function, operator, not_function, not_operator) = Spi::connect(|client| {
                 let row = client
