@@ -25,12 +25,13 @@ class File:
         """Puts bytes onto a page. Whether that matters."""
         page = read(self.path, block)
         used = META_USED if block == 0 else self.layout.used(page)
+        later = FLAGS if block == 0 else FLAGS | self.layout.ends_to_come(page)
         changed = {start + i for i, byte in enumerate(data) if page[start + i] != byte}
         page[start : start + len(data)] = data
         write(self.path, block, page)
         if changed & used:
             return True
-        return None if changed & FLAGS else False
+        return None if changed & later else False
 
 
 def random_page(file, block, rng):

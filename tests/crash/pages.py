@@ -59,6 +59,15 @@ class Layout:
             where.update((start, start + 1))
         return where
 
+    def ends_to_come(self, page):
+        """The bounds of free places behind the first one: each is what the page ends with, once the places before it
+        are taken."""
+        where = set()
+        for entry in range(self.count(page) + 1, self.capacity):
+            start, _ = self.part("bounds", entry)
+            where.update((start, start + 1))
+        return where
+
 
 # pd_lower to pd_pagesize_version, and the special space.
 FORM = frozenset((*range(12, 20), *range(PAGE - SPECIAL, PAGE)))
