@@ -10,8 +10,10 @@ CREATE FUNCTION mrl_vector_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_vector_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_vector_support(internal) IS 'planner support for functions that read a whole vector: their price';
 
--- Behind the operators. Leakproof: all that they can tell of a row is its number of dimensions.
--- Without it a table under row-level security would be filtered only after its policy.
+-- Behind the operators. Leakproof: all that they can tell of a vector is its number of dimensions.
+-- (An argument that chooses between vectors of different dimensions by another column makes that
+-- error tell of the column: the README warns of it.) Without LEAKPROOF a table under row-level
+-- security would be filtered only after its policy.
 
 CREATE FUNCTION mrl_coarse_match(mrl_vector, mrl_probe) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_probe_wrapper'

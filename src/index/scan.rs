@@ -12,8 +12,8 @@
 //! again: entries of dead rows are taken out, and then their line pointers freed, without waiting
 //! for scans that have judged the page. The row that is there then was inserted after the snapshot
 //! was taken, or by a transaction that the snapshot takes for running: it is not visible to the
-//! scan. That holds for MVCC snapshots. Postgres uses another kind here only to check an exclusion
-//! constraint, and then everything is returned with a recheck, on the row as it is.
+//! scan. That holds for MVCC snapshots. Postgres uses another kind only to check an exclusion
+//! constraint, which `build.rs` refuses; under such a snapshot every row is rechecked as it is.
 //!
 //! (Postgres itself had a gap here until 13.21, 14.18, 15.13, 16.9 and 17.5: a bitmap scan that needs
 //! nothing of the rows did not look at pages that are visible to all, and counted rows that vacuum
@@ -297,8 +297,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     order_bys: i32,
 ) -> pg_sys::IndexScanDesc {
     // SAFETY: Postgres passes an open index, and keeps it open. The scan has a memory context of its
-    // own, which goes with the scan: one query may have many scans, an exclusion constraint one for
-    // each row.
+    // own, which goes with the scan: one query may have many scans.
     unsafe {
         let scan = pg_sys::RelationGetIndexScan(index, keys, order_bys);
         let index = Index::open(index).unwrap_or_report();

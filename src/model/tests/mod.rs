@@ -414,7 +414,11 @@ fn a_file_that_cannot_be_opened_is_noticed_before_it_is_needed() {
     // A directory opens and cannot be read; permissions would not stop root.
     fs::remove_file(copy.file("model.safetensors")).unwrap();
     fs::create_dir(copy.file("model.safetensors")).unwrap();
-    assert!(check(&copy.0).is_err());
+    let error = check(&copy.0).unwrap_err();
+    assert!(
+        matches!(&error, ModelError::Unreadable { file, .. } if file == "model.safetensors"),
+        "{error:?}"
+    );
     assert!(matches!(
         describe(&copy.0).map(|info| info.missing),
         Ok(missing) if missing == ["model.safetensors"]
