@@ -4,16 +4,15 @@
 
 CREATE FUNCTION mrl_prefix_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_prefix_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for functions that read a prefix: their price';
+COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: their price, and no leak through their arguments';
 
 CREATE FUNCTION mrl_vector_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_vector_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_vector_support(internal) IS 'planner support for functions that read a whole vector: their price';
 
--- Behind the operators. Leakproof: all that they can tell of a vector is its number of dimensions.
--- (An argument that chooses between vectors of different dimensions by another column makes that
--- error tell of the column: the README warns of it.) Without LEAKPROOF a table under row-level
--- security would be filtered only after its policy.
+-- Behind the operators. They are leakproof, so that a table under row-level security can be filtered
+-- before its policy, by an index: all that they can tell of a vector is its number of dimensions.
+-- mrl_prefix_support takes care that this is all they can tell of a row.
 
 CREATE FUNCTION mrl_coarse_match(mrl_vector, mrl_probe) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_probe_wrapper'

@@ -65,10 +65,26 @@ CREATE TYPE mrl_probe (
 );
 COMMENT ON TYPE mrl_probe IS 'prefix of a query vector with a similarity threshold, the right-hand side of @~';
 
+CREATE FUNCTION mrl_probe_support(internal) RETURNS internal
+    AS 'MODULE_PATHNAME', 'mrl_probe_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_probe_support(internal) IS 'planner support for mrl_probe: mrl_leakproof_probe where row-level security asks for it';
+
 CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims integer) RETURNS mrl_probe
-    AS 'MODULE_PATHNAME', 'mrl_probe_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    AS 'MODULE_PATHNAME', 'mrl_probe_wrapper'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT mrl_probe_support;
 COMMENT ON FUNCTION mrl_probe(mrl_vector, double precision, integer) IS
     'what to look for with @~: vectors whose first dims dimensions have a cosine similarity of at least threshold with the query''s';
+
+CREATE FUNCTION mrl_leakproof_probe(mrl_vector, double precision, integer) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_leakproof_probe_wrapper'
+    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector, double precision, integer) IS
+    'mrl_probe where no column decides threshold and dims: put in its place by the planner under row-level security';
+
+CREATE FUNCTION mrl_leaky(anyelement) RETURNS anyelement
+    AS 'MODULE_PATHNAME', 'mrl_leaky_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_leaky(anyelement) IS
+    'its argument, by a function that is not leakproof: put by the planner around an argument of @~ that would tell of hidden rows';
 
 -- Casts
 

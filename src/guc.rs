@@ -11,6 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use crate::image::Limits;
 use crate::model::{MODEL_NAME_RULE, is_model_name};
+use crate::types::PERCENTAGE_HINT;
 use crate::vector::MAX_DIMS;
 
 /// `coarse_threshold` at this value, outside every cosine, leaves the threshold to the model.
@@ -66,9 +67,15 @@ unsafe extern "C-unwind" fn check_threshold(
     _source: pg_sys::GucSource::Type,
 ) -> bool {
     // SAFETY: Postgres passes the address of the new value.
-    let accepted = unsafe { *value == THRESHOLD_OF_MODEL || (-1.0..=1.0).contains(&*value) };
+    let value = unsafe { *value };
+    let accepted = value == THRESHOLD_OF_MODEL || (-1.0..=1.0).contains(&value);
     if !accepted {
         explain("A threshold is a cosine similarity, from -1 to 1; -2 stands for the model's.");
+    }
+    if value > 1.0 {
+        // As GUC_check_errhint of `utils/guc.h` does.
+        // SAFETY: the string is copied into memory that lives as long as the error.
+        unsafe { pg_sys::GUC_check_errhint_string = PERCENTAGE_HINT.as_pg_cstr() };
     }
     accepted
 }
@@ -187,8 +194,9 @@ pub fn register() {
         c"Similarity from which coarse_match(embedding, query) keeps a row.",
         c"-2 stands for what photosearch.model recommends.",
         &COARSE_THRESHOLD,
-        THRESHOLD_OF_MODEL,
-        1.0,
+        // The check hook knows the range, and says more than Postgres would.
+        f64::MIN,
+        f64::MAX,
         GucContext::Userset,
         GucFlags::EXPLAIN,
         Some(check_threshold),

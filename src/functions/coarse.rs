@@ -10,7 +10,8 @@ use pgrx::prelude::*;
 
 use super::settings::{Coarse, CoarseSettings};
 use crate::types::{
-    Prepared, ProbeArg, VectorArg, call_site_state, check_threshold, first_argument_is_query,
+    Prepared, ProbeArg, VectorArg, call_site_state, check_any_of_array, check_threshold,
+    first_argument_is_query,
 };
 use crate::vector::{MAX_DIMS, Query, VectorError};
 
@@ -99,6 +100,13 @@ impl Filter {
     }
 }
 
+/// What the forms with a probe keep.
+#[derive(Default)]
+struct ProbeSite {
+    checked: bool,
+    filter: Prepared<Filter>,
+}
+
 /// `embedding @~ mrl_probe(query, threshold, dims)`.
 #[pg_extern(sql = false)]
 fn mrl_coarse_match_probe(
@@ -106,10 +114,15 @@ fn mrl_coarse_match_probe(
     probe: ProbeArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<bool, ErrorReport> {
-    let mut own = Prepared::default();
-    // SAFETY: this call's fcinfo; the functions of this signature keep a Prepared<Filter>.
-    let site: &mut Prepared<Filter> = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
-    let filter = site.get(probe.identity(), || {
+    let mut own = ProbeSite::default();
+    // SAFETY: this call's fcinfo; the functions of this signature keep a ProbeSite.
+    let site: &mut ProbeSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    if !site.checked {
+        // SAFETY: this call's fcinfo.
+        unsafe { check_any_of_array(fcinfo) }?;
+        site.checked = true;
+    }
+    let filter = site.filter.get(probe.identity(), || {
         CoarseQuery::of_probe(probe).map(Filter::from)
     })?;
     filter.matches(embedding)
@@ -145,10 +158,17 @@ fn mrl_coarse_match(
     let mut own = SettingsSite::default();
     // SAFETY: this call's fcinfo; the functions of this signature keep a SettingsSite.
     let site: &mut SettingsSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
-    let first_is_query = *site.first_is_query.get_or_insert_with(|| {
-        // SAFETY: this call's fcinfo.
-        unsafe { first_argument_is_query(fcinfo) }
-    });
+    let first_is_query = match site.first_is_query {
+        Some(first_is_query) => first_is_query,
+        None => {
+            // SAFETY: this call's fcinfo.
+            let first_is_query = unsafe {
+                check_any_of_array(fcinfo)?;
+                first_argument_is_query(fcinfo)
+            };
+            *site.first_is_query.insert(first_is_query)
+        }
+    };
     let (query, row) = if first_is_query { (a, b) } else { (b, a) };
 
     // Settings may change under a running statement (set_config) and under a kept call site.

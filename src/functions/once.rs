@@ -3,21 +3,30 @@
 //! A function in WHERE or ORDER BY is called for every row, however stable it is, and an ORM can
 //! write no other form.
 
-use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{is_a, pg_sys};
 use sha2::{Digest, Sha256};
 
 use super::replaced;
 use crate::guc;
-use crate::types::{MrlVector, RawVarlena, StoredVector, VectorDatum, call_site_state};
+use crate::types::{
+    MrlVector, RawVarlena, StoredVector, VectorDatum, call_arguments, call_site_state,
+};
 
 /// An argument of up to so many bytes is compared by its bytes, a longer one by its hash: a call
 /// site does not keep a copy of a picture.
 const COMPARED_BYTES: usize = 4096;
 
+/// Stands for an argument that is NULL, in place of its length.
+const NULL: u64 = u64::MAX;
+/// Stands for an argument that is a constant of the plan: the same in every call from a call site.
+const CONSTANT: u64 = u64::MAX - 1;
+
 /// What a call site keeps.
 #[derive(Default)]
 struct Site {
+    /// Which arguments are constants of the plan; none before the first call.
+    constants: Option<Vec<bool>>,
     /// Stands for the arguments of the last call.
     asked: Vec<u8>,
     /// Room for those of this call.
@@ -38,7 +47,15 @@ pub fn once(
     // SAFETY: this call's fcinfo; functions that call this keep nothing else.
     let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
     let models = (guc::model_generation(), replaced::generation());
-    let is_known = identify(arguments, &mut site.asking);
+    let constants = site.constants.get_or_insert_with(|| {
+        // SAFETY: this call's fcinfo.
+        let call = unsafe { call_arguments(fcinfo) };
+        call.into_iter()
+            // SAFETY: an expression of the call that is being executed.
+            .map(|argument| unsafe { is_a(argument, pg_sys::NodeTag::T_Const) })
+            .collect()
+    });
+    let is_known = identify(arguments, constants, &mut site.asking);
     if is_known
         && models == site.models
         && site.asking == site.asked
@@ -60,13 +77,21 @@ pub fn once(
 
 /// Writes bytes that stand for the arguments, each behind its length. False where one lies in
 /// memory that may change under its address.
-fn identify(arguments: &[Option<RawVarlena<'_>>], identity: &mut Vec<u8>) -> bool {
+fn identify(
+    arguments: &[Option<RawVarlena<'_>>],
+    constants: &[bool],
+    identity: &mut Vec<u8>,
+) -> bool {
     identity.clear();
-    for argument in arguments {
+    for (index, argument) in arguments.iter().enumerate() {
         let Some(argument) = argument else {
-            identity.extend_from_slice(&u64::MAX.to_ne_bytes());
+            identity.extend_from_slice(&NULL.to_ne_bytes());
             continue;
         };
+        if constants.get(index) == Some(&true) {
+            identity.extend_from_slice(&CONSTANT.to_ne_bytes());
+            continue;
+        }
         let Some(bytes) = argument.identity(usize::MAX) else {
             return false;
         };

@@ -1,5 +1,7 @@
 //! What the planner asks us: other forms of an expression, how many rows it keeps, what it costs.
 
+mod leaks;
+mod objects;
 mod price;
 mod query;
 mod rewrite;

@@ -43,12 +43,6 @@ const PREFIX: f64 = 128.0;
 /// Dimensions of a vector, where the column does not tell.
 const DIMS: f64 = 1024.0;
 
-/// Support function of the functions behind `@~` and `!@~`: they read a prefix.
-#[pg_extern(sql = false)]
-fn mrl_prefix_support(request: Internal) -> Internal {
-    support(request, Reads::Prefix)
-}
-
 /// Support function of `fine_score` and the like: they read whole vectors.
 #[pg_extern(sql = false)]
 fn mrl_vector_support(request: Internal) -> Internal {

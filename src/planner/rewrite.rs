@@ -3,13 +3,14 @@
 //! `starts_with` do it: a support function, asked with `SupportRequestSimplify`
 //! (`nodes/supportnodes.h`).
 
-use std::ffi::CStr;
 use std::ptr::null_mut;
 
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use pgrx::{FromDatum, Internal, PgList, is_a, pg_sys};
 
+use super::leaks;
+use super::objects::Objects;
 use super::price::{self, Reads};
 use super::query::constant;
 use crate::types::{check_prefix_dims, check_threshold};
@@ -45,7 +46,11 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
         let Some(objects) = Objects::of_function(call.funcid) else {
             return null_mut();
         };
-        let (right, right_type) = match (args.get_ptr(2), args.get_ptr(3)) {
+        // The call is not leakproof, the operator is: see `leaks`.
+        if leaks::would_leak(request.root, &args, &objects) {
+            return null_mut();
+        }
+        let right = match (args.get_ptr(2), args.get_ptr(3)) {
             (Some(threshold), Some(dims)) => {
                 check_constants(threshold, dims).unwrap_or_report();
                 let Some(probe) = objects.probe_function() else {
@@ -63,29 +68,15 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
                     pg_sys::InvalidOid,
                     pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
                 );
-                // What we return is not simplified again: a probe of constants is folded here.
-                // `root` may be null, for both.
-                let probe = pg_sys::eval_const_expressions(request.root, probe.cast());
-                (probe.cast::<pg_sys::Expr>(), objects.probe)
+                // What we return is not simplified again: a probe of constants is folded here, and
+                // another becomes leakproof where it has to be. `root` may be null.
+                pg_sys::eval_const_expressions(request.root, probe.cast()).cast()
             }
-            _ => (query, objects.vector),
+            _ => query,
         };
-        let Some(operator) = objects.operator(c"@~", right_type) else {
-            return null_mut();
-        };
-        let clause = pg_sys::make_opclause(
-            operator,
-            pg_sys::BOOLOID,
-            false,
-            embedding,
-            right,
-            pg_sys::InvalidOid,
-            pg_sys::InvalidOid,
-        );
-        let clause = clause.cast::<pg_sys::OpExpr>();
-        (*clause).opfuncid = pg_sys::get_opcode(operator);
-        (*clause).location = call.location;
-        clause.cast()
+        objects
+            .filter(c"@~", embedding, right, call.location)
+            .map_or(null_mut(), |clause| clause.cast())
     }
 }
 
@@ -108,80 +99,4 @@ unsafe fn check_constants(
         }
     }
     Ok(())
-}
-
-/// The extension's own objects, found beside the function that is being planned: no name is looked
-/// up through `search_path`, and nothing is remembered that DROP EXTENSION could make stale.
-struct Objects {
-    schema: pg_sys::Oid,
-    vector: pg_sys::Oid,
-    probe: pg_sys::Oid,
-}
-
-impl Objects {
-    /// # Safety
-    /// Called in a transaction.
-    unsafe fn of_function(function: pg_sys::Oid) -> Option<Objects> {
-        // SAFETY: reads the system catalogs through their caches.
-        unsafe {
-            let schema = pg_sys::get_func_namespace(function);
-            let type_of = |name: &CStr| {
-                non_zero(pg_sys::GetSysCacheOid(
-                    pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
-                    pg_sys::Anum_pg_type_oid as i16,
-                    pg_sys::Datum::from(name.as_ptr()),
-                    pg_sys::Datum::from(schema),
-                    pg_sys::Datum::null(),
-                    pg_sys::Datum::null(),
-                ))
-            };
-            Some(Objects {
-                schema,
-                vector: type_of(c"mrl_vector")?,
-                probe: type_of(c"mrl_probe")?,
-            })
-        }
-    }
-
-    /// `vector name right_type`.
-    ///
-    /// # Safety
-    /// Called in a transaction.
-    unsafe fn operator(&self, name: &CStr, right_type: pg_sys::Oid) -> Option<pg_sys::Oid> {
-        // SAFETY: as above.
-        unsafe {
-            non_zero(pg_sys::GetSysCacheOid(
-                pg_sys::SysCacheIdentifier::OPERNAMENSP as i32,
-                pg_sys::Anum_pg_operator_oid as i16,
-                pg_sys::Datum::from(name.as_ptr()),
-                pg_sys::Datum::from(self.vector),
-                pg_sys::Datum::from(right_type),
-                pg_sys::Datum::from(self.schema),
-            ))
-        }
-    }
-
-    /// `mrl_probe(mrl_vector, double precision, integer)`.
-    ///
-    /// # Safety
-    /// Called in a transaction.
-    unsafe fn probe_function(&self) -> Option<pg_sys::Oid> {
-        let types = [self.vector, pg_sys::FLOAT8OID, pg_sys::INT4OID];
-        // SAFETY: as above; buildoidvector copies the three OIDs.
-        unsafe {
-            let types = pg_sys::buildoidvector(types.as_ptr(), types.len() as i32);
-            non_zero(pg_sys::GetSysCacheOid(
-                pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as i32,
-                pg_sys::Anum_pg_proc_oid as i16,
-                pg_sys::Datum::from(c"mrl_probe".as_ptr()),
-                pg_sys::Datum::from(types),
-                pg_sys::Datum::from(self.schema),
-                pg_sys::Datum::null(),
-            ))
-        }
-    }
-}
-
-fn non_zero(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    (oid != pg_sys::InvalidOid).then_some(oid)
 }

@@ -7,6 +7,7 @@ mod call_site;
 mod casts;
 mod compare;
 mod error;
+mod plain;
 mod probe;
 mod varlena;
 mod vector;
@@ -14,7 +15,8 @@ mod vector_io;
 
 pub use call_site::{Prepared, call_site_state, first_argument_is_query};
 pub use error::sql_error;
-pub use probe::{ProbeArg, check_prefix_dims, check_threshold};
+pub use plain::{call_arguments, check_any_of_array, is_plain};
+pub use probe::{PERCENTAGE_HINT, ProbeArg, check_prefix_dims, check_threshold};
 pub use varlena::{ArrayArg, ByteaArg, RawVarlena, TextArg, check_memory, new_varlena};
 pub use vector::{
     MrlVector, StoredVector, VectorArg, VectorArray, VectorDatum, corrupted, reserve_one,

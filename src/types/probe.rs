@@ -21,6 +21,7 @@ use pgrx::{impl_sql_translatable, pg_sys};
 
 use super::call_site::{Prepared, call_site_state};
 use super::error::sql_error;
+use super::plain::{call_arguments, is_plain};
 use super::varlena::{RawVarlena, new_varlena};
 use super::vector::{RawDatum, VectorArg};
 use super::vector_io::{cstring, write_f32, write_values};
@@ -70,6 +71,9 @@ impl Probe {
     }
 }
 
+/// The hint of an error for a threshold above 1.
+pub const PERCENTAGE_HINT: &str = "Was a percentage meant? Then write 0.5 for 50 %.";
+
 /// A threshold is a cosine. One of 50 would match nothing, and look as if nothing matched.
 pub fn check_threshold(threshold: f64) -> Result<(), ErrorReport> {
     let real = threshold as f32;
@@ -86,7 +90,7 @@ pub fn check_threshold(threshold: f64) -> Result<(), ErrorReport> {
         ),
     );
     Err(if real > 1.0 {
-        report.set_hint("Was a percentage meant? Then write 0.5 for 50 %.")
+        report.set_hint(PERCENTAGE_HINT)
     } else {
         report
     })
@@ -135,33 +139,86 @@ fn mrl_probe(
     dims: i32,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    // With a query from a subselect or a join the probe is made for every row, and the query may
-    // lie out of line: it is fetched once.
+    let mut own = ProbeSite::default();
+    // SAFETY: this call's fcinfo; only this function keeps a ProbeSite.
+    let site: &mut ProbeSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    site.make(query, threshold, dims)
+}
+
+/// The prefix of the last query. With a query from a subselect or a join the probe is made for every
+/// row, and the query may lie out of line: it is fetched once.
+#[derive(Default)]
+struct ProbeSite {
+    dims: i32,
+    query: Prepared<(usize, Vec<f16>)>,
+}
+
+impl ProbeSite {
+    fn make(
+        &mut self,
+        query: VectorArg<'_>,
+        threshold: f64,
+        dims: i32,
+    ) -> Result<Probe, ErrorReport> {
+        if self.dims != dims {
+            self.dims = dims;
+            self.query = Prepared::default();
+        }
+        let compared = usize::try_from(dims).unwrap_or(0);
+        let (of, values) = self.query.get(query.identity(compared), || {
+            let values = query.exact_prefix(dims.into())?;
+            Ok::<_, ErrorReport>((values.dims(), values.as_slice().to_vec()))
+        })?;
+        Probe {
+            threshold: threshold as f32,
+            of: *of,
+            values: values.clone(),
+        }
+        .check()
+    }
+}
+
+/// `mrl_probe` for the planner (see `planner/leaks.rs`): leakproof, since its errors can tell of
+/// nothing but what stands in the statement. A call with other arguments is an error that does not
+/// depend on their values.
+#[pg_extern(sql = false)]
+fn mrl_leakproof_probe(
+    query: VectorArg<'_>,
+    threshold: f64,
+    dims: i32,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Probe, ErrorReport> {
     #[derive(Default)]
     struct Site {
-        dims: i32,
-        query: Prepared<(usize, Vec<f16>)>,
+        checked: bool,
+        probe: ProbeSite,
     }
     let mut own = Site::default();
-    // SAFETY: this call's fcinfo; only this function keeps a Site.
+    // SAFETY: this call's fcinfo; only this function keeps such a Site. The nodes of a call that is
+    // being executed are valid.
     let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
-    if site.dims != dims {
-        *site = Site {
-            dims,
-            ..Site::default()
+    if !site.checked {
+        // SAFETY: as above.
+        let safe = unsafe {
+            match call_arguments(fcinfo)[..] {
+                [query, threshold, dims] => {
+                    is_plain(query)
+                        && !pg_sys::contain_vars_of_level(threshold, 0)
+                        && !pg_sys::contain_vars_of_level(dims, 0)
+                }
+                _ => false,
+            }
         };
+        if !safe {
+            return Err(sql_error(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "mrl_leakproof_probe can only be called with a column or a constant as query, and constants as threshold and dims",
+            )
+            .set_hint("Use mrl_probe."));
+        }
+        site.checked = true;
     }
-    let compared = usize::try_from(dims).unwrap_or(0);
-    let (of, values) = site.query.get(query.identity(compared), || {
-        let values = query.exact_prefix(dims.into())?;
-        Ok::<_, ErrorReport>((values.dims(), values.as_slice().to_vec()))
-    })?;
-    Probe {
-        threshold: threshold as f32,
-        of: *of,
-        values: values.clone(),
-    }
-    .check()
+    site.probe.make(query, threshold, dims)
 }
 
 #[pg_extern(sql = false)]

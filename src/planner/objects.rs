@@ -1,0 +1,137 @@
+//! The extension's own types, operators and functions in the catalogs.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+/// The extension's own objects, found beside the function that is being planned: no name is looked
+/// up through `search_path`, and nothing is remembered that DROP EXTENSION could make stale.
+pub struct Objects {
+    schema: pg_sys::Oid,
+    pub vector: pg_sys::Oid,
+    pub probe: pg_sys::Oid,
+}
+
+impl Objects {
+    /// # Safety
+    /// Called in a transaction.
+    pub unsafe fn of_function(function: pg_sys::Oid) -> Option<Objects> {
+        // SAFETY: reads the system catalogs through their caches.
+        unsafe {
+            let schema = pg_sys::get_func_namespace(function);
+            let type_of = |name: &CStr| {
+                non_zero(pg_sys::GetSysCacheOid(
+                    pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
+                    pg_sys::Anum_pg_type_oid as i16,
+                    pg_sys::Datum::from(name.as_ptr()),
+                    pg_sys::Datum::from(schema),
+                    pg_sys::Datum::null(),
+                    pg_sys::Datum::null(),
+                ))
+            };
+            Some(Objects {
+                schema,
+                vector: type_of(c"mrl_vector")?,
+                probe: type_of(c"mrl_probe")?,
+            })
+        }
+    }
+
+    /// The operator `vector name right_type`.
+    ///
+    /// # Safety
+    /// Called in a transaction.
+    unsafe fn operator(&self, name: &CStr, right_type: pg_sys::Oid) -> Option<pg_sys::Oid> {
+        // SAFETY: as above.
+        unsafe {
+            non_zero(pg_sys::GetSysCacheOid(
+                pg_sys::SysCacheIdentifier::OPERNAMENSP as i32,
+                pg_sys::Anum_pg_operator_oid as i16,
+                pg_sys::Datum::from(name.as_ptr()),
+                pg_sys::Datum::from(self.vector),
+                pg_sys::Datum::from(right_type),
+                pg_sys::Datum::from(self.schema),
+            ))
+        }
+    }
+
+    /// The expression `left name right`, of a vector and a vector or probe.
+    ///
+    /// # Safety
+    /// Called in a transaction, with expressions of these types.
+    pub unsafe fn filter(
+        &self,
+        name: &CStr,
+        left: *mut pg_sys::Expr,
+        right: *mut pg_sys::Expr,
+        location: i32,
+    ) -> Option<*mut pg_sys::OpExpr> {
+        // SAFETY: the caller's promise; make_opclause makes an OpExpr.
+        unsafe {
+            let operator = self.operator(name, pg_sys::exprType(right.cast()))?;
+            let clause = pg_sys::make_opclause(
+                operator,
+                pg_sys::BOOLOID,
+                false,
+                left,
+                right,
+                pg_sys::InvalidOid,
+                pg_sys::InvalidOid,
+            )
+            .cast::<pg_sys::OpExpr>();
+            (*clause).opfuncid = pg_sys::get_opcode(operator);
+            (*clause).location = location;
+            Some(clause)
+        }
+    }
+
+    /// `mrl_probe(mrl_vector, double precision, integer)`.
+    ///
+    /// # Safety
+    /// Called in a transaction.
+    pub unsafe fn probe_function(&self) -> Option<pg_sys::Oid> {
+        let types = [self.vector, pg_sys::FLOAT8OID, pg_sys::INT4OID];
+        // SAFETY: the caller's promise.
+        unsafe { self.function(c"mrl_probe", &types) }
+    }
+
+    /// `mrl_leakproof_probe(mrl_vector, double precision, integer)`.
+    ///
+    /// # Safety
+    /// Called in a transaction.
+    pub unsafe fn leakproof_probe_function(&self) -> Option<pg_sys::Oid> {
+        let types = [self.vector, pg_sys::FLOAT8OID, pg_sys::INT4OID];
+        // SAFETY: the caller's promise.
+        unsafe { self.function(c"mrl_leakproof_probe", &types) }
+    }
+
+    /// `mrl_leaky(anyelement)`.
+    ///
+    /// # Safety
+    /// Called in a transaction.
+    pub unsafe fn leaky_function(&self) -> Option<pg_sys::Oid> {
+        // SAFETY: the caller's promise.
+        unsafe { self.function(c"mrl_leaky", &[pg_sys::ANYELEMENTOID]) }
+    }
+
+    /// # Safety
+    /// Called in a transaction.
+    unsafe fn function(&self, name: &CStr, types: &[pg_sys::Oid]) -> Option<pg_sys::Oid> {
+        // SAFETY: reads the system catalogs through their caches; buildoidvector copies the OIDs.
+        unsafe {
+            let types = pg_sys::buildoidvector(types.as_ptr(), types.len() as i32);
+            non_zero(pg_sys::GetSysCacheOid(
+                pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as i32,
+                pg_sys::Anum_pg_proc_oid as i16,
+                pg_sys::Datum::from(name.as_ptr()),
+                pg_sys::Datum::from(types),
+                pg_sys::Datum::from(self.schema),
+                pg_sys::Datum::null(),
+            ))
+        }
+    }
+}
+
+fn non_zero(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
