@@ -8,9 +8,11 @@ pub mod model;
 pub mod sweep;
 pub mod vector;
 
+mod coarse;
 mod functions;
 mod guc;
 mod index;
+mod inference;
 mod planner;
 mod types;
 
@@ -35,7 +37,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::register();
     index::register_options();
     index::register_hook();
-    functions::register_replaced();
+    inference::register();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -3,76 +3,16 @@
 //! Each form exists twice: the function that people type (`coarse_match`), which the planner
 //! rewrites, and the one behind the operator (`@~`, `!@~`), which is leakproof.
 
-use half::f16;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::settings::{Coarse, CoarseSettings};
+use crate::coarse::{Coarse, CoarseQuery, CoarseSettings};
 use crate::types::{
     Prepared, ProbeArg, VectorArg, call_site_state, check_any_of_array, check_threshold,
     first_argument_is_query,
 };
 use crate::vector::{MAX_DIMS, Query, VectorError};
-
-/// What a coarse filter compares rows with.
-pub struct CoarseQuery {
-    /// The query's prefix, as much of it as is compared.
-    pub prefix: Vec<f16>,
-    /// Dimensions of the whole query vector.
-    pub of: usize,
-    pub threshold: f32,
-}
-
-impl CoarseQuery {
-    /// The right-hand side of `embedding @~ probe`.
-    pub fn of_probe(probe: ProbeArg<'_>) -> Result<CoarseQuery, ErrorReport> {
-        let probe = probe.probe()?;
-        Ok(CoarseQuery {
-            prefix: probe.values,
-            of: probe.of,
-            threshold: probe.threshold,
-        })
-    }
-
-    /// The right-hand side of `embedding @~ query`, under the settings as they are now. `resolved`
-    /// is kept by the caller from one query to the next.
-    pub fn of_vector(
-        query: VectorArg<'_>,
-        resolved: &mut Option<Resolved>,
-    ) -> Result<CoarseQuery, ErrorReport> {
-        let of = query.dims()?;
-        let settings = CoarseSettings::current();
-        let coarse = match resolved {
-            Some(kept) if kept.settings == settings && kept.of == of => kept.coarse,
-            _ => {
-                let coarse = settings.resolve(of)?;
-                *resolved = Some(Resolved {
-                    settings,
-                    of,
-                    coarse,
-                });
-                coarse
-            }
-        };
-        CoarseQuery::under(query, of, coarse)
-    }
-
-    fn under(query: VectorArg<'_>, of: usize, coarse: Coarse) -> Result<CoarseQuery, ErrorReport> {
-        Ok(CoarseQuery {
-            prefix: query.exact_prefix(coarse.dims as i64)?.as_slice().to_vec(),
-            of,
-            threshold: coarse.threshold,
-        })
-    }
-}
-
-/// What some settings mean for queries of so many dimensions.
-pub struct Resolved {
-    settings: CoarseSettings,
-    of: usize,
-    coarse: Coarse,
-}
 
 impl From<CoarseQuery> for Filter {
     fn from(query: CoarseQuery) -> Filter {

@@ -8,9 +8,10 @@ use pgrx::prelude::*;
 use pgrx::{Array, pg_sys};
 
 use super::once::once;
-use super::{catalog, query_cache, text, worker};
+use super::text;
 use crate::guc;
 use crate::image::{self, ImageError, Limits, RgbImage};
+use crate::inference::{catalog, query_cache, worker};
 use crate::model::{Cache, Cancel, Embedder, ModelError, Request};
 use crate::types::{
     ArrayArg, ByteaArg, MrlVector, TextArg, VectorArray, VectorDatum, reserve_one, sql_error,

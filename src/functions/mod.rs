@@ -1,17 +1,12 @@
-//! The SQL functions that people type. Their declarations stand in `sql/`.
+//! The SQL functions that people type, and those behind the operators. Their declarations stand in
+//! `sql/`.
 
-mod catalog;
+mod check_index;
 mod coarse;
 mod embed;
 mod fine;
+mod last_sweep;
+mod models;
 mod once;
-mod query_cache;
-mod replaced;
 mod rerank;
-mod settings;
 mod text;
-mod worker;
-
-pub use coarse::{CoarseQuery, Resolved};
-pub use replaced::register as register_replaced;
-pub use settings::{Coarse, CoarseSettings};

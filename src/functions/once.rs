@@ -7,8 +7,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{is_a, pg_sys};
 use sha2::{Digest, Sha256};
 
-use super::replaced;
 use crate::guc;
+use crate::inference;
 use crate::types::{
     MrlVector, RawVarlena, StoredVector, VectorDatum, call_arguments, call_site_state,
 };
@@ -46,7 +46,7 @@ pub fn once(
     let mut own = Site::default();
     // SAFETY: this call's fcinfo; functions that call this keep nothing else.
     let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
-    let models = (guc::model_generation(), replaced::generation());
+    let models = (guc::model_generation(), inference::generation());
     let constants = site.constants.get_or_insert_with(|| {
         // SAFETY: this call's fcinfo.
         let call = unsafe { call_arguments(fcinfo) };

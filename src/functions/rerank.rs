@@ -3,8 +3,9 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::{catalog, text, worker};
+use super::text;
 use crate::guc;
+use crate::inference::{catalog, worker};
 use crate::model::Cache;
 use crate::types::{TextArg, sql_error};
 

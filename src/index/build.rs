@@ -2,17 +2,15 @@
 
 use std::ffi::c_void;
 
-use half::f16;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use super::handler::Options;
+use super::entry::{encode, tid_of};
+use super::options::Options;
 use super::page::{Block, Meta, PAGE, empty_page, meta_page, relation_name, set_count, slab_mut};
-use crate::sweep::code::NotFinite;
 use crate::sweep::{Encoder, Layout, MAX_PREFIX_DIMS, Tid};
-use crate::types::{VectorArg, check_memory, corrupted, sql_error};
-use crate::vector::VectorError;
+use crate::types::{check_memory, sql_error};
 
 /// Dimensions that are coded where the index does not say: 128 bytes and a half for each row.
 const DEFAULT_PREFIX_DIMS: usize = 128;
@@ -61,48 +59,6 @@ impl Build {
             self.page = empty_page(&self.layout);
             self.count = 0;
         }
-    }
-}
-
-/// Encodes the prefix of a vector of the indexed column.
-///
-/// A row of other dimensions than the index is made for is an error. (A column that declares them
-/// has none, unless they are lifted later.)
-pub fn encode(meta: &Meta, encoder: &mut Encoder, datum: pg_sys::Datum) -> Result<(), ErrorReport> {
-    // SAFETY: the opclass is for mrl_vector, and the value is not null (callers look).
-    let values = unsafe { VectorArg::from_datum(datum) }.prefix(meta.prefix_dims)?;
-    if values.dims() != meta.dims {
-        return Err(VectorError::DifferentDimensions(values.dims(), meta.dims).into());
-    }
-    let prefix: &[f16] = values.as_slice();
-    encoder.encode(prefix).map_err(|NotFinite| corrupted())
-}
-
-/// A heap TID, from Postgres' form.
-pub fn tid_of(item: &pg_sys::ItemPointerData) -> Tid {
-    Tid {
-        block: u32::from(item.ip_blkid.bi_hi) << 16 | u32::from(item.ip_blkid.bi_lo),
-        offset: item.ip_posid,
-    }
-}
-
-/// The largest offset that a row of a table can have, `MaxHeapTuplesPerPage` of
-/// `access/htup_details.h`.
-const MAX_OFFSET: u16 = ((pg_sys::BLCKSZ - 24) / 28) as u16;
-
-/// Whether a row can have this TID, as far as one page can tell. Postgres' own functions rely on it.
-pub fn is_possible(tid: Tid) -> bool {
-    (1..=MAX_OFFSET).contains(&tid.offset)
-}
-
-/// A heap TID, to Postgres' form.
-pub fn item_pointer(tid: Tid) -> pg_sys::ItemPointerData {
-    pg_sys::ItemPointerData {
-        ip_blkid: pg_sys::BlockIdData {
-            bi_hi: (tid.block >> 16) as u16,
-            bi_lo: tid.block as u16,
-        },
-        ip_posid: tid.offset,
     }
 }
 

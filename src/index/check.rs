@@ -7,22 +7,22 @@
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 
-use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::build::{ambuild, encode, item_pointer, tid_of};
-use super::page::{Content, FIRST_BLOCK, Index, META_BLOCK, Pin, relation_name};
+use super::build::ambuild;
+use super::entry::{encode, item_pointer, tid_of};
+use super::page::{FIRST_BLOCK, Index, META_BLOCK, Pin, relation_name};
 use crate::sweep::{Encoder, Tid};
 use crate::types::sql_error;
 
 /// Something that is not as it should be.
-struct Problem {
-    block: Option<pg_sys::BlockNumber>,
-    entry: Option<usize>,
-    tid: Option<Tid>,
-    problem: &'static str,
+pub struct Problem {
+    pub block: Option<pg_sys::BlockNumber>,
+    pub entry: Option<usize>,
+    pub tid: Option<pg_sys::ItemPointerData>,
+    pub problem: &'static str,
 }
 
 /// Where an entry is, for which row, and whether the table has that.
@@ -41,37 +41,12 @@ struct Check {
     problems: Vec<Problem>,
 }
 
-#[pg_extern(sql = false)]
-#[allow(clippy::type_complexity)] // the macro reads the columns from the return type
-fn mrl_check_index(
-    index: pg_sys::Oid,
-) -> Result<
-    TableIterator<
-        'static,
-        (
-            name!(block, Option<i64>),
-            name!(entry, Option<i32>),
-            name!(row_id, Option<pg_sys::ItemPointerData>),
-            name!(problem, &'static str),
-        ),
-    >,
-    ErrorReport,
-> {
-    // SAFETY: called in a transaction; `check` keeps to open relations.
-    let problems = unsafe { check(index)? };
-    Ok(TableIterator::new(problems.into_iter().map(|p| {
-        (
-            p.block.map(i64::from),
-            p.entry.map(|entry| entry as i32),
-            p.tid.map(item_pointer),
-            p.problem,
-        )
-    })))
-}
-
+/// Every disagreement between the index and its table; an error where `oid` is no index of ours, or is
+/// one that can't be checked.
+///
 /// # Safety
 /// Called in a transaction.
-unsafe fn check(oid: pg_sys::Oid) -> Result<Vec<Problem>, ErrorReport> {
+pub unsafe fn check(oid: pg_sys::Oid) -> Result<Vec<Problem>, ErrorReport> {
     let share = pg_sys::ShareLock as pg_sys::LOCKMODE;
     let access_share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     // SAFETY: relations are opened with a lock, the table before its index, as everywhere; they are
@@ -231,7 +206,7 @@ impl Problem {
         Problem {
             block: None,
             entry: None,
-            tid: Some(tid),
+            tid: Some(item_pointer(tid)),
             problem,
         }
     }
@@ -240,7 +215,7 @@ impl Problem {
         Problem {
             block: Some(place.block),
             entry: Some(place.entry.into()),
-            tid: Some(place.tid),
+            tid: Some(item_pointer(place.tid)),
             problem,
         }
     }
@@ -258,10 +233,7 @@ impl Check {
                 self.problems.push(Problem::of_block(block));
                 continue;
             };
-            let count = match content {
-                Content::New => 0,
-                Content::Entries(count) => count,
-            };
+            let count = content.entries();
             let Ok(slab) = self.index.slab(&page, count) else {
                 self.problems.push(Problem::of_block(block));
                 continue;
@@ -337,10 +309,7 @@ impl Check {
             let (block, content) =
                 self.index
                     .read(place.block, pg_sys::BUFFER_LOCK_SHARE, null_mut())?;
-            let count = match content {
-                Content::New => 0,
-                Content::Entries(count) => count,
-            };
+            let count = content.entries();
             let slab = self.index.slab(&block, count)?;
             let entry = usize::from(place.entry);
             Ok(entry < count && slab.holds(entry, &self.encoder))

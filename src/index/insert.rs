@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use super::build::{encode, tid_of};
+use super::entry::{encode, tid_of};
 use super::page::{Block, Content, FIRST_BLOCK, Index, Pin, ROOM_FOR_ONE};
 use crate::sweep::{Encoder, Tid};
 
@@ -73,7 +73,7 @@ fn insert(index: &Index, encoder: &Encoder, tid: Tid) -> Result<(), ErrorReport>
             if add(index, &block, &content, encoder, tid)? {
                 return index.set_insert_block(number);
             }
-            entries_of(&content)
+            content.entries()
         } else {
             index.layout.capacity()
         };
@@ -97,13 +97,6 @@ fn insert(index: &Index, encoder: &Encoder, tid: Tid) -> Result<(), ErrorReport>
     }
 }
 
-pub fn entries_of(content: &Content) -> usize {
-    match content {
-        Content::New => 0,
-        Content::Entries(count) => *count,
-    }
-}
-
 /// Adds the entry, if there is room; false where there is none.
 #[must_use = "an entry that is not added is a row that is not found"]
 fn add(
@@ -113,7 +106,7 @@ fn add(
     encoder: &Encoder,
     tid: Tid,
 ) -> Result<bool, ErrorReport> {
-    if entries_of(content) == index.layout.capacity() {
+    if content.entries() == index.layout.capacity() {
         return Ok(false);
     }
     // SAFETY: the block is of this index, and locked for writing.

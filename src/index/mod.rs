@@ -7,8 +7,11 @@
 mod build;
 mod check;
 mod cost;
+mod entry;
 mod handler;
 mod insert;
+mod opclass;
+mod options;
 mod page;
 mod parallel;
 mod reader;
@@ -16,5 +19,7 @@ mod scan;
 mod sweeps;
 mod vacuum;
 
-pub use handler::register_options;
+pub use check::check;
+pub use options::register as register_options;
 pub use parallel::register_hook;
+pub use sweeps::last as last_sweeps;

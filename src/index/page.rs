@@ -95,6 +95,16 @@ pub enum Content {
     Entries(usize),
 }
 
+impl Content {
+    /// How many entries there are.
+    pub fn entries(&self) -> usize {
+        match self {
+            Content::New => 0,
+            Content::Entries(count) => *count,
+        }
+    }
+}
+
 /// The bytes of a block as a page of an index.
 #[derive(Clone, Copy)]
 pub struct Page<'a>(&'a [u8; PAGE]);

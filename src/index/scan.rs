@@ -32,12 +32,12 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
-use super::build::{is_possible, item_pointer};
-use super::handler::Strategy;
+use super::entry::{is_possible, item_pointer};
+use super::opclass::Strategy;
 use super::page::{Block, Content, FIRST_BLOCK, Index, block_count};
 use super::reader::{Places, Reader};
 use super::sweeps::{self, Sweeps};
-use crate::functions::{CoarseQuery, Resolved};
+use crate::coarse::{CoarseQuery, Resolved};
 use crate::sweep::filter::Verdict;
 use crate::sweep::kernel::Ahead;
 use crate::sweep::{Filter, Judge};

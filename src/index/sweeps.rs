@@ -2,9 +2,7 @@
 
 use std::sync::Mutex;
 
-use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use crate::sweep::filter::Counters;
 
@@ -38,44 +36,15 @@ pub fn record(sweeps: Sweeps) {
     last.1.push(sweeps);
 }
 
-type Row = (pg_sys::Oid, i64, i64, i64, i64, i64, i64, i64, f64);
-
-#[pg_extern(sql = false)]
-#[allow(clippy::type_complexity)] // the macro reads the columns from the return type
-fn mrl_last_sweep() -> TableIterator<
-    'static,
-    (
-        name!(index, pg_sys::Oid),
-        name!(sweeps, i64),
-        name!(pages, i64),
-        name!(entries, i64),
-        name!(matches, i64),
-        name!(rejected, i64),
-        name!(undecided, i64),
-        name!(refined, i64),
-        name!(milliseconds, f64),
-    ),
-> {
+/// What this session's last statement with scans did, as far as the user may see it.
+///
+/// # Safety
+/// Called in a transaction.
+pub unsafe fn last() -> Vec<Sweeps> {
     let last = LAST.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    // SAFETY: called in a transaction.
+    // SAFETY: the caller's promise.
     let shown = last.1.iter().filter(|s| unsafe { may_see(s.index) });
-    let rows: Vec<Row> = shown
-        .map(|s| {
-            let c = s.counters;
-            (
-                s.index,
-                s.sweeps as i64,
-                s.pages as i64,
-                c.entries as i64,
-                c.matches as i64,
-                c.rejected as i64,
-                c.undecided as i64,
-                c.refined as i64,
-                s.seconds * 1000.0,
-            )
-        })
-        .collect();
-    TableIterator::new(rows)
+    shown.copied().collect()
 }
 
 /// Whether the user may read the whole table: else the counters would tell of rows that are hidden,

@@ -9,8 +9,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use super::build::{is_possible, item_pointer};
-use super::insert::entries_of;
+use super::entry::{is_possible, item_pointer};
 use super::page::{FIRST_BLOCK, Index};
 
 #[pg_guard]
@@ -100,7 +99,7 @@ unsafe fn pass(
             pg_sys::BUFFER_LOCK_SHARE
         };
         let (block, content) = index.read(number, lock, info.strategy)?;
-        let mut count = entries_of(&content);
+        let mut count = content.entries();
         if let Some(judge) = &mut judge {
             let slab = index.slab(&block, count)?;
             tids.clear();

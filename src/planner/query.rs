@@ -4,7 +4,7 @@ use half::f16;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{FromDatum, PgList, is_a, pg_sys};
 
-use crate::functions::{Coarse, CoarseSettings};
+use crate::coarse::{Coarse, CoarseSettings};
 use crate::types::{ProbeArg, VectorArg};
 
 /// An expression is evaluated while planning where Postgres says that it costs no more than a few

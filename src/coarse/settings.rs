@@ -3,8 +3,8 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::catalog;
 use crate::guc;
+use crate::inference::catalog;
 use crate::types::sql_error;
 
 /// The settings that decide, as they are now. Cheap to read for every row; equal settings resolve

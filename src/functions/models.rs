@@ -1,0 +1,162 @@
+//! The view `photosearch.models`, and what administrators do with models.
+
+use std::path::Path;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::guc;
+use crate::inference::{AnnounceOnDrop, catalog, worker};
+use crate::model::{self, Cache, ModelError};
+use crate::types::{TextArg, sql_error};
+
+/// A row of the view `photosearch.models`.
+type ModelRow = (
+    name!(name, String),
+    name!(family, Option<String>),
+    name!(dimensions, Option<i32>),
+    name!(size, Option<i64>),
+    name!(state, String),
+    name!(coarse_threshold, Option<f32>),
+    name!(coarse_dims, Option<i32>),
+    name!(fine_threshold, Option<f32>),
+    name!(packed, bool),
+    name!(dtype, Option<String>),
+    name!(kernel, Option<String>),
+    name!(mapped_size, Option<i64>),
+    name!(fingerprint, Option<String>),
+);
+
+/// Every directory that could be a model, with what can be said of it. One that cannot be used is
+/// listed too, and its state says why.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the macro reads the columns from the return type
+fn photosearch_list_models() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(name, String),
+            name!(family, Option<String>),
+            name!(dimensions, Option<i32>),
+            name!(size, Option<i64>),
+            name!(state, String),
+            name!(coarse_threshold, Option<f32>),
+            name!(coarse_dims, Option<i32>),
+            name!(fine_threshold, Option<f32>),
+            name!(packed, bool),
+            name!(dtype, Option<String>),
+            name!(kernel, Option<String>),
+            name!(mapped_size, Option<i64>),
+            name!(fingerprint, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let cache = Cache::new(guc::cache_dir());
+    let rows: Vec<ModelRow> = catalog::list()
+        .into_iter()
+        .map(|(name, dir)| row(name, &dir, &cache))
+        .collect();
+    Ok(TableIterator::new(rows))
+}
+
+fn row(name: String, dir: &Path, cache: &Cache) -> ModelRow {
+    let info = model::describe(dir);
+    let state = match &info {
+        Ok(info) if info.missing.is_empty() => match model::check(dir) {
+            Ok(()) => "ready".to_owned(),
+            Err(error) => error.to_string(),
+        },
+        Ok(info) => format!("lacks {}", info.missing.join(", ")),
+        Err(error) => error.to_string(),
+    };
+    let info = info.ok();
+    let info = info.as_ref();
+    let packed = cache.packed(dir);
+    (
+        name,
+        info.map(|info| info.family.to_owned()),
+        info.and_then(|info| i32::try_from(info.dims?).ok()),
+        info.and_then(|info| i64::try_from(info.bytes).ok()),
+        state,
+        info.and_then(|info| info.coarse_threshold),
+        info.and_then(|info| i32::try_from(info.coarse_dims?).ok()),
+        info.and_then(|info| info.fine_threshold),
+        packed.is_some(),
+        packed.as_ref().map(|packed| packed.dtype.to_owned()),
+        packed.as_ref().map(|packed| packed.kernel.clone()),
+        packed
+            .as_ref()
+            .and_then(|packed| i64::try_from(packed.bytes).ok()),
+        packed.map(|packed| packed.fingerprint),
+    )
+}
+
+/// Bytes that each session maps. Packs the model where that has not been done, and reads the pack
+/// into memory.
+#[pg_extern(sql = false)]
+fn photosearch_prepare_model(name: TextArg<'_>, replace: bool) -> Result<i64, ErrorReport> {
+    // SAFETY: has no preconditions.
+    if replace && !unsafe { pg_sys::superuser() } {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "must be superuser to replace a model",
+        ));
+    }
+    let name = catalog::name(name)?;
+    let dir = catalog::find(&name)?;
+    let cache = Cache::new(guc::cache_dir());
+    // However this ends: the new files may be in force already.
+    let _announced = replace.then_some(AnnounceOnDrop);
+    let prepared = worker::run(move |_, cancel| model::prepare(&dir, &cache, replace, cancel))?;
+    let packed = prepared.map_err(|error| catalog::model_error(&name, error))?;
+    Ok(i64::try_from(packed.bytes).unwrap_or(i64::MAX))
+}
+
+/// The least cosine between the vectors of a model and those of its variant in 8 bits, which is
+/// made under `photosearch.model_dir`.
+#[pg_extern(sql = false)]
+fn photosearch_quantize_model(
+    source: TextArg<'_>,
+    target: TextArg<'_>,
+) -> Result<f64, ErrorReport> {
+    // SAFETY: has no preconditions.
+    if !unsafe { pg_sys::superuser() } {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "must be superuser to make a model",
+        ));
+    }
+    let (source, target) = (catalog::name(source)?, catalog::name(target)?);
+    let set = guc::model_dir();
+    if set.is_empty() {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "photosearch.model_dir is not set",
+        )
+        .set_hint(
+            "The new model becomes a directory there, which the server must be able to write to.",
+        ));
+    }
+    if catalog::roots()
+        .iter()
+        .any(|root| root.join(&target).exists())
+    {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("model \"{target}\" already exists"),
+        ));
+    }
+    let (from, to) = (catalog::find(&source)?, Path::new(&set).join(&target));
+    let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
+    let made = worker::run(move |_, cancel| model::quantize(&from, &to, &cache, memory, cancel))?;
+    let closeness = made.map_err(|error| match error {
+        ModelError::Cache(error) => sql_error(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!("could not write model \"{target}\": {error}"),
+        ),
+        error => catalog::model_error(&source, error),
+    })?;
+    Ok(closeness.least())
+}
