@@ -7,6 +7,7 @@ use super::settings::{Coarse, CoarseSettings};
 use crate::types::{ProbeArg, VectorArg};
 
 /// What a coarse filter compares rows with.
+#[derive(Debug, Clone, PartialEq)]
 pub struct CoarseQuery {
     /// The query's prefix, as much of it as is compared.
     pub prefix: Vec<f16>,

@@ -14,9 +14,9 @@ use crate::types::{
 };
 use crate::vector::{MAX_DIMS, Query, VectorError};
 
-impl From<CoarseQuery> for Filter {
-    fn from(query: CoarseQuery) -> Filter {
-        Filter {
+impl From<CoarseQuery> for RowFilter {
+    fn from(query: CoarseQuery) -> RowFilter {
+        RowFilter {
             query: Query::from_prefix(&query.prefix, query.of),
             threshold: query.threshold,
         }
@@ -24,12 +24,12 @@ impl From<CoarseQuery> for Filter {
 }
 
 /// A query and its threshold, ready for many rows.
-struct Filter {
+struct RowFilter {
     query: Query,
     threshold: f32,
 }
 
-impl Filter {
+impl RowFilter {
     fn matches(&self, row: VectorArg<'_>) -> Result<bool, ErrorReport> {
         let values = row.prefix(self.query.dims())?;
         if values.dims() != self.query.of() {
@@ -44,7 +44,7 @@ impl Filter {
 #[derive(Default)]
 struct ProbeSite {
     checked: bool,
-    filter: Prepared<Filter>,
+    filter: Prepared<RowFilter>,
 }
 
 /// `embedding @~ mrl_probe(query, threshold, dims)`.
@@ -63,7 +63,7 @@ fn mrl_coarse_match_probe(
         site.checked = true;
     }
     let filter = site.filter.get(probe.identity(), || {
-        CoarseQuery::of_probe(probe).map(Filter::from)
+        CoarseQuery::of_probe(probe).map(RowFilter::from)
     })?;
     filter.matches(embedding)
 }
@@ -85,7 +85,7 @@ struct SettingsSite {
     /// What the settings mean for queries of so many dimensions: in a join the query changes with
     /// every row, and the model's directory is not read for each.
     resolved: Option<(usize, Coarse)>,
-    filter: Prepared<Filter>,
+    filter: Prepared<RowFilter>,
 }
 
 /// `embedding @~ query`, and `coarse_match(embedding, query)`.
@@ -126,7 +126,7 @@ fn mrl_coarse_match(
             Some((dims, coarse)) if dims == of => coarse,
             _ => site.resolved.insert((of, settings.resolve(of)?)).1,
         };
-        CoarseQuery::under(query, of, coarse).map(Filter::from)
+        CoarseQuery::under(query, of, coarse).map(RowFilter::from)
     })?;
     filter.matches(row)
 }
@@ -153,5 +153,5 @@ fn mrl_coarse_match_explicit(
     let threshold = threshold as f32;
     let values = query.exact_prefix(dims.into())?;
     let query = Query::from_prefix(values.as_slice(), values.dims());
-    Filter { query, threshold }.matches(embedding)
+    RowFilter { query, threshold }.matches(embedding)
 }

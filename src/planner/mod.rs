@@ -2,13 +2,13 @@
 
 mod leaks;
 mod objects;
+mod operand;
 mod price;
-mod query;
 mod rewrite;
 mod selectivity;
 mod statistics;
 
-pub use query::compared_dims;
+pub use operand::compared_dims;
 
 use pgrx::pg_sys;
 

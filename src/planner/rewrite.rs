@@ -11,8 +11,8 @@ use pgrx::{FromDatum, Internal, PgList, is_a, pg_sys};
 
 use super::leaks;
 use super::objects::Objects;
+use super::operand::constant;
 use super::price::{self, Reads};
-use super::query::constant;
 use crate::types::{check_prefix_dims, check_threshold};
 
 /// Support function of both forms of `coarse_match`. Returns the replacement, or null for "as it

@@ -14,8 +14,9 @@ use std::cell::RefCell;
 use pgrx::prelude::*;
 use pgrx::{Internal, PgList, pg_sys};
 
-use super::query::{Filter, Level, Query};
+use super::operand::{Level, Operand};
 use super::statistics::{Variable, Version};
+use crate::coarse::CoarseQuery;
 use crate::vector::{Sample, SampleQuery};
 
 /// The share of rows that a filter is expected to keep of which nothing is known (no statistics,
@@ -150,12 +151,12 @@ unsafe fn estimate(
         let planning = Planning { root };
         if vector != other {
             return planning
-                .compare(left, Query::of_probe(root, right, vector))
+                .compare(left, Operand::of_probe(root, right, vector))
                 .unwrap_or_else(|prior| prior);
         }
-        let query = Query::of_vector(root, right, Level::Settings);
+        let query = Operand::of_vector(root, right, Level::Settings);
         planning.compare(left, query).unwrap_or_else(|prior| {
-            let query = Query::of_vector(root, left, Level::Settings);
+            let query = Operand::of_vector(root, left, Level::Settings);
             planning.compare(right, query).unwrap_or(prior)
         })
     }
@@ -171,15 +172,15 @@ impl Planning {
     ///
     /// # Safety
     /// `row`, and what `query` holds, are expressions of the query that is being planned.
-    unsafe fn compare(&self, row: *mut pg_sys::Node, query: Query) -> Result<Estimate, Estimate> {
+    unsafe fn compare(&self, row: *mut pg_sys::Node, query: Operand) -> Result<Estimate, Estimate> {
         // SAFETY: the caller's promise.
         unsafe {
             let mut row = Variable::examine(self.root, row);
             let not_null = 1.0 - row.null_fraction();
             let (share, not_null, threshold) = match query {
-                Query::Unknown => return Err(Estimate::prior(None, not_null)),
-                Query::Null => (Some(0.0), 0.0, None),
-                Query::Known(filter) => {
+                Operand::Unknown => return Err(Estimate::prior(None, not_null)),
+                Operand::Null => (Some(0.0), 0.0, None),
+                Operand::Known(filter) => {
                     let version = row.version();
                     let share = row.with_sample(|sample| {
                         remembered(version?, &filter, || {
@@ -189,7 +190,7 @@ impl Planning {
                     });
                     (share, not_null, Some(filter.threshold))
                 }
-                Query::Vector(node, level) => {
+                Operand::Vector(node, level) => {
                     let mut queries = Variable::examine(self.root, node);
                     let not_null = not_null * (1.0 - queries.null_fraction());
                     let share = self.average(&mut row, &mut queries, level);
@@ -239,14 +240,14 @@ impl Planning {
 
 thread_local! {
     /// Most recent last.
-    static ESTIMATES: RefCell<Vec<(Version, Filter, Option<f64>)>> = const { RefCell::new(Vec::new()) };
+    static ESTIMATES: RefCell<Vec<(Version, CoarseQuery, Option<f64>)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The share of a filter, from memory where it was asked for just now: planning asks for each path
 /// anew.
 fn remembered(
     version: Version,
-    filter: &Filter,
+    filter: &CoarseQuery,
     share: impl FnOnce() -> Option<f64>,
 ) -> Option<f64> {
     ESTIMATES.with_borrow_mut(|estimates| {

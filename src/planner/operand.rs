@@ -1,10 +1,9 @@
 //! What is known, while a query is planned, of the vector that a filter compares with.
 
-use half::f16;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{FromDatum, PgList, is_a, pg_sys};
 
-use crate::coarse::{Coarse, CoarseSettings};
+use crate::coarse::{Coarse, CoarseQuery, CoarseSettings};
 use crate::types::{ProbeArg, VectorArg};
 
 /// An expression is evaluated while planning where Postgres says that it costs no more than a few
@@ -13,23 +12,14 @@ use crate::types::{ProbeArg, VectorArg};
 const AFFORDABLE: f64 = 5e6;
 
 /// The other side of a filter.
-pub enum Query {
+pub enum Operand {
     /// All is known.
-    Known(Filter),
+    Known(CoarseQuery),
     /// NULL: nothing matches.
     Null,
     /// An expression for the vector, not known now, and what it is compared by.
     Vector(*mut pg_sys::Node, Level),
     Unknown,
-}
-
-/// A query's prefix and its threshold.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Filter {
-    /// Dimensions of the whole query vector.
-    pub of: usize,
-    pub prefix: Vec<f16>,
-    pub threshold: f32,
 }
 
 /// Where threshold and prefix length come from.
@@ -59,7 +49,7 @@ impl Level {
     }
 }
 
-impl Query {
+impl Operand {
     /// Looks at the right-hand side of `vector @~ vector` (or its left: they may change places).
     ///
     /// # Safety
@@ -68,17 +58,17 @@ impl Query {
         root: *mut pg_sys::PlannerInfo,
         node: *mut pg_sys::Node,
         level: Level,
-    ) -> Query {
+    ) -> Operand {
         // SAFETY: the caller's promise; a constant of the type that the operator takes.
         unsafe {
             let node = evaluate(root, node);
             match constant(node) {
-                Some(None) => Query::Null,
-                Some(Some(datum)) => filter(VectorArg::from_datum(datum), level)
+                Some(None) => Operand::Null,
+                Some(Some(datum)) => coarse_query(VectorArg::from_datum(datum), level)
                     .ok()
                     .flatten()
-                    .map_or(Query::Unknown, Query::Known),
-                None => Query::Vector(node, level),
+                    .map_or(Operand::Unknown, Operand::Known),
+                None => Operand::Vector(node, level),
             }
         }
     }
@@ -91,20 +81,14 @@ impl Query {
         root: *mut pg_sys::PlannerInfo,
         node: *mut pg_sys::Node,
         vector_type: pg_sys::Oid,
-    ) -> Query {
+    ) -> Operand {
         // SAFETY: as above.
         unsafe {
             let node = evaluate(root, node);
             match constant(node) {
-                Some(None) => Query::Null,
-                Some(Some(datum)) => match ProbeArg::from_datum(datum).probe() {
-                    Ok(probe) => Query::Known(Filter {
-                        of: probe.of,
-                        prefix: probe.values,
-                        threshold: probe.threshold,
-                    }),
-                    Err(_) => Query::Unknown,
-                },
+                Some(None) => Operand::Null,
+                Some(Some(datum)) => CoarseQuery::of_probe(ProbeArg::from_datum(datum))
+                    .map_or(Operand::Unknown, Operand::Known),
                 None => of_probe_call(root, node, vector_type),
             }
         }
@@ -134,15 +118,15 @@ pub unsafe fn compared_dims(
         let (left, right) = (args.get_ptr(0)?, args.get_ptr(1)?);
         let vector_type = pg_sys::getBaseType(pg_sys::exprType(left));
         let query = if pg_sys::getBaseType(pg_sys::exprType(right)) == vector_type {
-            Query::of_vector(root, right, Level::Settings)
+            Operand::of_vector(root, right, Level::Settings)
         } else {
-            Query::of_probe(root, right, vector_type)
+            Operand::of_probe(root, right, vector_type)
         };
         match query {
-            Query::Known(filter) => Some(filter.prefix.len()),
-            Query::Vector(_, Level::Named(coarse)) => Some(coarse.dims),
-            Query::Vector(_, Level::Settings) => crate::guc::coarse_dims(),
-            Query::Null | Query::Unknown => None,
+            Operand::Known(query) => Some(query.prefix.len()),
+            Operand::Vector(_, Level::Named(coarse)) => Some(coarse.dims),
+            Operand::Vector(_, Level::Settings) => crate::guc::coarse_dims(),
+            Operand::Null | Operand::Unknown => None,
         }
     }
 }
@@ -151,16 +135,16 @@ pub unsafe fn compared_dims(
 /// the column of a function or of a table.
 ///
 /// # Safety
-/// As [`Query::of_probe`].
+/// As [`Operand::of_probe`].
 unsafe fn of_probe_call(
     root: *mut pg_sys::PlannerInfo,
     node: *mut pg_sys::Node,
     vector_type: pg_sys::Oid,
-) -> Query {
+) -> Operand {
     // SAFETY: a call has a list of expressions; constants are read as what their type says.
     unsafe {
         if !is_a(node, pg_sys::NodeTag::T_FuncExpr) {
-            return Query::Unknown;
+            return Operand::Unknown;
         }
         let args = PgList::<pg_sys::Node>::from_pg((*node.cast::<pg_sys::FuncExpr>()).args);
         let (3, Some(vector), Some(threshold), Some(dims)) = (
@@ -169,13 +153,13 @@ unsafe fn of_probe_call(
             args.get_ptr(1),
             args.get_ptr(2),
         ) else {
-            return Query::Unknown;
+            return Operand::Unknown;
         };
         if pg_sys::exprType(vector) != vector_type
             || pg_sys::exprType(threshold) != pg_sys::FLOAT8OID
             || pg_sys::exprType(dims) != pg_sys::INT4OID
         {
-            return Query::Unknown;
+            return Operand::Unknown;
         }
         match (
             constant(evaluate(root, threshold)),
@@ -187,28 +171,24 @@ unsafe fn of_probe_call(
                 match (threshold.filter(|t| !t.is_nan()), dims) {
                     (Some(threshold), Some(dims)) => {
                         let level = Level::Named(Coarse { threshold, dims });
-                        Query::of_vector(root, vector, level)
+                        Operand::of_vector(root, vector, level)
                     }
-                    _ => Query::Unknown,
+                    _ => Operand::Unknown,
                 }
             }
-            (Some(None), _) | (_, Some(None)) => Query::Null,
-            _ => Query::Unknown,
+            (Some(None), _) | (_, Some(None)) => Operand::Null,
+            _ => Operand::Unknown,
         }
     }
 }
 
-fn filter(vector: VectorArg<'_>, level: Level) -> Result<Option<Filter>, ErrorReport> {
+/// `None` where the comparison would be an error.
+fn coarse_query(vector: VectorArg<'_>, level: Level) -> Result<Option<CoarseQuery>, ErrorReport> {
     let of = vector.dims()?;
-    let Some(coarse) = level.resolve(of) else {
-        return Ok(None);
-    };
-    let prefix = vector.exact_prefix(coarse.dims as i64)?.as_slice().to_vec();
-    Ok(Some(Filter {
-        of,
-        prefix,
-        threshold: coarse.threshold,
-    }))
+    match level.resolve(of) {
+        Some(coarse) => CoarseQuery::under(vector, of, coarse).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The value of a constant, `None` inside for NULL.
