@@ -81,6 +81,18 @@ CREATE FUNCTION mrl_leakproof_probe(mrl_vector, double precision, integer) RETUR
 COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector, double precision, integer) IS
     'mrl_probe where no column decides threshold and dims: put in its place by the planner under row-level security';
 
+CREATE FUNCTION mrl_probe_at_least(mrl_vector, double precision) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_probe_at_least_wrapper'
+    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_probe_at_least(mrl_vector, double precision) IS
+    'for an index over all dimensions: what every vector with at least this fine_score matches by @~';
+
+CREATE FUNCTION mrl_probe_at_most(mrl_vector, double precision) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_probe_at_most_wrapper'
+    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_probe_at_most(mrl_vector, double precision) IS
+    'for an index over all dimensions: what every vector with at most this fine_score matches by !@~';
+
 CREATE FUNCTION mrl_leaky(anyelement) RETURNS anyelement
     AS 'MODULE_PATHNAME', 'mrl_leaky_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_leaky(anyelement) IS

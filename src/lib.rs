@@ -36,7 +36,7 @@ pgrx::extension_sql_file!("../sql/index.sql", name = "index", requires = ["embed
 pub extern "C-unwind" fn _PG_init() {
     guc::register();
     index::register_options();
-    index::register_hook();
+    index::register_hooks();
     inference::register();
 }
 

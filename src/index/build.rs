@@ -66,7 +66,7 @@ impl Build {
 ///
 /// # Safety
 /// `index` is open.
-unsafe fn meta_of(index: pg_sys::Relation) -> Result<Meta, ErrorReport> {
+pub unsafe fn meta_of(index: pg_sys::Relation) -> Result<Meta, ErrorReport> {
     // SAFETY: a key column exists; getBaseTypeAndTypmod looks through domains.
     let (dims, option) = unsafe {
         let descriptor = (*index).rd_att;

@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod cost;
 mod entry;
+mod fine;
 mod handler;
 mod insert;
 mod opclass;
@@ -21,5 +22,11 @@ mod vacuum;
 
 pub use check::check;
 pub use options::register as register_options;
-pub use parallel::register_hook;
+
 pub use sweeps::last as last_sweeps;
+
+/// Called once, when the library is loaded.
+pub fn register_hooks() {
+    fine::register_hook();
+    parallel::register_hook();
+}

@@ -182,7 +182,7 @@ unsafe fn is_plain_operand(node: *mut pg_sys::Node, objects: &Objects) -> bool {
 ///
 /// # Safety
 /// `root` is null or being planned.
-unsafe fn is_guarded(root: *mut pg_sys::PlannerInfo) -> bool {
+pub unsafe fn is_guarded(root: *mut pg_sys::PlannerInfo) -> bool {
     // SAFETY: the caller's promise; the range table is a list of entries.
     unsafe {
         let Some(root) = root.as_ref() else {

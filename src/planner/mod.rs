@@ -8,6 +8,8 @@ mod rewrite;
 mod selectivity;
 mod statistics;
 
+pub use leaks::is_guarded;
+pub use objects::Objects;
 pub use operand::compared_dims;
 
 use pgrx::pg_sys;

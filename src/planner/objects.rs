@@ -105,6 +105,24 @@ impl Objects {
         unsafe { self.function(c"mrl_leakproof_probe", &types) }
     }
 
+    /// `mrl_probe_at_least(mrl_vector, double precision)`.
+    ///
+    /// # Safety
+    /// Called in a transaction.
+    pub unsafe fn probe_at_least_function(&self) -> Option<pg_sys::Oid> {
+        // SAFETY: the caller's promise.
+        unsafe { self.function(c"mrl_probe_at_least", &[self.vector, pg_sys::FLOAT8OID]) }
+    }
+
+    /// `mrl_probe_at_most(mrl_vector, double precision)`.
+    ///
+    /// # Safety
+    /// Called in a transaction.
+    pub unsafe fn probe_at_most_function(&self) -> Option<pg_sys::Oid> {
+        // SAFETY: the caller's promise.
+        unsafe { self.function(c"mrl_probe_at_most", &[self.vector, pg_sys::FLOAT8OID]) }
+    }
+
     /// `mrl_leaky(anyelement)`.
     ///
     /// # Safety

@@ -26,6 +26,8 @@ pub enum Operand {
 #[derive(Clone, Copy)]
 pub enum Level {
     Named(Coarse),
+    /// A threshold for the similarity of whole vectors.
+    Whole(f32),
     Settings,
 }
 
@@ -34,6 +36,10 @@ impl Level {
     pub fn resolve(self, of: usize) -> Option<Coarse> {
         let coarse = match self {
             Level::Named(coarse) => coarse,
+            Level::Whole(threshold) => Coarse {
+                threshold,
+                dims: of,
+            },
             // The error, where it is one, is the execution's to raise.
             Level::Settings => CoarseSettings::current().resolve(of).ok()?,
         };
@@ -44,6 +50,7 @@ impl Level {
     pub fn threshold(self) -> Option<f32> {
         match self {
             Level::Named(coarse) => Some(coarse.threshold),
+            Level::Whole(threshold) => Some(threshold),
             Level::Settings => None,
         }
     }
@@ -126,13 +133,15 @@ pub unsafe fn compared_dims(
             Operand::Known(query) => Some(query.prefix.len()),
             Operand::Vector(_, Level::Named(coarse)) => Some(coarse.dims),
             Operand::Vector(_, Level::Settings) => crate::guc::coarse_dims(),
+            // All of them, however many.
+            Operand::Vector(_, Level::Whole(_)) => None,
             Operand::Null | Operand::Unknown => None,
         }
     }
 }
 
-/// Looks into `mrl_probe(vector, threshold, dims)`, which could not be folded: the vector may be
-/// the column of a function or of a table.
+/// Looks into `mrl_probe(vector, threshold, dims)`, or `mrl_probe_at_least(vector, score)` and the
+/// like, which could not be folded: the vector may be the column of a function or of a table.
 ///
 /// # Safety
 /// As [`Operand::of_probe`].
@@ -147,6 +156,19 @@ unsafe fn of_probe_call(
             return Operand::Unknown;
         }
         let args = PgList::<pg_sys::Node>::from_pg((*node.cast::<pg_sys::FuncExpr>()).args);
+        if let (2, Some(vector), Some(score)) = (args.len(), args.get_ptr(0), args.get_ptr(1))
+            && pg_sys::exprType(vector) == vector_type
+            && pg_sys::exprType(score) == pg_sys::FLOAT8OID
+        {
+            return match constant(evaluate(root, score)) {
+                Some(None) => Operand::Null,
+                Some(Some(score)) => {
+                    let score = f64::from_datum(score, false).unwrap_or(f64::NAN) as f32;
+                    Operand::of_vector(root, vector, Level::Whole(score))
+                }
+                None => Operand::Unknown,
+            };
+        }
         let (3, Some(vector), Some(threshold), Some(dims)) = (
             args.len(),
             args.get_ptr(0),

@@ -202,6 +202,10 @@ unsafe fn prefix(args: &[*mut pg_sys::Node]) -> Option<f64> {
             } else {
                 args.to_vec()
             };
+            // mrl_probe_at_least(query, score) compares all dimensions.
+            if args.len() == 2 && outer.len() == 2 {
+                return Some(DIMS);
+            }
             let dims = *outer.last()?;
             if !is_a(dims, pg_sys::NodeTag::T_Const) || pg_sys::exprType(dims) != pg_sys::INT4OID {
                 return None;

@@ -221,6 +221,63 @@ fn mrl_leakproof_probe(
     site.probe.make(query, threshold, dims)
 }
 
+/// The codes of an index and the scores of `fine_score` are compared with a threshold that is a
+/// real, and distances are rounded once more: so much weaker is a condition that follows from one on
+/// the score. Rounding to a real moves a cosine by at most 2^-25 (3e-8), rounding of distances by
+/// 2^-53.
+const SCORE_MARGIN: f64 = 2e-7;
+
+/// What every vector with `fine_score(vector, query) >= score` matches, `>` and NaN included. Never an
+/// error, whatever the score.
+#[pg_extern(sql = false)]
+fn mrl_probe_at_least(
+    query: VectorArg<'_>,
+    score: f64,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Probe, ErrorReport> {
+    // Postgres takes NaN for greater than any number.
+    let threshold = if score.is_nan() {
+        1.0
+    } else {
+        score - SCORE_MARGIN
+    };
+    whole_probe(query, threshold.clamp(-1.0, 1.0), fcinfo)
+}
+
+/// What no vector with `fine_score(vector, query) <= score` matches. Never an error.
+#[pg_extern(sql = false)]
+fn mrl_probe_at_most(
+    query: VectorArg<'_>,
+    score: f64,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Probe, ErrorReport> {
+    // No similarity reaches 2.
+    let threshold = if score.is_nan() {
+        2.0
+    } else {
+        score + SCORE_MARGIN
+    };
+    whole_probe(query, threshold.clamp(-1.0, 2.0), fcinfo)
+}
+
+fn whole_probe(
+    query: VectorArg<'_>,
+    threshold: f64,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Probe, ErrorReport> {
+    let mut own = Prepared::<Vec<f16>>::default();
+    // SAFETY: this call's fcinfo; the functions that call this keep such a state.
+    let site: &mut Prepared<Vec<f16>> = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    let values = site.get(query.identity(MAX_DIMS), || {
+        Ok::<_, ErrorReport>(query.values()?.as_slice().to_vec())
+    })?;
+    Ok(Probe {
+        threshold: threshold as f32,
+        of: values.len(),
+        values: values.clone(),
+    })
+}
+
 #[pg_extern(sql = false)]
 fn mrl_probe_in(text: &CStr) -> Result<Probe, ErrorReport> {
     let text = text.to_string_lossy();
