@@ -1,12 +1,8 @@
 //! `photosearch`: ask PostgreSQL for *all* of something in a photo library.
 //!
-//! Rooms, lowest first; a lower one never imports a higher one. `memory`, `vector`, `sweep`, `image`
-//! and `model` know no Postgres.
-
-pub mod memory;
-pub mod model;
-pub mod sweep;
-pub mod vector;
+//! Rooms, lowest first: `memory`, `vector`, `sweep`, `image` and `model` are crates of their own, which
+//! know no Postgres. `types`, `guc`, `functions`, `planner` and `index` are modules of this crate. A lower
+//! room never imports a higher one.
 
 mod coarse;
 mod functions;
@@ -16,8 +12,11 @@ mod inference;
 mod planner;
 mod types;
 
-/// Pictures: a crate of its own, which knows no Postgres.
-pub use photosearch_image as image;
+use photosearch_image as image;
+use photosearch_memory as memory;
+use photosearch_model as model;
+use photosearch_sweep as sweep;
+use photosearch_vector as vector;
 
 use pgrx::prelude::*;
 

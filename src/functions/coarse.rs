@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 use crate::coarse::{Coarse, CoarseQuery, CoarseSettings};
 use crate::types::{
     Prepared, ProbeArg, VectorArg, call_site_state, check_any_of_array, check_threshold,
-    first_argument_is_query,
+    first_argument_is_query, vector_error,
 };
 use crate::vector::{MAX_DIMS, Query, VectorError};
 
@@ -33,7 +33,10 @@ impl RowFilter {
     fn matches(&self, row: VectorArg<'_>) -> Result<bool, ErrorReport> {
         let values = row.prefix(self.query.dims())?;
         if values.dims() != self.query.of() {
-            return Err(VectorError::DifferentDimensions(values.dims(), self.query.of()).into());
+            return Err(vector_error(VectorError::DifferentDimensions(
+                values.dims(),
+                self.query.of(),
+            )));
         }
         // A threshold is a real: against it the similarity is one too, so that 0.6 reaches 0.6.
         Ok(self.query.similarity(values.as_slice()) as f32 >= self.threshold)

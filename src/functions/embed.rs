@@ -15,6 +15,7 @@ use crate::inference::{catalog, query_cache, worker};
 use crate::model::{Cache, Cancel, Embedder, ModelError, Request};
 use crate::types::{
     ArrayArg, ByteaArg, MrlVector, TextArg, VectorArray, VectorDatum, reserve_one, sql_error,
+    vector_error,
 };
 use crate::vector::from_f32s;
 
@@ -123,7 +124,7 @@ impl Target {
         let vectors = result.map_err(|error| self.report(error))?;
         vectors
             .iter()
-            .map(|vector| from_f32s(vector).map_err(ErrorReport::from))
+            .map(|vector| from_f32s(vector).map_err(vector_error))
             .collect()
     }
 

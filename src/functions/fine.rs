@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::types::{Prepared, VectorArg, call_site_state, first_argument_is_query};
+use crate::types::{Prepared, VectorArg, call_site_state, first_argument_is_query, vector_error};
 use crate::vector::{MAX_DIMS, Query, VectorError};
 
 #[derive(Default)]
@@ -34,7 +34,10 @@ fn mrl_fine_score(
     })?;
     let values = row.values()?;
     if values.dims() != query.of() {
-        return Err(VectorError::DifferentDimensions(values.dims(), query.of()).into());
+        return Err(vector_error(VectorError::DifferentDimensions(
+            values.dims(),
+            query.of(),
+        )));
     }
     Ok(query.similarity(values.as_slice()))
 }

@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use super::page::Meta;
 use crate::sweep::code::NotFinite;
 use crate::sweep::{Encoder, Tid};
-use crate::types::{VectorArg, corrupted};
+use crate::types::{VectorArg, corrupted, vector_error};
 use crate::vector::VectorError;
 
 /// Encodes the prefix of a vector of the indexed column.
@@ -18,7 +18,10 @@ pub fn encode(meta: &Meta, encoder: &mut Encoder, datum: pg_sys::Datum) -> Resul
     // SAFETY: the opclass is for mrl_vector, and the value is not null (callers look).
     let values = unsafe { VectorArg::from_datum(datum) }.prefix(meta.prefix_dims)?;
     if values.dims() != meta.dims {
-        return Err(VectorError::DifferentDimensions(values.dims(), meta.dims).into());
+        return Err(vector_error(VectorError::DifferentDimensions(
+            values.dims(),
+            meta.dims,
+        )));
     }
     let prefix: &[f16] = values.as_slice();
     encoder.encode(prefix).map_err(|NotFinite| corrupted())

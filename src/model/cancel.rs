@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ModelError;
-use crate::memory;
+use photosearch_memory as memory;
 
 /// Shared by the one who asks for work and the one who does it. Clones share one flag, which
 /// once set stays set. Setting it only stores to an atomic, so a signal handler may.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::memory::Exhausted;
+use photosearch_memory::Exhausted;
 
 /// Every error of this room. Messages follow the server's style: lower case, no full stop, the
 /// offending value in them; files are named by their name, never by their full path.

@@ -17,7 +17,7 @@ use super::directory::{self, Directory};
 use super::pack::{Kind, Pack};
 use super::weights::{SCALE_SUFFIX, Weights};
 use super::{Cache, Cancel, ModelError, Request};
-use crate::image::RgbImage;
+use photosearch_image::RgbImage;
 
 /// How close a variant's vectors are to those of what it was made from.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use super::ARITHMETIC;
 use super::code::{LANES, STEP, bound_units, split_bounds, steps};
 use super::kernel::{Ahead, Cutoffs, Entries, Kernel, QuantizedQuery};
 use super::layout::{Layout, Slab};
-use crate::vector::similarity_error;
+use photosearch_vector::similarity_error;
 
 /// What the codes say of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,7 @@ impl Verdicts {
         self.yes.iter_mut().zip(yes).for_each(|(a, b)| *a &= b);
     }
 
+    #[inline]
     pub fn get(&self, entry: usize) -> Verdict {
         let is_set = |bits: &[u64]| bits[entry / WORD] >> (entry % WORD) & 1 == 1;
         if is_set(&self.no) {
@@ -89,6 +90,7 @@ impl Verdicts {
     }
 
     /// The entries that are not rejected, in order, with what is said of them.
+    #[inline]
     pub fn left(&self) -> impl Iterator<Item = (usize, Verdict)> + '_ {
         (0..self.count.div_ceil(WORD)).flat_map(move |word| {
             let taken = u64::MAX >> (WORD - (self.count - word * WORD).min(WORD));
@@ -101,6 +103,7 @@ impl Verdicts {
 }
 
 /// The numbers of the bits that are set.
+#[inline]
 fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         (word != 0).then(|| {
@@ -144,7 +147,7 @@ struct Shorter {
 impl Filter {
     /// `prefix` is what the query compares: its first values, as many as it names, of a vector with
     /// as many dimensions as the rows. A row matches if the similarity reaches `threshold` as an
-    /// f32, as [`crate::vector::Query::similarity`] computes it.
+    /// f32, as [`photosearch_vector::Query::similarity`] computes it.
     pub fn new(layout: &Layout, prefix: &[f16], threshold: f32) -> Filter {
         let norm = norm(prefix);
         // Similarities lie in -1..=1, and are 0 where the query is.

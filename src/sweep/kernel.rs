@@ -103,6 +103,7 @@ pub struct Lines {
 impl Lines {
     const LEN: usize = 64;
 
+    #[inline]
     pub fn none() -> Lines {
         Lines {
             at: std::ptr::null(),
@@ -111,6 +112,7 @@ impl Lines {
     }
 
     /// Those of `len` bytes from `at`.
+    #[inline]
     pub fn new(at: *const u8, len: usize) -> Lines {
         let before = at.addr() % Lines::LEN;
         Lines {
@@ -120,6 +122,7 @@ impl Lines {
     }
 
     /// The first `count`, or fewer if there are not so many, and those that follow.
+    #[inline]
     pub fn split(self, count: usize) -> (Lines, Lines) {
         let count = count.min(self.count);
         let rest = Lines {
@@ -156,11 +159,13 @@ pub struct Ahead {
 
 impl Ahead {
     /// Nothing.
+    #[inline]
     pub fn none() -> Ahead {
         Ahead::new(Lines::none(), [Lines::none(); 2])
     }
 
     /// What is asked for during the next dot products, line by line, and what after them at once.
+    #[inline]
     pub fn new(during: Lines, after: [Lines; 2]) -> Ahead {
         Ahead { during, after }
     }

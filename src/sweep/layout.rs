@@ -94,16 +94,19 @@ impl Layout {
     }
 
     /// Dimensions of the prefixes.
+    #[inline]
     pub fn dims(&self) -> usize {
         self.dims
     }
 
     /// Codes from one entry to the next.
+    #[inline]
     pub fn stride(&self) -> usize {
         self.stride
     }
 
     /// Entries of a full page.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -127,15 +130,18 @@ impl Layout {
     }
 
     /// Bytes of the slab that a sweep reads of a full page.
+    #[inline]
     pub fn swept_len(&self) -> usize {
         self.codes + self.capacity * self.stride
     }
 
+    #[inline]
     fn tail_len(&self) -> usize {
         self.stride / 2 + TID
     }
 
     /// Where a part of an entry lies.
+    #[inline]
     fn part(&self, part: Part, entry: usize) -> Range<usize> {
         let (start, len) = match part {
             Part::Scale => (entry * SCALE, SCALE),
@@ -158,6 +164,7 @@ pub struct Slab<'a> {
 impl<'a> Slab<'a> {
     /// `bytes` is the slab, at least [`Layout::slab_len`] long. `None` where it is shorter, or
     /// `count` more than a page can hold.
+    #[inline]
     pub fn new(layout: &'a Layout, bytes: &'a [u8], count: usize) -> Option<Slab<'a>> {
         if count > layout.capacity {
             return None;
@@ -174,6 +181,7 @@ impl<'a> Slab<'a> {
         self.layout
     }
 
+    #[inline]
     pub fn count(&self) -> usize {
         self.count
     }
@@ -200,6 +208,7 @@ impl<'a> Slab<'a> {
     }
 
     /// Codes of the second level of one entry, and its TID.
+    #[inline]
     fn tail(&self, entry: usize) -> (&'a [u8], &'a [u8]) {
         assert!(entry < self.count, "no such entry");
         self.bytes[self.layout.part(Part::Tail, entry)].split_at(self.layout.stride / 2)
@@ -215,6 +224,7 @@ impl<'a> Slab<'a> {
 
     /// # Panics
     /// If there is no such entry.
+    #[inline]
     pub fn tid(&self, entry: usize) -> Tid {
         let (_, bytes) = self.tail(entry);
         let at = |i: usize| u16::from_ne_bytes([bytes[2 * i], bytes[2 * i + 1]]);
@@ -267,10 +277,12 @@ impl<'a> SlabMut<'a> {
         })
     }
 
+    #[inline]
     pub fn count(&self) -> usize {
         self.count
     }
 
+    #[inline]
     pub fn is_full(&self) -> bool {
         self.count == self.layout.capacity
     }

@@ -6,7 +6,7 @@ use super::code::NotFinite;
 use super::filter::{Verdict, Verdicts, fine_sums, fine_sums_as_compiled};
 use super::kernel::{Ahead, Kernel, Lines, QuantizedQuery};
 use super::{Encoder, Filter, Judge, Layout, Slab, SlabMut, Tid};
-use crate::vector::{Query, cosine, squared_norm};
+use photosearch_vector::{Query, cosine, squared_norm};
 
 const SLAB_LEN: usize = 8192 - 24 - 8;
 
@@ -583,7 +583,7 @@ fn the_similarity_error_holds() {
             q += b.to_f64().powi(2);
         }
         let exact = if x > 0.0 { dot / (x * q).sqrt() } else { 0.0 };
-        assert!((seen - exact).abs() <= crate::vector::similarity_error(dims));
+        assert!((seen - exact).abs() <= photosearch_vector::similarity_error(dims));
         assert_eq!(cosine(0.0, squared_norm(&row), 1.0), 0.0);
     }
 }

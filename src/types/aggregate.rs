@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use pgrx::{Internal, PgMemoryContexts, pg_sys};
 
 use super::arithmetic::narrow;
-use super::error::sql_error;
+use super::error::{sql_error, vector_error};
 use super::vector::{MrlVector, VectorArg, check_same_dims};
 
 /// What has been added up so far: a count and a length, then as many sums, one piece of memory in
@@ -194,5 +194,7 @@ fn finish(
     };
     let count = sum.count() as f64;
     let values = sum.sums().iter().map(|&sum| narrow(value(sum, count)));
-    Ok(Some(MrlVector(values.collect::<Result<_, _>>()?)))
+    Ok(Some(MrlVector(
+        values.collect::<Result<_, _>>().map_err(vector_error)?,
+    )))
 }

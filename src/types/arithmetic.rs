@@ -6,6 +6,7 @@ use half::f16;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::error::vector_error;
 use super::vector::{MrlVector, VectorArg, check_same_dims};
 use crate::vector::{VectorError, from_f32s, normalize, round_to_f16, to_f16};
 
@@ -18,7 +19,7 @@ fn element_wise(
     check_same_dims(a.dims(), b.dims())?;
     let values = a.as_slice().iter().zip(b.as_slice());
     let values: Vec<f32> = values.map(|(x, y)| op(x.to_f32(), y.to_f32())).collect();
-    Ok(MrlVector(from_f32s(&values)?))
+    Ok(MrlVector(from_f32s(&values).map_err(vector_error)?))
 }
 
 #[pg_extern(sql = false)]
@@ -44,17 +45,21 @@ fn mul_mrl_vector(scalar: f64, vector: VectorArg<'_>) -> Result<MrlVector, Error
 
 fn scale(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
     if scalar.is_nan() {
-        return Err(VectorError::NotANumber.into());
+        return Err(vector_error(VectorError::NotANumber));
     }
     if scalar.is_infinite() {
-        return Err(VectorError::Infinite.into());
+        return Err(vector_error(VectorError::Infinite));
     }
     let values = vector.values()?;
     let scaled = values
         .as_slice()
         .iter()
         .map(|value| narrow(f64::from(*value) * scalar));
-    Ok(MrlVector(scaled.collect::<Result<Vec<f16>, _>>()?))
+    Ok(MrlVector(
+        scaled
+            .collect::<Result<Vec<f16>, _>>()
+            .map_err(vector_error)?,
+    ))
 }
 
 /// Rounds an f64 to f16 at once; a value that does not fit is an error that names it.
@@ -104,7 +109,7 @@ fn mrl_vector_subvector(
     count: i32,
 ) -> Result<MrlVector, ErrorReport> {
     if count < 1 {
-        return Err(VectorError::NoDimensions.into());
+        return Err(vector_error(VectorError::NoDimensions));
     }
     // In i64, so that start + count can't overflow.
     let end = i64::from(start) + i64::from(count) - 1;
@@ -112,7 +117,7 @@ fn mrl_vector_subvector(
     let end = usize::try_from(end).unwrap_or(0).min(values.dims());
     let start = usize::try_from(i64::from(start) - 1).unwrap_or(0);
     if start >= end {
-        return Err(VectorError::NoDimensions.into());
+        return Err(vector_error(VectorError::NoDimensions));
     }
     Ok(MrlVector(values.as_slice()[start..end].to_vec()))
 }

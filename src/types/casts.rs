@@ -11,7 +11,7 @@ use pgrx::{Array, pg_sys};
 
 use super::arithmetic::out_of_range;
 use super::call_site::{Prepared, call_site_state};
-use super::error::sql_error;
+use super::error::{sql_error, vector_error};
 use super::varlena::ArrayArg;
 use super::vector::{MrlVector, StoredVector, VectorArg, VectorDatum};
 use super::vector_io::check_typmod;
@@ -70,7 +70,7 @@ fn collect<T>(
 where
     T: for<'a> UnboxDatum<As<'a> = T> + 'static,
 {
-    check_dims(array.len())?;
+    check_dims(array.len()).map_err(vector_error)?;
     let mut values = Vec::with_capacity(array.len());
     for element in array.iter() {
         let element = element.ok_or_else(|| {
@@ -79,7 +79,7 @@ where
                 "array must not contain nulls",
             )
         })?;
-        values.push(to_half(element)?);
+        values.push(to_half(element).map_err(vector_error)?);
     }
     // SAFETY: nothing that was borrowed from the array is used any more.
     let shape = unsafe { RawArray::from_array(array) }.map_or(1, |array| array.dims().len());

@@ -10,22 +10,21 @@ pub fn sql_error(code: PgSqlErrorCode, message: impl Into<String>) -> ErrorRepor
     ErrorReport::new(code, message.into(), "")
 }
 
-impl From<VectorError> for ErrorReport {
-    fn from(error: VectorError) -> ErrorReport {
-        let code = match &error {
-            VectorError::NotANumber
-            | VectorError::Infinite
-            | VectorError::NoDimensions
-            | VectorError::DifferentDimensions(..) => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            VectorError::OutOfRange(_) => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-            VectorError::TooManyDimensions(_) => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            VectorError::PrefixOutOfRange { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            VectorError::Syntax { .. } => PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
-        };
-        let report = sql_error(code, error.to_string());
-        match error {
-            VectorError::Syntax { detail, .. } => report.set_detail(detail),
-            _ => report,
-        }
+/// What is wrong with a vector, as an ERROR.
+pub fn vector_error(error: VectorError) -> ErrorReport {
+    let code = match &error {
+        VectorError::NotANumber
+        | VectorError::Infinite
+        | VectorError::NoDimensions
+        | VectorError::DifferentDimensions(..) => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+        VectorError::OutOfRange(_) => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+        VectorError::TooManyDimensions(_) => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        VectorError::PrefixOutOfRange { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        VectorError::Syntax { .. } => PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+    };
+    let report = sql_error(code, error.to_string());
+    match error {
+        VectorError::Syntax { detail, .. } => report.set_detail(detail),
+        _ => report,
     }
 }

@@ -14,7 +14,7 @@ mod vector;
 mod vector_io;
 
 pub use call_site::{Prepared, call_site_state, first_argument_is_query};
-pub use error::sql_error;
+pub use error::{sql_error, vector_error};
 pub use plain::{call_arguments, check_any_of_array, is_plain};
 pub use probe::{PERCENTAGE_HINT, ProbeArg, check_prefix_dims, check_threshold};
 pub use varlena::{ArrayArg, ByteaArg, RawVarlena, TextArg, check_memory, new_varlena};

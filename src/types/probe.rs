@@ -20,7 +20,7 @@ use pgrx::prelude::*;
 use pgrx::{impl_sql_translatable, pg_sys};
 
 use super::call_site::{Prepared, call_site_state};
-use super::error::sql_error;
+use super::error::{sql_error, vector_error};
 use super::plain::{call_arguments, is_plain};
 use super::varlena::{RawVarlena, new_varlena};
 use super::vector::{RawDatum, VectorArg};
@@ -42,10 +42,13 @@ pub struct Probe {
 impl Probe {
     fn check(self) -> Result<Probe, ErrorReport> {
         check_threshold(self.threshold.into())?;
-        check_dims(self.of)?;
+        check_dims(self.of).map_err(vector_error)?;
         if self.values.is_empty() || self.values.len() > self.of {
             let dims = self.values.len() as i64;
-            return Err(VectorError::PrefixOutOfRange { dims, of: self.of }.into());
+            return Err(vector_error(VectorError::PrefixOutOfRange {
+                dims,
+                of: self.of,
+            }));
         }
         Ok(self)
     }
@@ -102,7 +105,7 @@ pub fn check_prefix_dims(dims: i32) -> Result<(), ErrorReport> {
         return Ok(());
     }
     let (dims, of) = (dims.into(), MAX_DIMS);
-    Err(VectorError::PrefixOutOfRange { dims, of }.into())
+    Err(vector_error(VectorError::PrefixOutOfRange { dims, of }))
 }
 
 /// A `mrl_probe` argument.
@@ -303,7 +306,7 @@ fn mrl_probe_in(text: &CStr) -> Result<Probe, ErrorReport> {
     let probe = Probe {
         threshold: threshold.parse().map_err(|_| syntax())?,
         of: of.parse().map_err(|_| syntax())?,
-        values: parse(values)?,
+        values: parse(values).map_err(vector_error)?,
     };
     if probe.values.len() != dims {
         return Err(syntax());

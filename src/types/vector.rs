@@ -19,7 +19,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{impl_sql_translatable, pg_sys};
 
-use super::error::sql_error;
+use super::error::{sql_error, vector_error};
 use super::varlena::{Bytes, RawVarlena, new_varlena};
 use crate::vector::{MAX_DIMS, VectorError, squared_norm};
 
@@ -66,11 +66,10 @@ impl<'fcx> VectorArg<'fcx> {
         let wanted = usize::try_from(dims).unwrap_or(0).min(MAX_DIMS + 1);
         let values = self.prefix(wanted)?;
         if wanted == 0 || wanted > values.dims() {
-            return Err(VectorError::PrefixOutOfRange {
+            return Err(vector_error(VectorError::PrefixOutOfRange {
                 dims,
                 of: values.dims(),
-            }
-            .into());
+            }));
         }
         Ok(values)
     }
@@ -137,11 +136,11 @@ impl Values<'_> {
 }
 
 /// Errors unless both have the same number of dimensions.
-pub fn check_same_dims(a: usize, b: usize) -> Result<(), VectorError> {
+pub fn check_same_dims(a: usize, b: usize) -> Result<(), ErrorReport> {
     if a == b {
         Ok(())
     } else {
-        Err(VectorError::DifferentDimensions(a, b))
+        Err(vector_error(VectorError::DifferentDimensions(a, b)))
     }
 }
 

@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{Internal, pg_sys};
 
-use super::error::sql_error;
+use super::error::{sql_error, vector_error};
 use super::vector::{MrlVector, VectorArg};
 use crate::vector::{MAX_DIMS, VectorError, check_dims, parse};
 
@@ -41,7 +41,7 @@ fn mrl_vector_in(
     typmod: i32,
 ) -> Result<MrlVector, ErrorReport> {
     // In a database that is not UTF-8 the bytes may be anything; a vector is ASCII.
-    let values = parse(&text.to_string_lossy())?;
+    let values = parse(&text.to_string_lossy()).map_err(vector_error)?;
     check_typmod(values.len(), typmod)?;
     Ok(MrlVector(values))
 }
@@ -166,7 +166,7 @@ fn decode(message: &[u8]) -> Result<Vec<f16>, ErrorReport> {
     };
     let dims = usize::from(u16::from_be_bytes([header[0], header[1]]));
     let unused = u16::from_be_bytes([header[2], header[3]]);
-    check_dims(dims)?;
+    check_dims(dims).map_err(vector_error)?;
     if unused != 0 {
         return Err(malformed(format!("expected unused to be 0, not {unused}")));
     }
@@ -181,8 +181,8 @@ fn decode(message: &[u8]) -> Result<Vec<f16>, ErrorReport> {
         .map(|bytes| {
             let value = f16::from_be_bytes([bytes[0], bytes[1]]);
             match value {
-                v if v.is_nan() => Err(VectorError::NotANumber.into()),
-                v if v.is_infinite() => Err(VectorError::Infinite.into()),
+                v if v.is_nan() => Err(vector_error(VectorError::NotANumber)),
+                v if v.is_infinite() => Err(vector_error(VectorError::Infinite)),
                 v => Ok(v),
             }
         })

@@ -76,11 +76,13 @@ impl Kernel {
 }
 
 /// [`Kernel::dot_and_squared_norm`] on the best kernel of this CPU.
+#[inline]
 pub fn dot_and_squared_norm(x: &[f16], q: &[f32]) -> (f32, f32) {
     Kernel::best().dot_and_squared_norm(x, q)
 }
 
 /// `Σ x_i²`, added in the same order as in [`dot_and_squared_norm`].
+#[inline]
 pub fn squared_norm(x: &[f16]) -> f32 {
     let mut lanes = [0.0; LANES];
     for block in x.chunks(LANES) {

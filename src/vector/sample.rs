@@ -238,7 +238,7 @@ const _: () = assert!(SAMPLE_DIMS as i64 * 127 * i16::MAX as i64 <= i32::MAX as 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::{Query, from_f32s};
+    use crate::{Query, from_f32s};
 
     /// Uniform in [-1, 1), the same on every run.
     fn random(state: &mut u64) -> f32 {

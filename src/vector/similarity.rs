@@ -8,6 +8,7 @@ use super::kernel::{dot_and_squared_norm, squared_norm};
 /// `dot / (‖x‖ ‖q‖)` in [-1, 1] from the kernel's sums; 0 where either vector is zero.
 ///
 /// A vector with itself gives exactly 1: the square root of a square of an f32 is exact in f64.
+#[inline]
 pub fn cosine(dot: f32, squared_norm_x: f32, squared_norm_q: f32) -> f64 {
     if squared_norm_x == 0.0 || squared_norm_q == 0.0 {
         return 0.0;
@@ -63,16 +64,19 @@ impl Query {
     }
 
     /// Length of the compared prefix.
+    #[inline]
     pub fn dims(&self) -> usize {
         self.values.len()
     }
 
     /// Dimensions of the whole vector.
+    #[inline]
     pub fn of(&self) -> usize {
         self.of
     }
 
     /// Cosine similarity of the two prefixes: `x` is the row's, [`Query::dims`] values long.
+    #[inline]
     pub fn similarity(&self, x: &[f16]) -> f64 {
         let (dot, squared_norm) = dot_and_squared_norm(x, &self.values);
         cosine(dot, squared_norm, self.squared_norm)
@@ -84,7 +88,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::vector::from_f32s;
+    use crate::from_f32s;
 
     fn brute_force(x: &[f32], q: &[f32]) -> f64 {
         let (mut dot, mut xx, mut qq) = (0.0, 0.0, 0.0);

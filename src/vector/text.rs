@@ -75,7 +75,7 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::from_f32s;
+    use crate::from_f32s;
 
     #[test]
     fn reads_what_pgvector_reads() {

@@ -23,10 +23,10 @@ use super::directory::Directory;
 use super::layers::Linear;
 use super::scope::Source;
 use super::{Cancel, Embedder, ModelError, Request};
-use crate::memory;
 use config::{Config, Variant};
 use encoder::{Checkpoint, Encoder};
 use layout::{Layout, Pooling, Prompts, ScoreActivation, Task};
+use photosearch_memory as memory;
 use tokens::{Sequence, Tokens};
 
 const SCORES_ONLY: ModelError = ModelError::WrongKind(

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::image::RgbImage;
-use crate::model::Cache;
-use crate::model::tests::{Checkpoint, load_anew};
+use crate::Cache;
+use crate::tests::{Checkpoint, load_anew};
+use photosearch_image::RgbImage;
 
 /// Of `‖a - b‖ / ‖b‖` of a hidden state, and of a score.
 const TOLERANCE: f64 = 1e-5;
@@ -23,7 +23,7 @@ const CROSS_ENCODERS: [&str; 2] = ["bert_rerank", "xlm_roberta_rerank"];
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden/text")
+        .join("../../tests/golden/text")
         .join(name)
 }
 
@@ -107,7 +107,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 fn load_packed(dir: &Path) -> Model {
     let cache = tempfile::tempdir().unwrap();
     let cancel = Cancel::new();
-    let pack = crate::model::pack(dir, &Cache::new(cache.path().into()), false, &cancel).unwrap();
+    let pack = crate::pack(dir, &Cache::new(cache.path().into()), false, &cancel).unwrap();
     let pack = Arc::new(pack);
     let directory = Directory::packed(pack.clone());
     Model::load(&directory, Source::Packed(&pack), &cancel).unwrap()
@@ -274,7 +274,7 @@ fn directories_are_described() {
         ("xlm_roberta_cls", "xlm-roberta", Some(32)),
         ("xlm_roberta_rerank", "xlm-roberta", None),
     ] {
-        let info = crate::model::describe(&golden(name)).unwrap();
+        let info = crate::describe(&golden(name)).unwrap();
         assert_eq!((info.family, info.dims), (family, dims));
         assert_eq!(info.missing, Vec::<String>::new());
     }
@@ -305,10 +305,7 @@ fn unusual_layouts_are_named() {
     let assert_unsupported = |file: &str, change: &dyn Fn(&mut Value), words: &str| {
         let copy = Checkpoint::of_text("bert_mean");
         copy.edit(file, |content| change(content));
-        for error in [
-            copy.error(),
-            crate::model::describe(copy.path()).unwrap_err(),
-        ] {
+        for error in [copy.error(), crate::describe(copy.path()).unwrap_err()] {
             assert!(
                 matches!(error, ModelError::UnsupportedModel(_)),
                 "{error:?}"
@@ -492,7 +489,7 @@ fn pickled_weights_are_named() {
         "{error:?}"
     );
     assert_eq!(
-        crate::model::describe(copy.path()).unwrap().missing,
+        crate::describe(copy.path()).unwrap().missing,
         ["model.safetensors"]
     );
     std::fs::remove_file(path("pytorch_model.bin")).unwrap();

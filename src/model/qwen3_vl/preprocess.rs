@@ -8,7 +8,7 @@ use super::super::ModelError;
 use super::super::directory::{Directory, ImageBudget, PHOTOSEARCH, PREPROCESSOR};
 use super::config::VisionConfig;
 use super::rope::Grid;
-use crate::image::{RgbImage, resize_bicubic};
+use photosearch_image::{RgbImage, resize_bicubic};
 
 const MAX_ASPECT_RATIO: u64 = 200;
 /// The reference's budget, counted in squares of one token's side.

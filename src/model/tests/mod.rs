@@ -31,7 +31,7 @@ impl Checkpoint {
         );
         let path = std::env::temp_dir().join(name);
         let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/golden")
+            .join("../../tests/golden")
             .join(group)
             .join(case);
         copy_directory(&source, &path);

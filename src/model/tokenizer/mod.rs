@@ -27,9 +27,9 @@ use tokenizers::{
 
 use super::ModelError;
 use super::directory::{Directory, TOKENIZER};
-use crate::memory;
 use blob::{Kind, Layout};
 use build::Rest;
+use photosearch_memory as memory;
 use table::TableModel;
 
 /// What a compact form lies in: a buffer, or the owner of a mapping.

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::*;
-use crate::model::Cache;
+use crate::Cache;
 
 /// That two embeddings which should be the same must reach.
 const COSINE: f64 = 0.999_999;
 
 fn golden(path: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
+        .join("../../tests/golden")
         .join(path)
 }
 
@@ -26,7 +26,7 @@ fn load_case(name: &str) -> Qwen3Vl {
 fn load_from(dir: &Path) -> Qwen3Vl {
     let cache = tempfile::tempdir().unwrap();
     let cancel = Cancel::new();
-    let pack = crate::model::pack(dir, &Cache::new(cache.path().into()), false, &cancel).unwrap();
+    let pack = crate::pack(dir, &Cache::new(cache.path().into()), false, &cancel).unwrap();
     let pack = Arc::new(pack);
     let directory = Directory::packed(pack.clone());
     Qwen3Vl::load(&directory, Source::Packed(&pack), &cancel).unwrap()

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::image::{RgbImage, resize_bicubic};
-use crate::model::directory::ImageBudget;
+use crate::directory::ImageBudget;
+use photosearch_image::{RgbImage, resize_bicubic};
 
 fn read_json<T: DeserializeOwned>(name: &str) -> T {
     serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()

@@ -1,7 +1,7 @@
 //! What loading costs, by hand, on a tokenizer that is too large to keep here:
 //!
 //! ```text
-//! PHOTOSEARCH_TOKENIZER=…/tokenizer.json cargo test --release --lib … \
+//! PHOTOSEARCH_TOKENIZER=…/tokenizer.json cargo test --release -p photosearch-model \
 //!     -- --ignored --nocapture cost::of_loading
 //! ```
 //!
@@ -162,12 +162,12 @@ fn one_way() {
 /// hand, in a process of its own:
 ///
 /// ```text
-/// cargo test --release --lib … -- --ignored --nocapture --test-threads 1 cost::of_tokenizing
+/// cargo test --release -p photosearch-model -- --ignored --nocapture --test-threads 1 cost::of_tokenizing
 /// ```
 #[test]
 #[ignore = "measures"]
 fn of_tokenizing() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
     let field = |name: &str| -> f64 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name));

@@ -91,7 +91,9 @@ impl Both {
 }
 
 fn root(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(name)
 }
 
 /// The tokenizers in the repository: the golden files' and the mini model's.
@@ -268,7 +270,7 @@ fn an_error_names_the_file_and_what_is_wrong() {
 }
 
 /// A tokenizer that is too large to keep here:
-/// `PHOTOSEARCH_TOKENIZER=…/tokenizer.json cargo test … -- --ignored a_given_tokenizer`.
+/// `PHOTOSEARCH_TOKENIZER=…/tokenizer.json cargo test --release -p photosearch-model -- --ignored a_given_tokenizer`.
 #[test]
 #[ignore = "needs PHOTOSEARCH_TOKENIZER, the path of a tokenizer.json"]
 fn a_given_tokenizer_gives_what_the_crates_gives() {

@@ -30,7 +30,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::image::{RgbImage, resize_bicubic};
+use photosearch_image::{RgbImage, resize_bicubic};
 
 pub use cancel::Cancel;
 pub use directory::ModelInfo;

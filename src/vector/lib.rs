@@ -19,6 +19,7 @@ use half::f16;
 pub const MAX_DIMS: usize = 16_000;
 
 /// Checks a dimension count against `1..=MAX_DIMS`.
+#[inline]
 pub fn check_dims(dims: usize) -> Result<(), VectorError> {
     match dims {
         0 => Err(VectorError::NoDimensions),
@@ -46,6 +47,7 @@ pub fn to_f16(value: f32) -> Result<f16, VectorError> {
 /// Rounds an f64 to the nearest half, ties to even, once: the same on every CPU. (A conversion by
 /// way of the nearest f32 rounds twice, and what libraries do in one step differs by CPU.)
 /// Magnitudes of 65,520 and above become infinite.
+#[inline]
 pub fn round_to_f16(value: f64) -> f16 {
     let nearest = value as f32;
     if f64::from(nearest) == value || value.is_nan() {

@@ -8,14 +8,14 @@
 //! # The bound
 //!
 //! Let `x` be a row's prefix of `p` values, `u = x / ‖x‖`, and `q̂` the query's prefix divided by
-//! its norm. The row matches if the similarity `S` that [`crate::vector::Query`] computes reaches
+//! its norm. The row matches if the similarity `S` that [`photosearch_vector::Query`] computes reaches
 //! the threshold. The code stands for a vector `v`, and the row keeps `r ≥ ‖u − v‖` ([`code`]).
 //!
 //! 1. By Cauchy-Schwarz `|⟨u, q̂⟩ − ⟨v, q̂⟩| = |⟨u − v, q̂⟩| ≤ r`, since `‖q̂‖ = 1`.
 //! 2. The first level compares with `k`, a query of 15-bit integers times a scale, and knows
 //!    `e ≥ ‖q̂ − k‖`. `|⟨v, q̂⟩ − ⟨v, k⟩| ≤ ‖v‖ e ≤ (1 + r) e`.
 //! 3. `⟨v, k⟩` is a sum of products of integers, which is exact, times two scales in f64.
-//! 4. `S` itself is a floating-point sum: `|S − ⟨u, q̂⟩| ≤` [`crate::vector::similarity_error`].
+//! 4. `S` itself is a floating-point sum: `|S − ⟨u, q̂⟩| ≤` [`photosearch_vector::similarity_error`].
 //! 5. What is computed in f64, here and in 2. and 4., is off by less than [`ARITHMETIC`].
 //!
 //! Together: `|S − ⟨v, k⟩| ≤ r + (1 + r) e + similarity_error + ARITHMETIC`.

@@ -57,21 +57,25 @@ pub struct Allocator;
 
 // SAFETY: whatever is returned comes from the system's allocator, which keeps the contract.
 unsafe impl GlobalAlloc for Allocator {
+    #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise is the same as ours.
         retry(layout.size(), || unsafe { System.alloc(layout) })
     }
 
+    #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
         retry(layout.size(), || unsafe { System.alloc_zeroed(layout) })
     }
 
+    #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above; where it fails, the block is as it was.
         retry(size, || unsafe { System.realloc(block, layout, size) })
     }
 
+    #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as above.
         unsafe { System.dealloc(block, layout) }
@@ -173,6 +177,10 @@ pub fn ask(bytes: u64) -> Result<(), Exhausted> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // As in the server.
+    #[global_allocator]
+    static ALLOCATOR: Allocator = Allocator;
 
     #[test]
     fn an_allocation_that_fails_is_tried_again_without_the_reserve() {
