@@ -1,12 +1,12 @@
-//! What a call site keeps between rows must follow its arguments and the settings, also where one
-//! expression lives on while its variables change, as in PL/pgSQL.
+//! Tests that the state of a call site follows its arguments and the settings, even if one
+//! expression is evaluated for many values of its variables, as in PL/pgSQL.
 
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;
     use pgrx::spi::Error;
 
-    /// `vectors(id, v)`: unit vectors around a circle and then some.
+    /// Creates the table `vectors(id, v)` with 20 different vectors.
     fn make_vectors(dims: usize) -> Result<(), Error> {
         Spi::run(&format!(
             "CREATE TABLE vectors AS
@@ -15,11 +15,12 @@ mod tests {
         ))
     }
 
-    /// How many pairs, whether both ways agreed on all, whether some matched and some did not.
+    /// The number of pairs, whether the two evaluations agreed on all of them, and whether some
+    /// pairs matched and others did not.
     type Seen = (Option<i64>, Option<bool>, Option<bool>);
 
-    /// Evaluates `expression` over `e` and `q` in one loop whose call site stays, and in a new
-    /// statement for each pair: `(pairs, all the same, some true, some false)`.
+    /// Evaluates `expression` over all pairs of vectors `e` and `q`, once in a loop with one call
+    /// site and once in a new statement for each pair, and compares the results.
     fn in_a_loop(expression: &str) -> Result<Seen, Error> {
         Spi::run(&format!(
             "CREATE TABLE seen (a int, b int, in_loop bool, alone bool);
@@ -117,9 +118,9 @@ mod tests {
         Ok(())
     }
 
-    /// What the model recommends counts until a setting is set, and again when it is reset.
+    /// The model's recommendations apply until a setting is set, and again after it is reset.
     #[pg_test]
-    fn the_model_recommends_where_nothing_is_set() -> Result<(), Error> {
+    fn the_recommendations_apply_if_nothing_is_set() -> Result<(), Error> {
         Spi::run(
             "CREATE TABLE model AS SELECT * FROM photosearch.models WHERE name = 'photosearch-mini-1';
              CREATE TABLE vectors AS
@@ -144,8 +145,9 @@ mod tests {
         Ok(())
     }
 
-    /// What an expression gives in a loop whose call site stays, and what a new statement gives, for
-    /// each combination of `arguments`: all the same, and so many different ones.
+    /// Evaluates `expression` for each row of `arguments`, once in a loop with one call site and
+    /// once in a new statement for each row. Returns the number of rows with different results, and
+    /// the number of distinct results.
     fn embedded_in_a_loop(expression: &str, arguments: &str) -> Result<(i64, i64), Error> {
         Spi::run(&format!(
             "CREATE TABLE seen (in_loop mrl_vector, alone mrl_vector);
@@ -186,7 +188,8 @@ mod tests {
         Ok(())
     }
 
-    /// A cast of a parameter keeps the vector of the last array, of that array alone.
+    /// The cast of a parameter keeps the vector of the last array, and uses it only for the same
+    /// array.
     #[pg_test]
     fn arrays_change_under_one_call_site() -> Result<(), Error> {
         for of in ["real", "double precision", "integer", "numeric"] {

@@ -1,4 +1,5 @@
-//! Tests that run inside a backend. Each file has a schema `tests`, in which pgrx looks for them.
+//! Tests that run inside a backend. Each file has a schema `tests`, because pgrx looks for tests
+//! there.
 
 mod call_site;
 mod random;

@@ -1,7 +1,8 @@
-//! Vectors by chance, the same in every run, and the plain arithmetic to judge answers by.
+//! Pseudo-random vectors, the same in every run, and a straightforward similarity function to
+//! compare results with.
 
-/// A small generator (Marsaglia's xorshift64*): the crates for it are not there in a build with
-/// `pg_test`, which has no dev-dependencies.
+/// A small generator (Marsaglia's xorshift64*). A build with the feature `pg_test` has no
+/// dev-dependencies, so the tests cannot use a crate for this.
 pub struct Random(u64);
 
 impl Random {
@@ -21,12 +22,12 @@ impl Random {
         low + (self.next() >> 33) as usize % (high - low + 1)
     }
 
-    /// In `-1.0..1.0`.
+    /// A number in `-1.0..1.0`.
     pub fn signed(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
 
-    /// Values that a half holds exactly: whole multiples of 1/1024 below 1.
+    /// A vector of values that a half represents exactly: multiples of 1/1024 between -1 and 1.
     pub fn vector(&mut self, dims: usize) -> Vec<f32> {
         (0..dims)
             .map(|_| (self.signed() * 1024.0).round() as f32 / 1024.0)
@@ -34,7 +35,8 @@ impl Random {
     }
 }
 
-/// Cosine similarity of the first `dims` values, in f64; 0 with a zero vector.
+/// The cosine similarity of the first `dims` values, computed in f64; 0 if one of the vectors is
+/// zero.
 pub fn brute_force(a: &[f32], b: &[f32], dims: usize) -> f64 {
     let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
     for (a, b) in a.iter().zip(b).take(dims) {

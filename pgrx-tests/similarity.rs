@@ -1,4 +1,4 @@
-//! The pair against brute force in f64, through SQL.
+//! Compares the results of the coarse filter and the fine score in SQL with a computation in f64.
 
 #[pgrx::pg_schema]
 mod tests {
@@ -7,7 +7,7 @@ mod tests {
 
     use super::super::random::{Random, brute_force};
 
-    /// What f32 sums of a few hundred products can be off by, and more.
+    /// More than the error of an f32 sum of a few hundred products.
     const TOLERANCE: f64 = 1e-5;
 
     #[pg_test]
@@ -19,10 +19,11 @@ mod tests {
             let dims = random.between(1, of);
             let (e, q) = (random.vector(of), random.vector(of));
             let expected = brute_force(&e, &q, dims);
-            // Close to the threshold on either side, but further than f32 can be wrong.
+            // A distance from the threshold that is usually small, but larger than the error of
+            // f32.
             let distance = TOLERANCE + random.signed().abs().powi(4) * 0.5;
-            // A threshold is a cosine: of two vectors in one direction it can't lie above, nor below of
-            // two in opposite ones.
+            // A threshold is a cosine. So it cannot exceed a similarity of 1, nor lie below a
+            // similarity of -1.
             let below = match random.signed() < 0.0 {
                 true => expected + distance <= 1.0,
                 false => expected - distance < -1.0,
@@ -79,7 +80,8 @@ mod tests {
         Ok(())
     }
 
-    /// Rows of a table, the query a constant, a parameter, a subquery and a row of another table.
+    /// Scans a table with the query as a constant, a parameter, a subquery and a row of another
+    /// table.
     #[pg_test]
     fn a_scan_returns_exactly_the_matches() -> Result<(), Error> {
         const DIMS: usize = 48;

@@ -1,10 +1,11 @@
-//! What the scripts of the extensions may not hold.
+//! Checks the scripts of the extensions.
 
 #[cfg(test)]
 mod tests {
-    /// Postgres replaces `@extschema@`, `@extowner@` and `@extschema:name@` in a script wherever they
-    /// stand, and does not look whether that is a comment. A schema whose name holds the end of a
-    /// line would go on as a statement, which the superuser runs who creates the extension.
+    /// Postgres replaces `@extschema@`, `@extowner@` and `@extschema:name@` everywhere in a script,
+    /// including comments. If the name of a schema contained a newline, the text behind it would
+    /// leave the comment and run as a statement, with the rights of the superuser who creates the
+    /// extension.
     #[test]
     fn comments_hold_no_token_that_postgres_replaces() {
         let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sql");

@@ -1,5 +1,5 @@
-//! However a row is stored, in place, short, compressed or out of line, whole or by slices: the
-//! same answers as from the plain value.
+//! Tests that the storage of a row (in the row, short header, compressed or out of line, read as a
+//! whole or by slices) does not change any result.
 
 #[pgrx::pg_schema]
 mod tests {
@@ -8,17 +8,19 @@ mod tests {
 
     use super::super::random::Random;
 
-    /// Dimension counts around the places where the form changes: a short header ends at 59 (126
-    /// bytes), a TOAST chunk of 1,996 bytes at 994, a row moves out of line at about 1,000.
-    fn telling_dims() -> Vec<usize> {
+    /// Dimension counts around the limits at which the storage changes: a short header is used up
+    /// to 59 dimensions (126 bytes), a TOAST chunk of 1,996 bytes holds 994, and a row is moved out
+    /// of line at about 1,000.
+    fn boundary_dims() -> Vec<usize> {
         (1..=62)
             .chain(980..=1005)
             .chain([1991, 1992, 1993])
             .collect()
     }
 
-    /// Fills `stored` with vectors of these dimensions, half of them of few values, which compress,
-    /// and compares every way to read a part with the same on a copy that is not stored.
+    /// Fills `stored` with vectors of these dimensions. Half of them have few distinct values, so
+    /// that they can be compressed. Then compares every function that reads a part of a vector with
+    /// the same function on a copy that is not stored.
     fn check_storage(storage: &str, all_dims: &[usize], prefixes: &[usize]) -> Result<(), Error> {
         let mut random = Random::new(4);
         Spi::run(&format!(
@@ -35,8 +37,8 @@ mod tests {
             )?;
         }
         let prefixes: Vec<i32> = prefixes.iter().map(|&dims| dims as i32).collect();
-        // `copy` went through its text form: nothing is stored, nothing is sliced. Rows whose
-        // dimensions are near the prefix see its last values too.
+        // `copy` has been converted to text and back, so it is neither stored nor sliced. Rows with
+        // few more dimensions than the prefix also test the last values of the prefix.
         let differing = Spi::get_one_with_args::<i64>(
             "SELECT count(*) FILTER (WHERE NOT (
                     e = copy AND vector_dims(e) = vector_dims(copy) AND l2_norm(e) = l2_norm(copy)
@@ -66,31 +68,31 @@ mod tests {
 
     #[pg_test]
     fn plain_storage() -> Result<(), Error> {
-        check_storage("plain", &telling_dims(), &prefixes())
+        check_storage("plain", &boundary_dims(), &prefixes())
     }
 
     #[pg_test]
     fn external_storage() -> Result<(), Error> {
-        let mut dims = telling_dims();
+        let mut dims = boundary_dims();
         dims.extend([2048, 16_000]);
         check_storage("external", &dims, &prefixes())
     }
 
     #[pg_test]
     fn extended_storage() -> Result<(), Error> {
-        let mut dims = telling_dims();
+        let mut dims = boundary_dims();
         dims.extend([2048, 16_000]);
         check_storage("extended", &dims, &prefixes())
     }
 
     #[pg_test]
     fn main_storage() -> Result<(), Error> {
-        let mut dims = telling_dims();
+        let mut dims = boundary_dims();
         dims.extend([2048, 16_000]);
         check_storage("main", &dims, &prefixes())
     }
 
-    /// The point of external storage: a filter on a prefix leaves the rest where it lies.
+    /// The purpose of external storage: a filter on a prefix does not read the rest of the vector.
     #[pg_test]
     fn a_prefix_is_read_without_the_rest() -> Result<(), Error> {
         Spi::run(
@@ -107,7 +109,8 @@ mod tests {
             let of = |key: &str| plan[key].as_u64().expect("a number of blocks");
             Ok::<_, Error>(of("Shared Hit Blocks") + of("Shared Read Blocks"))
         };
-        // 20 rows of 16,000 dimensions lie in 17 chunks each, on five pages or so.
+        // A vector of 16,000 dimensions is stored in 17 chunks, on about five pages; the table has
+        // 20.
         let query = "array_fill(1, ARRAY[16000])::mrl_vector";
         let count = blocks("vector_dims(e) > 0")?;
         let prefix = blocks(&format!("coarse_match(e, {query}, 0.5, 900)"))?;
@@ -117,7 +120,8 @@ mod tests {
         Ok(())
     }
 
-    /// A query out of line is known by where it lies: two of them are not one.
+    /// A query out of line is identified by its TOAST pointer; two such queries must not be taken
+    /// for the same.
     #[pg_test]
     fn stored_queries_are_told_apart() -> Result<(), Error> {
         Spi::run(

@@ -1,10 +1,11 @@
--- Embedding. With the model named the functions are immutable, as to_tsvector(config, text) is: a
--- model's name stands for fixed weights. Parallel restricted, so that no worker loads a model of
--- its own. The cost is that of a small model's forward pass.
+-- Embedding functions. A function with an explicit model is immutable, like to_tsvector(config,
+-- text), because the name of a model stands for fixed weights. The functions are parallel
+-- restricted, so that parallel workers do not load models of their own. COST is that of a forward
+-- pass of a small model.
 
 CREATE FUNCTION photosearch.embed_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'photosearch_embed_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION photosearch.embed_support(internal) IS 'planner support for functions that embed: once a statement where no row changes the arguments';
+COMMENT ON FUNCTION photosearch.embed_support(internal) IS 'planner support for functions that embed: cost of one embedding per statement if the arguments are the same for all rows';
 
 CREATE FUNCTION embed_text(model text, content text, instruction text DEFAULT NULL) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'photosearch_embed_text_wrapper'
@@ -41,17 +42,18 @@ CREATE FUNCTION embed_images(model text, images bytea[], instruction text DEFAUL
     LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 100000000;
 COMMENT ON FUNCTION embed_images(text, bytea[], text) IS 'embeddings of several encoded pictures, in order';
 
--- Stable: its result depends on limits that are settings. Of embed_image only errors do.
+-- Stable and not immutable: the result depends on limits that are settings. For embed_image only
+-- the errors depend on them.
 CREATE FUNCTION photosearch.image_problem(image bytea, model text DEFAULT NULL) RETURNS text
     AS 'MODULE_PATHNAME', 'photosearch_image_problem_wrapper'
     LANGUAGE C STABLE PARALLEL RESTRICTED COST 5000000;
-COMMENT ON FUNCTION photosearch.image_problem(bytea, text) IS 'why a model (photosearch.model where none is named) cannot embed a picture; null where it can';
+COMMENT ON FUNCTION photosearch.image_problem(bytea, text) IS 'reason why a model (by default photosearch.model) cannot embed a picture; null if it can';
 
--- A cross-encoder reads query and content together.
+-- A cross-encoder evaluates the query together with the content.
 CREATE FUNCTION rerank_score(model text, query text, content text) RETURNS real
     AS 'MODULE_PATHNAME', 'photosearch_rerank_score_wrapper'
     LANGUAGE C STABLE STRICT PARALLEL RESTRICTED COST 1000000;
-COMMENT ON FUNCTION rerank_score(text, text, text) IS 'how well a content answers a query, by a cross-encoder';
+COMMENT ON FUNCTION rerank_score(text, text, text) IS 'score of a cross-encoder for how well a content answers a query';
 
 CREATE FUNCTION photosearch.list_models(
     OUT name text, OUT family text, OUT dimensions integer, OUT size bigint, OUT state text,
@@ -63,17 +65,17 @@ CREATE FUNCTION photosearch.list_models(
 COMMENT ON FUNCTION photosearch.list_models() IS 'the models that the server has';
 
 CREATE VIEW photosearch.models AS SELECT * FROM photosearch.list_models();
-COMMENT ON VIEW photosearch.models IS 'the models that the server has, with what each recommends for the coarse and the fine step, and how its packed copy is held';
+COMMENT ON VIEW photosearch.models IS 'the models that the server has, with the thresholds and the prefix length that each recommends, and the properties of its packed copy';
 GRANT SELECT ON photosearch.models TO PUBLIC;
 
 CREATE FUNCTION photosearch.prepare_model(model text, replace boolean DEFAULT false) RETURNS bigint
     AS 'MODULE_PATHNAME', 'photosearch_prepare_model_wrapper'
     LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 100000000;
-COMMENT ON FUNCTION photosearch.prepare_model(text, boolean) IS 'pack a model, read it into memory, and tell the bytes that sessions map';
+COMMENT ON FUNCTION photosearch.prepare_model(text, boolean) IS 'pack a model, read it into memory, and return the number of bytes that each session maps';
 REVOKE ALL ON FUNCTION photosearch.prepare_model(text, boolean) FROM PUBLIC;
 
 CREATE FUNCTION photosearch.quantize_model(source text, target text) RETURNS double precision
     AS 'MODULE_PATHNAME', 'photosearch_quantize_model_wrapper'
     LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 100000000;
-COMMENT ON FUNCTION photosearch.quantize_model(text, text) IS 'make the variant of a model in 8 bits, and tell the least cosine between vectors of the two';
+COMMENT ON FUNCTION photosearch.quantize_model(text, text) IS 'make a variant of a model with 8-bit weights, and return the smallest cosine between vectors of the two';
 REVOKE ALL ON FUNCTION photosearch.quantize_model(text, text) FROM PUBLIC;

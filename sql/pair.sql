@@ -1,38 +1,61 @@
--- The pair: a coarse filter on a prefix, a fine score on all dimensions.
+-- The two steps of a search: a coarse filter on a prefix, and a fine score on all dimensions.
 
--- The price of a comparison depends on where the vector lies: COST is for whoever does not ask.
+-- The cost of a comparison depends on where the vector is stored, which the support functions take
+-- into account. COST is for callers that do not ask the support function.
 
 CREATE FUNCTION mrl_prefix_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_prefix_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: their price, and no leak through their arguments';
+COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: cost estimates, and a quiet operator beside them behind a security barrier';
 
 CREATE FUNCTION mrl_vector_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_vector_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_vector_support(internal) IS 'planner support for functions that read a whole vector: their price';
+COMMENT ON FUNCTION mrl_vector_support(internal) IS 'planner support for functions that read a whole vector: cost estimates';
 
--- Behind the operators. They are leakproof, so that a table under row-level security can be filtered
--- before its policy, by an index: all that they can tell of a vector is its number of dimensions.
--- mrl_prefix_support takes care that this is all they can tell of a row.
+-- The functions behind the operators. An error about a row tells that the row is there, so these are
+-- not leakproof.
 
 CREATE FUNCTION mrl_coarse_match(mrl_vector, mrl_probe) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_probe_wrapper'
-    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
 COMMENT ON FUNCTION mrl_coarse_match(mrl_vector, mrl_probe) IS 'implementation of @~ operator';
 
 CREATE FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_probe) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_mismatch_probe_wrapper'
-    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
 COMMENT ON FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_probe) IS 'implementation of !@~ operator';
 
 CREATE FUNCTION mrl_coarse_match(mrl_vector, mrl_vector) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_wrapper'
-    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
+    LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
 COMMENT ON FUNCTION mrl_coarse_match(mrl_vector, mrl_vector) IS 'implementation of @~ operator';
 
 CREATE FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_mismatch_wrapper'
-    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
+    LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
 COMMENT ON FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) IS 'implementation of !@~ operator';
+
+-- The quiet operators, which the planner adds to a query (src/index/conditions.rs). They are true if
+-- the two sides cannot be compared, and raise no error: so they are leakproof.
+
+CREATE FUNCTION mrl_may_match(mrl_vector, mrl_probe) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_may_match_probe_wrapper'
+    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
+COMMENT ON FUNCTION mrl_may_match(mrl_vector, mrl_probe) IS 'implementation of @~? operator';
+
+CREATE FUNCTION mrl_may_mismatch(mrl_vector, mrl_probe) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_may_mismatch_probe_wrapper'
+    LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
+COMMENT ON FUNCTION mrl_may_mismatch(mrl_vector, mrl_probe) IS 'implementation of !@~? operator';
+
+CREATE FUNCTION mrl_may_match(mrl_vector, mrl_vector) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_may_match_wrapper'
+    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
+COMMENT ON FUNCTION mrl_may_match(mrl_vector, mrl_vector) IS 'implementation of @~? operator';
+
+CREATE FUNCTION mrl_may_mismatch(mrl_vector, mrl_vector) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_may_mismatch_wrapper'
+    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
+COMMENT ON FUNCTION mrl_may_mismatch(mrl_vector, mrl_vector) IS 'implementation of !@~? operator';
 
 CREATE FUNCTION mrl_coarse_match_sel(internal, oid, internal, integer) RETURNS double precision
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_sel_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE;
@@ -72,9 +95,35 @@ CREATE OPERATOR !@~ (
     LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_coarse_mismatch,
     COMMUTATOR = !@~, NEGATOR = @~, RESTRICT = mrl_coarse_mismatch_sel, JOIN = mrl_coarse_mismatch_joinsel
 );
-COMMENT ON OPERATOR !@~ (mrl_vector, mrl_vector) IS 'not coarsely similar, by the settings';
+COMMENT ON OPERATOR !@~ (mrl_vector, mrl_vector) IS 'not coarsely similar, by the settings photosearch.coarse_threshold and photosearch.coarse_dims';
 
--- The functions that people type: rewritten to the operators when a query is planned.
+-- The quiet operators have no negator: a row that cannot be compared satisfies both.
+
+CREATE OPERATOR @~? (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_may_match,
+    RESTRICT = mrl_coarse_match_sel, JOIN = mrl_coarse_match_joinsel
+);
+COMMENT ON OPERATOR @~? (mrl_vector, mrl_probe) IS 'may be coarsely similar to the probe''s query: put in a condition by the planner';
+
+CREATE OPERATOR @~? (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_may_match,
+    COMMUTATOR = @~?, RESTRICT = mrl_coarse_match_sel, JOIN = mrl_coarse_match_joinsel
+);
+COMMENT ON OPERATOR @~? (mrl_vector, mrl_vector) IS 'may be coarsely similar, by the settings: put in a condition by the planner';
+
+CREATE OPERATOR !@~? (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_may_mismatch,
+    RESTRICT = mrl_coarse_mismatch_sel, JOIN = mrl_coarse_mismatch_joinsel
+);
+COMMENT ON OPERATOR !@~? (mrl_vector, mrl_probe) IS 'may not be coarsely similar to the probe''s query: put in a condition by the planner';
+
+CREATE OPERATOR !@~? (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_may_mismatch,
+    COMMUTATOR = !@~?, RESTRICT = mrl_coarse_mismatch_sel, JOIN = mrl_coarse_mismatch_joinsel
+);
+COMMENT ON OPERATOR !@~? (mrl_vector, mrl_vector) IS 'may not be coarsely similar, by the settings: put in a condition by the planner';
+
+-- The functions for users. The planner rewrites coarse_match to the operators.
 
 CREATE FUNCTION mrl_coarse_match_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;

@@ -1,4 +1,4 @@
--- The types, their casts, operators, aggregates and operator classes.
+-- The types, and their casts, operators, aggregates and operator classes.
 
 CREATE SCHEMA photosearch;
 COMMENT ON SCHEMA photosearch IS 'administration of photosearch: models';
@@ -30,9 +30,9 @@ COMMENT ON FUNCTION mrl_vector_typmod_in(cstring[]) IS 'I/O typmod';
 
 CREATE FUNCTION mrl_vector_typanalyze(internal) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_vector_typanalyze_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_vector_typanalyze(internal) IS 'ANALYZE: keeps a sample of prefixes for the planner';
+COMMENT ON FUNCTION mrl_vector_typanalyze(internal) IS 'ANALYZE function: stores a sample of prefixes for the planner';
 
--- External storage: kept uncompressed, so that a prefix is read without the rest.
+-- STORAGE = external keeps values uncompressed, so that a prefix can be read without the rest.
 CREATE TYPE mrl_vector (
     INPUT = mrl_vector_in,
     OUTPUT = mrl_vector_out,
@@ -65,38 +65,31 @@ CREATE TYPE mrl_probe (
 );
 COMMENT ON TYPE mrl_probe IS 'prefix of a query vector with a similarity threshold, the right-hand side of @~';
 
-CREATE FUNCTION mrl_probe_support(internal) RETURNS internal
-    AS 'MODULE_PATHNAME', 'mrl_probe_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_probe_support(internal) IS 'planner support for mrl_probe: mrl_leakproof_probe where row-level security asks for it';
-
 CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims integer) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_probe_wrapper'
-    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT mrl_probe_support;
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_probe(mrl_vector, double precision, integer) IS
-    'what to look for with @~: vectors whose first dims dimensions have a cosine similarity of at least threshold with the query''s';
+    'right-hand side of @~: matches vectors whose first dims dimensions have a cosine similarity of at least threshold with the query''s';
 
-CREATE FUNCTION mrl_leakproof_probe(mrl_vector, double precision, integer) RETURNS mrl_probe
-    AS 'MODULE_PATHNAME', 'mrl_leakproof_probe_wrapper'
+-- For conditions that the planner adds. These functions are leakproof because they raise no errors.
+
+CREATE FUNCTION mrl_quiet_probe(mrl_vector, double precision, integer) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_quiet_probe_wrapper'
     LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector, double precision, integer) IS
-    'mrl_probe where no column decides threshold and dims: put in its place by the planner under row-level security';
+COMMENT ON FUNCTION mrl_quiet_probe(mrl_vector, double precision, integer) IS
+    'put in place of mrl_probe by the planner: a probe that any vector may match if the arguments are wrong';
 
 CREATE FUNCTION mrl_probe_at_least(mrl_vector, double precision) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_probe_at_least_wrapper'
     LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_probe_at_least(mrl_vector, double precision) IS
-    'for an index over all dimensions: what every vector with at least this fine_score matches by @~';
+    'put in a condition by the planner: a probe that every vector with at least this fine_score matches by @~?';
 
 CREATE FUNCTION mrl_probe_at_most(mrl_vector, double precision) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_probe_at_most_wrapper'
     LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_probe_at_most(mrl_vector, double precision) IS
-    'for an index over all dimensions: what every vector with at most this fine_score matches by !@~';
-
-CREATE FUNCTION mrl_leaky(anyelement) RETURNS anyelement
-    AS 'MODULE_PATHNAME', 'mrl_leaky_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_leaky(anyelement) IS
-    'its argument, by a function that is not leakproof: put by the planner around an argument of @~ that would tell of hidden rows';
+    'put in a condition by the planner: a probe that every vector with at most this fine_score matches by !@~?';
 
 -- Casts
 

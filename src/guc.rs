@@ -1,4 +1,4 @@
-//! Settings.
+//! The configuration parameters `photosearch.*`: their definitions, check hooks and typed getters.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
@@ -14,9 +14,10 @@ use crate::model::{MODEL_NAME_RULE, is_model_name};
 use crate::types::PERCENTAGE_HINT;
 use crate::vector::MAX_DIMS;
 
-/// `coarse_threshold` at this value, outside every cosine, leaves the threshold to the model.
+/// The value of `photosearch.coarse_threshold` that selects the model's recommended threshold. It
+/// lies outside the range of a cosine.
 pub const THRESHOLD_OF_MODEL: f64 = -2.0;
-/// `coarse_dims` at this value leaves the prefix length to the model.
+/// The value of `photosearch.coarse_dims` that selects the model's recommended prefix length.
 pub const DIMS_OF_MODEL: i32 = 0;
 
 const DEFAULT_CACHE_DIR: &CStr = c"pgsql_tmp_photosearch";
@@ -32,7 +33,7 @@ static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_EMBED_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(4 * 1024 * 1024);
 static MAX_IMAGE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
 
-/// Rises whenever `photosearch.model` or `photosearch.model_dir` is assigned.
+/// Incremented by the assign hooks of `photosearch.model` and `photosearch.model_dir`.
 static MODEL_GENERATION: AtomicU64 = AtomicU64::new(0);
 
 #[pg_guard]
@@ -43,14 +44,15 @@ unsafe extern "C-unwind" fn model_assigned(
     MODEL_GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Refuses what no model is called: a setting of a gigabyte would be copied with every call.
+/// Check hook that rejects a value which cannot be a model name. It also bounds the length: every
+/// call copies the setting, which could otherwise be a gigabyte long.
 #[pg_guard]
 unsafe extern "C-unwind" fn check_model(
     value: *mut *mut std::ffi::c_char,
     _extra: *mut *mut std::ffi::c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: Postgres passes the address of a string, which is null where there is no value.
+    // SAFETY: Postgres passes the address of the new string, which is null if there is no value.
     let name = unsafe { (*value).as_ref().map(|name| CStr::from_ptr(name)) };
     let accepted = name.is_none_or(|name| name.is_empty() || is_model_name(name.to_bytes()));
     if !accepted {
@@ -59,7 +61,7 @@ unsafe extern "C-unwind" fn check_model(
     accepted
 }
 
-/// Accepts a cosine, and the value that stands for the model's threshold.
+/// Check hook that accepts a cosine, or [`THRESHOLD_OF_MODEL`].
 #[pg_guard]
 unsafe extern "C-unwind" fn check_threshold(
     value: *mut f64,
@@ -70,26 +72,30 @@ unsafe extern "C-unwind" fn check_threshold(
     let value = unsafe { *value };
     let accepted = value == THRESHOLD_OF_MODEL || (-1.0..=1.0).contains(&value);
     if !accepted {
-        explain("A threshold is a cosine similarity, from -1 to 1; -2 stands for the model's.");
+        explain(
+            "A threshold is a cosine similarity from -1 to 1; -2 selects the threshold that the model recommends.",
+        );
     }
     if value > 1.0 {
-        // As GUC_check_errhint of `utils/guc.h` does.
-        // SAFETY: the string is copied into memory that lives as long as the error.
+        // This is what GUC_check_errhint of `utils/guc.h` does.
+        // SAFETY: `as_pg_cstr` copies the string into the current memory context, which Postgres
+        // keeps until it has reported the error.
         unsafe { pg_sys::GUC_check_errhint_string = PERCENTAGE_HINT.as_pg_cstr() };
     }
     accepted
 }
 
-/// What GUC_check_errdetail of `utils/guc.h` does: says in the error's DETAIL why a check hook
-/// refuses a value.
+/// Sets the DETAIL of the error that Postgres raises if a check hook returns false, as
+/// GUC_check_errdetail of `utils/guc.h` does.
 fn explain(detail: &str) {
-    // SAFETY: the string is copied into memory that lives as long as the error.
+    // SAFETY: `as_pg_cstr` copies the string into the current memory context, which Postgres keeps
+    // until it has reported the error.
     unsafe {
         pg_sys::GUC_check_errdetail_string = detail.as_pg_cstr();
     }
 }
 
-/// The model that the forms without one use.
+/// The model for the functions that take no model argument.
 pub fn model() -> String {
     MODEL
         .get()
@@ -97,7 +103,7 @@ pub fn model() -> String {
         .unwrap_or_default()
 }
 
-/// The directory with the server's own models; empty where none is set.
+/// The directory of the server's own models; empty if the setting is empty.
 pub fn model_dir() -> String {
     MODEL_DIR
         .get()
@@ -105,47 +111,49 @@ pub fn model_dir() -> String {
         .unwrap_or_default()
 }
 
-/// The directory in which the server keeps models as its kernels want them.
+/// The directory in which the server keeps packed copies of models, in the layout that its kernels
+/// need.
 pub fn cache_dir() -> PathBuf {
     // An empty setting would mean the data directory, so fall back to the default.
     let set = CACHE_DIR.get().filter(|set| !set.is_empty());
     let set = set.as_deref().unwrap_or(DEFAULT_CACHE_DIR);
     let set = Path::new(OsStr::from_bytes(set.to_bytes()));
-    // SAFETY: set by the postmaster before any backend runs, to a path that ends in a null byte.
+    // SAFETY: the postmaster sets `DataDir` to a null-terminated path before it starts any backend.
     let data = unsafe { CStr::from_ptr(pg_sys::DataDir) };
     Path::new(OsStr::from_bytes(data.to_bytes())).join(set)
 }
 
-/// Bytes that a forward pass, or the decoding of a picture, may take for itself.
+/// The number of bytes that one forward pass, or the decoding of one picture, may allocate.
 pub fn max_embed_memory() -> u64 {
     u64::try_from(MAX_EMBED_MEMORY.get()).unwrap_or(0) * 1024
 }
 
-/// Differs from an earlier value if [`model`] or [`model_dir`] may have changed since.
+/// A counter: if it differs from an earlier value, then [`model`] or [`model_dir`] may have changed
+/// in between.
 pub fn model_generation() -> u64 {
     MODEL_GENERATION.load(Ordering::Relaxed)
 }
 
-/// The threshold of the coarse filter as it was set; `None`: the model's.
+/// The threshold that the user has set for the coarse filter; `None` selects the model's.
 pub fn coarse_threshold() -> Option<f64> {
     Some(COARSE_THRESHOLD.get()).filter(|&threshold| threshold != THRESHOLD_OF_MODEL)
 }
 
-/// The prefix length of the coarse filter as it was set; `None`: the model's.
+/// The prefix length that the user has set for the coarse filter; `None` selects the model's.
 pub fn coarse_dims() -> Option<usize> {
     usize::try_from(COARSE_DIMS.get())
         .ok()
         .filter(|&dims| dims > 0)
 }
 
-/// Most threads for the forward pass; `None`: one for each processor.
+/// The maximum number of threads for a forward pass; `None` means one per processor.
 pub fn threads() -> Option<usize> {
     usize::try_from(THREADS.get())
         .ok()
         .filter(|&threads| threads > 0)
 }
 
-/// What `embed_image` accepts.
+/// The limits for the pictures that `embed_image` accepts.
 pub fn image_limits() -> Limits {
     Limits {
         max_bytes: usize::try_from(MAX_IMAGE_BYTES.get()).unwrap_or(0) * 1024,
@@ -154,14 +162,15 @@ pub fn image_limits() -> Limits {
     }
 }
 
-/// Defines every setting; called once, when the library is loaded.
+/// Defines every setting. Called once, when the library is loaded.
 pub fn register() {
-    // SAFETY: the hook only adds to a counter.
+    // SAFETY: `check_model` only reads the string that Postgres passes, and `model_assigned` only
+    // increments a counter.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             c"photosearch.model",
             c"Model that embed_text(text) and embed_image(bytea) use.",
-            c"Also the model whose recommended threshold and prefix length coarse_match(embedding, query) follows.",
+            c"coarse_match(embedding, query) uses the threshold and the prefix length that this model recommends.",
             &MODEL,
             GucContext::Userset,
             GucFlags::default(),
@@ -172,7 +181,7 @@ pub fn register() {
         GucRegistry::define_string_guc_with_hooks(
             c"photosearch.model_dir",
             c"Directory of the server's models, each a directory in Hugging Face layout.",
-            c"Models that are installed with the extension are found without it.",
+            c"Models that were installed with the extension do not need this setting.",
             &MODEL_DIR,
             GucContext::Suset,
             GucFlags::SUPERUSER_ONLY,
@@ -184,17 +193,17 @@ pub fn register() {
     GucRegistry::define_string_guc(
         c"photosearch.cache_dir",
         c"Directory in which the server keeps its own copies of models, which all sessions map.",
-        c"A relative path is one in the data directory. A name that begins with pgsql_tmp is left out of base backups.",
+        c"A relative path is relative to the data directory. Base backups exclude a directory whose name begins with pgsql_tmp.",
         &CACHE_DIR,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
     GucRegistry::define_float_guc_with_hooks(
         c"photosearch.coarse_threshold",
-        c"Similarity from which coarse_match(embedding, query) keeps a row.",
-        c"-2 stands for what photosearch.model recommends.",
+        c"Minimum similarity of the rows that coarse_match(embedding, query) keeps.",
+        c"-2 selects the threshold that photosearch.model recommends.",
         &COARSE_THRESHOLD,
-        // The check hook knows the range, and says more than Postgres would.
+        // The check hook checks the range, because its message explains the special value -2.
         f64::MIN,
         f64::MAX,
         GucContext::Userset,
@@ -206,7 +215,7 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"photosearch.coarse_dims",
         c"Prefix length that coarse_match(embedding, query) compares.",
-        c"0 stands for what photosearch.model recommends.",
+        c"0 selects the prefix length that photosearch.model recommends.",
         &COARSE_DIMS,
         DIMS_OF_MODEL,
         MAX_DIMS as i32,
@@ -215,8 +224,8 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"photosearch.threads",
-        c"Most threads that a session uses to embed.",
-        c"0 stands for one for each processor, and so does any larger number. While other sessions embed, each uses fewer. Takes effect before the session embeds for the first time.",
+        c"Maximum number of threads that a session uses to embed.",
+        c"0 means one thread per processor; a larger number is reduced to that. A session uses fewer threads while other sessions embed. A change has no effect once the session has embedded for the first time.",
         &THREADS,
         0,
         1024,
@@ -226,7 +235,7 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"photosearch.max_embed_memory",
         c"Memory that one forward pass may take, beside the model's weights, and that decoding one picture may take.",
-        c"What would take more is an error.",
+        c"An operation that would take more raises an error.",
         &MAX_EMBED_MEMORY,
         1024,
         i32::MAX,
@@ -243,18 +252,19 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::UNIT_KB,
     );
-    // SAFETY: the name is a constant; reserving it reports misspelt settings.
+    // SAFETY: `_PG_init` calls this once, after it has defined every setting. Postgres then warns
+    // about settings with this prefix that nobody has defined.
     unsafe { reserve_prefix() }
 }
 
 #[cfg(not(feature = "pg14"))]
 unsafe fn reserve_prefix() {
-    // SAFETY: a constant, null-terminated string.
+    // SAFETY: a constant, null-terminated string, which Postgres copies.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"photosearch".as_ptr()) }
 }
 
 #[cfg(feature = "pg14")]
 unsafe fn reserve_prefix() {
-    // SAFETY: a constant, null-terminated string.
+    // SAFETY: a constant, null-terminated string, which Postgres copies.
     unsafe { pg_sys::EmitWarningsOnPlaceholders(c"photosearch".as_ptr()) }
 }

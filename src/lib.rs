@@ -1,11 +1,12 @@
-//! `photosearch`: ask PostgreSQL for *all* of something in a photo library.
+//! `photosearch`: a PostgreSQL extension that finds *all* photos of a library that match a
+//! description.
 //!
-//! The rooms, lowest first. A lower room never imports a higher one.
+//! The modules are layered, lowest first. A lower one never imports a higher one.
 //!
-//! - `memory`, `vector`, `sweep`, `image` and `model` are crates of their own that know no Postgres.
-//!   Their manifests say which of them imports which.
+//! - `memory`, `vector`, `sweep`, `image` and `model` are crates of their own that do not depend on
+//!   Postgres. Their manifests say which of them imports which.
 //! - `types`, `guc`, `inference`, `coarse`, `planner`, `index` and `functions` are modules of this
-//!   crate. `ROOMS` says what each may import; a test compares it with the source.
+//!   crate. `ROOMS` lists what each imports; a test compares the list with the source.
 
 mod coarse;
 mod functions;
@@ -61,7 +62,8 @@ pgrx::extension_sql_file!("../sql/pair.sql", name = "pair", requires = ["types"]
 pgrx::extension_sql_file!("../sql/embed.sql", name = "embed", requires = ["pair"]);
 pgrx::extension_sql_file!("../sql/index.sql", name = "index", requires = ["embed"]);
 
-/// Called by Postgres when the library is loaded, in the postmaster too: starts no thread.
+/// Postgres calls this function when it loads the library. With `shared_preload_libraries` that
+/// happens in the postmaster, so the function starts no thread.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::register();
@@ -74,7 +76,7 @@ pub extern "C-unwind" fn _PG_init() {
 #[path = "../pgrx-tests/mod.rs"]
 mod pgrx_tests;
 
-/// What `cargo pgrx test` asks of the crate under test.
+/// The functions that `cargo pgrx test` requires of the crate under test.
 #[cfg(test)]
 pub mod pg_test {
     /// Called once before the first test.

@@ -1,8 +1,9 @@
-//! What the coarse filter compares rows with: a query's prefix and a threshold, named or by the
-//! settings. The operators, the index and the planner all take it from here.
+//! The query of the coarse filter: a prefix of a query vector and a similarity threshold, either
+//! given explicitly or determined by the settings. The operators, the index and the planner share
+//! this definition.
 
 mod query;
 mod settings;
 
-pub use query::{CoarseQuery, Resolved};
-pub use settings::{Coarse, CoarseSettings};
+pub use query::{CoarseQuery, ResolvedSettings};
+pub use settings::{CoarseParams, CoarseSettings};

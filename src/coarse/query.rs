@@ -1,72 +1,72 @@
-//! The right-hand side of the coarse filter.
+//! The right-hand operand of the coarse filter, in the form that all its users need.
 
 use half::f16;
 use pgrx::pg_sys::panic::ErrorReport;
 
-use super::settings::{Coarse, CoarseSettings};
+use super::settings::{CoarseParams, CoarseSettings};
 use crate::types::{ProbeArg, VectorArg};
 
-/// What a coarse filter compares rows with.
+/// The prefix and the threshold that the coarse filter compares rows with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CoarseQuery {
-    /// The query's prefix, as much of it as is compared.
+    /// The prefix of the query vector, with as many values as the filter compares.
     pub prefix: Vec<f16>,
     /// Dimensions of the whole query vector.
-    pub of: usize,
+    pub query_dims: usize,
     pub threshold: f32,
 }
 
 impl CoarseQuery {
-    /// The right-hand side of `embedding @~ probe`.
+    /// The query of `embedding @~ probe`.
     pub fn of_probe(probe: ProbeArg<'_>) -> Result<CoarseQuery, ErrorReport> {
         let probe = probe.probe()?;
         Ok(CoarseQuery {
             prefix: probe.values,
-            of: probe.of,
+            query_dims: probe.query_dims,
             threshold: probe.threshold,
         })
     }
 
-    /// The right-hand side of `embedding @~ query`, under the settings as they are now. `resolved`
-    /// is kept by the caller from one query to the next.
+    /// The query of `embedding @~ query` under the current settings. The caller keeps `resolved`
+    /// from one query to the next, so that equal settings are resolved only once.
     pub fn of_vector(
         query: VectorArg<'_>,
-        resolved: &mut Option<Resolved>,
+        resolved: &mut Option<ResolvedSettings>,
     ) -> Result<CoarseQuery, ErrorReport> {
-        let of = query.dims()?;
+        let query_dims = query.dims()?;
         let settings = CoarseSettings::current();
-        let coarse = match resolved {
-            Some(kept) if kept.settings == settings && kept.of == of => kept.coarse,
+        let params = match resolved {
+            Some(kept) if kept.settings == settings && kept.query_dims == query_dims => kept.params,
             _ => {
-                let coarse = settings.resolve(of)?;
-                *resolved = Some(Resolved {
+                let params = settings.resolve(query_dims)?;
+                *resolved = Some(ResolvedSettings {
                     settings,
-                    of,
-                    coarse,
+                    query_dims,
+                    params,
                 });
-                coarse
+                params
             }
         };
-        CoarseQuery::under(query, of, coarse)
+        CoarseQuery::with_params(query, query_dims, params)
     }
 
-    /// The query with this threshold and prefix length. `of` is its number of dimensions.
-    pub fn under(
+    /// The query for explicit parameters. `query_dims` is the number of dimensions of `query`.
+    pub fn with_params(
         query: VectorArg<'_>,
-        of: usize,
-        coarse: Coarse,
+        query_dims: usize,
+        params: CoarseParams,
     ) -> Result<CoarseQuery, ErrorReport> {
         Ok(CoarseQuery {
-            prefix: query.exact_prefix(coarse.dims as i64)?.as_slice().to_vec(),
-            of,
-            threshold: coarse.threshold,
+            prefix: query.exact_prefix(params.dims as i64)?.as_slice().to_vec(),
+            query_dims,
+            threshold: params.threshold,
         })
     }
 }
 
-/// What some settings mean for queries of so many dimensions.
-pub struct Resolved {
+/// Settings and a number of dimensions, with the parameters that they resolve to.
+pub struct ResolvedSettings {
     settings: CoarseSettings,
-    of: usize,
-    coarse: Coarse,
+    query_dims: usize,
+    params: CoarseParams,
 }

@@ -1,4 +1,5 @@
-//! The threshold and prefix length of the forms that name neither.
+//! The settings that determine threshold and prefix length for the forms that take neither as an
+//! argument.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -7,8 +8,8 @@ use crate::guc;
 use crate::inference::catalog;
 use crate::types::sql_error;
 
-/// The settings that decide, as they are now. Cheap to read for every row; equal settings resolve
-/// alike.
+/// A snapshot of the settings. It is cheap to take for every row. Equal snapshots resolve to equal
+/// parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CoarseSettings {
     threshold: Option<f32>,
@@ -16,9 +17,9 @@ pub struct CoarseSettings {
     model_generation: u64,
 }
 
-/// Threshold and prefix length that a query is compared with.
+/// The threshold and the prefix length of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Coarse {
+pub struct CoarseParams {
     pub threshold: f32,
     pub dims: usize,
 }
@@ -26,43 +27,44 @@ pub struct Coarse {
 impl CoarseSettings {
     pub fn current() -> CoarseSettings {
         CoarseSettings {
-            // As the argument of the explicit form, a real.
+            // Rounded to a real, like the argument of the explicit form.
             threshold: guc::coarse_threshold().map(|threshold| threshold as f32),
             dims: guc::coarse_dims(),
             model_generation: guc::model_generation(),
         }
     }
 
-    /// The prefix length, where a setting names it.
+    /// The prefix length, if `photosearch.coarse_dims` is set.
     pub fn dims(&self) -> Option<usize> {
         self.dims
     }
 
-    /// Threshold and prefix length for a query of `of` dimensions. What the user has not set is
-    /// what `photosearch.model` recommends, if its vectors can be the query's.
-    pub fn resolve(&self, of: usize) -> Result<Coarse, ErrorReport> {
+    /// Returns threshold and prefix length for a query of `query_dims` dimensions. A parameter that
+    /// is not set is the one that `photosearch.model` recommends; that requires a model whose
+    /// vectors have `query_dims` dimensions.
+    pub fn resolve(&self, query_dims: usize) -> Result<CoarseParams, ErrorReport> {
         if let (Some(threshold), Some(dims)) = (self.threshold, self.dims) {
-            return Ok(Coarse { threshold, dims });
+            return Ok(CoarseParams { threshold, dims });
         }
         let name = guc::model();
         let info = catalog::describe(&name)?;
-        let hint = "Set photosearch.coarse_threshold and photosearch.coarse_dims, or name them: coarse_match(embedding, query, threshold, dims).";
-        if info.dims != Some(of) {
-            let makes = match info.dims {
+        let hint = "Set photosearch.coarse_threshold and photosearch.coarse_dims, or pass them as arguments: coarse_match(embedding, query, threshold, dims).";
+        if info.dims != Some(query_dims) {
+            let model_dims = match info.dims {
                 Some(dims) => format!("has {dims}"),
-                None => "makes no vectors".to_owned(),
+                None => "produces no vectors".to_owned(),
             };
             return Err(sql_error(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!(
-                    "no coarse threshold is known for vectors of {of} dimensions: model \"{name}\" {makes}"
+                    "no coarse threshold is known for vectors of {query_dims} dimensions: model \"{name}\" {model_dims}"
                 ),
             )
             .set_hint(hint));
         }
         let threshold = self.threshold.or(info.coarse_threshold);
         match (threshold, self.dims.or(info.coarse_dims)) {
-            (Some(threshold), Some(dims)) => Ok(Coarse { threshold, dims }),
+            (Some(threshold), Some(dims)) => Ok(CoarseParams { threshold, dims }),
             _ => Err(sql_error(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("model \"{name}\" recommends no coarse threshold and dims"),

@@ -1,4 +1,4 @@
-//! `photosearch.check_index`.
+//! The SQL function `photosearch.check_index`.
 
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
@@ -23,7 +23,7 @@ fn mrl_check_index(
     >,
     ErrorReport,
 > {
-    // SAFETY: called in a transaction; the check keeps to open relations.
+    // SAFETY: Postgres calls SQL functions in a transaction, which `check` requires.
     let problems = unsafe { check(index)? };
     Ok(TableIterator::new(problems.into_iter().map(|p| {
         (

@@ -1,29 +1,31 @@
-//! The coarse filter: cosine similarity on a prefix against a threshold.
+//! The coarse filter: it compares the cosine similarity of a prefix with a threshold.
 //!
-//! Each form exists twice: the function that people type (`coarse_match`), which the planner
-//! rewrites, and the one behind the operator (`@~`, `!@~`), which is leakproof.
+//! The planner rewrites the function for users (`coarse_match`) to an operator (`@~`, `!@~`). Each
+//! operator has a quiet counterpart (`@~?`, `!@~?`), which the planner adds where row-level security or
+//! `fine_score` ask for it (see `index/conditions.rs`). A quiet operator never raises an error: it is
+//! true if the two sides cannot be compared. So it is leakproof, and the operator itself is not.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::coarse::{Coarse, CoarseQuery, CoarseSettings};
+use crate::coarse::{CoarseParams, CoarseQuery, CoarseSettings};
 use crate::types::{
-    Prepared, ProbeArg, VectorArg, call_site_state, check_any_of_array, check_threshold,
-    first_argument_is_query, vector_error,
+    Prepared, ProbeArg, VectorArg, call_site_state, check_threshold, first_argument_is_query,
+    sql_error, vector_error,
 };
 use crate::vector::{MAX_DIMS, Query, VectorError};
 
 impl From<CoarseQuery> for RowFilter {
     fn from(query: CoarseQuery) -> RowFilter {
         RowFilter {
-            query: Query::from_prefix(&query.prefix, query.of),
+            query: Query::from_prefix(&query.prefix, query.query_dims),
             threshold: query.threshold,
         }
     }
 }
 
-/// A query and its threshold, ready for many rows.
+/// A query and its threshold, prepared for comparison with many rows.
 struct RowFilter {
     query: Query,
     threshold: f32,
@@ -38,16 +40,30 @@ impl RowFilter {
                 self.query.of(),
             )));
         }
-        // A threshold is a real: against it the similarity is one too, so that 0.6 reaches 0.6.
+        // A threshold is a real. The similarity is rounded to a real as well, so that a similarity
+        // of 0.6 reaches a threshold of 0.6.
         Ok(self.query.similarity(values.as_slice()) as f32 >= self.threshold)
     }
 }
 
-/// What the forms with a probe keep.
-#[derive(Default)]
-struct ProbeSite {
-    checked: bool,
-    filter: Prepared<RowFilter>,
+/// Compares a row with a probe; `None` if the probe is undecided.
+fn compare_with_probe(
+    embedding: VectorArg<'_>,
+    probe: ProbeArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Option<bool>, ErrorReport> {
+    let mut temporary = Prepared::default();
+    // SAFETY: `fcinfo` is the current call's, and all functions of this signature keep only a
+    // `Prepared<RowFilter>`.
+    let site: &mut Prepared<RowFilter> =
+        unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
+    let filter = site.get(probe.identity(), || {
+        CoarseQuery::of_probe(probe).map(RowFilter::from)
+    })?;
+    if filter.threshold.is_nan() {
+        return Ok(None);
+    }
+    filter.matches(embedding).map(Some)
 }
 
 /// `embedding @~ mrl_probe(query, threshold, dims)`.
@@ -57,18 +73,12 @@ fn mrl_coarse_match_probe(
     probe: ProbeArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<bool, ErrorReport> {
-    let mut own = ProbeSite::default();
-    // SAFETY: this call's fcinfo; the functions of this signature keep a ProbeSite.
-    let site: &mut ProbeSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
-    if !site.checked {
-        // SAFETY: this call's fcinfo.
-        unsafe { check_any_of_array(fcinfo) }?;
-        site.checked = true;
-    }
-    let filter = site.filter.get(probe.identity(), || {
-        CoarseQuery::of_probe(probe).map(RowFilter::from)
-    })?;
-    filter.matches(embedding)
+    compare_with_probe(embedding, probe, fcinfo)?.ok_or_else(|| {
+        sql_error(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "mrl_probe has no threshold",
+        )
+    })
 }
 
 #[pg_extern(sql = false)]
@@ -80,14 +90,43 @@ fn mrl_coarse_mismatch_probe(
     mrl_coarse_match_probe(embedding, probe, fcinfo).map(|matches| !matches)
 }
 
-/// What the forms that follow the settings keep.
+/// `embedding @~? probe`.
+#[pg_extern(sql = false)]
+fn mrl_may_match_probe(
+    embedding: VectorArg<'_>,
+    probe: ProbeArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> bool {
+    // The condition that this one was derived from raises the error, once a policy has shown the row.
+    matches!(
+        compare_with_probe(embedding, probe, fcinfo),
+        Ok(Some(true) | None) | Err(_)
+    )
+}
+
+/// `embedding !@~? probe`.
+#[pg_extern(sql = false)]
+fn mrl_may_mismatch_probe(
+    embedding: VectorArg<'_>,
+    probe: ProbeArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> bool {
+    // As in `mrl_may_match_probe`.
+    matches!(
+        compare_with_probe(embedding, probe, fcinfo),
+        Ok(Some(false) | None) | Err(_)
+    )
+}
+
+/// The state of a call site whose threshold and prefix length follow the settings.
 #[derive(Default)]
 struct SettingsSite {
     first_is_query: Option<bool>,
     settings: Option<CoarseSettings>,
-    /// What the settings mean for queries of so many dimensions: in a join the query changes with
-    /// every row, and the model's directory is not read for each.
-    resolved: Option<(usize, Coarse)>,
+    /// The parameters that the settings resolve to for a query of the given number of dimensions.
+    /// In a join the query changes with every row; keeping the parameters avoids reading the
+    /// model's directory for each of them.
+    resolved: Option<(usize, CoarseParams)>,
     filter: Prepared<RowFilter>,
 }
 
@@ -98,38 +137,37 @@ fn mrl_coarse_match(
     b: VectorArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<bool, ErrorReport> {
-    let mut own = SettingsSite::default();
-    // SAFETY: this call's fcinfo; the functions of this signature keep a SettingsSite.
-    let site: &mut SettingsSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
-    let first_is_query = match site.first_is_query {
-        Some(first_is_query) => first_is_query,
-        None => {
-            // SAFETY: this call's fcinfo.
-            let first_is_query = unsafe {
-                check_any_of_array(fcinfo)?;
-                first_argument_is_query(fcinfo)
-            };
-            *site.first_is_query.insert(first_is_query)
-        }
-    };
+    let mut temporary = SettingsSite::default();
+    // SAFETY: `fcinfo` is the current call's, and both functions of this signature keep only a
+    // `SettingsSite`.
+    let site: &mut SettingsSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
+    let first_is_query = *site.first_is_query.get_or_insert_with(|| {
+        // SAFETY: `fcinfo` is the current call's.
+        unsafe { first_argument_is_query(fcinfo) }
+    });
     let (query, row) = if first_is_query { (a, b) } else { (b, a) };
 
-    // Settings may change under a running statement (set_config) and under a kept call site.
+    // The settings may change within a statement (set_config), or while a call site is kept.
     let settings = CoarseSettings::current();
     if site.settings.as_ref() != Some(&settings) {
         site.filter = Prepared::default();
         site.resolved = None;
         site.settings = Some(settings.clone());
     }
-    // With dims from the model, not yet known here, the whole query stands for itself.
+    // If the model determines the prefix length, it is not known yet, so all values identify the
+    // query.
     let compared = settings.dims().unwrap_or(MAX_DIMS);
     let filter = site.filter.get(query.identity(compared), || {
-        let of = query.dims()?;
-        let coarse = match site.resolved {
-            Some((dims, coarse)) if dims == of => coarse,
-            _ => site.resolved.insert((of, settings.resolve(of)?)).1,
+        let query_dims = query.dims()?;
+        let params = match site.resolved {
+            Some((dims, params)) if dims == query_dims => params,
+            _ => {
+                site.resolved
+                    .insert((query_dims, settings.resolve(query_dims)?))
+                    .1
+            }
         };
-        CoarseQuery::under(query, of, coarse).map(RowFilter::from)
+        CoarseQuery::with_params(query, query_dims, params).map(RowFilter::from)
     })?;
     filter.matches(row)
 }
@@ -143,8 +181,23 @@ fn mrl_coarse_mismatch(
     mrl_coarse_match(a, b, fcinfo).map(|matches| !matches)
 }
 
-/// `coarse_match(embedding, query, threshold, dims)` of constants, which the planner folds: every
-/// other call has become the operator before it runs.
+/// `embedding @~? query`.
+#[pg_extern(sql = false)]
+fn mrl_may_match(a: VectorArg<'_>, b: VectorArg<'_>, fcinfo: pg_sys::FunctionCallInfo) -> bool {
+    // As in `mrl_may_match_probe`.
+    mrl_coarse_match(a, b, fcinfo).unwrap_or(true)
+}
+
+/// `embedding !@~? query`.
+#[pg_extern(sql = false)]
+fn mrl_may_mismatch(a: VectorArg<'_>, b: VectorArg<'_>, fcinfo: pg_sys::FunctionCallInfo) -> bool {
+    // As in `mrl_may_match_probe`.
+    mrl_coarse_mismatch(a, b, fcinfo).unwrap_or(true)
+}
+
+/// `coarse_match(embedding, query, threshold, dims)`. It is called only when the planner folds a
+/// call with constant arguments, or leaves one unchanged because the operator would leak; it has
+/// rewritten every other call to the operator.
 #[pg_extern(sql = false)]
 fn mrl_coarse_match_explicit(
     embedding: VectorArg<'_>,

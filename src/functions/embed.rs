@@ -1,4 +1,4 @@
-//! `embed_text`, `embed_image`, `embed` and their array forms.
+//! The SQL functions `embed_text`, `embed_image` and `embed`, and their forms for arrays.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{Array, pg_sys};
 
-use super::once::once;
+use super::once::embed_once;
 use super::text;
 use crate::guc;
 use crate::image::{self, ImageError, Limits, RgbImage};
@@ -19,55 +19,56 @@ use crate::types::{
 };
 use crate::vector::from_f32s;
 
-/// What of an array goes to the model together: so many elements at most, and no more once they have
-/// so many bytes.
+/// The size of the batches in which the elements of an array are sent to the model. A batch ends
+/// when it has `elements` elements, or when these have at least `bytes` bytes.
 struct Batch {
     elements: usize,
     bytes: usize,
 }
 
-/// Pictures: enough to share the weights' way through the caches, few enough that the copies of their
-/// encoded bytes stay small.
+/// The batch size for pictures. A batch shares the transfer of the weights through the CPU caches,
+/// and it is small enough that the copies of the encoded pictures take little memory.
 const IMAGES: Batch = Batch {
     elements: 8,
     bytes: 64 << 20,
 };
-/// Texts: they are small, and the model cuts them into fitting packs itself.
+/// The batch size for texts. Texts are small, and the model packs them into batches of suitable
+/// size itself.
 const TEXTS: Batch = Batch {
     elements: 64,
     bytes: 2 << 20,
 };
 
-/// One thing to embed, owned: it goes to the worker.
+/// One item to embed. It owns its data, because it is sent to the worker thread.
 #[derive(Default)]
 struct Content {
     text: Option<String>,
     /// Encoded pictures.
     images: Vec<Vec<u8>>,
-    /// Which element of an array it is, from 1, to be named in an error.
+    /// The position of the item in an array, counted from 1, for error messages.
     element: Option<usize>,
 }
 
 impl Content {
-    /// Length of the encoded pictures.
+    /// The total length of the encoded pictures in bytes.
     fn image_bytes(&self) -> usize {
         self.images.iter().map(Vec::len).sum()
     }
 
-    /// Length of everything.
+    /// The total length of text and pictures in bytes.
     fn bytes(&self) -> usize {
         self.image_bytes() + self.text.as_ref().map_or(0, String::len)
     }
 }
 
-/// What can go wrong on the worker.
+/// Errors that occur on the worker thread.
 enum EmbedError {
     Model(ModelError),
-    /// A picture, and which element of an array it was (from 1), where it came in one.
+    /// An error of a picture, with its position in an array (from 1) if it is an element of one.
     Image(Option<usize>, ImageError),
 }
 
-/// A model and an instruction, looked up before anything is sent to the worker.
+/// A model and an instruction. The model is looked up before anything is sent to the worker thread.
 struct Target {
     name: String,
     dir: PathBuf,
@@ -89,8 +90,8 @@ impl Target {
         Target::named(catalog::name(model)?, instruction.transpose()?)
     }
 
-    /// The model of the setting `photosearch.model`.
-    fn of_setting() -> Result<Target, ErrorReport> {
+    /// The model that the setting `photosearch.model` names.
+    fn from_setting() -> Result<Target, ErrorReport> {
         Target::named(guc::model(), None)
     }
 
@@ -128,7 +129,7 @@ impl Target {
             .collect()
     }
 
-    /// Runs `job` with the model on the worker's thread.
+    /// Runs `job` with the model on the worker thread.
     fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&dyn Embedder, &Cancel) -> Result<T, EmbedError> + Send + 'static,
@@ -149,9 +150,10 @@ impl Target {
         }
     }
 
-    /// Why `image` cannot be embedded; `None` where it can. Embeds nothing.
+    /// Returns the reason why `image` cannot be embedded, or `None` if it can. Decodes the picture
+    /// without embedding it.
     fn image_problem(&self, image: ByteaArg<'_>) -> Result<Option<String>, ErrorReport> {
-        let content = match of_image(image) {
+        let content = match image_content(image) {
             Ok(content) => content,
             Err(EmbedError::Image(_, error)) if is_about_file(&error) => {
                 return Ok(Some(error.to_string()));
@@ -181,7 +183,7 @@ impl Target {
         })
     }
 
-    /// The vector of a text: one that this session has embedded lately, if it has.
+    /// Returns the vector of a text, from the session's cache if it was embedded recently.
     fn embed_text(&self, text: String) -> Result<MrlVector, ErrorReport> {
         let cache = Cache::new(guc::cache_dir());
         let embed = |text: String| {
@@ -202,11 +204,11 @@ impl Target {
     }
 
     fn embed_image(&self, image: ByteaArg<'_>) -> Result<MrlVector, ErrorReport> {
-        let content = of_image(image).map_err(|error| self.report(error))?;
+        let content = image_content(image).map_err(|error| self.report(error))?;
         self.embed_one(content).map(MrlVector)
     }
 
-    /// In order, NULL for NULL.
+    /// Embeds the items in batches and returns the vectors in the same order, with NULL for NULL.
     fn embed_each<T>(
         &self,
         items: impl Iterator<Item = Option<T>>,
@@ -214,15 +216,15 @@ impl Target {
         content: impl Fn(T) -> Result<Content, ErrorReport>,
     ) -> Result<VectorArray, ErrorReport> {
         let mut vectors = VectorArray::default();
-        let mut waiting: Vec<(usize, Content)> = Vec::new();
-        let mut waiting_bytes = 0;
-        let flush = |vectors: &mut VectorArray, waiting: &mut Vec<(usize, Content)>| {
-            let (places, contents): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
+        let mut pending: Vec<(usize, Content)> = Vec::new();
+        let mut pending_bytes = 0;
+        let flush = |vectors: &mut VectorArray, pending: &mut Vec<(usize, Content)>| {
+            let (positions, contents): (Vec<_>, Vec<_>) = pending.drain(..).unzip();
             if contents.is_empty() {
                 return Ok(());
             }
-            for (place, vector) in places.into_iter().zip(self.embed(contents)?) {
-                vectors.set(place, MrlVector(vector));
+            for (position, vector) in positions.into_iter().zip(self.embed(contents)?) {
+                vectors.set(position, MrlVector(vector));
             }
             Ok::<_, ErrorReport>(())
         };
@@ -233,24 +235,26 @@ impl Target {
                 let content = Content {
                     element: Some(element),
                     ..content(item).map_err(|report| {
-                        report.set_detail(format!("It is element {element} of the array."))
+                        report
+                            .set_detail(format!("The error is in element {element} of the array."))
                     })?
                 };
-                waiting_bytes += content.bytes();
-                waiting.push((element - 1, content));
+                pending_bytes += content.bytes();
+                pending.push((element - 1, content));
             }
-            if waiting.len() == batch.elements || waiting_bytes >= batch.bytes {
-                flush(&mut vectors, &mut waiting)?;
-                waiting_bytes = 0;
+            if pending.len() == batch.elements || pending_bytes >= batch.bytes {
+                flush(&mut vectors, &mut pending)?;
+                pending_bytes = 0;
             }
         }
-        flush(&mut vectors, &mut waiting)?;
+        flush(&mut vectors, &mut pending)?;
         Ok(vectors)
     }
 }
 
-/// Every picture of every content, at the model's own size where that is smaller. The encoded
-/// pictures and those that are decoded already count against the memory of each decoding.
+/// Decodes all pictures. A picture that is larger than the model's input is decoded at the model's
+/// size. The encoded pictures, and those that are decoded already, count towards the memory limit
+/// of each decoding.
 fn decode_all(
     contents: &[Content],
     limits: &Limits,
@@ -270,17 +274,18 @@ fn decode_all(
         let mut images = Vec::new();
         for (index, bytes) in content.images.iter().enumerate() {
             cancel.check().map_err(EmbedError::Model)?;
-            let several = (content.images.len() > 1).then_some(index + 1);
-            let element = content.element.or(several);
-            let in_image = |error| match error {
-                // Of memory, the decoders know only that they are to stop.
+            let position_in_item = (content.images.len() > 1).then_some(index + 1);
+            let element = content.element.or(position_in_item);
+            let to_embed_error = |error| match error {
+                // The decoder cannot tell a cancel request from a lack of memory; `cancel` knows
+                // which of them stopped it.
                 ImageError::Cancelled => {
                     EmbedError::Model(cancel.check().err().unwrap_or(ModelError::Cancelled))
                 }
                 error => EmbedError::Image(element, error),
             };
 
-            let picture = image::open(bytes, &limits).map_err(in_image)?;
+            let picture = image::open(bytes, &limits).map_err(to_embed_error)?;
             let (width, height) = picture.size();
             let cancelled = || cancel.check().is_err();
             let decoded = match embedder
@@ -290,7 +295,7 @@ fn decode_all(
                 Some((width, height)) => picture.decode_to(width, height, &cancelled),
                 None => picture.decode(None, &cancelled),
             };
-            let image = decoded.map_err(in_image)?;
+            let image = decoded.map_err(to_embed_error)?;
             limits.held += image.pixels().len() as u64;
             images
                 .try_reserve(1)
@@ -302,7 +307,7 @@ fn decode_all(
     Ok(all)
 }
 
-/// Whether an error says something about the file, rather than about the server at this moment.
+/// Returns whether an error describes the file, and not the current state of the server.
 fn is_about_file(error: &ImageError) -> bool {
     match error {
         ImageError::TooManyBytes { .. }
@@ -337,7 +342,9 @@ fn image_error(element: Option<usize>, error: &ImageError) -> ErrorReport {
     };
     let report = sql_error(code, error.to_string());
     let report = match element {
-        Some(element) => report.set_detail(format!("It is element {element} of the array.")),
+        Some(element) => {
+            report.set_detail(format!("The error is in element {element} of the array."))
+        }
         None => report,
     };
     match error {
@@ -347,7 +354,9 @@ fn image_error(element: Option<usize>, error: &ImageError) -> ErrorReport {
         ImageError::TooMuchMemory { .. } => {
             report.set_hint("The limit is the setting photosearch.max_embed_memory.")
         }
-        ImageError::Unsupported { .. } => report.set_hint(format!("{} are read.", image::FORMATS)),
+        ImageError::Unsupported { .. } => {
+            report.set_hint(format!("Supported formats are {}.", image::FORMATS))
+        }
         _ => report,
     }
 }
@@ -367,7 +376,7 @@ fn photosearch_embed_text(
         Some(content.0),
         instruction.map(|i| i.0),
     ];
-    once(fcinfo, &arguments, || {
+    embed_once(fcinfo, &arguments, || {
         Target::new(model, instruction)?.embed_text(text::read(content, "text")?)
     })
     .map(Some)
@@ -378,8 +387,8 @@ fn photosearch_embed_text_default(
     content: TextArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<VectorDatum, ErrorReport> {
-    once(fcinfo, &[Some(content.0)], || {
-        Target::of_setting()?.embed_text(text::read(content, "text")?)
+    embed_once(fcinfo, &[Some(content.0)], || {
+        Target::from_setting()?.embed_text(text::read(content, "text")?)
     })
 }
 
@@ -394,7 +403,7 @@ fn photosearch_embed_image(
         return Ok(None);
     };
     let arguments = [model.map(|m| m.0), Some(image.0), instruction.map(|i| i.0)];
-    once(fcinfo, &arguments, || {
+    embed_once(fcinfo, &arguments, || {
         Target::new(model, instruction)?.embed_image(image)
     })
     .map(Some)
@@ -405,17 +414,17 @@ fn photosearch_embed_image_default(
     image: ByteaArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<VectorDatum, ErrorReport> {
-    once(fcinfo, &[Some(image.0)], || {
-        Target::of_setting()?.embed_image(image)
+    embed_once(fcinfo, &[Some(image.0)], || {
+        Target::from_setting()?.embed_image(image)
     })
 }
 
-fn of_image(image: ByteaArg<'_>) -> Result<Content, EmbedError> {
-    let no_element = |error| EmbedError::Image(None, error);
-    // Before it is decompressed or fetched.
-    check_size(image.0.len()).map_err(no_element)?;
+fn image_content(image: ByteaArg<'_>) -> Result<Content, EmbedError> {
+    let to_embed_error = |error| EmbedError::Image(None, error);
+    // The size is checked before the value is decompressed or fetched.
+    check_size(image.0.len()).map_err(to_embed_error)?;
     Ok(Content {
-        images: vec![encoded(image.0.bytes().as_slice()).map_err(no_element)?],
+        images: vec![copy_image(image.0.bytes().as_slice()).map_err(to_embed_error)?],
         ..Content::default()
     })
 }
@@ -428,8 +437,8 @@ fn check_size(bytes: usize) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// A copy of an encoded picture, of a length within the limit.
-fn encoded(image: &[u8]) -> Result<Vec<u8>, ImageError> {
+/// Copies an encoded picture, or returns an error if it exceeds the size limit.
+fn copy_image(image: &[u8]) -> Result<Vec<u8>, ImageError> {
     check_size(image.len())?;
     let mut copy = Vec::new();
     copy.try_reserve_exact(image.len())
@@ -441,7 +450,7 @@ fn encoded(image: &[u8]) -> Result<Vec<u8>, ImageError> {
     Ok(copy)
 }
 
-/// NULL for NULL and for what can be embedded.
+/// Returns NULL if the picture is NULL or can be embedded.
 #[pg_extern(sql = false)]
 fn photosearch_image_problem(
     image: Option<ByteaArg<'_>>,
@@ -452,12 +461,12 @@ fn photosearch_image_problem(
     };
     let target = match model {
         Some(model) => Target::new(Some(model), None)?,
-        None => Target::of_setting()?,
+        None => Target::from_setting()?,
     };
     target.image_problem(image)
 }
 
-/// Pictures, then text. NULL only where there is neither.
+/// Embeds pictures followed by a text. Returns NULL only if there is neither a picture nor a text.
 #[pg_extern(sql = false)]
 fn photosearch_embed(
     model: Option<TextArg<'_>>,
@@ -466,7 +475,7 @@ fn photosearch_embed(
     instruction: Option<TextArg<'_>>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Option<VectorDatum>, ErrorReport> {
-    // SAFETY: declared as bytea[] in SQL.
+    // SAFETY: the SQL declaration says bytea[].
     let pictures = images.map(|images| unsafe { images.open::<&[u8]>() });
     let count = pictures.as_ref().map_or(0, Array::len);
     if content.is_none() && count == 0 {
@@ -478,7 +487,7 @@ fn photosearch_embed(
         images.map(|i| i.0),
         instruction.map(|i| i.0),
     ];
-    once(fcinfo, &arguments, || {
+    embed_once(fcinfo, &arguments, || {
         let target = Target::new(model, instruction)?;
         let text = content.map(|content| text::read(content, "text"));
         let text = text.transpose()?;
@@ -493,7 +502,7 @@ fn photosearch_embed(
                     "images must not contain nulls",
                 )
             })?;
-            let copy = encoded(image).map_err(|error| image_error(Some(index + 1), &error))?;
+            let copy = copy_image(image).map_err(|error| image_error(Some(index + 1), &error))?;
             reserve_one(&mut images)?;
             images.push(copy);
         }
@@ -517,7 +526,7 @@ fn photosearch_embed_texts(
         return Ok(None);
     };
     let target = Target::new(model, instruction)?;
-    // SAFETY: declared as text[] in SQL.
+    // SAFETY: the SQL declaration says text[].
     let contents = unsafe { contents.open::<&str>() };
     let content = |text: &str| {
         Ok(Content {
@@ -538,10 +547,11 @@ fn photosearch_embed_images(
         return Ok(None);
     };
     let target = Target::new(model, instruction)?;
-    // SAFETY: declared as bytea[] in SQL.
+    // SAFETY: the SQL declaration says bytea[].
     let images = unsafe { images.open::<&[u8]>() };
     let content = |image: &[u8]| {
-        let copy = encoded(image).map_err(|error| target.report(EmbedError::Image(None, error)))?;
+        let copy =
+            copy_image(image).map_err(|error| target.report(EmbedError::Image(None, error)))?;
         Ok(Content {
             images: vec![copy],
             ..Content::default()

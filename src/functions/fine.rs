@@ -1,4 +1,4 @@
-//! The ranking: cosine similarity over all dimensions.
+//! The fine score: the cosine similarity over all dimensions, for ranking.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -13,18 +13,18 @@ struct Site {
     query: Prepared<Query>,
 }
 
-/// `fine_score(embedding, query)`: in [-1, 1], 0 with a zero vector.
+/// `fine_score(embedding, query)`: in [-1, 1], and 0 if a vector is zero.
 #[pg_extern(sql = false)]
 fn mrl_fine_score(
     a: VectorArg<'_>,
     b: VectorArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<f64, ErrorReport> {
-    let mut own = Site::default();
-    // SAFETY: this call's fcinfo; the functions of this file keep a Site.
-    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    let mut temporary = Site::default();
+    // SAFETY: `fcinfo` is the current call's, and both functions of this file keep only a `Site`.
+    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     let first_is_query = *site.first_is_query.get_or_insert_with(|| {
-        // SAFETY: this call's fcinfo.
+        // SAFETY: `fcinfo` is the current call's.
         unsafe { first_argument_is_query(fcinfo) }
     });
     let (query, row) = if first_is_query { (a, b) } else { (b, a) };

@@ -1,4 +1,4 @@
-//! `photosearch.last_sweep`.
+//! The SQL function `photosearch.last_sweep`.
 
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
@@ -24,7 +24,7 @@ fn mrl_last_sweep() -> TableIterator<
         name!(milliseconds, f64),
     ),
 > {
-    // SAFETY: called in a transaction.
+    // SAFETY: Postgres calls SQL functions in a transaction.
     let sweeps = unsafe { last_sweeps() };
     let rows: Vec<Row> = sweeps
         .iter()

@@ -1,5 +1,5 @@
-//! The SQL functions that people type, and those behind the operators. Their declarations stand in
-//! `sql/`.
+//! The SQL functions for users, and the functions behind the operators. The scripts in `sql/`
+//! declare them.
 
 mod check_index;
 mod coarse;

@@ -1,4 +1,5 @@
-//! The view `photosearch.models`, and what administrators do with models.
+//! The view `photosearch.models`, and the functions with which administrators prepare and quantize
+//! models.
 
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::guc;
-use crate::inference::{AnnounceOnDrop, catalog, worker};
+use crate::inference::{InvalidateOnDrop, catalog, worker};
 use crate::model::{self, Cache, ModelError};
 use crate::types::{TextArg, sql_error};
 
@@ -28,8 +29,8 @@ type ModelRow = (
     name!(fingerprint, Option<String>),
 );
 
-/// Every directory that could be a model, with what can be said of it. One that cannot be used is
-/// listed too, and its state says why.
+/// Lists every directory that may contain a model, with its properties. A directory with an
+/// unusable model is listed, too; its state says why it cannot be used.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the macro reads the columns from the return type
 fn photosearch_list_models() -> Result<
@@ -93,11 +94,12 @@ fn row(name: String, dir: &Path, cache: &Cache) -> ModelRow {
     )
 }
 
-/// Bytes that each session maps. Packs the model where that has not been done, and reads the pack
-/// into memory.
+/// Packs the model if it has not been packed yet, reads the packed copy into memory, and returns
+/// the number of bytes that each session maps.
 #[pg_extern(sql = false)]
 fn photosearch_prepare_model(name: TextArg<'_>, replace: bool) -> Result<i64, ErrorReport> {
-    // SAFETY: has no preconditions.
+    // SAFETY: `superuser` has no preconditions other than a running transaction, which a SQL
+    // function has.
     if replace && !unsafe { pg_sys::superuser() } {
         return Err(sql_error(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -107,21 +109,22 @@ fn photosearch_prepare_model(name: TextArg<'_>, replace: bool) -> Result<i64, Er
     let name = catalog::name(name)?;
     let dir = catalog::find(&name)?;
     let cache = Cache::new(guc::cache_dir());
-    // However this ends: the new files may be in force already.
-    let _announced = replace.then_some(AnnounceOnDrop);
+    // The messages are sent even if `prepare` fails, because the new files may be in use already.
+    let _invalidation = replace.then_some(InvalidateOnDrop);
     let prepared = worker::run(move |_, cancel| model::prepare(&dir, &cache, replace, cancel))?;
     let packed = prepared.map_err(|error| catalog::model_error(&name, error))?;
     Ok(i64::try_from(packed.bytes).unwrap_or(i64::MAX))
 }
 
-/// The least cosine between the vectors of a model and those of its variant in 8 bits, which is
-/// made under `photosearch.model_dir`.
+/// Makes a variant of a model with 8-bit weights in `photosearch.model_dir`. Returns the smallest
+/// cosine between vectors of the model and of the variant.
 #[pg_extern(sql = false)]
 fn photosearch_quantize_model(
     source: TextArg<'_>,
     target: TextArg<'_>,
 ) -> Result<f64, ErrorReport> {
-    // SAFETY: has no preconditions.
+    // SAFETY: `superuser` has no preconditions other than a running transaction, which a SQL
+    // function has.
     if !unsafe { pg_sys::superuser() } {
         return Err(sql_error(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -136,12 +139,12 @@ fn photosearch_quantize_model(
             "photosearch.model_dir is not set",
         )
         .set_hint(
-            "The new model becomes a directory there, which the server must be able to write to.",
+            "The new model is written to a subdirectory of photosearch.model_dir, in which the server needs write permission.",
         ));
     }
-    if catalog::roots()
+    if catalog::search_dirs()
         .iter()
-        .any(|root| root.join(&target).exists())
+        .any(|dir| dir.join(&target).exists())
     {
         return Err(sql_error(
             PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
@@ -150,8 +153,9 @@ fn photosearch_quantize_model(
     }
     let (from, to) = (catalog::find(&source)?, Path::new(&set).join(&target));
     let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
-    let made = worker::run(move |_, cancel| model::quantize(&from, &to, &cache, memory, cancel))?;
-    let closeness = made.map_err(|error| match error {
+    let quantized =
+        worker::run(move |_, cancel| model::quantize(&from, &to, &cache, memory, cancel))?;
+    let closeness = quantized.map_err(|error| match error {
         ModelError::Cache(error) => sql_error(
             PgSqlErrorCode::ERRCODE_IO_ERROR,
             format!("could not write model \"{target}\": {error}"),

@@ -1,7 +1,8 @@
-//! Once a statement: what a function keeps at its call site that makes a vector from constants.
+//! A cache at the call site of a function that embeds, so that constant arguments are embedded once
+//! per statement.
 //!
-//! A function in WHERE or ORDER BY is called for every row, however stable it is, and an ORM can
-//! write no other form.
+//! Postgres calls a function in WHERE or ORDER BY for every row, even if it is stable, and an ORM
+//! cannot write the query in any other form.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{is_a, pg_sys};
@@ -13,70 +14,73 @@ use crate::types::{
     MrlVector, RawVarlena, StoredVector, VectorDatum, call_arguments, call_site_state,
 };
 
-/// An argument of up to so many bytes is compared by its bytes, a longer one by its hash: a call
-/// site does not keep a copy of a picture.
+/// An argument of at most this length is compared by its bytes, a longer one by its hash, so that a
+/// call site does not keep a copy of a picture.
 const COMPARED_BYTES: usize = 4096;
 
-/// Stands for an argument that is NULL, in place of its length.
+/// Marks an argument that is NULL. It takes the place of the argument's length.
 const NULL: u64 = u64::MAX;
-/// Stands for an argument that is a constant of the plan: the same in every call from a call site.
+/// Marks an argument that is a constant of the plan, and therefore the same in every call from one
+/// call site.
 const CONSTANT: u64 = u64::MAX - 1;
 
-/// What a call site keeps.
+/// The state of a call site.
 #[derive(Default)]
 struct Site {
-    /// Which arguments are constants of the plan; none before the first call.
+    /// For each argument, whether it is a constant of the plan. `None` before the first call.
     constants: Option<Vec<bool>>,
-    /// Stands for the arguments of the last call.
-    asked: Vec<u8>,
-    /// Room for those of this call.
-    asking: Vec<u8>,
-    /// What else the vector depends on: which model a name stands for, and its files.
+    /// The identity of the arguments of the last call whose vector was kept.
+    last_identity: Vec<u8>,
+    /// A buffer for the identity of the current call's arguments.
+    identity: Vec<u8>,
+    /// The generations of the settings and of the model files, on which the vector depends as well.
     models: (u64, u64),
     vector: Option<StoredVector>,
 }
 
-/// The vector of `arguments`: the one of the last call from here, where nothing has changed since,
-/// else what `make` makes.
-pub fn once(
+/// Returns the vector of `arguments`. If neither the arguments nor the models have changed since
+/// the last call from this call site, this is the kept vector; otherwise `make` computes it.
+pub fn embed_once(
     fcinfo: pg_sys::FunctionCallInfo,
     arguments: &[Option<RawVarlena<'_>>],
     make: impl FnOnce() -> Result<MrlVector, ErrorReport>,
 ) -> Result<VectorDatum, ErrorReport> {
-    let mut own = Site::default();
-    // SAFETY: this call's fcinfo; functions that call this keep nothing else.
-    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    let mut temporary = Site::default();
+    // SAFETY: `fcinfo` is the current call's, and the SQL functions that call this one keep no
+    // other state.
+    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     let models = (guc::model_generation(), inference::generation());
     let constants = site.constants.get_or_insert_with(|| {
-        // SAFETY: this call's fcinfo.
+        // SAFETY: `fcinfo` is the current call's.
         let call = unsafe { call_arguments(fcinfo) };
         call.into_iter()
-            // SAFETY: an expression of the call that is being executed.
+            // SAFETY: the argument is an expression node of the call that is being executed.
             .map(|argument| unsafe { is_a(argument, pg_sys::NodeTag::T_Const) })
             .collect()
     });
-    let is_known = identify(arguments, constants, &mut site.asking);
-    if is_known
+    let has_identity = identify(arguments, constants, &mut site.identity);
+    if has_identity
         && models == site.models
-        && site.asking == site.asked
+        && site.identity == site.last_identity
         && let Some(vector) = &site.vector
     {
         return Ok(vector.to_datum());
     }
-    // Should `make` end in an error, nothing is kept.
+    // If `make` returns an error, no vector is kept.
     site.vector = None;
     let vector = StoredVector::from(make()?);
-    let answer = vector.to_datum();
-    if is_known {
-        std::mem::swap(&mut site.asked, &mut site.asking);
+    let datum = vector.to_datum();
+    if has_identity {
+        std::mem::swap(&mut site.last_identity, &mut site.identity);
         site.models = models;
         site.vector = Some(vector);
     }
-    Ok(answer)
+    Ok(datum)
 }
 
-/// Writes bytes that stand for the arguments, each behind its length. False where one lies in
-/// memory that may change under its address.
+/// Writes an identity of the arguments to `identity`: for each argument its length, then its bytes
+/// or their hash. Returns false if an argument has no identity because it is an in-memory value
+/// that may change.
 fn identify(
     arguments: &[Option<RawVarlena<'_>>],
     constants: &[bool],

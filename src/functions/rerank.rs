@@ -1,4 +1,4 @@
-//! `rerank_score`.
+//! The SQL function `rerank_score`.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -9,7 +9,7 @@ use crate::inference::{catalog, worker};
 use crate::model::Cache;
 use crate::types::{TextArg, sql_error};
 
-/// How well a content answers a query, by a cross-encoder.
+/// Returns the score of a cross-encoder for how well `content` answers `query`.
 #[pg_extern(sql = false)]
 fn photosearch_rerank_score(
     model: TextArg<'_>,

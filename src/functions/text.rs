@@ -1,15 +1,16 @@
-//! Texts to embed, and instructions.
+//! Reading of text arguments: the texts to embed, and instructions.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::types::{TextArg, sql_error};
 
-/// The most bytes of a text, as `to_tsvector` has it: a model reads some thousand tokens of it
-/// anyhow, and tokenizing takes many times the memory of the text.
+/// The maximum length of a text in bytes, which is the limit of `to_tsvector`. A model reads only
+/// the first few thousand tokens anyway, and the tokenizer takes many times the memory of the text.
 const MAX_BYTES: usize = (1 << 20) - 1;
 
-/// A copy of an argument. `what` it is goes into the error. What is too long is not read.
+/// Copies an argument. `what` names the argument in error messages. A value that is too long is not
+/// detoasted.
 pub fn read(argument: TextArg<'_>, what: &str) -> Result<String, ErrorReport> {
     check(argument.0.len(), what)?;
     let bytes = argument.0.bytes();
@@ -18,12 +19,12 @@ pub fn read(argument: TextArg<'_>, what: &str) -> Result<String, ErrorReport> {
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("{what} is not in UTF-8"),
         )
-        .set_hint("Models read UTF-8: the database must have this encoding.")
+        .set_hint("Models read UTF-8, so the encoding of the database must be UTF8.")
     })?;
     owned(text)
 }
 
-/// A copy of an element of an array.
+/// Copies an element of an array.
 pub fn copy(text: &str) -> Result<String, ErrorReport> {
     check(text.len(), "text")?;
     owned(text)

@@ -12,10 +12,11 @@ use super::page::{Block, Meta, PAGE, empty_page, meta_page, relation_name, set_c
 use crate::sweep::{Encoder, Layout, MAX_PREFIX_DIMS, Tid};
 use crate::types::{check_memory, sql_error};
 
-/// Dimensions that are coded where the index does not say: 128 bytes and a half for each row.
+/// The number of encoded dimensions if the index does not specify it. The codes of an entry then
+/// take 192 bytes (8 + 4 bits per dimension).
 const DEFAULT_PREFIX_DIMS: usize = 128;
 
-/// Builds page after page, in the order of the table.
+/// The state of a build. It fills one page after another, in the order of the table.
 struct Build {
     index: pg_sys::Relation,
     meta: Meta,
@@ -39,7 +40,8 @@ impl Build {
         if self.count == self.layout.capacity() {
             self.flush();
             check_memory();
-            // SAFETY: only counts; progress is reported for this CREATE INDEX.
+            // SAFETY: this only updates a counter; the command that reports the progress is this
+            // CREATE INDEX.
             unsafe {
                 pg_sys::pgstat_progress_update_param(
                     pg_sys::PROGRESS_CREATEIDX_TUPLES_DONE as i32,
@@ -53,7 +55,7 @@ impl Build {
     fn flush(&mut self) {
         if self.count > 0 {
             set_count(&self.layout, &mut self.page, self.count);
-            // SAFETY: nobody else knows the new file.
+            // SAFETY: the file is new, and no other backend can see it yet.
             let mut block = unsafe { Block::extend(self.index, pg_sys::ForkNumber::MAIN_FORKNUM) };
             block.overwrite(&self.page);
             self.page = empty_page(&self.layout);
@@ -62,12 +64,13 @@ impl Build {
     }
 }
 
-/// What an index on this column, with these options, is made for.
+/// Determines the parameters of an index from its column and its storage parameters.
 ///
 /// # Safety
 /// `index` is open.
 pub unsafe fn meta_of(index: pg_sys::Relation) -> Result<Meta, ErrorReport> {
-    // SAFETY: a key column exists; getBaseTypeAndTypmod looks through domains.
+    // SAFETY: the caller guarantees an open index, which has at least one key column.
+    // getBaseTypeAndTypmod resolves domains.
     let (dims, option) = unsafe {
         let descriptor = (*index).rd_att;
         #[cfg(not(feature = "pg18"))]
@@ -81,9 +84,9 @@ pub unsafe fn meta_of(index: pg_sys::Relation) -> Result<Meta, ErrorReport> {
     let dims = usize::try_from(dims).map_err(|_| {
         sql_error(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "column of an mrl index must have a number of dimensions",
+            "column of an mrl index must declare its number of dimensions",
         )
-        .set_hint("Declare it, for instance as mrl_vector(2048).")
+        .set_hint("Declare the column as mrl_vector(n), for example mrl_vector(2048).")
     })?;
     let prefix_dims = option.unwrap_or(DEFAULT_PREFIX_DIMS.min(dims));
     if prefix_dims > dims {
@@ -107,35 +110,37 @@ fn layout_of(meta: &Meta) -> Result<Layout, ErrorReport> {
     })
 }
 
-/// Whether the index can do what it is built for.
+/// Returns an error if the access method does not support this use of the index.
 ///
 /// # Safety
-/// The table is open, and `info` describes the index.
-unsafe fn check_use(
+/// `table` is open, and `info` describes the index.
+unsafe fn check_supported(
     table: pg_sys::Relation,
     info: *const pg_sys::IndexInfo,
 ) -> Result<(), ErrorReport> {
     let unsupported =
         |message: String| sql_error(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees an open table and a valid `info`.
     unsafe {
-        // Of our operators only `vector @~ vector` commutes, and what it means is a session's
-        // setting: what one session accepts, another one's REINDEX or restore would refuse.
+        // An exclusion constraint needs a commutative operator. Only the operators on two vectors
+        // are commutative, and their results depend on the settings of the session. So a REINDEX or
+        // a restore in one session could reject rows that another session has accepted.
         if !(*info).ii_ExclusionOps.is_null() {
             return Err(unsupported(
                 "access method \"mrl\" does not support exclusion constraints".to_owned(),
             )
             .set_detail(
-                "What the operator @~ takes for a conflict depends on the session's settings.",
+                "Whether two vectors conflict under the operator @~ depends on the session's settings.",
             ));
         }
-        // A scan reports a row identifier that no heap row can have as corruption.
+        // A scan reports a TID that no heap row can have as corruption, so the TIDs of other table
+        // access methods are not supported.
         if !std::ptr::eq((*table).rd_tableam, pg_sys::GetHeapamTableAmRoutine()) {
             return Err(unsupported(format!(
                 "access method \"mrl\" does not support table \"{}\"",
                 relation_name(table)
             ))
-            .set_detail("Only tables of the access method heap can be indexed."));
+            .set_detail("Only tables with the access method \"heap\" can be indexed."));
         }
     }
     Ok(())
@@ -147,7 +152,8 @@ pub unsafe extern "C-unwind" fn ambuild(
     index: pg_sys::Relation,
     info: *mut pg_sys::IndexInfo,
 ) -> *mut pg_sys::IndexBuildResult {
-    // SAFETY: Postgres passes open relations; `build` outlives the scan that gets its address.
+    // SAFETY: Postgres passes open relations. `build` outlives the table scan, which uses its
+    // address.
     unsafe {
         let main = pg_sys::ForkNumber::MAIN_FORKNUM;
         if pg_sys::RelationGetNumberOfBlocksInFork(index, main) != 0 {
@@ -158,7 +164,7 @@ pub unsafe extern "C-unwind" fn ambuild(
             )
             .report(PgLogLevel::ERROR);
         }
-        check_use(heap, info).unwrap_or_report();
+        check_supported(heap, info).unwrap_or_report();
         let meta = meta_of(index).unwrap_or_report();
         let layout = layout_of(&meta).unwrap_or_report();
         Block::extend(index, pg_sys::ForkNumber::MAIN_FORKNUM).overwrite(&meta_page(&meta));
@@ -194,7 +200,8 @@ pub unsafe extern "C-unwind" fn ambuild(
     }
 }
 
-/// Every row that the index is to have, as the table's scan meets it; answers to cancel there.
+/// Adds a row to the index. The table scan calls it for every row that the index must contain, and
+/// processes interrupts.
 #[pg_guard]
 unsafe extern "C-unwind" fn add_row(
     _index: pg_sys::Relation,
@@ -204,7 +211,8 @@ unsafe extern "C-unwind" fn add_row(
     _is_alive: bool,
     state: *mut c_void,
 ) {
-    // SAFETY: `state` is the Build of `ambuild`; one column.
+    // SAFETY: `state` points to the `Build` in `ambuild`. The arrays have one element, because the
+    // index has one column.
     unsafe {
         if !*is_null {
             let build = &mut *state.cast::<Build>();
@@ -213,7 +221,7 @@ unsafe extern "C-unwind" fn add_row(
     }
 }
 
-/// The init fork of an unlogged index: what it is reset to after a crash.
+/// Writes the init fork of an unlogged index, which replaces the main fork after a crash.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
     // SAFETY: Postgres passes an open relation with an empty init fork.
@@ -222,7 +230,8 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
         layout_of(&meta).unwrap_or_report();
         let mut block = Block::extend(index, pg_sys::ForkNumber::INIT_FORKNUM);
         let page = meta_page(&meta);
-        // START_CRIT_SECTION and END_CRIT_SECTION of `miscadmin.h`: a page that is dirty is logged.
+        // START_CRIT_SECTION and END_CRIT_SECTION of `miscadmin.h`: no error may occur between
+        // marking the buffer dirty and logging the page.
         pg_sys::CritSectionCount += 1;
         block.overwrite(&page);
         pg_sys::log_newpage_buffer(block.buffer(), true);
@@ -230,15 +239,15 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
     }
 }
 
-/// RelationNeedsWAL of `utils/rel.h`: a permanent relation, unless its file is of this transaction
-/// and `wal_level` is minimal (then Postgres syncs the file at commit).
+/// RelationNeedsWAL of `utils/rel.h`: true for a permanent relation, unless its file was created in
+/// this transaction and `wal_level` is minimal (Postgres then syncs the file at commit).
 ///
 /// # Safety
 /// `relation` is open.
 unsafe fn needs_wal(relation: pg_sys::Relation) -> bool {
     const WAL_LEVEL_REPLICA: i32 = 1;
     const INVALID_SUB_TRANSACTION_ID: pg_sys::SubTransactionId = 0;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees an open relation.
     unsafe {
         #[cfg(any(feature = "pg14", feature = "pg15"))]
         let first = (*relation).rd_firstRelfilenodeSubid;

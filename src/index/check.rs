@@ -1,8 +1,9 @@
-//! `photosearch.check_index`: whether an index holds exactly what it should.
+//! Consistency check of an index, for `photosearch.check_index`: it verifies that the index
+//! contains exactly the entries that it should contain.
 //!
-//! In the manner of Postgres' amcheck. Writers are kept out while it runs (ShareLock on the table).
-//! A page that Postgres itself refuses (by its checksum, or its header) ends the check with Postgres'
-//! error, which names the block.
+//! It works like Postgres' amcheck. A ShareLock on the table keeps out writers while it runs. If
+//! Postgres itself rejects a page because of its checksum or its header, the check ends with
+//! Postgres' error, which names the block.
 
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
@@ -17,7 +18,7 @@ use super::page::{FIRST_BLOCK, Index, META_BLOCK, Pin, relation_name};
 use crate::sweep::{Encoder, Tid};
 use crate::types::sql_error;
 
-/// Something that is not as it should be.
+/// An inconsistency that the check has found.
 pub struct Problem {
     pub block: Option<pg_sys::BlockNumber>,
     pub entry: Option<usize>,
@@ -25,40 +26,42 @@ pub struct Problem {
     pub problem: &'static str,
 }
 
-/// Where an entry is, for which row, and whether the table has that.
-struct Place {
+/// The location of an entry, the TID in it, and whether the table scan has found a row with this
+/// TID.
+struct EntryLocation {
     tid: Tid,
     block: pg_sys::BlockNumber,
     entry: u16,
-    seen: bool,
+    found_row: bool,
 }
 
 struct Check {
     index: Index,
     encoder: Encoder,
-    /// All entries; ordered by TID, once all pages have been read.
-    places: Vec<Place>,
+    /// The locations of all entries; sorted by TID after all pages have been read.
+    locations: Vec<EntryLocation>,
     problems: Vec<Problem>,
 }
 
-/// Every disagreement between the index and its table; an error where `oid` is no index of ours, or is
-/// one that can't be checked.
+/// Returns all inconsistencies between the index and its table. Returns an error if `oid` is not an
+/// mrl index, or if the index cannot be checked.
 ///
 /// # Safety
-/// Called in a transaction.
+/// A transaction is running.
 pub unsafe fn check(oid: pg_sys::Oid) -> Result<Vec<Problem>, ErrorReport> {
     let share = pg_sys::ShareLock as pg_sys::LOCKMODE;
     let access_share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: relations are opened with a lock, the table before its index, as everywhere; they are
-    // closed at the end, or with the transaction where an error comes, which also gives the user
-    // back.
+    // SAFETY: each relation is locked when it is opened; the table is locked before its index, as
+    // everywhere in Postgres. Relations are closed at the end, or by the abort of the transaction
+    // after an error. The abort also restores the user id.
     unsafe {
         let table_oid = pg_sys::IndexGetRelation(oid, true);
-        if table_oid == pg_sys::InvalidOid || !is_ours(oid) {
-            return Err(not_ours(oid));
+        if table_oid == pg_sys::InvalidOid || !is_mrl_index(oid) {
+            return Err(wrong_object_error(oid));
         }
         let table = pg_sys::table_open(table_oid, share);
-        // Expressions of the index are code of the table's owner: they run with his rights.
+        // The expressions of an index are code of the table's owner, so they run with the owner's
+        // rights.
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(
@@ -70,11 +73,12 @@ pub unsafe fn check(oid: pg_sys::Oid) -> Result<Vec<Problem>, ErrorReport> {
         pg_sys::RestrictSearchPath();
 
         let relation = pg_sys::index_open(oid, access_share);
-        // The table may have been another one's before it was locked.
+        // The index may have been dropped, and its OID reused for another table's index, before the
+        // table was locked.
         if pg_sys::IndexGetRelation(oid, true) != table_oid {
-            return Err(not_ours(oid));
+            return Err(wrong_object_error(oid));
         }
-        is_checkable(relation)?;
+        check_supported(relation)?;
         let problems = check_open(relation, table)?;
         pg_sys::index_close(relation, access_share);
 
@@ -86,13 +90,13 @@ pub unsafe fn check(oid: pg_sys::Oid) -> Result<Vec<Problem>, ErrorReport> {
 }
 
 /// # Safety
-/// `relation` is an open index of ours, of the open table.
+/// `relation` is an open mrl index, and `table` is its table, which is also open.
 unsafe fn check_open(
     relation: pg_sys::Relation,
     table: pg_sys::Relation,
 ) -> Result<Vec<Problem>, ErrorReport> {
-    // SAFETY: the caller's promise. What is cached of the index may be older than the damage, and
-    // is not used.
+    // SAFETY: the caller guarantees open relations. The metapage is read from the file, because the
+    // relcache may have cached it before it was damaged.
     unsafe {
         let meta = Index::read_meta(relation);
         let Some((meta, layout)) = meta.and_then(|meta| Some((meta, meta.layout()?))) else {
@@ -105,12 +109,12 @@ unsafe fn check_open(
                 meta,
                 layout,
             },
-            places: Vec::new(),
+            locations: Vec::new(),
             problems: Vec::new(),
         };
         check.read_index()?;
         check.read_table(table);
-        check.judge_unseen(table);
+        check.check_unmatched_entries(table);
         Ok(check.problems)
     }
 }
@@ -122,12 +126,14 @@ fn out_of_memory(entries: usize) -> ErrorReport {
     )
 }
 
-/// Whether this is an index of ours, by its access method's handler.
+/// Returns whether `oid` is an index of this access method. The test is whether the access method's
+/// handler returns our `ambuild`.
 ///
 /// # Safety
-/// Called in a transaction.
-unsafe fn is_ours(oid: pg_sys::Oid) -> bool {
-    // SAFETY: reads the system catalogs; the routine is palloc'd.
+/// A transaction is running.
+unsafe fn is_mrl_index(oid: pg_sys::Oid) -> bool {
+    // SAFETY: catalog lookups require a running transaction, which the caller guarantees. The
+    // pg_class row is read before it is released, and the IndexAmRoutine is palloc'd.
     unsafe {
         let tuple = pg_sys::SearchSysCache1(
             pg_sys::SysCacheIdentifier::RELOID as i32,
@@ -151,8 +157,9 @@ unsafe fn is_ours(oid: pg_sys::Oid) -> bool {
     }
 }
 
-fn not_ours(oid: pg_sys::Oid) -> ErrorReport {
-    // SAFETY: reads the system catalogs; the name is palloc'd.
+fn wrong_object_error(oid: pg_sys::Oid) -> ErrorReport {
+    // SAFETY: `check` runs in a transaction, which catalog lookups require. get_rel_name returns
+    // null or a palloc'd string.
     let name = unsafe {
         let name = pg_sys::get_rel_name(oid);
         if name.is_null() {
@@ -169,8 +176,8 @@ fn not_ours(oid: pg_sys::Oid) -> ErrorReport {
 
 /// # Safety
 /// `relation` is an open index.
-unsafe fn is_checkable(relation: pg_sys::Relation) -> Result<(), ErrorReport> {
-    // SAFETY: the caller's promise. Each index has a row in pg_index.
+unsafe fn check_supported(relation: pg_sys::Relation) -> Result<(), ErrorReport> {
+    // SAFETY: the caller guarantees an open index, so `rd_index` (its pg_index row) is not null.
     unsafe {
         let name = relation_name(relation);
         if !(*(*relation).rd_index).indisvalid {
@@ -178,7 +185,7 @@ unsafe fn is_checkable(relation: pg_sys::Relation) -> Result<(), ErrorReport> {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!("index \"{name}\" is not valid"),
             )
-            .set_hint("REINDEX it, or drop it."));
+            .set_hint("Rebuild the index with REINDEX, or drop it."));
         }
         let is_temporary =
             (*(*relation).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP;
@@ -211,18 +218,18 @@ impl Problem {
         }
     }
 
-    fn of_entry(place: &Place, problem: &'static str) -> Problem {
+    fn of_entry(location: &EntryLocation, problem: &'static str) -> Problem {
         Problem {
-            block: Some(place.block),
-            entry: Some(place.entry.into()),
-            tid: Some(item_pointer(place.tid)),
+            block: Some(location.block),
+            entry: Some(location.entry.into()),
+            tid: Some(item_pointer(location.tid)),
             problem,
         }
     }
 }
 
 impl Check {
-    /// Every page, and where each row's entry is.
+    /// Reads all pages, and collects the location of every entry.
     fn read_index(&mut self) -> Result<(), ErrorReport> {
         for block in FIRST_BLOCK..self.index.block_count() {
             pgrx::check_for_interrupts!();
@@ -238,20 +245,21 @@ impl Check {
                 self.problems.push(Problem::of_block(block));
                 continue;
             };
-            // An allocation that fails would end the server process, and with it all others.
-            self.places
+            // An allocation that fails would abort the server process, and all other sessions with
+            // it.
+            self.locations
                 .try_reserve(count)
-                .map_err(|_| out_of_memory(self.places.len()))?;
-            self.places.extend((0..count).map(|entry| Place {
+                .map_err(|_| out_of_memory(self.locations.len()))?;
+            self.locations.extend((0..count).map(|entry| EntryLocation {
                 tid: slab.tid(entry),
                 block,
                 entry: entry as u16,
-                seen: false,
+                found_row: false,
             }));
         }
-        self.places
-            .sort_unstable_by_key(|place| (place.tid, place.block, place.entry));
-        for pair in self.places.windows(2) {
+        self.locations
+            .sort_unstable_by_key(|location| (location.tid, location.block, location.entry));
+        for pair in self.locations.windows(2) {
             if pair[0].tid == pair[1].tid {
                 let problem = "row has more than one entry";
                 self.problems.push(Problem::of_entry(&pair[1], problem));
@@ -260,15 +268,16 @@ impl Check {
         Ok(())
     }
 
-    /// Every row that the index is to have, and its entry.
+    /// Scans the table, and checks the entry of every row that the index must contain.
     ///
     /// # Safety
-    /// `table` is the index' table, open.
+    /// `table` is the index's table, and is open.
     unsafe fn read_table(&mut self, table: pg_sys::Relation) {
-        // SAFETY: the scan ends, and lets go of itself, in table_index_build_scan. `ii_Concurrent`
-        // makes it go by the snapshot that we give, as in amcheck. Where a scan is given, how that was
-        // begun decides whether it may start in the middle of the table (it may not: the last
-        // argument), and Postgres asserts that `allow_sync` is true.
+        // SAFETY: the caller guarantees the open table. table_index_build_scan ends the scan. With
+        // `ii_Concurrent` it uses the snapshot of the scan, as in amcheck. The last argument of
+        // table_beginscan_strat makes the scan start at the first block. The argument `allow_sync`
+        // of table_index_build_scan has no effect on a scan that the caller has begun, but Postgres
+        // asserts that it is true.
         unsafe {
             let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let info = pg_sys::BuildIndexInfo(self.index.relation);
@@ -289,68 +298,71 @@ impl Check {
     }
 
     /// # Safety
-    /// `datum` is the indexed value of the row at `tid`, unless `is_null`.
+    /// `datum` is the indexed value of the row at `tid`, unless `is_null` is true.
     unsafe fn check_row(&mut self, tid: Tid, datum: pg_sys::Datum, is_null: bool) {
-        let first = self.places.partition_point(|place| place.tid < tid);
-        let Some(place) = self.places.get_mut(first).filter(|p| p.tid == tid) else {
+        let first = self
+            .locations
+            .partition_point(|location| location.tid < tid);
+        let Some(location) = self.locations.get_mut(first).filter(|p| p.tid == tid) else {
             if !is_null {
                 self.problems
                     .push(Problem::of_row(tid, "row has no entry in the index"));
             }
             return;
         };
-        place.seen = true;
+        location.found_row = true;
         if is_null {
-            let problem = "entry of a row whose value is NULL";
-            self.problems.push(Problem::of_entry(place, problem));
+            let problem = "entry points to a row whose value is NULL";
+            self.problems.push(Problem::of_entry(location, problem));
             return;
         }
-        let holds = encode(&self.index.meta, &mut self.encoder, datum).and_then(|()| {
+        let agrees = encode(&self.index.meta, &mut self.encoder, datum).and_then(|()| {
             let (block, content) =
                 self.index
-                    .read(place.block, pg_sys::BUFFER_LOCK_SHARE, null_mut())?;
+                    .read(location.block, pg_sys::BUFFER_LOCK_SHARE, null_mut())?;
             let count = content.entries();
             let slab = self.index.slab(&block, count)?;
-            let entry = usize::from(place.entry);
+            let entry = usize::from(location.entry);
             Ok(entry < count && slab.holds(entry, &self.encoder))
         });
-        if !matches!(holds, Ok(true)) {
+        if !matches!(agrees, Ok(true)) {
             let problem = "entry does not agree with its row";
-            self.problems.push(Problem::of_entry(place, problem));
+            self.problems.push(Problem::of_entry(location, problem));
         }
     }
 
-    /// Entries for which the table's scan met no row: those of dead rows wait for vacuum, others
-    /// should not be there.
+    /// Reports entries for which the table scan has found no row and which are not merely waiting
+    /// for vacuum to remove them.
     ///
     /// # Safety
-    /// `table` is the index' table, open.
-    unsafe fn judge_unseen(&mut self, table: pg_sys::Relation) {
-        for place in self.places.iter().filter(|place| !place.seen) {
+    /// `table` is the index's table, and is open.
+    unsafe fn check_unmatched_entries(&mut self, table: pg_sys::Relation) {
+        for location in self.locations.iter().filter(|location| !location.found_row) {
             pgrx::check_for_interrupts!();
-            // SAFETY: the caller's promise.
-            if let Some(problem) = unsafe { why_wrong(table, place.tid) } {
-                self.problems.push(Problem::of_entry(place, problem));
+            // SAFETY: the caller guarantees the open table.
+            if let Some(problem) = unsafe { describe_dangling_entry(table, location.tid) } {
+                self.problems.push(Problem::of_entry(location, problem));
             }
         }
     }
 }
 
-/// What is wrong with an entry for this TID, although no row that the index is to have is there.
-/// `None`: the row is dead, and vacuum has yet to come.
+/// Describes the problem with an entry whose TID is not that of a row which the index must contain.
+/// Returns `None` if the row is dead, because vacuum will remove the entry.
 ///
 /// # Safety
 /// `table` is open.
-unsafe fn why_wrong(table: pg_sys::Relation, tid: Tid) -> Option<&'static str> {
-    const GONE: Option<&str> = Some("entry of a row that is gone");
-    // SAFETY: the caller's promise; line pointers are read under a lock of their page.
+unsafe fn describe_dangling_entry(table: pg_sys::Relation, tid: Tid) -> Option<&'static str> {
+    const GONE: Option<&str> = Some("entry points to a row that does not exist");
+    // SAFETY: the caller guarantees the open table; the line pointer and the tuple header are read
+    // while the page is pinned and locked.
     unsafe {
         let blocks =
             pg_sys::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
         if tid.offset == 0 {
-            return Some("entry has no valid row identifier");
+            return Some("entry has an invalid row identifier");
         }
-        // Only of Postgres' own heap do we know how its pages look.
+        // The page layout is known only for tables of the access method heap.
         let is_heap = (*(*table).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID;
         if is_heap {
             if tid.block >= blocks {
@@ -370,7 +382,7 @@ unsafe fn why_wrong(table: pg_sys::Relation, tid: Tid) -> Option<&'static str> {
                         .add(line.lp_off() as usize)
                         .cast::<pg_sys::HeapTupleHeaderData>();
                     if header.t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 != 0 {
-                        return Some("entry of a row version that is reached through another one");
+                        return Some("entry points to a heap-only tuple");
                     }
                 }
                 _ => {}
@@ -385,12 +397,12 @@ unsafe fn why_wrong(table: pg_sys::Relation, tid: Tid) -> Option<&'static str> {
             &mut all_dead,
         );
         pg_sys::UnregisterSnapshot(snapshot);
-        visible.then_some("entry of a row that the index should not have")
+        visible.then_some("entry points to a row that the index must not contain")
     }
 }
 
 /// # Safety
-/// Called by Postgres with the state that [`Check::read_table`] has given.
+/// Postgres calls this function with the state that [`Check::read_table`] has passed.
 #[pg_guard]
 unsafe extern "C-unwind" fn check_row(
     _index: pg_sys::Relation,
@@ -400,7 +412,8 @@ unsafe extern "C-unwind" fn check_row(
     _is_alive: bool,
     state: *mut c_void,
 ) {
-    // SAFETY: the state is the Check; one column.
+    // SAFETY: `state` points to the Check in `read_table`. The arrays have one element, because the
+    // index has one column.
     unsafe {
         let check = &mut *state.cast::<Check>();
         check.check_row(tid_of(&*tid), *values, *is_null);

@@ -1,4 +1,4 @@
-//! What a scan costs.
+//! The cost estimate of a scan.
 
 use pgrx::PgList;
 use pgrx::pg_sys;
@@ -7,17 +7,20 @@ use pgrx::prelude::*;
 use super::page::{Index, Meta};
 use crate::planner::compared_dims;
 
-/// Comparing one entry with one query, in `cpu_operator_cost`s: a few nanoseconds, where that
-/// setting's unit is a comparison of integers through the executor.
+/// The cost of comparing one entry with one query, in units of `cpu_operator_cost`. It takes a few
+/// nanoseconds, while the unit is a comparison of integers by the executor.
 const ENTRY: f64 = 0.5;
-/// The same where the query compares fewer dimensions than the index keeps: both levels are read.
+/// The same cost if the query compares fewer dimensions than the index encodes: both levels of the
+/// codes are read.
 const ENTRY_BOTH_LEVELS: f64 = 10.0;
-/// The share of entries that the codes leave undecided; the executor looks at their rows.
+/// The fraction of entries that their codes leave undecided, so that the executor rechecks the
+/// rows.
 const UNDECIDED: f64 = 0.0005;
-/// Entries lie in the order of the table after a build, and where nothing has been deleted since.
+/// The correlation with the order of the table. The entries of a build are in the order of the
+/// table, and later ones too, unless rows have been deleted.
 const CORRELATION: f64 = 0.95;
 
-/// How a query's length relates to the index'.
+/// How the prefix length of a query compares with that of the index.
 #[derive(Clone, Copy, PartialEq)]
 enum Compared {
     Equal,
@@ -37,7 +40,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
     correlation: *mut f64,
     pages: *mut f64,
 ) {
-    // SAFETY: the planner passes valid nodes, and places for the results.
+    // SAFETY: the planner passes valid nodes, and pointers to the results.
     unsafe {
         let info = (*path).indexinfo;
         let clauses = pg_sys::get_quals_from_indexclauses((*path).indexclauses);
@@ -52,8 +55,9 @@ pub unsafe extern "C-unwind" fn amcostestimate(
 
         let (mut random_page, mut seq_page) = (0.0, 0.0);
         pg_sys::get_tablespace_page_costs((*info).reltablespace, &mut random_page, &mut seq_page);
-        // Every sweep reads every page; the sweeps of an inner side of a join find them cached, as
-        // far as they fit (genericcostestimate of Postgres' `selfuncs.c`).
+        // Every sweep reads all pages. On the inner side of a nested loop, later sweeps find the
+        // pages in the cache as far as it holds them (genericcostestimate of Postgres'
+        // `selfuncs.c`).
         let all_pages = f64::from((*info).pages);
         let read = if loop_count > 1.0 {
             pg_sys::index_pages_fetched(all_pages * loop_count, (*info).pages, all_pages, root)
@@ -63,7 +67,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         };
 
         let clauses = PgList::<pg_sys::Node>::from_pg(clauses);
-        // One that somebody only imagines has no file.
+        // A hypothetical index has no file.
         let meta = (!(*info).hypothetical)
             .then(|| meta((*info).indexoid))
             .flatten();
@@ -75,15 +79,15 @@ pub unsafe extern "C-unwind" fn amcostestimate(
                 })
             })
             .collect();
-        let an_entry: f64 = compared
+        let per_entry: f64 = compared
             .iter()
             .map(|compared| match compared {
                 Compared::Shorter => ENTRY_BOTH_LEVELS,
                 Compared::Equal | Compared::Longer => ENTRY,
             })
             .sum();
-        // Codes say little of a query that compares more than they cover: the executor looks at most
-        // rows, as in a sequential scan.
+        // If a query compares more dimensions than the codes cover, the codes reject few rows. The
+        // executor then rechecks most rows, as in a sequential scan.
         let undecided = if compared.iter().all(|c| *c == Compared::Longer) {
             1.0
         } else {
@@ -92,14 +96,14 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         let mut recheck = pg_sys::QualCost::default();
         pg_sys::cost_qual_eval(&mut recheck, clauses.as_ptr(), root);
 
-        // A bitmap has a whole page of the table rechecked where one row of it is undecided; Postgres
-        // charges the recheck of every row of a bitmap anyway (`cost_bitmap_heap_scan`).
+        // A lossy page of a bitmap makes the executor recheck all rows of the page, but Postgres
+        // charges the recheck of every row of a bitmap scan anyway (`cost_bitmap_heap_scan`).
         let entries = (*info).tuples;
         let returned = matching.max(undecided);
         *startup = pg_sys::index_other_operands_eval_cost(root, clauses.as_ptr());
         *total = *startup
             + read * seq_page
-            + entries * an_entry * pg_sys::cpu_operator_cost
+            + entries * per_entry * pg_sys::cpu_operator_cost
             + entries * undecided * recheck.per_tuple
             + entries * returned * pg_sys::cpu_index_tuple_cost;
         *selectivity = returned;
@@ -108,13 +112,13 @@ pub unsafe extern "C-unwind" fn amcostestimate(
     }
 }
 
-/// What the index is for. A corrupted one is for the scan to report: a query that does not use it
-/// goes on.
+/// Reads the parameters of the index. Returns `None` if the index is corrupted: the scan reports
+/// that, so that a query which does not use the index succeeds.
 ///
 /// # Safety
 /// The planner holds a lock on the index.
 unsafe fn meta(index: pg_sys::Oid) -> Option<Meta> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a lock on the index, so it can be opened without another one.
     unsafe {
         let relation = pg_sys::index_open(index, pg_sys::NoLock as pg_sys::LOCKMODE);
         let meta = Index::open(relation).ok().map(|index| index.meta);
@@ -128,7 +132,8 @@ impl Compared {
         match dims {
             Some(dims) if dims < meta.prefix_dims => Compared::Shorter,
             Some(dims) if dims > meta.prefix_dims => Compared::Longer,
-            // Not known while planning: most probably what the index was made for.
+            // If the prefix length is not known while planning, it is most likely the one for which
+            // the index was created.
             _ => Compared::Equal,
         }
     }

@@ -1,4 +1,4 @@
-//! An entry: the encoded prefix of a row's vector, and the row's TID.
+//! Index entries: encoding the prefix of a row's vector, and conversion of the row's TID.
 
 use half::f16;
 use pgrx::pg_sys;
@@ -12,10 +12,11 @@ use crate::vector::VectorError;
 
 /// Encodes the prefix of a vector of the indexed column.
 ///
-/// A row of other dimensions than the index is made for is an error. (A column that declares them
-/// has none, unless they are lifted later.)
+/// Returns an error if the number of dimensions differs from that of the index. A column that
+/// declares its dimensions contains no such row, unless the declaration is dropped later.
 pub fn encode(meta: &Meta, encoder: &mut Encoder, datum: pg_sys::Datum) -> Result<(), ErrorReport> {
-    // SAFETY: the opclass is for mrl_vector, and the value is not null (callers look).
+    // SAFETY: the operator class is for mrl_vector, and every caller has checked that the value is
+    // not null.
     let values = unsafe { VectorArg::from_datum(datum) }.prefix(meta.prefix_dims)?;
     if values.dims() != meta.dims {
         return Err(vector_error(VectorError::DifferentDimensions(
@@ -27,7 +28,7 @@ pub fn encode(meta: &Meta, encoder: &mut Encoder, datum: pg_sys::Datum) -> Resul
     encoder.encode(prefix).map_err(|NotFinite| corrupted())
 }
 
-/// A heap TID, from Postgres' form.
+/// Converts a heap TID from Postgres' form.
 pub fn tid_of(item: &pg_sys::ItemPointerData) -> Tid {
     Tid {
         block: u32::from(item.ip_blkid.bi_hi) << 16 | u32::from(item.ip_blkid.bi_lo),
@@ -35,16 +36,16 @@ pub fn tid_of(item: &pg_sys::ItemPointerData) -> Tid {
     }
 }
 
-/// The largest offset that a row of a table can have, `MaxHeapTuplesPerPage` of
-/// `access/htup_details.h`.
+/// The largest offset number of a heap tuple, `MaxHeapTuplesPerPage` of `access/htup_details.h`.
 const MAX_OFFSET: u16 = ((pg_sys::BLCKSZ - 24) / 28) as u16;
 
-/// Whether a row can have this TID, as far as one page can tell. Postgres' own functions rely on it.
-pub fn is_possible(tid: Tid) -> bool {
+/// Returns whether the offset number of a TID is valid for a heap page. Postgres' own functions
+/// assume that it is, and do not check it.
+pub fn is_valid_tid(tid: Tid) -> bool {
     (1..=MAX_OFFSET).contains(&tid.offset)
 }
 
-/// A heap TID, to Postgres' form.
+/// Converts a heap TID to Postgres' form.
 pub fn item_pointer(tid: Tid) -> pg_sys::ItemPointerData {
     pg_sys::ItemPointerData {
         ip_blkid: pg_sys::BlockIdData {

@@ -1,4 +1,4 @@
-//! What Postgres has to know of the access method: a list of its callbacks.
+//! The handler function of the access method, which returns its properties and callbacks.
 
 use pgrx::prelude::*;
 use pgrx::{Internal, pg_sys};
@@ -6,12 +6,12 @@ use pgrx::{Internal, pg_sys};
 use super::opclass::{self, Strategy};
 use super::{build, cost, insert, options, scan, vacuum};
 
-/// `mrl_handler(internal) returns index_am_handler`. Postgres calls it without an argument; the
-/// declared one keeps it from being called in SQL.
+/// `mrl_handler(internal) returns index_am_handler`. Postgres calls it without an argument. The
+/// declared argument prevents calls from SQL.
 #[pg_extern(sql = false)]
 fn mrl_handler() -> Internal {
-    // SAFETY: the node is zeroed, and each field is then what `access/amapi.h` says; a field that is
-    // left null or false means that we can't do what it is for.
+    // SAFETY: `alloc_node` zeroes the struct. The fields are then set as `access/amapi.h` requires;
+    // null or false in a field means that the access method does not support that feature.
     unsafe {
         let mut am = PgBox::<pg_sys::IndexAmRoutine>::alloc_node(pg_sys::NodeTag::T_IndexAmRoutine);
         am.amstrategies = Strategy::ALL.len() as u16;

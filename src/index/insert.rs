@@ -1,8 +1,8 @@
-//! A new entry.
+//! Insertion of an entry.
 //!
-//! Each backend goes on with the page on which it inserted last, so that writers rarely meet on a
-//! page. When that is full, the free space map names another one; when it knows none, the index
-//! grows.
+//! Each backend inserts on the same page as the last time, so that concurrent writers rarely
+//! compete for a page. When that page is full, the free space map provides another one. If the map
+//! has none, the index is extended.
 
 use std::ptr::null_mut;
 
@@ -11,7 +11,7 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
 use super::entry::{encode, tid_of};
-use super::page::{Block, Content, FIRST_BLOCK, Index, Pin, ROOM_FOR_ONE};
+use super::page::{Block, Content, FIRST_BLOCK, Index, Pin, SPACE_FOR_ONE_ENTRY};
 use crate::sweep::{Encoder, Tid};
 
 #[pg_guard]
@@ -26,7 +26,8 @@ pub unsafe extern "C-unwind" fn aminsert(
     _unchanged: bool,
     _info: *mut pg_sys::IndexInfo,
 ) -> bool {
-    // SAFETY: Postgres passes an open index of one column, and the row's TID.
+    // SAFETY: Postgres passes an open index, arrays of one element (the index has one column), and
+    // the row's TID.
     unsafe {
         if !*is_null {
             let index = Index::open(index).unwrap_or_report();
@@ -35,7 +36,7 @@ pub unsafe extern "C-unwind" fn aminsert(
             insert(&index, &encoder, tid_of(&*tid)).unwrap_or_report();
         }
     }
-    // What a unique index would say.
+    // The result is meaningful only for unique indexes.
     false
 }
 
@@ -51,9 +52,10 @@ fn insert(index: &Index, encoder: &Encoder, tid: Tid) -> Result<(), ErrorReport>
         .checked_sub(1)
         .filter(|b| *b >= FIRST_BLOCK)
     {
-        // A backend's first entry: what the last one left of the last page, unless somebody is
-        // busy there. (The map learns of that page only from vacuum.)
-        // SAFETY: the block is there; an index never shrinks while it is open.
+        // This backend inserts into the index for the first time. Try the last block, which another
+        // backend may have left partly filled, unless it is locked at the moment. The free space
+        // map learns of that block only from vacuum.
+        // SAFETY: the block exists, because an index is not truncated while it is open.
         let last = unsafe { Pin::read(index.relation, last, null_mut()) }.try_lock();
         if let Some(block) = last {
             let content = index.content(&block)?;
@@ -63,11 +65,11 @@ fn insert(index: &Index, encoder: &Encoder, tid: Tid) -> Result<(), ErrorReport>
         }
     }
 
-    // SAFETY: the relation is open.
-    let mut number = unsafe { pg_sys::GetPageWithFreeSpace(index.relation, ROOM_FOR_ONE) };
+    // SAFETY: `Index::open` guarantees an open relation.
+    let mut number = unsafe { pg_sys::GetPageWithFreeSpace(index.relation, SPACE_FOR_ONE_ENTRY) };
     while number != pg_sys::InvalidBlockNumber {
         pgrx::check_for_interrupts!();
-        // The map is a hint, and after a crash may speak of blocks that are not there.
+        // The free space map is only a hint. After a crash it may contain blocks that do not exist.
         let count = if (FIRST_BLOCK..index.block_count()).contains(&number) {
             let (block, content) = index.read(number, pg_sys::BUFFER_LOCK_EXCLUSIVE, null_mut())?;
             if add(index, &block, &content, encoder, tid)? {
@@ -77,13 +79,14 @@ fn insert(index: &Index, encoder: &Encoder, tid: Tid) -> Result<(), ErrorReport>
         } else {
             index.layout.capacity()
         };
-        // SAFETY: as above. Corrects the map, and asks again.
+        // SAFETY: `Index::open` guarantees an open relation. The call corrects the map and searches
+        // again.
         number = unsafe {
             pg_sys::RecordAndGetPageWithFreeSpace(
                 index.relation,
                 number,
-                index.room(count),
-                ROOM_FOR_ONE,
+                index.free_space(count),
+                SPACE_FOR_ONE_ENTRY,
             )
         };
     }
@@ -97,7 +100,7 @@ fn insert(index: &Index, encoder: &Encoder, tid: Tid) -> Result<(), ErrorReport>
     }
 }
 
-/// Adds the entry, if there is room; false where there is none.
+/// Adds the entry if the page has space for it; returns false if it has none.
 #[must_use = "an entry that is not added is a row that is not found"]
 fn add(
     index: &Index,
@@ -109,14 +112,16 @@ fn add(
     if content.entries() == index.layout.capacity() {
         return Ok(false);
     }
-    // SAFETY: the block is of this index, and locked for writing.
+    // SAFETY: every caller passes a block of this index with an exclusive lock, and `content` is
+    // its current state.
     unsafe { index.change(block, content, |slab| slab.push(encoder, tid))? };
     Ok(true)
 }
 
-/// A new block, locked for writing.
+/// Extends the index by one block, which is returned with an exclusive lock.
 fn extend(index: &Index) -> Block {
-    // SAFETY: the relation is open; the lock keeps others from extending it.
+    // SAFETY: `Index::open` guarantees an open relation; the extension lock keeps other backends
+    // from extending it.
     unsafe {
         let lock = pg_sys::ExclusiveLock as i32;
         pg_sys::LockRelationForExtension(index.relation, lock);

@@ -1,14 +1,16 @@
-//! The access method `mrl`: the sweep of [`crate::sweep`], kept on pages by Postgres.
+//! The index access method `mrl`: it stores the entries of a sweep ([`crate::sweep`]) on pages that
+//! Postgres manages.
 //!
-//! Block 0 says what the index is for and never changes. All other blocks hold entries, in no
-//! order. An entry stays on the page on which it was inserted until vacuum takes it out: that is
-//! what lets scans, inserts and vacuum share an index with one lock of one page at a time.
+//! Block 0 is the metapage. It describes the index and never changes. All other blocks contain
+//! entries in no particular order. An entry stays on the page on which it was inserted until vacuum
+//! removes it. Because of this, scans, inserts and vacuum can run concurrently while each of them
+//! locks only one page at a time.
 
 mod build;
 mod check;
+mod conditions;
 mod cost;
 mod entry;
-mod fine;
 mod handler;
 mod insert;
 mod opclass;
@@ -27,6 +29,6 @@ pub use sweeps::last as last_sweeps;
 
 /// Called once, when the library is loaded.
 pub fn register_hooks() {
-    fine::register_hook();
+    conditions::register_hook();
     parallel::register_hook();
 }

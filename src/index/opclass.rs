@@ -1,9 +1,9 @@
-//! The operators of the operator class, and what makes one complete.
+//! The operators of the operator class, and its validation.
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// The operators of the opclass, by strategy number.
+/// The operators of the operator class, in the order of their strategy numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
     /// `mrl_vector @~ mrl_vector`
@@ -14,14 +14,26 @@ pub enum Strategy {
     Mismatch,
     /// `mrl_vector !@~ mrl_probe`
     MismatchProbe,
+    /// `mrl_vector @~? mrl_vector`
+    MayMatch,
+    /// `mrl_vector @~? mrl_probe`
+    MayMatchProbe,
+    /// `mrl_vector !@~? mrl_vector`
+    MayMismatch,
+    /// `mrl_vector !@~? mrl_probe`
+    MayMismatchProbe,
 }
 
 impl Strategy {
-    pub const ALL: [Strategy; 4] = [
+    pub const ALL: [Strategy; 8] = [
         Strategy::Match,
         Strategy::MatchProbe,
         Strategy::Mismatch,
         Strategy::MismatchProbe,
+        Strategy::MayMatch,
+        Strategy::MayMatchProbe,
+        Strategy::MayMismatch,
+        Strategy::MayMismatchProbe,
     ];
 
     pub fn from_number(number: pg_sys::StrategyNumber) -> Option<Strategy> {
@@ -30,47 +42,60 @@ impl Strategy {
     }
 
     pub fn takes_probe(self) -> bool {
-        matches!(self, Strategy::MatchProbe | Strategy::MismatchProbe)
+        matches!(
+            self,
+            Strategy::MatchProbe
+                | Strategy::MismatchProbe
+                | Strategy::MayMatchProbe
+                | Strategy::MayMismatchProbe
+        )
     }
 
     pub fn is_negated(self) -> bool {
-        matches!(self, Strategy::Mismatch | Strategy::MismatchProbe)
+        matches!(
+            self,
+            Strategy::Mismatch
+                | Strategy::MismatchProbe
+                | Strategy::MayMismatch
+                | Strategy::MayMismatchProbe
+        )
     }
 }
 
-/// `amvalidate` of SQL: whether an opclass has what the access method needs, each strategy's
-/// operator on the opclass' own type.
+/// Callback of the SQL function `amvalidate`: returns whether an operator class has an operator for
+/// each strategy, with the operator class's input type on the left.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amvalidate(opclass: pg_sys::Oid) -> bool {
-    // SAFETY: reads the system catalogs.
+    // SAFETY: Postgres calls this in a transaction, which catalog lookups require.
     unsafe {
         let input = pg_sys::get_opclass_input_type(opclass);
         let family = pg_sys::get_opclass_family(opclass);
         Strategy::ALL.into_iter().enumerate().all(|(i, strategy)| {
             let number = i as i16 + 1;
-            // The right-hand type of the operator of a strategy is the only one it has.
+            // Each strategy has an operator for one right-hand type only.
             let right = if strategy.takes_probe() {
                 probe_type(input)
             } else {
                 input
             };
             let operator = pg_sys::get_opfamily_member(family, input, right, number);
-            let complete = operator != pg_sys::InvalidOid
+            let is_valid = operator != pg_sys::InvalidOid
                 && pg_sys::get_op_rettype(operator) == pg_sys::BOOLOID;
-            if !complete {
+            if !is_valid {
                 pgrx::info!("operator class {opclass} of access method mrl lacks an operator for strategy {number}");
             }
-            complete
+            is_valid
         })
     }
 }
 
-/// `mrl_probe`, found beside `mrl_vector`.
+/// The type `mrl_probe` in the schema of `mrl_vector`.
 ///
 /// # Safety
-/// Called in a transaction.
+/// A transaction is running.
 unsafe fn probe_type(vector: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: reads the system catalogs.
+    // SAFETY: catalog lookups require a running transaction, which the caller guarantees. The
+    // pg_type row is read before it is released.
     unsafe {
         let tuple = pg_sys::SearchSysCache1(
             pg_sys::SysCacheIdentifier::TYPEOID as i32,

@@ -1,12 +1,13 @@
-//! Blocks of an index: reading, checking and changing them.
+//! The pages of an index: reading, checking and changing them.
 //!
-//! | bytes of a block | what |
+//! | bytes of a block | contents |
 //! | --- | --- |
 //! | 0..24 | Postgres' page header |
-//! | 24.. | block 0: the [`Meta`]; others: the slab ([`crate::sweep::layout`]) |
-//! | the last 8 | how many entries, u16; kind of page, u16; zero, u16; page id, u16 |
+//! | 24.. | block 0: the [`Meta`]; other blocks: the slab ([`crate::sweep::layout`]) |
+//! | the last 8 | number of entries, u16; kind of page, u16; zero, u16; page id, u16 |
 //!
-//! `pd_lower` and `pd_upper` enclose the hole that the entries leave: generic WAL keeps nothing of it.
+//! `pd_lower` and `pd_upper` delimit the hole between the used parts of the slab. Generic WAL does
+//! not log the hole.
 
 use std::mem::ManuallyDrop;
 use std::ops::Range;
@@ -25,42 +26,43 @@ const HEADER: usize = crate::sweep::layout::SLAB_START;
 const SPECIAL: usize = 8;
 const SLAB_END: usize = PAGE - SPECIAL;
 
-/// A step of the free space map (`FSM_CAT_STEP` of Postgres' `freespace.c`).
-pub const ROOM_FOR_ONE: usize = PAGE / 256;
+/// The smallest amount of free space that the free space map distinguishes from none,
+/// `FSM_CAT_STEP` of Postgres' `freespace.c`. It stands for the space of one entry.
+pub const SPACE_FOR_ONE_ENTRY: usize = PAGE / 256;
 
-/// The block of the [`Meta`].
+/// The block number of the metapage.
 pub const META_BLOCK: pg_sys::BlockNumber = 0;
 /// The first block with entries.
 pub const FIRST_BLOCK: pg_sys::BlockNumber = 1;
 
-/// Tells our pages from other access methods' (`pg_filedump` goes by it; see Postgres'
-/// `access/bloom.h` for the others').
+/// The page id, which distinguishes the pages of this access method from those of others.
+/// `pg_filedump` uses it; Postgres' `access/bloom.h` lists those of other access methods.
 const PAGE_ID: u16 = 0xFF8D;
 const KIND_META: u16 = 1;
 const KIND_ENTRIES: u16 = 2;
 
 const MAGIC: u32 = 0x6d72_6c69;
 const VERSION: u32 = 2;
-/// Bits of a code's two levels.
+/// The number of bits per dimension in the first and the second level of a code.
 const BITS: [u32; 2] = [8, 4];
 
-/// What an index is made for.
+/// The parameters of an index, which the metapage stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
     /// Dimensions of the column's vectors.
     pub dims: usize,
-    /// Dimensions of the prefixes that are coded.
+    /// Dimensions of the encoded prefixes.
     pub prefix_dims: usize,
 }
 
 impl Meta {
-    /// How entries lie on a page. `None` where no page can hold one.
+    /// The layout of the entries on a page, or `None` if a page cannot hold a single entry.
     pub fn layout(&self) -> Option<Layout> {
         Layout::new(self.prefix_dims, SLAB_END - HEADER)
     }
 
-    /// All numbers, and then all of them once more with every bit turned: without data checksums
-    /// too, a bit that flips here is noticed.
+    /// The bytes of the metapage: all numbers, followed by the bitwise complement of each. With the
+    /// complements a flipped bit is detected even without data checksums.
     fn encode(&self) -> Vec<u8> {
         let numbers = [
             MAGIC,
@@ -70,33 +72,34 @@ impl Meta {
             BITS[0],
             BITS[1],
         ];
-        let turned = numbers.map(|number| !number);
-        let all = numbers.into_iter().chain(turned);
+        let complements = numbers.map(|number| !number);
+        let all = numbers.into_iter().chain(complements);
         all.flat_map(u32::to_ne_bytes).collect()
     }
 
-    /// What [`Meta::encode`] has written at the start of `bytes`.
+    /// Decodes the bytes that [`Meta::encode`] has produced. Returns `None` if `bytes` does not
+    /// start with such bytes.
     fn decode(bytes: &[u8]) -> Option<Meta> {
         let number = |at: usize| Some(u32::from_ne_bytes(*bytes.as_chunks().0.get(at)?));
         let meta = Meta {
             dims: number(2)? as usize,
             prefix_dims: number(3)? as usize,
         };
-        let is_whole = bytes.starts_with(&meta.encode());
-        (is_whole && meta.prefix_dims <= meta.dims).then_some(meta)
+        let is_intact = bytes.starts_with(&meta.encode());
+        (is_intact && meta.prefix_dims <= meta.dims).then_some(meta)
     }
 }
 
-/// What a block is found to be.
+/// The state of a page that is not the metapage.
 pub enum Content {
-    /// All zero: the file was extended, and what was to come did not.
+    /// The page contains only zeros: the file was extended, but the page was never initialized.
     New,
-    /// So many entries.
+    /// The page is valid and contains this number of entries.
     Entries(usize),
 }
 
 impl Content {
-    /// How many entries there are.
+    /// The number of entries on the page.
     pub fn entries(&self) -> usize {
         match self {
             Content::New => 0,
@@ -105,7 +108,7 @@ impl Content {
     }
 }
 
-/// The bytes of a block as a page of an index.
+/// The bytes of a page of an index.
 #[derive(Clone, Copy)]
 pub struct Page<'a>(&'a [u8; PAGE]);
 
@@ -114,8 +117,9 @@ impl<'a> Page<'a> {
         u16::from_ne_bytes([self.0[at], self.0[at + 1]])
     }
 
-    /// Whether the header is one that we have written, around this hole.
-    fn has_form(&self, kind: u16, hole: &Range<usize>) -> bool {
+    /// Returns whether the page header and the special space have the values of this access method,
+    /// for this kind of page and this hole.
+    fn header_matches(&self, kind: u16, hole: &Range<usize>) -> bool {
         let [lower, upper, special, size_version] = [12, 14, 16, 18].map(|at| self.header(at));
         usize::from(lower) == hole.start
             && usize::from(upper) == hole.end
@@ -126,33 +130,34 @@ impl<'a> Page<'a> {
             && self.header(SLAB_END + 6) == PAGE_ID
     }
 
-    /// What it holds. `None` where it can't be a page of entries.
+    /// Checks a page of entries and returns its state, or `None` if it is corrupted.
     pub fn content(&self, layout: &Layout) -> Option<Content> {
-        // As PageIsNew; but what only looks new is not.
+        // PageIsNew checks only `pd_upper`. A page whose `pd_upper` is 0 but whose bytes are not
+        // all 0 is corrupted, not new.
         if self.header(14) == 0 {
             return self.0.iter().all(|b| *b == 0).then_some(Content::New);
         }
         let count = usize::from(self.header(SLAB_END));
-        if !self.has_form(KIND_ENTRIES, &hole(layout, count)?) {
+        if !self.header_matches(KIND_ENTRIES, &hole(layout, count)?) {
             return None;
         }
         let slab = Slab::new(layout, &self.0[HEADER..SLAB_END], count)?;
         slab.ends_at_count().then_some(Content::Entries(count))
     }
 
-    /// The entries, after [`Page::content`] has said how many.
+    /// The entries, whose number [`Page::content`] has returned.
     fn slab(&self, layout: &'a Layout, count: usize) -> Option<Slab<'a>> {
         Slab::new(layout, &self.0[HEADER..SLAB_END], count)
     }
 }
 
-/// A block that is pinned, in shared memory, until this is dropped.
+/// A pinned buffer. Dropping this value releases the pin.
 pub struct Pin {
     buffer: pg_sys::Buffer,
 }
 
 impl Pin {
-    /// Finds or reads a block.
+    /// Pins the buffer of a block, and reads the block from disk if it is not in a buffer.
     ///
     /// # Safety
     /// `relation` is open, and has this block.
@@ -161,7 +166,7 @@ impl Pin {
         block: pg_sys::BlockNumber,
         strategy: pg_sys::BufferAccessStrategy,
     ) -> Pin {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees an open relation that has this block.
         let buffer = unsafe {
             pg_sys::ReadBufferExtended(
                 relation,
@@ -175,7 +180,7 @@ impl Pin {
     }
 
     pub fn number(&self) -> pg_sys::BlockNumber {
-        // SAFETY: the buffer is pinned.
+        // SAFETY: `self` holds a pin on the buffer.
         unsafe { pg_sys::BufferGetBlockNumber(self.buffer) }
     }
 
@@ -184,69 +189,70 @@ impl Pin {
     }
 
     /// # Safety
-    /// The buffer is pinned, and that pin nobody else's.
+    /// The buffer is pinned, and the caller passes the ownership of one pin.
     pub unsafe fn from_buffer(buffer: pg_sys::Buffer) -> Pin {
         Pin { buffer }
     }
 
-    /// The buffer, pinned.
+    /// Returns the buffer without releasing the pin.
     pub fn into_buffer(self) -> pg_sys::Buffer {
         ManuallyDrop::new(self).buffer
     }
 
-    /// What a sweep reads of every entry.
+    /// The cache lines of the page that a sweep reads for every entry.
     pub fn swept(&self, layout: &Layout) -> Lines {
         Lines::new(self.start(), HEADER + layout.swept_len())
     }
 
-    /// Where the number of entries is.
+    /// The cache line that contains the number of entries.
     pub fn last_line(&self) -> Lines {
         Lines::new(self.start().wrapping_add(SLAB_END), SPECIAL)
     }
 
     fn start(&self) -> *const u8 {
-        // SAFETY: the buffer is pinned.
+        // SAFETY: `self` holds a pin on the buffer.
         unsafe { pg_sys::BufferGetPage(self.buffer).cast() }
     }
 
-    /// Waits for the lock.
+    /// Locks the buffer content, and waits for the lock if necessary.
     pub fn lock(self, lock: u32) -> Block {
-        // SAFETY: the buffer is pinned.
+        // SAFETY: `self` holds a pin on the buffer.
         unsafe { pg_sys::LockBuffer(self.buffer, lock as i32) };
         Block { pin: self }
     }
 
-    /// Locks for writing, if nobody has it locked.
+    /// Locks the buffer content exclusively, if that is possible without waiting.
     pub fn try_lock(self) -> Option<Block> {
-        // SAFETY: as above.
+        // SAFETY: `self` holds a pin on the buffer.
         unsafe { pg_sys::ConditionalLockBuffer(self.buffer) }.then(|| Block { pin: self })
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        // After an ERROR the end of the transaction gives up pins.
+        // After an ERROR, the end of the transaction releases all pins.
         if !std::thread::panicking() {
-            // SAFETY: pinned by us.
+            // SAFETY: `self` owns the pin.
             unsafe { pg_sys::ReleaseBuffer(self.buffer) }
         }
     }
 }
 
-/// A block that is pinned and locked, until this is dropped.
+/// A buffer that is pinned and locked. Dropping this value releases the lock and the pin.
 pub struct Block {
     pin: Pin,
 }
 
 impl Block {
-    /// Adds a block of zeros to a fork, and locks it for writing.
+    /// Adds a block of zeros to a fork, and returns it with an exclusive lock.
     ///
     /// # Safety
-    /// `relation` is open, and nobody else extends it at this moment.
+    /// `relation` is open, and the caller keeps all others from extending it.
     pub unsafe fn extend(relation: pg_sys::Relation, fork: pg_sys::ForkNumber::Type) -> Block {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees an open relation that nobody else extends.
         unsafe {
-            // Locked before anybody else can see it: else it might be full by the time we have it.
+            // RBM_ZERO_AND_LOCK locks the page before it becomes visible to other backends.
+            // Otherwise they might fill it before this backend gets the lock.
             let buffer = pg_sys::ReadBufferExtended(
                 relation,
                 fork,
@@ -261,14 +267,15 @@ impl Block {
     }
 
     /// # Safety
-    /// The buffer is pinned and locked, and neither is anybody else's.
+    /// The buffer is pinned and locked, and the caller passes the ownership of the lock and of one
+    /// pin.
     pub unsafe fn from_buffer(buffer: pg_sys::Buffer) -> Block {
         Block {
             pin: Pin { buffer },
         }
     }
 
-    /// The buffer, pinned and locked.
+    /// Returns the buffer without releasing the lock and the pin.
     pub fn into_buffer(self) -> pg_sys::Buffer {
         ManuallyDrop::new(self).buffer()
     }
@@ -282,44 +289,47 @@ impl Block {
     }
 
     pub fn page(&self) -> Page<'_> {
-        // SAFETY: a pinned buffer is a page in shared memory; it is locked, so nobody changes it
-        // while `self` is borrowed.
+        // SAFETY: `self` holds a pin, so the page stays in this buffer. It also holds a lock, so no
+        // other backend changes the page while `self` is borrowed.
         Page(unsafe { &*pg_sys::BufferGetPage(self.buffer()).cast() })
     }
 
-    /// The page, to be written at once. For pages that need no WAL record of the change (those of a
-    /// build, which are logged whole at its end, and of an init fork).
+    /// The page for writing, without a WAL record. Only for pages that are logged otherwise: those
+    /// of a build, which are logged as a whole at its end, and those of an init fork.
     fn page_mut(&mut self) -> &mut [u8; PAGE] {
-        // SAFETY: as above; the lock is exclusive.
+        // SAFETY: `self` holds a pin and an exclusive lock, and `&mut self` guarantees that this is
+        // the only reference to the page in this backend.
         unsafe { &mut *pg_sys::BufferGetPage(self.buffer()).cast() }
     }
 
     /// Replaces the page, without a WAL record.
     pub fn overwrite(&mut self, page: &[u8; PAGE]) {
         *self.page_mut() = *page;
-        // SAFETY: the buffer is pinned and locked for writing.
+        // SAFETY: `self` holds a pin and an exclusive lock.
         unsafe { pg_sys::MarkBufferDirty(self.buffer()) }
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // After an ERROR, Postgres has forgotten that it holds off interrupts for the lock, and the
-        // end of the transaction gives up locks.
+        // An ERROR resets the counter with which Postgres holds off interrupts while a lock is
+        // held. Releasing the lock here would then let that counter underflow, so leave it to the
+        // end of the transaction, which releases all locks.
         if !std::thread::panicking() {
-            // SAFETY: locked by us. The pin goes after this.
+            // SAFETY: `self` owns the lock. The field `pin` is dropped after this, and releases the
+            // pin.
             unsafe { pg_sys::LockBuffer(self.buffer(), pg_sys::BUFFER_LOCK_UNLOCK as i32) }
         }
     }
 }
 
-/// The bytes of a page that `count` entries leave free. `None` where they don't fit.
+/// The bytes of a page that `count` entries leave free, or `None` if so many entries do not fit.
 fn hole(layout: &Layout, count: usize) -> Option<Range<usize>> {
     let hole = layout.hole(count)?;
     Some(HEADER + hole.start..HEADER + hole.end)
 }
 
-/// An empty page of entries.
+/// An initialized page without entries.
 pub fn empty_page(layout: &Layout) -> Box<[u8; PAGE]> {
     let mut page = Box::new([0; PAGE]);
     init_page(&mut page, KIND_ENTRIES);
@@ -327,7 +337,7 @@ pub fn empty_page(layout: &Layout) -> Box<[u8; PAGE]> {
     page
 }
 
-/// Block 0.
+/// The metapage, for block 0.
 pub fn meta_page(meta: &Meta) -> Box<[u8; PAGE]> {
     let bytes = meta.encode();
     let mut page = Box::new([0; PAGE]);
@@ -337,15 +347,16 @@ pub fn meta_page(meta: &Meta) -> Box<[u8; PAGE]> {
     page
 }
 
-/// A page of zeros with a header; [`set_hole`] is still to come.
+/// Initializes the header and the special space of a page, and zeroes everything else. The caller
+/// must call [`set_hole`] afterwards.
 fn init_page(page: &mut [u8; PAGE], kind: u16) {
-    // SAFETY: PageInit zeroes BLCKSZ bytes and writes a header.
+    // SAFETY: PageInit writes only the BLCKSZ bytes of the page, which `page` has.
     unsafe { pg_sys::PageInit(page.as_mut_ptr().cast(), PAGE, SPECIAL) }
     page[SLAB_END + 2..][..2].copy_from_slice(&kind.to_ne_bytes());
     page[SLAB_END + 6..][..2].copy_from_slice(&PAGE_ID.to_ne_bytes());
 }
 
-/// The entries of a page to be changed; their number is written back by [`set_count`].
+/// The entries of a page, for changing them. [`set_count`] must write their number back afterwards.
 pub fn slab_mut<'a>(
     layout: &'a Layout,
     page: &'a mut [u8; PAGE],
@@ -354,29 +365,30 @@ pub fn slab_mut<'a>(
     SlabMut::new(layout, &mut page[HEADER..SLAB_END], count)
 }
 
-/// Notes how many entries a page has.
+/// Writes the number of entries, and the hole that they leave.
 ///
 /// # Panics
-/// If they don't fit.
+/// If so many entries do not fit on a page.
 pub fn set_count(layout: &Layout, page: &mut [u8; PAGE], count: usize) {
     page[SLAB_END..][..2].copy_from_slice(&(count as u16).to_ne_bytes());
     set_hole(page, &hole(layout, count).expect("entries that fit"));
 }
 
-/// `pd_lower` and `pd_upper`.
+/// Sets `pd_lower` and `pd_upper`.
 fn set_hole(page: &mut [u8; PAGE], hole: &Range<usize>) {
     page[12..14].copy_from_slice(&(hole.start as u16).to_ne_bytes());
     page[14..16].copy_from_slice(&(hole.end as u16).to_ne_bytes());
 }
 
-/// An open index.
+/// An open index, with its parameters and its layout.
 pub struct Index {
     pub relation: pg_sys::Relation,
     pub meta: Meta,
     pub layout: Layout,
 }
 
-/// What we keep with Postgres' relation cache, until the relation's definition changes.
+/// The data that this access method keeps in `rd_amcache` of the relation's relcache entry, until
+/// Postgres invalidates that entry.
 struct Cache {
     meta: Meta,
     insert_block: pg_sys::BlockNumber,
@@ -384,9 +396,10 @@ struct Cache {
 
 impl Index {
     /// # Safety
-    /// `relation` is an open index of this access method, and stays open.
+    /// `relation` is an open index of this access method, and stays open as long as the result is
+    /// used.
     pub unsafe fn open(relation: pg_sys::Relation) -> Result<Index, ErrorReport> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees an open index; the pointer is used at once.
         let meta = unsafe { (*Index::cache(relation)?).meta };
         Ok(Index {
             relation,
@@ -397,12 +410,14 @@ impl Index {
         })
     }
 
-    /// Block 0 as it is in the file. `None` where it can't be one of ours.
+    /// Reads the metapage from the file, without the cache. Returns `None` if it is missing or
+    /// corrupted.
     ///
     /// # Safety
-    /// As [`Index::open`].
+    /// As for [`Index::open`].
     pub unsafe fn read_meta(relation: pg_sys::Relation) -> Option<Meta> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees an open index. It has at least one block, so block 0
+        // exists.
         unsafe {
             if block_count(relation) == 0 {
                 return None;
@@ -410,19 +425,21 @@ impl Index {
             let block = Pin::read(relation, META_BLOCK, null_mut()).lock(pg_sys::BUFFER_LOCK_SHARE);
             let page = block.page();
             let meta = Meta::decode(&page.0[HEADER..])?;
-            let has_form = page.has_form(KIND_META, &(HEADER + meta.encode().len()..SLAB_END));
-            (has_form && page.header(SLAB_END) == 0 && meta.layout().is_some()).then_some(meta)
+            let header_matches =
+                page.header_matches(KIND_META, &(HEADER + meta.encode().len()..SLAB_END));
+            (header_matches && page.header(SLAB_END) == 0 && meta.layout().is_some())
+                .then_some(meta)
         }
     }
 
-    /// What is kept with the relation's entry of Postgres' cache, made if need be.
+    /// Returns the cached data of the relation. Reads the metapage if the data are not cached.
     ///
     /// # Safety
-    /// As [`Index::open`]. The pointer is good until Postgres may look for invalidations: until the
-    /// next call into it.
+    /// As for [`Index::open`]. The pointer is valid until Postgres processes invalidation messages,
+    /// which any call into Postgres may do.
     unsafe fn cache(relation: pg_sys::Relation) -> Result<*mut Cache, ErrorReport> {
-        // SAFETY: `rd_amcache` is the access method's own; Postgres frees it when it invalidates
-        // the relation's entry.
+        // SAFETY: `rd_amcache` is reserved for the access method. Postgres frees it, and sets it to
+        // null, when it invalidates the relcache entry.
         unsafe {
             if (*relation).rd_amcache.is_null() {
                 let meta =
@@ -440,32 +457,34 @@ impl Index {
         }
     }
 
-    /// The block on which this backend inserted last; invalid where it has not.
+    /// The block on which this backend inserted last, or InvalidBlockNumber if it has not inserted
+    /// yet.
     pub fn insert_block(&self) -> Result<pg_sys::BlockNumber, ErrorReport> {
-        // SAFETY: the relation is open (`open`), and the pointer used at once.
+        // SAFETY: `open` guarantees an open index; the pointer is used at once.
         Ok(unsafe { (*Index::cache(self.relation)?).insert_block })
     }
 
     pub fn set_insert_block(&self, block: pg_sys::BlockNumber) -> Result<(), ErrorReport> {
-        // SAFETY: as above.
+        // SAFETY: `open` guarantees an open index; the pointer is used at once.
         unsafe { (*Index::cache(self.relation)?).insert_block = block };
         Ok(())
     }
 
-    /// Blocks of the file at this moment.
+    /// The current number of blocks of the file.
     pub fn block_count(&self) -> pg_sys::BlockNumber {
-        // SAFETY: the relation is open.
+        // SAFETY: `open` guarantees an open relation.
         unsafe { block_count(self.relation) }
     }
 
-    /// Reads and locks a block, and checks it.
+    /// Pins, locks and checks a block. Returns an error if its page is corrupted.
     pub fn read(
         &self,
         number: pg_sys::BlockNumber,
         lock: u32,
         strategy: pg_sys::BufferAccessStrategy,
     ) -> Result<(Block, Content), ErrorReport> {
-        // SAFETY: the relation is open; a block that it lacks is an ERROR.
+        // SAFETY: `open` guarantees an open relation. If the block does not exist, Postgres raises
+        // an ERROR.
         let block = unsafe { Pin::read(self.relation, number, strategy) }.lock(lock);
         let content = self.content(&block)?;
         Ok((block, content))
@@ -478,7 +497,7 @@ impl Index {
             .ok_or_else(|| self.corrupted(block.number()))
     }
 
-    /// The entries of a block, of which [`Index::content`] has said that there are `count`.
+    /// The entries of a block, whose number [`Index::content`] has returned.
     pub fn slab<'a>(&'a self, block: &'a Block, count: usize) -> Result<Slab<'a>, ErrorReport> {
         block
             .page()
@@ -486,11 +505,11 @@ impl Index {
             .ok_or_else(|| self.corrupted(block.number()))
     }
 
-    /// Changes a block under generic WAL. `change` gets the page, which has `count` entries, or is
-    /// initialised if it is new, and returns how many it has then.
+    /// Changes a page of entries and logs the change with generic WAL. If the page is new, it is
+    /// initialized first. Returns the number of entries after `change`.
     ///
     /// # Safety
-    /// `block` is a block of this index, locked for writing.
+    /// `block` is a block of this index with an exclusive lock, and `content` is its current state.
     pub unsafe fn change(
         &self,
         block: &Block,
@@ -501,8 +520,9 @@ impl Index {
             Content::New => (pg_sys::GENERIC_XLOG_FULL_IMAGE as i32, 0),
             Content::Entries(count) => (0, *count),
         };
-        // SAFETY: the caller's promise; GenericXLogRegisterBuffer returns a copy of the page, which
-        // Finish writes back and logs. An error in between leaves the page as it was.
+        // SAFETY: the caller guarantees a block of this index with an exclusive lock.
+        // GenericXLogRegisterBuffer returns a copy of the page; GenericXLogFinish writes it back
+        // and logs it. If an error occurs in between, the page stays unchanged.
         unsafe {
             let state = pg_sys::GenericXLogStart(self.relation);
             let page = pg_sys::GenericXLogRegisterBuffer(state, block.buffer(), flags);
@@ -520,20 +540,21 @@ impl Index {
         }
     }
 
-    /// What the free space map is told of a block with `count` entries: a step of its scale for each
-    /// free place. (In bytes, rounded down by the map, the last place would never be found.)
-    pub fn room(&self, count: usize) -> usize {
-        ((self.layout.capacity() - count) * ROOM_FOR_ONE).min(PAGE / 2)
+    /// The free space that the free space map records for a block with `count` entries: one step of
+    /// its scale per free place, up to half a page. The actual number of bytes would be rounded
+    /// down by the map, so the last place on a page would never be found.
+    pub fn free_space(&self, count: usize) -> usize {
+        ((self.layout.capacity() - count) * SPACE_FOR_ONE_ENTRY).min(PAGE / 2)
     }
 
-    /// Notes in the free space map how much room a block with `count` entries has.
-    pub fn record_room(&self, block: pg_sys::BlockNumber, count: usize) {
-        // SAFETY: the relation is open.
-        unsafe { pg_sys::RecordPageWithFreeSpace(self.relation, block, self.room(count)) }
+    /// Records the free space of a block with `count` entries in the free space map.
+    pub fn record_free_space(&self, block: pg_sys::BlockNumber, count: usize) {
+        // SAFETY: `open` guarantees an open relation.
+        unsafe { pg_sys::RecordPageWithFreeSpace(self.relation, block, self.free_space(count)) }
     }
 
     pub fn corrupted(&self, block: pg_sys::BlockNumber) -> ErrorReport {
-        // SAFETY: the relation is open.
+        // SAFETY: `open` guarantees an open relation.
         unsafe { corrupted(self.relation, block) }
     }
 }
@@ -541,21 +562,22 @@ impl Index {
 /// # Safety
 /// `relation` is open.
 pub unsafe fn block_count(relation: pg_sys::Relation) -> pg_sys::BlockNumber {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees an open relation.
     unsafe { pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
 }
 
 /// # Safety
 /// `relation` is open.
 pub unsafe fn relation_name(relation: pg_sys::Relation) -> String {
-    // SAFETY: the relation's catalog row lives as long as it is open.
+    // SAFETY: the caller guarantees an open relation, whose pg_class row (`rd_rel`) is valid as
+    // long as it is open.
     unsafe { pgrx::name_data_to_str(&(*(*relation).rd_rel).relname).to_owned() }
 }
 
 /// # Safety
 /// `relation` is open.
 unsafe fn corrupted(relation: pg_sys::Relation, block: pg_sys::BlockNumber) -> ErrorReport {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees an open relation.
     let name = unsafe { relation_name(relation) };
     sql_error(
         PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,

@@ -1,9 +1,9 @@
-//! Plans with parallel sweeps.
+//! Paths for parallel index scans.
 //!
-//! Postgres shares out among the workers what a parallel index scan spends on the table's rows, and
-//! takes what it spends in the index for spent by each (`cost_index`, "we don't have much info").
-//! So a sweep, nearly all of which happens in the index, would never be planned in parallel. Here
-//! the planner gets such a path with its real price.
+//! For a parallel index scan, `cost_index` divides the CPU cost of the table's rows by the number
+//! of participants, but it charges the whole cost of the index access to each of them ("we don't
+//! have much info"). Nearly all of a sweep's cost is index access, so the planner would never
+//! choose a parallel sweep. This hook adds parallel paths with a realistic cost.
 
 use std::sync::OnceLock;
 
@@ -12,24 +12,27 @@ use pgrx::{PgList, is_a, pg_sys};
 
 use super::cost::amcostestimate;
 
-/// What it takes to judge a page in memory, apart from its entries, in units of `seq_page_cost`: a
-/// sweep is priced as if its pages came from disk, and workers save no time there. About 0.2 µs.
+/// The cost of judging a page that is in memory, without its entries, in units of `seq_page_cost`;
+/// about 0.2 µs. The cost estimate assumes that pages come from disk, and workers do not make
+/// reading from disk faster.
 const PAGE_IN_MEMORY: f64 = 0.1;
-/// What it takes a worker besides: without huge pages, the kernel maps every page of shared memory into
-/// each process that reads it. (Measured over 256,000 pages: a worker that joined at once would have
-/// swept them at half the leader's pace.)
-const PAGE_MAPPED: f64 = 0.2;
-/// In units of `parallel_setup_cost`. With that one at its default some 20 ms in the units above: a
-/// worker starts, loads the library, and unmaps at its end what it has mapped.
-const WORKERS: f64 = 10.0;
+/// The additional cost per page for a worker: without huge pages, the kernel maps every page of
+/// shared memory into each process that reads it. (Measured over 256,000 pages: a worker that
+/// started without delay would have swept them at half the leader's speed.)
+const PAGE_MAPPING: f64 = 0.2;
+/// The additional startup cost of parallel workers, in units of `parallel_setup_cost`. With the
+/// default of that setting it corresponds to about 20 ms, the time that a worker takes to start, to
+/// load the library, and to unmap its memory at the end.
+const WORKER_STARTUP: f64 = 10.0;
 
 static PREVIOUS: OnceLock<pg_sys::set_rel_pathlist_hook_type> = OnceLock::new();
 
-/// Called once, when the library is loaded.
+/// Installs the hook. Called once, when the library is loaded.
 pub fn register_hook() {
-    // SAFETY: nothing else runs while a library is loaded.
+    // SAFETY: `_PG_init` calls this, and a backend has only one thread that reads and writes hook
+    // variables.
     unsafe {
-        // A library is loaded once.
+        // `set` cannot fail, because a library is loaded only once.
         let _ = PREVIOUS.set(pg_sys::set_rel_pathlist_hook);
         pg_sys::set_rel_pathlist_hook = Some(add_parallel_scans);
     }
@@ -42,8 +45,8 @@ unsafe extern "C-unwind" fn add_parallel_scans(
     rti: pg_sys::Index,
     rte: *mut pg_sys::RangeTblEntry,
 ) {
-    // SAFETY: the planner passes valid nodes; Gather paths are made from what is added here later
-    // (`set_rel_pathlist` of Postgres' `allpaths.c`).
+    // SAFETY: the planner passes valid nodes. It makes Gather paths from the partial paths after it
+    // has called this hook (`set_rel_pathlist` of Postgres' `allpaths.c`).
     unsafe {
         if let Some(Some(previous)) = PREVIOUS.get() {
             previous(root, rel, rti, rte);
@@ -52,20 +55,25 @@ unsafe extern "C-unwind" fn add_parallel_scans(
             return;
         }
         let paths = PgList::<pg_sys::Path>::from_pg((*rel).pathlist);
-        let scans: Vec<*mut pg_sys::IndexPath> =
-            paths.iter_ptr().filter_map(|path| sweep_of(path)).collect();
+        let scans: Vec<*mut pg_sys::IndexPath> = paths
+            .iter_ptr()
+            .filter_map(|path| mrl_index_path(path))
+            .collect();
         for scan in scans {
             add_parallel_scan(root, rel, scan);
         }
     }
 }
 
-/// The scan of one of our indexes in a path, plain or for a bitmap.
+/// Returns the index path of an mrl index in `path`, which is an index path or a bitmap path.
+/// Returns `None` for parameterized paths and for all other paths.
 ///
 /// # Safety
-/// `path` is a path.
-unsafe fn sweep_of(path: *mut pg_sys::Path) -> Option<*mut pg_sys::IndexPath> {
-    // SAFETY: cast after a look at the tags. The callback's type in IndexOptInfo says nothing.
+/// `path` is a path of the planner.
+unsafe fn mrl_index_path(path: *mut pg_sys::Path) -> Option<*mut pg_sys::IndexPath> {
+    // SAFETY: the caller guarantees a path; it is cast only after its tag has been checked. The
+    // function pointer is only compared, because its declared type in IndexOptInfo is not the real
+    // one.
     unsafe {
         if !(*path).param_info.is_null() {
             return None;
@@ -79,20 +87,22 @@ unsafe fn sweep_of(path: *mut pg_sys::Path) -> Option<*mut pg_sys::IndexPath> {
             return None;
         }
         let scan = inner.cast::<pg_sys::IndexPath>();
-        let is_ours = (*(*scan).indexinfo)
+        let is_mrl = (*(*scan).indexinfo)
             .amcostestimate
             .is_some_and(|cost| cost as usize == amcostestimate as *const () as usize);
-        (is_ours && has_plain_clauses(&*scan)).then_some(scan)
+        (is_mrl && has_plain_clauses(&*scan)).then_some(scan)
     }
 }
 
-/// Whether every condition is an operator. A bitmap has an array's elements (`e @~ ANY (…)`) looked
-/// for one after another; a plain scan of an access method without `amsearcharray` can't.
+/// Returns whether every index condition is an operator expression. A bitmap scan evaluates `e @~
+/// ANY (…)` with one index scan per element; a plain index scan of an access method without
+/// `amsearcharray` cannot.
 ///
 /// # Safety
-/// A path of the planner's.
+/// `scan` is a path of the planner.
 unsafe fn has_plain_clauses(scan: &pg_sys::IndexPath) -> bool {
-    // SAFETY: a list of IndexClauses, each with a list of RestrictInfos.
+    // SAFETY: the caller guarantees a path of the planner, so get_quals_from_indexclauses returns a
+    // list of RestrictInfo nodes.
     unsafe {
         let clauses =
             PgList::<pg_sys::Node>::from_pg(pg_sys::get_quals_from_indexclauses(scan.indexclauses));
@@ -104,13 +114,14 @@ unsafe fn has_plain_clauses(scan: &pg_sys::IndexPath) -> bool {
 }
 
 /// # Safety
-/// As [`add_parallel_scans`]; `scan` is a path of `rel`.
+/// As for [`add_parallel_scans`]; `scan` is a path of `rel`.
 unsafe fn add_parallel_scan(
     root: *mut pg_sys::PlannerInfo,
     rel: *mut pg_sys::RelOptInfo,
     scan: *mut pg_sys::IndexPath,
 ) {
-    // SAFETY: the caller's promise. Nothing of the path is ordered, and nothing parameterised.
+    // SAFETY: the caller guarantees the nodes. The new path has no ordering and no
+    // parameterization, so the empty lists and the null set are valid arguments.
     unsafe {
         let nil = std::ptr::null_mut();
         let path = pg_sys::create_index_path(
@@ -140,17 +151,19 @@ unsafe fn add_parallel_scan(
         let (mut random_page, mut seq_page) = (0.0, 0.0);
         pg_sys::get_tablespace_page_costs(info.reltablespace, &mut random_page, &mut seq_page);
         let pages = f64::from(info.pages) * seq_page;
-        // What it takes to compute the operands is at the start, and every process pays it.
+        // The cost of evaluating the operands is part of the startup cost, and every process pays
+        // it.
         let computed = (*path).indextotalcost - (*path).path.startup_cost - pages;
-        let alone = pages * PAGE_IN_MEMORY + computed.max(0.0);
-        let worker = alone + pages * PAGE_MAPPED;
-        // Costs may be set to zero.
-        let together = if alone > 0.0 {
-            1.0 / (leader / alone + workers / worker)
+        let leader_cost = pages * PAGE_IN_MEMORY + computed.max(0.0);
+        let worker_cost = leader_cost + pages * PAGE_MAPPING;
+        // All cost settings may be zero.
+        let parallel_cost = if leader_cost > 0.0 {
+            1.0 / (leader / leader_cost + workers / worker_cost)
         } else {
             0.0
         };
-        (*path).path.total_cost += together - alone + WORKERS * pg_sys::parallel_setup_cost;
+        (*path).path.total_cost +=
+            parallel_cost - leader_cost + WORKER_STARTUP * pg_sys::parallel_setup_cost;
         pg_sys::add_partial_path(rel, path.cast());
     }
 }

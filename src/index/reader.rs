@@ -1,9 +1,9 @@
-//! Reads block after block, each under a share lock, with those that come next pinned: what will be
-//! read of them can be asked for from memory while one is judged.
+//! Reads the blocks of an index one after another, each under a share lock, and keeps the next
+//! blocks pinned. While one page is judged, the memory of the following pages can be prefetched.
 //!
-//! A block costs one call into Postgres: to give one up, look up the one that comes in so many
-//! blocks' time, and lock the next. Each call of its own would save the state that an ERROR jumps
-//! back to, which costs more than most of what is called.
+//! Each block costs a single call into Postgres. The call releases one block, pins another one that
+//! follows a few blocks later, and locks the next one. Separate calls would each have to save the
+//! state for the long jump of an ERROR, and that costs more than most of the called functions.
 
 use std::collections::VecDeque;
 use std::ffi::c_int;
@@ -15,55 +15,66 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use super::page::{Block, Index, Pin};
 use crate::sweep::kernel::{Ahead, Lines};
 
-/// Blocks that are pinned besides the one that is read.
-const UPCOMING: usize = 2;
+/// The number of blocks that are pinned in addition to the one that is being read.
+const PINNED_AHEAD: usize = 2;
 
-/// Lines of the block after the next that are asked for before the next one is locked: memory has
-/// something to do until the next block's turn.
+/// The number of cache lines of the block after the next one that are prefetched before the next
+/// block is locked. They keep the memory busy until the next block is judged.
 const EARLY_LINES: usize = 16;
 
-/// Of so many blocks, one is looked up where the others are guessed. A guess does not mark a buffer as
-/// used (`usage_count`), so each sweep looks up others: an index that is swept often stays in memory.
-const LOOKED_UP: u32 = 32;
+/// One in this number of blocks is looked up in the buffer mapping table; for the others, the
+/// buffer is guessed. A guess (ReadRecentBuffer) does not increase the `usage_count` of the buffer,
+/// but a lookup does. Each sweep looks up different blocks, so an index that is swept often stays
+/// in shared buffers.
+const LOOKUP_INTERVAL: u32 = 32;
 
-/// How many guesses there are at where a block is.
+/// The number of guesses per block.
 const GUESSES: usize = 4;
 
-/// Where the blocks of an index lie in memory.
+/// Guesses which buffers contain the blocks of an index.
 ///
-/// To look a block up costs several times as much as to look whether a buffer holds it: the table of
-/// buffers is larger than the caches of a CPU. Blocks that were read or written one after another
-/// mostly lie at few different distances, those of what else was read meanwhile.
+/// A lookup in the buffer mapping table takes several times as long as checking whether a given
+/// buffer contains a block, because the table is larger than the caches of a CPU. Blocks that were
+/// read or written one after another are usually in buffers a few recurring distances apart. The
+/// distances depend on what else was read at that time.
 #[derive(Debug, Clone, Copy)]
-pub struct Places {
-    /// From one block's buffer to the next one's: what was found last, the most frequent in front.
+pub struct BufferGuesses {
+    /// Distances from the buffer of one block to the buffer of the next. The most frequent ones
+    /// come first; a new one is inserted in front.
     distances: [i32; GUESSES],
-    /// Which blocks are looked up: others in each sweep, also of sessions that do only one.
+    /// The offset that selects which blocks are looked up. It differs between sweeps, and also
+    /// between sessions that sweep only once.
     sweep: u32,
 }
 
-impl Places {
-    /// For a sweep, as yet unknown.
-    pub fn unknown() -> Places {
+impl BufferGuesses {
+    /// Initial guesses, for the first sweep of a scan.
+    pub fn initial() -> BufferGuesses {
         static SWEEPS: AtomicU32 = AtomicU32::new(0);
-        // SAFETY: set when the process starts.
+        // SAFETY: MyProcPid is set when the process starts, and does not change afterwards.
         let process = unsafe { pg_sys::MyProcPid } as u32;
-        Places {
+        BufferGuesses {
             distances: [1, 2, -1, 3],
             sweep: process.wrapping_add(SWEEPS.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
-    /// Where a block may be whose predecessor is in the buffer `last` of `buffers`, the likeliest
-    /// first.
-    fn guesses(
+    /// Guesses the buffer of block `number`, whose predecessor is in the buffer `last`. `buffers`
+    /// is the number of shared buffers. The most likely guess comes first. There are no guesses for
+    /// a block that has to be looked up.
+    fn for_block(
         &self,
         last: pg_sys::Buffer,
         number: pg_sys::BlockNumber,
         buffers: i32,
     ) -> [Option<pg_sys::Buffer>; GUESSES] {
-        // Buffers of temporary tables are counted downwards from -1, and looked up.
-        if last < 1 || number.wrapping_add(self.sweep).is_multiple_of(LOOKED_UP) {
+        // Local buffers (of temporary tables) have negative numbers; their blocks are always looked
+        // up.
+        if last < 1
+            || number
+                .wrapping_add(self.sweep)
+                .is_multiple_of(LOOKUP_INTERVAL)
+        {
             return [None; GUESSES];
         }
         let is_buffer = |buffer: &pg_sys::Buffer| (1..=buffers).contains(buffer);
@@ -71,12 +82,12 @@ impl Places {
             .map(|distance| last.checked_add(distance).filter(is_buffer))
     }
 
-    /// For the next sweep: the same distances, other blocks to look up.
-    pub fn turn(&mut self) {
+    /// Prepares the next sweep: it keeps the distances, and selects other blocks to look up.
+    pub fn next_sweep(&mut self) {
         self.sweep = self.sweep.wrapping_add(1);
     }
 
-    /// Notes that the one after `last` was in the buffer `next`.
+    /// Learns that the block after the one in the buffer `last` was in the buffer `next`.
     fn learn(&mut self, last: pg_sys::Buffer, next: pg_sys::Buffer) {
         let distance = next.wrapping_sub(last);
         match self.distances.iter().position(|d| *d == distance) {
@@ -90,81 +101,87 @@ impl Places {
     }
 }
 
-/// Lives as long as one call of the scan: an ERROR gives up what it holds.
+/// Reads blocks during one call of the scan. After an ERROR, the end of the transaction releases
+/// its lock and its pins.
 pub struct Reader<'a> {
     index: &'a Index,
     strategy: pg_sys::BufferAccessStrategy,
-    places: &'a mut Places,
+    guesses: &'a mut BufferGuesses,
     current: Option<Block>,
-    upcoming: VecDeque<Pin>,
+    pinned_ahead: VecDeque<Pin>,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(
         index: &'a Index,
         strategy: pg_sys::BufferAccessStrategy,
-        places: &'a mut Places,
+        guesses: &'a mut BufferGuesses,
     ) -> Reader<'a> {
         Reader {
             index,
             strategy,
-            places,
+            guesses,
             current: None,
-            upcoming: VecDeque::with_capacity(UPCOMING + 1),
+            pinned_ahead: VecDeque::with_capacity(PINNED_AHEAD + 1),
         }
     }
 
-    /// The next block, locked until the next call, and what a sweep will read when it has read this
-    /// block. `take` names the blocks, one a call, some calls before their turn; when it names none,
-    /// those that it has named follow, and then `None`. The index has them all.
+    /// Returns the next block, which stays locked until the next call, and the cache lines that
+    /// will be read after this block.
     ///
-    /// Answers interrupts while no block is locked.
+    /// `take` returns the block numbers in the order of reading, each of which must exist; it is
+    /// called a few blocks ahead. When it returns `None`, this function still returns the blocks
+    /// that it has taken before, and then `None`.
+    ///
+    /// Interrupts are processed while no block is locked.
     pub fn next(
         &mut self,
         mut take: impl FnMut() -> Option<pg_sys::BlockNumber>,
     ) -> Option<(&Block, Ahead)> {
-        while self.current.is_none() && self.upcoming.len() < UPCOMING {
+        while self.current.is_none() && self.pinned_ahead.len() < PINNED_AHEAD {
             let Some(number) = take() else { break };
-            // SAFETY: the index is open, and has the block.
+            // SAFETY: `Index::open` guarantees an open index; `take` returns only blocks that
+            // exist.
             let pin = unsafe { Pin::read(self.index.relation, number, self.strategy) };
-            self.upcoming.push_back(pin);
+            self.pinned_ahead.push_back(pin);
         }
         let done = self.current.take();
-        let next = self.upcoming.pop_front()?.into_buffer();
-        let last = self.upcoming.back().map_or(next, Pin::buffer);
-        // SAFETY: reads a setting.
+        let next = self.pinned_ahead.pop_front()?.into_buffer();
+        let last = self.pinned_ahead.back().map_or(next, Pin::buffer);
+        // SAFETY: NBuffers is a setting that does not change while the server runs.
         let buffers = unsafe { pg_sys::NBuffers };
-        let coming = take().map(|number| (number, self.places.guesses(last, number, buffers)));
-        // SAFETY: `done` is locked and `next` pinned, and nobody else's; the index has the block.
-        // After that `next` is locked, and the block pinned.
+        let upcoming = take().map(|number| (number, self.guesses.for_block(last, number, buffers)));
+        // SAFETY: `done` is locked and pinned, `next` is pinned, and this function owns both. The
+        // block in `pinned_ahead` exists. Afterwards `next` is locked and the returned buffer is
+        // pinned, so each of them has exactly one owner.
         unsafe {
-            let pinned = self.turn(done.map(Block::into_buffer), next, coming);
+            let pinned = self.release_pin_and_lock(done.map(Block::into_buffer), next, upcoming);
             self.current = Some(Block::from_buffer(next));
             if let Some(buffer) = pinned {
-                self.places.learn(last, buffer);
-                self.upcoming.push_back(Pin::from_buffer(buffer));
+                self.guesses.learn(last, buffer);
+                self.pinned_ahead.push_back(Pin::from_buffer(buffer));
             }
         }
         let ahead = self.ahead();
         self.current.as_ref().map(|block| (block, ahead))
     }
 
-    /// Gives up `done`, pins the block that is `coming` (with guesses at its buffer), and locks
-    /// `next`. Returns the buffer of the block.
+    /// Releases `done`, pins the block in `pinned_ahead` (trying its guesses first), and locks `next`.
+    /// Returns the buffer of the pinned block.
     ///
     /// # Safety
-    /// `done` is locked and pinned, `next` pinned, and both are given up to this. The index has the
-    /// block.
-    unsafe fn turn(
+    /// `done` is locked and pinned, `next` is pinned, and the caller passes the ownership of both.
+    /// The block in `pinned_ahead` exists.
+    unsafe fn release_pin_and_lock(
         &self,
         done: Option<pg_sys::Buffer>,
         next: pg_sys::Buffer,
-        coming: Option<(pg_sys::BlockNumber, [Option<pg_sys::Buffer>; GUESSES])>,
+        upcoming: Option<(pg_sys::BlockNumber, [Option<pg_sys::Buffer>; GUESSES])>,
     ) -> Option<pg_sys::Buffer> {
         let (relation, strategy) = (self.index.relation, self.strategy);
         let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
-        // SAFETY: the caller's promise. An ERROR leaves the closure by a jump; it owns nothing that
-        // has to be dropped.
+        // SAFETY: the caller guarantees the ownership of the buffers. An ERROR leaves the closure
+        // by a long jump; the closure owns no value that would have to be dropped.
         unsafe {
             #[cfg(any(feature = "pg14", feature = "pg15"))]
             let file = (*relation).rd_node;
@@ -177,10 +194,11 @@ impl<'a> Reader<'a> {
                 if pg_sys::InterruptPending != 0 {
                     ProcessInterrupts();
                 }
-                let pinned = coming.map(|(number, guesses)| {
-                    // Not by value: an array's iterator would have to be dropped.
+                let pinned = upcoming.map(|(number, guesses)| {
+                    // Iterate by reference: an array's owning iterator would have to be dropped.
                     let mut guesses = guesses.iter().flatten().copied();
-                    // Pins the buffer if it holds the block, and else returns false.
+                    // ReadRecentBuffer pins the buffer if it contains the block, and returns false
+                    // otherwise.
                     let guessed = guesses.find(|at| ReadRecentBuffer(file, fork, number, *at));
                     guessed.unwrap_or_else(|| {
                         let mode = pg_sys::ReadBufferMode::RBM_NORMAL;
@@ -196,14 +214,17 @@ impl<'a> Reader<'a> {
     fn ahead(&self) -> Ahead {
         let layout = &self.index.layout;
         let lines = |pin: Option<&Pin>| pin.map_or(Lines::none(), |pin| pin.swept(layout));
-        let (_, next) = lines(self.upcoming.front()).split(EARLY_LINES);
-        let (early, _) = lines(self.upcoming.get(1)).split(EARLY_LINES);
-        let last = self.upcoming.get(1).map_or(Lines::none(), Pin::last_line);
+        let (_, next) = lines(self.pinned_ahead.front()).split(EARLY_LINES);
+        let (early, _) = lines(self.pinned_ahead.get(1)).split(EARLY_LINES);
+        let last = self
+            .pinned_ahead
+            .get(1)
+            .map_or(Lines::none(), Pin::last_line);
         Ahead::new(next, [early, last])
     }
 }
 
-// Postgres' own functions without pgrx's guards, to be called under one guard.
+// Postgres' own functions without pgrx's guard for each call, so that one guard covers all of them.
 unsafe extern "C-unwind" {
     fn ReadBufferExtended(
         relation: pg_sys::Relation,
@@ -231,8 +252,8 @@ type File = pg_sys::RelFileLocator;
 mod tests {
     use super::*;
 
-    fn places() -> Places {
-        Places {
+    fn initial_guesses() -> BufferGuesses {
+        BufferGuesses {
             distances: [1, 2, -1, 3],
             sweep: 7,
         }
@@ -241,44 +262,44 @@ mod tests {
     #[test]
     fn buffers_of_temporary_tables_are_not_guessed() {
         for last in [-1, -2, -1000, i32::MIN] {
-            assert_eq!(places().guesses(last, 1, 100), [None; GUESSES]);
+            assert_eq!(initial_guesses().for_block(last, 1, 100), [None; GUESSES]);
         }
         assert_eq!(
-            places().guesses(1, 1, 100),
+            initial_guesses().for_block(1, 1, 100),
             [Some(2), Some(3), None, Some(4)]
         );
         assert_eq!(
-            places().guesses(99, 1, 100),
+            initial_guesses().for_block(99, 1, 100),
             [Some(100), None, Some(98), None]
         );
-        let mut far = places();
+        let mut far = initial_guesses();
         far.distances[0] = i32::MAX;
-        assert_eq!(far.guesses(1, 1, 100)[0], None);
+        assert_eq!(far.for_block(1, 1, 100)[0], None);
     }
 
     #[test]
-    fn each_block_is_looked_up_in_one_of_so_many_sweeps() {
-        let mut places = places();
+    fn each_block_is_looked_up_once_per_lookup_interval() {
+        let mut guesses = initial_guesses();
         let mut looked_up = [0; 100];
-        for _ in 0..LOOKED_UP {
+        for _ in 0..LOOKUP_INTERVAL {
             for (number, times) in (0u32..).zip(&mut looked_up) {
-                *times += u32::from(places.guesses(50, number, 100) == [None; GUESSES]);
+                *times += u32::from(guesses.for_block(50, number, 100) == [None; GUESSES]);
             }
-            places.turn();
+            guesses.next_sweep();
         }
         assert_eq!(looked_up, [1; 100]);
     }
 
     #[test]
     fn distances_that_recur_are_guessed_first() {
-        let mut places = places();
-        places.learn(10, 17);
-        assert_eq!(places.distances, [7, 1, 2, -1]);
-        places.learn(10, 12);
-        assert_eq!(places.distances, [7, 2, 1, -1]);
-        places.learn(10, 12);
-        assert_eq!(places.distances, [2, 7, 1, -1]);
-        places.learn(10, 12);
-        assert_eq!(places.distances, [2, 7, 1, -1]);
+        let mut guesses = initial_guesses();
+        guesses.learn(10, 17);
+        assert_eq!(guesses.distances, [7, 1, 2, -1]);
+        guesses.learn(10, 12);
+        assert_eq!(guesses.distances, [7, 2, 1, -1]);
+        guesses.learn(10, 12);
+        assert_eq!(guesses.distances, [2, 7, 1, -1]);
+        guesses.learn(10, 12);
+        assert_eq!(guesses.distances, [2, 7, 1, -1]);
     }
 }

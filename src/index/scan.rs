@@ -1,26 +1,28 @@
-//! Scans: one sweep over the file answers all conditions.
+//! Index scans: one sweep over the file evaluates all conditions.
 //!
-//! # Why a scan misses no row, and returns no wrong one, whatever happens meanwhile
+//! # Why a scan returns every matching row once, and no other row, while other backends write
 //!
-//! A row that the scan's snapshot sees was inserted, with its entry, by a transaction that had ended
-//! before the snapshot was taken, and vacuum can't remove it while the snapshot lives. The number
-//! of blocks is read after that: the entry is on one of them. It stays on its page; vacuum may
-//! move it only within the page, under an exclusive lock, while a page is judged under a share
-//! lock. So it is judged once.
+//! A row that is visible to the scan's snapshot was inserted by a transaction that had ended before
+//! the snapshot was taken, or by an earlier command of the scan's own transaction, so its entry
+//! existed by then. Vacuum cannot remove the row while the snapshot is in use. The scan reads the
+//! number of blocks after the snapshot was taken, so the entry is on one of these blocks. An entry
+//! stays on its page. Vacuum may move it within the page, but only under an exclusive lock, and the
+//! scan judges a page under a share lock. So the scan judges the entry exactly once.
 //!
-//! What the scan returns may be gone by the time the executor looks at the row, and its TID used
-//! again: entries of dead rows are taken out, and then their line pointers freed, without waiting
-//! for scans that have judged the page. The row that is there then was inserted after the snapshot
-//! was taken, or by a transaction that the snapshot takes for running: it is not visible to the
-//! scan. That holds for MVCC snapshots. Postgres uses another kind only to check an exclusion
-//! constraint, which `build.rs` refuses; under such a snapshot every row is rechecked as it is.
+//! When the executor fetches a row that the scan has returned, the row may have been removed and
+//! its TID reused: vacuum removes the entries of dead rows and then frees their line pointers,
+//! without waiting for scans that have already judged the page. The row that then has this TID was
+//! inserted after the snapshot was taken, or by a transaction that the snapshot considers running,
+//! so it is not visible to the scan. This argument holds for MVCC snapshots. Postgres uses another
+//! kind of snapshot only to check exclusion constraints, which `build.rs` rejects. With any
+//! snapshot that is not an MVCC snapshot, every row is rechecked.
 //!
-//! (Postgres itself had a gap here until 13.21, 14.18, 15.13, 16.9 and 17.5: a bitmap scan that needs
-//! nothing of the rows did not look at pages that are visible to all, and counted rows that vacuum
-//! had removed meanwhile.)
+//! (Postgres itself had a bug here until 13.21, 14.18, 15.13, 16.9 and 17.5: a bitmap scan that
+//! needs no column of the rows skipped pages that are all-visible, and counted rows that vacuum had
+//! removed in the meantime.)
 //!
-//! On a standby the same holds: replay of the heap's pruning has ended every query with a snapshot
-//! that sees the row, before it comes to the index.
+//! The argument holds on a standby, too. Before replay removes an entry, it has replayed the
+//! pruning of the heap page, and that cancels every query whose snapshot sees the row.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -32,74 +34,78 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
-use super::entry::{is_possible, item_pointer};
+use super::entry::{is_valid_tid, item_pointer};
 use super::opclass::Strategy;
 use super::page::{Block, Content, FIRST_BLOCK, Index, block_count};
-use super::reader::{Places, Reader};
+use super::reader::{BufferGuesses, Reader};
 use super::sweeps::{self, Sweeps};
-use crate::coarse::{CoarseQuery, Resolved};
+use crate::coarse::{CoarseQuery, ResolvedSettings};
 use crate::sweep::filter::Verdict;
 use crate::sweep::kernel::Ahead;
 use crate::sweep::{Filter, Judge};
 use crate::types::{ProbeArg, VectorArg, check_memory, sql_error};
 
-/// Blocks that a participant of a parallel scan takes at a time: 256 kB.
+/// The number of blocks that a participant of a parallel scan takes at a time: 256 kB.
 const PARALLEL_BLOCKS: u32 = 32;
 
-/// Matches that a scan collects at once, at most, and those of the pages that it has pinned by then.
+/// The maximum number of matches that a scan collects before it returns the first. The matches on
+/// the pages that are pinned by then are added.
 const BATCH: usize = 1024;
 
-/// What the participants of a parallel scan share.
+/// The shared state of a parallel scan, in dynamic shared memory.
 struct Shared {
-    /// The first block that nobody has taken.
+    /// The first block that no participant has taken.
     next: AtomicU32,
 }
 
-/// A scan's own state.
+/// The state of a scan in one process.
 struct Scan {
-    /// Where it lives.
+    /// The memory context that contains this struct.
     context: pg_sys::MemoryContext,
     index: Index,
-    /// Null until the scan is started.
+    /// Null until the first call of `amrescan`.
     snapshot: pg_sys::Snapshot,
-    /// What the settings mean for queries of so many dimensions: a join starts a sweep for every
-    /// row, and the model's directory is not read for each.
-    resolved: Option<Resolved>,
-    /// `None` where a condition is NULL: no row can match.
+    /// The parameters that the settings resolve to for queries of a given number of dimensions. A
+    /// join starts a sweep for every outer row; keeping the parameters avoids reading the model's
+    /// directory for each of them.
+    resolved: Option<ResolvedSettings>,
+    /// `None` if a scan key is NULL, because no row matches then.
     judge: Option<Judge>,
-    /// Whether this sweep has been counted.
-    begun: bool,
-    blocks: Blocks,
+    /// Whether the current sweep has been counted.
+    is_counted: bool,
+    blocks: BlockQueue,
     strategy: pg_sys::BufferAccessStrategy,
-    places: Places,
+    buffer_guesses: BufferGuesses,
     matches: Matches,
-    /// How many a plain scan collects next before it returns the first. It begins with one, so that
-    /// a LIMIT costs hardly more than it has to, and doubles: a sweep that stops for every match finds
-    /// the caches of the CPU full of the executor's data each time.
+    /// The number of matches that a plain scan collects before it returns the first of them. It
+    /// starts at 1, so that a LIMIT causes little extra work, and doubles each time up to
+    /// [`BATCH`]. If the sweep stopped for every match, the executor would evict the sweep's data
+    /// from the CPU caches each time.
     batch: usize,
     sweeps: Sweeps,
 }
 
-/// The blocks that a sweep has to judge.
-struct Blocks {
-    /// So many has the index.
+/// The blocks that a sweep still has to judge.
+struct BlockQueue {
+    /// The number of blocks of the index.
     count: pg_sys::BlockNumber,
-    /// Those left of what this process has taken.
+    /// The rest of the blocks that this process has taken.
     taken: Range<pg_sys::BlockNumber>,
 }
 
-impl Blocks {
-    fn new(count: pg_sys::BlockNumber) -> Blocks {
-        Blocks {
+impl BlockQueue {
+    fn new(count: pg_sys::BlockNumber) -> BlockQueue {
+        BlockQueue {
             count,
             taken: FIRST_BLOCK..FIRST_BLOCK,
         }
     }
 
-    /// The next one, taking some from what is shared if need be.
+    /// Returns the next block. If none is left, it first takes more blocks from `shared` (or all
+    /// blocks, if the scan is not parallel).
     ///
-    /// Participants may see files of different lengths. The shorter one is long enough: see the
-    /// head of this file.
+    /// Participants may see different lengths of the file. Each of these lengths is sufficient,
+    /// because it was read after the snapshot was taken (see the top of this file).
     fn take(&mut self, shared: Option<&Shared>) -> Option<pg_sys::BlockNumber> {
         if self.taken.is_empty() {
             let (first, some) = match shared {
@@ -115,16 +121,16 @@ impl Blocks {
     }
 }
 
-/// Matches of the pages that were judged last.
+/// The matches of the pages that were judged last.
 struct Matches {
-    /// The table; null in a scan for a bitmap.
+    /// The table, or null in a bitmap scan.
     table: pg_sys::Relation,
-    /// How many blocks it has, or had.
+    /// The number of blocks of the table when it was last read.
     table_blocks: pg_sys::BlockNumber,
     certain: Vec<pg_sys::ItemPointerData>,
-    /// Ones to recheck.
+    /// Matches that the executor must recheck.
     undecided: Vec<pg_sys::ItemPointerData>,
-    /// How many of both have been returned.
+    /// The number of matches, of both kinds, that have been returned.
     returned: usize,
 }
 
@@ -139,7 +145,7 @@ impl Matches {
         self.returned = 0;
     }
 
-    /// The next one to return, and whether to recheck it.
+    /// The next match to return, and whether the executor must recheck it.
     fn next(&mut self) -> Option<(pg_sys::ItemPointerData, bool)> {
         let certain = self.certain.len();
         let is_certain = self.returned < certain;
@@ -172,10 +178,11 @@ impl Matches {
             };
             let tid = slab.tid(entry);
             if tid.block >= self.table_blocks && !self.table.is_null() {
-                // SAFETY: the table is open as long as the scan. Others may have extended it.
+                // SAFETY: the table is open as long as the scan. Its length is read again because
+                // other backends may have extended it.
                 self.table_blocks = unsafe { block_count(self.table) };
             }
-            if tid.block >= self.table_blocks || !is_possible(tid) {
+            if tid.block >= self.table_blocks || !is_valid_tid(tid) {
                 return Err(index.corrupted(block.number()));
             }
             list.push(item_pointer(tid));
@@ -185,12 +192,12 @@ impl Matches {
 }
 
 impl Scan {
-    /// Makes ready for a sweep from the start.
+    /// Prepares a sweep from the first block.
     ///
     /// # Safety
-    /// `keys` are the scan's keys, with arguments of the operators' types.
-    unsafe fn restart(&mut self, keys: &[pg_sys::ScanKeyData]) -> Result<(), ErrorReport> {
-        self.publish_counters();
+    /// `keys` are the scan keys, whose arguments have the right-hand types of the operators.
+    unsafe fn begin_rescan(&mut self, keys: &[pg_sys::ScanKeyData]) -> Result<(), ErrorReport> {
+        self.add_counters();
         let mut filters = Vec::with_capacity(keys.len());
         let mut has_null = false;
         for key in keys {
@@ -204,27 +211,27 @@ impl Scan {
                 has_null = true;
                 continue;
             }
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees the type of the argument.
             let filter = unsafe { self.filter(strategy, key.sk_argument) };
             filters.push((filter, strategy.is_negated()));
         }
         self.judge = (!has_null).then(|| Judge::new(&self.index.layout, filters));
-        self.begun = false;
-        self.blocks = Blocks::new(self.index.block_count());
-        self.places.turn();
+        self.is_counted = false;
+        self.blocks = BlockQueue::new(self.index.block_count());
+        self.buffer_guesses.next_sweep();
         self.matches.clear();
         self.batch = 1;
         Ok(())
     }
 
-    /// The filter of one key. A query that can't be compared with the column's vectors is an error
-    /// where a row is compared with it, and only there: the executor's recheck raises it, as a
-    /// sequential scan would.
+    /// Makes the filter of one scan key. If the query cannot be compared with the column's vectors,
+    /// the result is a filter that decides nothing. The executor's recheck then raises the error,
+    /// and only if there is a row to compare, as in a sequential scan.
     ///
     /// # Safety
-    /// `argument` is of the type that the strategy's operator has on its right.
+    /// `argument` has the right-hand type of the strategy's operator.
     unsafe fn filter(&mut self, strategy: Strategy, argument: pg_sys::Datum) -> Filter {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees the type of the argument.
         let query = unsafe {
             if strategy.takes_probe() {
                 CoarseQuery::of_probe(ProbeArg::from_datum(argument))
@@ -233,16 +240,17 @@ impl Scan {
             }
         };
         match query {
-            Ok(query) if query.of == self.index.meta.dims => {
+            // An undecided probe has no threshold.
+            Ok(query) if query.query_dims == self.index.meta.dims && !query.threshold.is_nan() => {
                 Filter::new(&self.index.layout, &query.prefix, query.threshold)
             }
             _ => Filter::undecided(),
         }
     }
 
-    /// Judges blocks until there are `wanted` matches, or no more blocks; false where there are no
-    /// more matches either.
-    fn advance(&mut self, shared: Option<&Shared>, wanted: usize) -> Result<bool, ErrorReport> {
+    /// Judges blocks until it has collected `wanted` matches or no block is left. Returns false if
+    /// it has found no match.
+    fn fill_batch(&mut self, shared: Option<&Shared>, wanted: usize) -> Result<bool, ErrorReport> {
         check_memory();
         let start = Instant::now();
         let (blocks, matches) = (&mut self.blocks, &mut self.matches);
@@ -250,7 +258,7 @@ impl Scan {
         let Some(judge) = &mut self.judge else {
             return Ok(false);
         };
-        let mut reader = Reader::new(&self.index, self.strategy, &mut self.places);
+        let mut reader = Reader::new(&self.index, self.strategy, &mut self.buffer_guesses);
         while let Some((block, ahead)) = {
             let is_enough = matches.len() >= wanted;
             reader.next(|| (!is_enough).then(|| blocks.take(shared)).flatten())
@@ -263,15 +271,15 @@ impl Scan {
         Ok(matches.len() > 0)
     }
 
-    /// Whether this is the start of a sweep; if so, it is counted.
-    fn begins(&mut self) -> bool {
-        let begins = !std::mem::replace(&mut self.begun, true);
-        self.sweeps.sweeps += u64::from(begins);
-        begins
+    /// Returns whether a sweep starts here; in that case the sweep is counted.
+    fn begin_sweep(&mut self) -> bool {
+        let is_first_call = !std::mem::replace(&mut self.is_counted, true);
+        self.sweeps.sweeps += u64::from(is_first_call);
+        is_first_call
     }
 
-    /// The counters of the sweep that ends here become part of the scan's.
-    fn publish_counters(&mut self) {
+    /// Adds the counters of the sweep that ends here to those of the scan.
+    fn add_counters(&mut self) {
         if let Some(judge) = self.judge.take() {
             let (sum, one) = (&mut self.sweeps.counters, judge.counters());
             sum.entries += one.entries;
@@ -284,9 +292,9 @@ impl Scan {
 }
 
 /// # Safety
-/// `scan` is one that `ambeginscan` has made.
+/// `ambeginscan` has made `scan`.
 unsafe fn state<'a>(scan: pg_sys::IndexScanDesc) -> &'a mut Scan {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `ambeginscan` has set `opaque` to a `Scan`.
     unsafe { &mut *(*scan).opaque.cast() }
 }
 
@@ -296,8 +304,9 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     keys: i32,
     order_bys: i32,
 ) -> pg_sys::IndexScanDesc {
-    // SAFETY: Postgres passes an open index, and keeps it open. The scan has a memory context of its
-    // own, which goes with the scan: one query may have many scans.
+    // SAFETY: Postgres passes an open index, and keeps it open until the end of the scan. A query
+    // may have many scans, so each of them has a memory context of its own, which `amendscan`
+    // deletes.
     unsafe {
         let scan = pg_sys::RelationGetIndexScan(index, keys, order_bys);
         let index = Index::open(index).unwrap_or_report();
@@ -318,15 +327,16 @@ pub unsafe extern "C-unwind" fn ambeginscan(
                 ..Sweeps::default()
             },
             strategy: own.switch_to(|_| strategy(&index)),
-            places: Places::unknown(),
+            buffer_guesses: BufferGuesses::initial(),
             index,
             judge: None,
-            begun: false,
-            blocks: Blocks::new(0),
+            is_counted: false,
+            blocks: BlockQueue::new(0),
             matches: Matches {
                 table: null_mut(),
-                // No block has this number, and a scan for a bitmap passes over those that the
-                // table does not have.
+                // InvalidBlockNumber exceeds every block number, so a bitmap scan does not check
+                // TIDs against the length of the table. The bitmap heap scan ignores blocks that
+                // the table does not have.
                 table_blocks: pg_sys::InvalidBlockNumber,
                 certain: Vec::new(),
                 undecided: Vec::new(),
@@ -339,10 +349,12 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     }
 }
 
-/// An index is swept whole by every query: it is worth its place in shared buffers, unless it would
-/// take more than half of them. Then a ring of a few buffers spares the others.
+/// Selects the buffer access strategy. Every query reads the whole index, so it should stay in
+/// shared buffers. Only an index that is larger than half of them uses a ring of a few buffers, so
+/// that it does not evict everything else.
 fn strategy(index: &Index) -> pg_sys::BufferAccessStrategy {
-    // SAFETY: reads a setting; the strategy is palloc'd.
+    // SAFETY: reads a setting and the open relation; the strategy is palloc'd in the scan's memory
+    // context.
     unsafe {
         let is_large = u64::from(index.block_count()) > pg_sys::NBuffers as u64 / 2;
         if is_large
@@ -363,7 +375,7 @@ pub unsafe extern "C-unwind" fn amrescan(
     _order_bys: pg_sys::ScanKey,
     _order_by_count: i32,
 ) {
-    // SAFETY: `keyData` has room for `numberOfKeys`, and so many come.
+    // SAFETY: `keyData` has room for `numberOfKeys` keys, and Postgres passes that many.
     unsafe {
         let count = usize::try_from((*scan).numberOfKeys).unwrap_or(0);
         if !keys.is_null() && count > 0 {
@@ -374,14 +386,14 @@ pub unsafe extern "C-unwind" fn amrescan(
         } else {
             &[]
         };
-        let own = state(scan);
-        // Postgres sets both after `ambeginscan`.
-        own.snapshot = (*scan).xs_snapshot;
-        own.matches.table = (*scan).heapRelation;
-        if !own.matches.table.is_null() {
-            own.matches.table_blocks = block_count(own.matches.table);
+        let state = state(scan);
+        // Postgres sets both fields after it has called `ambeginscan`.
+        state.snapshot = (*scan).xs_snapshot;
+        state.matches.table = (*scan).heapRelation;
+        if !state.matches.table.is_null() {
+            state.matches.table_blocks = block_count(state.matches.table);
         }
-        own.restart(keys).unwrap_or_report();
+        state.begin_rescan(keys).unwrap_or_report();
     }
 }
 
@@ -390,9 +402,10 @@ pub unsafe extern "C-unwind" fn amgettuple(
     scan: pg_sys::IndexScanDesc,
     _direction: pg_sys::ScanDirection::Type,
 ) -> bool {
-    // SAFETY: `scan` is ours; the shared part lies `ps_offset` behind what is Postgres' own.
+    // SAFETY: `ambeginscan` has made `scan`. The access method's shared state starts `ps_offset`
+    // bytes behind the start of the parallel scan descriptor.
     unsafe {
-        let own = state(scan);
+        let state = state(scan);
         let parallel = (*scan).parallel_scan;
         let shared = parallel.as_ref().map(|p| {
             #[cfg(not(feature = "pg18"))]
@@ -402,17 +415,17 @@ pub unsafe extern "C-unwind" fn amgettuple(
             &*parallel.cast::<u8>().add(offset).cast::<Shared>()
         });
         loop {
-            if let Some((tid, recheck)) = own.matches.next() {
+            if let Some((tid, recheck)) = state.matches.next() {
                 (*scan).xs_heaptid = tid;
                 (*scan).xs_recheck = recheck || !is_mvcc(&*(*scan).xs_snapshot);
                 return true;
             }
-            if own.begins() {
+            if state.begin_sweep() {
                 count_scan(scan);
             }
-            let wanted = own.batch;
-            own.batch = (2 * wanted).min(BATCH);
-            if !own.advance(shared, wanted).unwrap_or_report() {
+            let wanted = state.batch;
+            state.batch = (2 * wanted).min(BATCH);
+            if !state.fill_batch(shared, wanted).unwrap_or_report() {
                 return false;
             }
         }
@@ -424,17 +437,17 @@ pub unsafe extern "C-unwind" fn amgetbitmap(
     scan: pg_sys::IndexScanDesc,
     bitmap: *mut pg_sys::TIDBitmap,
 ) -> i64 {
-    // SAFETY: `scan` is ours; tbm_add_tuples copies the TIDs.
+    // SAFETY: `ambeginscan` has made `scan`; tbm_add_tuples copies the TIDs.
     unsafe {
-        let own = state(scan);
-        if own.begins() {
+        let state = state(scan);
+        if state.begin_sweep() {
             count_scan(scan);
         }
         let mut count = 0;
-        while own.advance(None, BATCH).unwrap_or_report() {
+        while state.fill_batch(None, BATCH).unwrap_or_report() {
             let Matches {
                 certain, undecided, ..
-            } = &mut own.matches;
+            } = &mut state.matches;
             for (tids, recheck) in [(certain, false), (undecided, true)] {
                 if !tids.is_empty() {
                     pg_sys::tbm_add_tuples(bitmap, tids.as_mut_ptr(), tids.len() as i32, recheck);
@@ -448,19 +461,19 @@ pub unsafe extern "C-unwind" fn amgetbitmap(
 
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
-    // SAFETY: `scan` is ours.
+    // SAFETY: `ambeginscan` has made `scan`, and Postgres does not use it after this call.
     unsafe {
-        let own = state(scan);
-        own.publish_counters();
-        if own.sweeps.sweeps > 0 {
-            sweeps::record(own.sweeps);
+        let state = state(scan);
+        state.add_counters();
+        if state.sweeps.sweeps > 0 {
+            sweeps::record(state.sweeps);
         }
         (*scan).opaque = null_mut();
-        pg_sys::MemoryContextDelete(own.context);
+        pg_sys::MemoryContextDelete(state.context);
     }
 }
 
-// What differs here between versions is only what is passed for array keys.
+// The arguments, which differ between versions, matter only for scans with array keys.
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amestimateparallelscan() -> pg_sys::Size {
@@ -488,7 +501,8 @@ pub unsafe extern "C-unwind" fn amestimateparallelscan(
 
 #[pg_guard]
 pub unsafe extern "C-unwind" fn aminitparallelscan(target: *mut c_void) {
-    // SAFETY: `amestimateparallelscan` has asked for this room, which is aligned for anything.
+    // SAFETY: `amestimateparallelscan` has requested this amount of memory, and Postgres aligns it
+    // to MAXALIGN.
     unsafe {
         target.cast::<Shared>().write(Shared {
             next: AtomicU32::new(FIRST_BLOCK),
@@ -498,7 +512,8 @@ pub unsafe extern "C-unwind" fn aminitparallelscan(target: *mut c_void) {
 
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amparallelrescan(scan: pg_sys::IndexScanDesc) {
-    // SAFETY: Postgres calls this between scans, with the shared part in place.
+    // SAFETY: Postgres calls this between two scans, when the parallel scan descriptor has been
+    // initialized.
     unsafe {
         let parallel = (*scan).parallel_scan;
         #[cfg(not(feature = "pg18"))]
@@ -510,13 +525,14 @@ pub unsafe extern "C-unwind" fn amparallelrescan(scan: pg_sys::IndexScanDesc) {
     }
 }
 
-/// Reports "snapshot too old" where vacuum may have taken entries out of the block that the snapshot
-/// still sees: with `old_snapshot_threshold` it does not wait for old snapshots.
+/// Raises the error "snapshot too old" if vacuum may have removed entries from the block although
+/// the snapshot sees their rows: with `old_snapshot_threshold`, vacuum does not wait for old
+/// snapshots.
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
 fn check_old_snapshot(snapshot: pg_sys::Snapshot, index: &Index, block: &Block) {
     // SAFETY: reads a setting.
     if unsafe { pg_sys::old_snapshot_threshold } >= 0 {
-        // SAFETY: the snapshot is the scan's, and the block's page is locked.
+        // SAFETY: the scan's snapshot is registered, and the page is pinned and locked.
         unsafe {
             let page = pg_sys::BufferGetPage(block.buffer());
             pg_sys::TestForOldSnapshot(snapshot, index.relation, page);
@@ -524,7 +540,7 @@ fn check_old_snapshot(snapshot: pg_sys::Snapshot, index: &Index, block: &Block) 
     }
 }
 
-/// There is no `old_snapshot_threshold` any more.
+/// Postgres 17 has removed `old_snapshot_threshold`.
 #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
 fn check_old_snapshot(_snapshot: pg_sys::Snapshot, _index: &Index, _block: &Block) {}
 
@@ -541,10 +557,10 @@ fn is_mvcc(snapshot: &pg_sys::SnapshotData) -> bool {
 /// # Safety
 /// `scan` is a scan of an open index.
 unsafe fn count_scan(scan: pg_sys::IndexScanDesc) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a scan of an open index.
     unsafe {
         let index = (*scan).indexRelation;
-        // What EXPLAIN shows as "Index Searches".
+        // The number that EXPLAIN shows as "Index Searches".
         #[cfg(feature = "pg18")]
         if let Some(instrument) = (*scan).instrument.as_mut() {
             instrument.nsearches += 1;

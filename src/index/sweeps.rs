@@ -1,4 +1,5 @@
-//! What the last sweeps of this session did, for whoever wants to see more than EXPLAIN shows.
+//! Statistics of this session's last sweeps, with more details than EXPLAIN shows. The SQL function
+//! `photosearch.last_sweep` returns them.
 
 use std::sync::Mutex;
 
@@ -6,7 +7,8 @@ use pgrx::pg_sys;
 
 use crate::sweep::filter::Counters;
 
-/// All sweeps of one scan: it sweeps again for every rescan.
+/// The statistics of all sweeps of one scan. A scan performs one sweep, and another one for each
+/// rescan.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sweeps {
     pub index: pg_sys::Oid,
@@ -16,13 +18,13 @@ pub struct Sweeps {
     pub seconds: f64,
 }
 
-/// A statement with more index scans than this keeps the last ones.
-const KEPT: usize = 100;
+/// The maximum number of scans that are kept. If a statement has more, the first ones are dropped.
+const MAX_SCANS: usize = 100;
 
-/// The scans of the statement that ended one last, with the time at which it began.
+/// The start time of the last statement in which a scan ended, and the scans of that statement.
 static LAST: Mutex<(pg_sys::TimestampTz, Vec<Sweeps>)> = Mutex::new((0, Vec::new()));
 
-/// Remembers a scan that has ended.
+/// Adds a scan that has ended.
 pub fn record(sweeps: Sweeps) {
     // SAFETY: reads a variable of the backend.
     let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
@@ -30,30 +32,33 @@ pub fn record(sweeps: Sweeps) {
     if last.0 != statement {
         *last = (statement, Vec::new());
     }
-    if last.1.len() == KEPT {
+    if last.1.len() == MAX_SCANS {
         last.1.remove(0);
     }
     last.1.push(sweeps);
 }
 
-/// What this session's last statement with scans did, as far as the user may see it.
+/// Returns the scans of this session's last statement with scans, without those that the user may
+/// not see.
 ///
 /// # Safety
-/// Called in a transaction.
+/// A transaction is running.
 pub unsafe fn last() -> Vec<Sweeps> {
     let last = LAST.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    // SAFETY: the caller's promise.
-    let shown = last.1.iter().filter(|s| unsafe { may_see(s.index) });
+    // SAFETY: the caller guarantees a running transaction.
+    let shown = last.1.iter().filter(|s| unsafe { may_read_table(s.index) });
     shown.copied().collect()
 }
 
-/// Whether the user may read the whole table: else the counters would tell of rows that are hidden,
-/// by a policy, or behind a view or function that scanned the table with its owner's rights.
+/// Returns whether the user may read all rows of the index's table. If not, the counters could
+/// reveal rows that a policy hides, or that a view or function with the rights of its owner has
+/// scanned.
 ///
 /// # Safety
-/// Called in a transaction.
-unsafe fn may_see(index: pg_sys::Oid) -> bool {
-    // SAFETY: reads the system catalogs. An index that is gone has no table.
+/// A transaction is running.
+unsafe fn may_read_table(index: pg_sys::Oid) -> bool {
+    // SAFETY: catalog lookups require a running transaction, which the caller guarantees. For an
+    // index that has been dropped, IndexGetRelation returns InvalidOid.
     unsafe {
         let table = pg_sys::IndexGetRelation(index, true);
         let select = pg_sys::ACL_SELECT as pg_sys::AclMode;

@@ -1,7 +1,7 @@
-//! Taking out the entries of dead rows.
+//! Removal of the entries of dead rows.
 //!
-//! An entry is never moved to another page: a scan would miss it, or see it twice. Pages with room,
-//! empty ones too, go to the free space map.
+//! Vacuum never moves an entry to another page, because a concurrent scan would miss it or return
+//! it twice. Pages with free space, including empty ones, are recorded in the free space map.
 
 use std::ffi::c_void;
 
@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use super::entry::{is_possible, item_pointer};
+use super::entry::{is_valid_tid, item_pointer};
 use super::page::{FIRST_BLOCK, Index};
 
 #[pg_guard]
@@ -19,18 +19,19 @@ pub unsafe extern "C-unwind" fn ambulkdelete(
     callback: pg_sys::IndexBulkDeleteCallback,
     state: *mut c_void,
 ) -> *mut pg_sys::IndexBulkDeleteResult {
-    // SAFETY: Postgres passes an open index, and a callback for `state`.
+    // SAFETY: Postgres passes an open index, and a callback together with its `state`.
     unsafe {
-        let mut judge = |tids: &mut [pg_sys::ItemPointerData], dead: &mut [bool]| {
+        let mut mark_dead = |tids: &mut [pg_sys::ItemPointerData], dead: &mut [bool]| {
             let Some(callback) = callback else { return };
-            // What Postgres raises in its callback, becomes a panic here, as everywhere.
+            // An ERROR of the callback becomes a Rust panic here, as in every call that pgrx
+            // guards.
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 for (tid, dead) in tids.iter_mut().zip(dead) {
                     *dead = callback(tid, state);
                 }
             });
         };
-        pass(&*info, stats, Some(&mut judge)).unwrap_or_report()
+        vacuum_pages(&*info, stats, Some(&mut mark_dead)).unwrap_or_report()
     }
 }
 
@@ -45,8 +46,9 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
             return stats;
         }
         let stats = if stats.is_null() {
-            // Nothing was dead: count, and refresh the map.
-            pass(&*info, stats, None).unwrap_or_report()
+            // VACUUM found no dead rows and did not call ambulkdelete. Count the entries, and
+            // update the free space map.
+            vacuum_pages(&*info, stats, None).unwrap_or_report()
         } else {
             stats
         };
@@ -55,22 +57,24 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
     }
 }
 
-/// Says of each row of a page whether it is dead.
-type JudgeRows<'a> = &'a mut dyn FnMut(&mut [pg_sys::ItemPointerData], &mut [bool]);
+/// A function that sets, for each TID of a page, whether its row is dead.
+type DeadRowTest<'a> = &'a mut dyn FnMut(&mut [pg_sys::ItemPointerData], &mut [bool]);
 
-/// Visits every page. Adds to `stats`, or makes them.
+/// Visits every page, removes the entries of dead rows if `mark_dead` is given, and updates the
+/// free space map. Adds the counts to `stats`, which is allocated if it is null.
 ///
-/// Pages that are added meanwhile hold no entry that this vacuum has to take out: the rows that it
-/// collected as dead had theirs before.
+/// Pages that other backends add in the meantime contain no entry that this vacuum must remove:
+/// vacuum collected the TIDs of dead rows before, and those rows had their entries by then.
 ///
 /// # Safety
-/// `info` and `stats` (which may be null) are Postgres'.
-unsafe fn pass(
+/// `info` and `stats` are those that Postgres passed; `stats` may be null.
+unsafe fn vacuum_pages(
     info: &pg_sys::IndexVacuumInfo,
     stats: *mut pg_sys::IndexBulkDeleteResult,
-    mut judge: Option<JudgeRows>,
+    mut mark_dead: Option<DeadRowTest>,
 ) -> Result<*mut pg_sys::IndexBulkDeleteResult, ErrorReport> {
-    // SAFETY: the caller's promise; what `alloc0` gives is Postgres' to free.
+    // SAFETY: the caller guarantees an open index in `info`, and `stats` that is null or valid.
+    // Postgres frees the struct that `alloc0` returns.
     let (index, stats) = unsafe {
         let stats = if stats.is_null() {
             PgBox::<pg_sys::IndexBulkDeleteResult>::alloc0().into_pg()
@@ -84,7 +88,8 @@ unsafe fn pass(
     let mut dead = vec![false; index.layout.capacity()];
     let mut tids = Vec::with_capacity(index.layout.capacity());
     for number in FIRST_BLOCK..blocks {
-        // SAFETY: sleeps, and answers to cancel; no lock is held.
+        // SAFETY: vacuum_delay_point may sleep and may raise an ERROR for a cancel request; no
+        // buffer lock is held here.
         #[cfg(not(feature = "pg18"))]
         unsafe {
             pg_sys::vacuum_delay_point()
@@ -93,26 +98,27 @@ unsafe fn pass(
         unsafe {
             pg_sys::vacuum_delay_point(false)
         };
-        let lock = if judge.is_some() {
+        let lock = if mark_dead.is_some() {
             pg_sys::BUFFER_LOCK_EXCLUSIVE
         } else {
             pg_sys::BUFFER_LOCK_SHARE
         };
         let (block, content) = index.read(number, lock, info.strategy)?;
         let mut count = content.entries();
-        if let Some(judge) = &mut judge {
+        if let Some(mark_dead) = &mut mark_dead {
             let slab = index.slab(&block, count)?;
             tids.clear();
             for tid in (0..count).map(|entry| slab.tid(entry)) {
-                // A damaged entry. Postgres may only be asked about what can be a row.
-                if !is_possible(tid) {
+                // The entry is corrupted. Postgres' callback requires a valid offset number.
+                if !is_valid_tid(tid) {
                     return Err(index.corrupted(number));
                 }
                 tids.push(item_pointer(tid));
             }
-            judge(&mut tids, &mut dead[..count]);
+            mark_dead(&mut tids, &mut dead[..count]);
             if dead[..count].contains(&true) {
-                // SAFETY: the block is of this index, and locked for writing.
+                // SAFETY: `index.read` has returned the block with an exclusive lock, because
+                // `mark_dead` is given.
                 let left = unsafe {
                     index.change(&block, &content, |slab| {
                         slab.remove(|entry| dead[entry]);
@@ -125,7 +131,7 @@ unsafe fn pass(
         drop(block);
         entries += count;
         free += u32::from(count == 0);
-        index.record_room(number, count);
+        index.record_free_space(number, count);
     }
     stats.num_pages = blocks;
     stats.num_index_tuples = entries as f64;

@@ -1,4 +1,4 @@
-//! Which models there are: directories under `photosearch.model_dir`, then those that were
+//! The catalog of models: subdirectories of `photosearch.model_dir`, then the models that were
 //! installed with the extension.
 
 use std::cell::RefCell;
@@ -16,26 +16,28 @@ use crate::model::{self, MAX_MODEL_NAME, MODEL_NAME_RULE, ModelError, ModelInfo,
 use crate::types::{TextArg, sql_error};
 
 thread_local! {
-    /// Where this session has found models.
-    static FOUND: RefCell<HashSet<PathBuf>> = RefCell::default();
+    /// Directories in which this session has found models.
+    static FOUND_DIRS: RefCell<HashSet<PathBuf>> = RefCell::default();
 }
 
-/// Where a model of this name lies. Where the session has found one before, it finds it though the
-/// directory has vanished, or can't be reached: if the model is loaded, the server's copy serves
-/// on, and no other model takes its place.
+/// Returns the directory of the model with this name. A directory that the session has found before
+/// is returned even if it has been removed or cannot be accessed: a model that the session has
+/// loaded keeps working from its packed copy, and no other model with the same name takes its
+/// place.
 pub fn find(name: &str) -> Result<PathBuf, ErrorReport> {
     check_name(name)?;
     let mut unreadable = None;
-    for dir in roots().into_iter().map(|root| root.join(name)) {
+    for dir in search_dirs().into_iter().map(|root| root.join(name)) {
         let metadata = std::fs::metadata(&dir);
         if matches!(&metadata, Ok(metadata) if metadata.is_dir()) {
-            FOUND.with_borrow_mut(|found| found.insert(dir.clone()));
+            FOUND_DIRS.with_borrow_mut(|found| found.insert(dir.clone()));
             return Ok(dir);
         }
-        if FOUND.with_borrow(|found| found.contains(&dir)) {
+        if FOUND_DIRS.with_borrow(|found| found.contains(&dir)) {
             return Ok(dir);
         }
-        // Installed models are found whatever is wrong with the server's own directory.
+        // A failure to read `photosearch.model_dir` must not hide the installed models, so the loop
+        // goes on.
         if let Err(error) = metadata
             && error.kind() != ErrorKind::NotFound
         {
@@ -52,16 +54,17 @@ pub fn find(name: &str) -> Result<PathBuf, ErrorReport> {
             format!("model \"{name}\" does not exist"),
         ),
     }
-    .set_hint("The view photosearch.models lists the models; photosearch.model_dir is where the server looks for more."))
+    .set_hint("The view photosearch.models lists the models; the setting photosearch.model_dir names the directory of additional models."))
 }
 
-/// What is known of a model without loading it.
+/// Reads what the model's directory says about the model, without loading the model.
 pub fn describe(name: &str) -> Result<ModelInfo, ErrorReport> {
     let dir = find(name)?;
     model::describe(&dir).map_err(|error| model_error(name, error))
 }
 
-/// An argument that names a model. What is too long for a name is not read.
+/// Reads an argument that names a model. No more bytes are detoasted than the longest valid name
+/// has.
 pub fn name(argument: TextArg<'_>) -> Result<String, ErrorReport> {
     let bytes = argument.0.first_bytes(MAX_MODEL_NAME + 1);
     let bytes = bytes.as_slice();
@@ -83,18 +86,19 @@ fn check_name(name: &str) -> Result<(), ErrorReport> {
     .set_hint(MODEL_NAME_RULE))
 }
 
-/// The directories to look in, first to last.
-pub fn roots() -> Vec<PathBuf> {
+/// The directories that contain models, in the order in which they are searched.
+pub fn search_dirs() -> Vec<PathBuf> {
     let set = guc::model_dir();
-    let own = (!set.is_empty()).then(|| PathBuf::from(set));
-    own.into_iter().chain([installed_models()]).collect()
+    let configured = (!set.is_empty()).then(|| PathBuf::from(set));
+    configured.into_iter().chain([installed_models()]).collect()
 }
 
-/// The models installed with the extension: `photosearch/models` in the server's share directory.
+/// The directory of the models that were installed with the extension: `photosearch/models` in the
+/// server's share directory.
 fn installed_models() -> PathBuf {
     let mut path = [0; pg_sys::MAXPGPATH as usize];
-    // SAFETY: get_share_path writes a null-terminated path of at most MAXPGPATH bytes; the
-    // server's own path is set before any backend runs.
+    // SAFETY: get_share_path writes a null-terminated path of at most MAXPGPATH bytes. The
+    // postmaster sets `my_exec_path` before it starts any backend.
     let share = unsafe {
         pg_sys::get_share_path((&raw const pg_sys::my_exec_path).cast(), path.as_mut_ptr());
         CStr::from_ptr(path.as_ptr())
@@ -104,9 +108,9 @@ fn installed_models() -> PathBuf {
         .join("models")
 }
 
-/// What to say when a model cannot be used.
+/// Converts an error of the model code to an error report.
 pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
-    // A file that can't be mapped is whole.
+    // If mapping a file fails with ENOMEM, neither the cache nor the file is at fault.
     let error = match error {
         ModelError::Cache(source) | ModelError::Unreadable { source, .. }
             if source.kind() == ErrorKind::OutOfMemory =>
@@ -142,7 +146,7 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
         ModelError::Internal(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
     };
     match error {
-        // About the request, not about the model.
+        // These errors concern the request, so the message does not name the model.
         ModelError::InvalidInput(_)
         | ModelError::LimitExceeded(_)
         | ModelError::NoMemory
@@ -153,7 +157,7 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
             .set_hint("The limit is the setting photosearch.max_embed_memory."),
         ModelError::Changed => sql_error(code, format!("cannot use model \"{name}\": {error}"))
             .set_hint(format!(
-                "Vectors of the old and the new files must not be compared: give the new ones a directory with a new name. To go on under this name, call photosearch.prepare_model('{name}', replace => true) and embed everything anew."
+                "Vectors of the old and the new files must not be compared. Install the new files under a new model name, or call photosearch.prepare_model('{name}', replace => true) and embed all data again."
             )),
         ModelError::Pickled(_) => sql_error(code, format!("cannot use model \"{name}\": {error}"))
             .set_hint("In Python, transformers.AutoModel.from_pretrained(directory).save_pretrained(directory) writes model.safetensors; for a cross-encoder, AutoModelForSequenceClassification does."),
@@ -162,16 +166,16 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
                 .set_hint("Wait for the download to end, or start it again.")
         }
         ModelError::Cache(_) => sql_error(code, format!("cannot use model \"{name}\": {error}"))
-            .set_hint("Copies are kept in photosearch.cache_dir."),
+            .set_hint("Packed copies of models are kept in photosearch.cache_dir."),
         _ => sql_error(code, format!("cannot use model \"{name}\": {error}")),
     }
 }
 
-/// Every directory that could be a model, by name: the first directory with a name wins, as in
-/// [`find`].
+/// Lists every directory that may contain a model, by name. If several directories contain the same
+/// name, the first one wins, as in [`find`].
 pub fn list() -> BTreeMap<String, PathBuf> {
     let mut models: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for root in roots() {
+    for root in search_dirs() {
         let entries = match std::fs::read_dir(&root) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,

@@ -1,9 +1,9 @@
-//! Models in a backend: which there are, the thread that runs them, and what a session keeps of their
-//! answers.
+//! Use of models in a backend: the catalog of models, the thread that runs them, the cache of
+//! embedded texts, and the invalidation after a model has been replaced.
 
 pub mod catalog;
 pub mod query_cache;
 mod replaced;
 pub mod worker;
 
-pub use replaced::{AnnounceOnDrop, generation, register};
+pub use replaced::{InvalidateOnDrop, generation, register};

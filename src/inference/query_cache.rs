@@ -1,5 +1,5 @@
-//! The vectors of recent texts: a query's text is embedded once, not once a row, and not again
-//! when the next page of the answer is asked for.
+//! A cache of the vectors of recent texts, kept per session. With it a query's text is embedded
+//! once, not once per row, and not again for the next page of results.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -7,10 +7,11 @@ use std::collections::VecDeque;
 use half::f16;
 use sha2::{Digest, Sha256};
 
-/// Entries kept in a session; 4 kB each at 2048 dimensions.
+/// The maximum number of entries in a session. An entry takes 4 kB at 2048 dimensions.
 const CAPACITY: usize = 256;
 
-/// A hash of model, instruction and text: an entry for a document is no larger than one for a query.
+/// A hash of model, instruction and text, so that the key of a long document takes no more memory
+/// than that of a short query.
 type Key = [u8; 32];
 
 fn key(model: &str, instruction: Option<&str>, text: &str) -> Key {
@@ -23,7 +24,7 @@ fn key(model: &str, instruction: Option<&str>, text: &str) -> Key {
     hash.finalize().into()
 }
 
-/// Most recently used first.
+/// The entries, most recently used first.
 #[derive(Default)]
 struct QueryCache(VecDeque<(Key, Vec<f16>)>);
 
@@ -46,22 +47,25 @@ thread_local! {
     static CACHE: RefCell<QueryCache> = RefCell::default();
 }
 
-/// The vector of `text`, from the cache or else from `embed`, whose errors are not kept.
-/// `model` is its fingerprint, and `is_still` asks whether it still is: a vector of another model is
-/// not kept under its name.
+/// Returns the vector of `text` from the cache; if it is not there, calls `embed` and caches the
+/// result. Errors are not cached.
+///
+/// `model` is the model's fingerprint. `is_current` tells, after embedding, whether the model still
+/// has that fingerprint. If it does not, the model was replaced in the meantime, and the vector is
+/// not cached.
 pub fn get_or_embed<E>(
     model: &str,
     instruction: Option<&str>,
     text: String,
     embed: impl FnOnce(String) -> Result<Vec<f16>, E>,
-    is_still: impl FnOnce() -> bool,
+    is_current: impl FnOnce() -> bool,
 ) -> Result<Vec<f16>, E> {
     let key = key(model, instruction, &text);
     if let Some(vector) = CACHE.with_borrow_mut(|cache| cache.get(&key)) {
         return Ok(vector);
     }
     let vector = embed(text)?;
-    if is_still() {
+    if is_current() {
         CACHE.with_borrow_mut(|cache| cache.put(key, vector.clone()));
     }
     Ok(vector)
@@ -100,7 +104,7 @@ mod tests {
         assert_eq!(get("a", Some("x"), 2.0), 2.0);
         assert_eq!(get("b", None, 3.0), 3.0);
         assert_eq!(get("a", None, 9.0), 1.0);
-        // Replaced meanwhile.
+        // The model was replaced while the text was embedded.
         assert_eq!(get("c", None, 4.0), 4.0);
         assert_eq!(get("c", None, 5.0), 5.0);
     }

@@ -1,60 +1,68 @@
-//! What a model's name stands for has changed: how every session of the server learns of it.
+//! Invalidation in all sessions of the server after a model has been replaced.
 //!
-//! Sessions keep plans with vectors that were embedded while planning, as constants. Postgres makes
-//! plans anew when a shared invalidation message says so (`utils/cache/inval.c`), and a message for
-//! database 0 reaches the sessions of all databases. It is in memory alone: it reaches sessions of
-//! a standby, where the standby's own files were replaced, and no rollback takes it back, as none
-//! gives the old files back.
+//! Sessions keep plans that contain vectors as constants, because texts are embedded while
+//! planning. Postgres invalidates plans when a shared invalidation message says so
+//! (`utils/cache/inval.c`), and a message for database 0 reaches the sessions of all databases.
+//! Such a message is not written to WAL. So it can also be sent on a standby, where somebody has
+//! replaced the files of the standby. A rollback does not revoke it, which is right, because a
+//! rollback does not restore the old files either.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// Rises whenever this session is told that a model may have been replaced.
+/// Incremented whenever this session receives the message that a model may have been replaced.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// The catalog cache whose invalidation makes all plans anew: `InitPlanCache` of Postgres'
-/// `plancache.c` watches some caches as a whole. Of those, operators in operator families change
-/// most rarely, and no other code of Postgres' own listens to it.
-const WATCHED: pg_sys::SysCacheIdentifier::Type = pg_sys::SysCacheIdentifier::AMOPOPID;
+/// The catalog cache whose invalidation makes Postgres replan everything. `InitPlanCache` of
+/// `plancache.c` registers callbacks for several caches that invalidate all plans. Of these caches,
+/// the one for operators in operator families changes most rarely, and no other code of Postgres
+/// registers a callback for it.
+const PLAN_INVALIDATING_CACHE: pg_sys::SysCacheIdentifier::Type =
+    pg_sys::SysCacheIdentifier::AMOPOPID;
 
-/// Differs from an earlier value if a model may have been replaced since.
+/// A counter: if it differs from an earlier value, then a model may have been replaced in between.
 pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
 /// Called once, when the library is loaded.
 pub fn register() {
-    // SAFETY: the callback only adds to a counter.
+    // SAFETY: the callback only increments a counter, so it may run at any time.
     unsafe {
-        pg_sys::CacheRegisterSyscacheCallback(WATCHED as i32, Some(note), pg_sys::Datum::null());
+        pg_sys::CacheRegisterSyscacheCallback(
+            PLAN_INVALIDATING_CACHE as i32,
+            Some(count_invalidation),
+            pg_sys::Datum::null(),
+        );
     }
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn note(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+unsafe extern "C-unwind" fn count_invalidation(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// [`announce`]s when dropped, after an error too.
-pub struct AnnounceOnDrop;
+/// Sends the invalidation messages when it is dropped, so that they are sent after an error, too.
+pub struct InvalidateOnDrop;
 
-impl Drop for AnnounceOnDrop {
+impl Drop for InvalidateOnDrop {
     fn drop(&mut self) {
-        announce();
+        send_invalidations();
     }
 }
 
-/// Tells all sessions of all databases, this one too, to plan anew and to forget folded
-/// expressions of indexes and domains. Each acts on it when it begins a transaction, and in one when
-/// a statement names a table that it has not locked yet.
-fn announce() {
+/// Makes all sessions of all databases, including this one, discard their plans and the expressions
+/// of indexes and domains that contain folded constants. A session processes the messages when it
+/// begins a transaction, and within a transaction when it locks a table that it has not locked
+/// before.
+fn send_invalidations() {
     let plans = pg_sys::SharedInvalidationMessage {
         cc: pg_sys::SharedInvalCatcacheMsg {
-            id: WATCHED as i8,
+            id: PLAN_INVALIDATING_CACHE as i8,
             dbId: pg_sys::InvalidOid,
-            // Every entry.
+            // A hash value of 0 invalidates every entry.
             hashValue: 0,
         },
     };
@@ -62,19 +70,19 @@ fn announce() {
         rc: pg_sys::SharedInvalRelcacheMsg {
             id: pg_sys::SHAREDINVALRELCACHE_ID as i8,
             dbId: pg_sys::InvalidOid,
-            // Every relation, as CacheInvalidateRelcacheAll has it.
+            // An invalid OID means every relation, as in CacheInvalidateRelcacheAll.
             relId: pg_sys::InvalidOid,
         },
     };
     let domains = pg_sys::SharedInvalidationMessage {
         cc: pg_sys::SharedInvalCatcacheMsg {
-            // typcache.c makes the CHECKs of domains anew.
+            // This invalidation makes typcache.c rebuild the CHECK constraints of domains.
             id: pg_sys::SysCacheIdentifier::CONSTROID as i8,
             dbId: pg_sys::InvalidOid,
             hashValue: 0,
         },
     };
     let messages = [plans, relations, domains];
-    // SAFETY: messages of forms that `storage/sinval.h` defines.
+    // SAFETY: every message is one of the kinds that `storage/sinval.h` defines, fully initialized.
     unsafe { pg_sys::SendSharedInvalidMessages(messages.as_ptr(), messages.len() as i32) }
 }

@@ -1,9 +1,10 @@
-//! The thread that runs models.
+//! The worker thread of a backend, which loads and runs models.
 //!
-//! A backend is single-threaded, and Postgres' signal handlers must run on its one thread. So
-//! the backend's thread only waits, answering interrupts, while a thread of our own loads models
-//! and computes, with a pool of threads that it starts. Every signal is blocked in it, and so in
-//! the pool's threads (a new thread inherits its creator's mask). None calls into Postgres.
+//! A backend is single-threaded, and Postgres' signal handlers must run on its only thread. So the
+//! backend's thread only waits and processes interrupts, while a separate worker thread loads
+//! models and computes, with a pool of threads that it starts. All signals are blocked in the
+//! worker thread, and therefore in the threads of the pool, because a new thread inherits the
+//! signal mask of its creator. None of these threads calls into Postgres.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -24,27 +25,29 @@ use crate::model::compute::{Pool, Seats, configure_thread};
 use crate::model::{self, Cache, Cancel, Embedder, Loaded, ModelError};
 use crate::types::sql_error;
 
-/// How often the waiting backend looks for an interrupt.
+/// The interval in which the waiting backend checks for interrupts.
 const INTERRUPT_POLL: Duration = Duration::from_millis(20);
 
-/// How long after the last job a session keeps the memory that it took.
-const MEMORY_KEPT: Duration = Duration::from_secs(2);
+/// The time after the last job for which a session keeps freed memory.
+const MEMORY_RETENTION: Duration = Duration::from_secs(2);
 
-/// Memory that there has to be before a job begins: glibc ends the process where it cannot allocate
-/// the thread-local storage of a new thread.
-const STARTING: u64 = 8 << 20;
+/// The memory that must be available before a job begins: glibc aborts the process if it cannot
+/// allocate the thread-local storage of a new thread.
+const JOB_START_MEMORY: u64 = 8 << 20;
 
-/// Decoding and the tokenizer recurse little; this is room to spare.
+/// The stack size of the worker thread. It has ample reserve, because image decoding and the
+/// tokenizer recurse only a little.
 const STACK_SIZE: usize = 16 << 20;
 
-/// The models that this session has loaded, by directory. They belong to the thread.
+/// The models that this session has loaded, by directory. The worker thread owns them.
 #[derive(Default)]
 pub struct Models(HashMap<PathBuf, Loaded>);
 
 impl Models {
-    /// The model in `dir`, loaded on its first use and kept for the session, unless it is replaced
-    /// meanwhile: old and new vectors must not mix. While nobody replaces it, a session goes on
-    /// with what it has mapped, whatever becomes of the model's files.
+    /// Returns the model in `dir`. It is loaded on first use and kept for the session. If the model
+    /// was replaced after it was loaded, it is loaded again, because vectors of the old and the new
+    /// model must not be mixed. If it was not replaced, the session keeps using the files that it
+    /// has mapped, even if the model's directory changes or disappears.
     pub fn get(
         &mut self,
         dir: &Path,
@@ -72,7 +75,7 @@ thread_local! {
     static WORKER: RefCell<Option<Sender<Job>>> = const { RefCell::new(None) };
 }
 
-/// Stops the job when the backend stops waiting for it, by an error or otherwise.
+/// Cancels the job when the backend stops waiting for it, be it by an error or a result.
 struct CancelOnDrop(Cancel);
 
 impl Drop for CancelOnDrop {
@@ -81,23 +84,26 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// Runs `job` on the worker thread and waits for it. Ctrl-C, `statement_timeout` and the like end
-/// the wait at once, and the job where it next looks.
+/// Runs `job` on the worker thread and waits for its result. A cancel request, `statement_timeout`
+/// and other interrupts end the wait within [`INTERRUPT_POLL`]; the job then ends at its next
+/// cancellation check.
 ///
 /// # Errors
-/// Where no thread can be started, or the job panics. What the job itself returns is the caller's.
+/// If no thread can be started, or if the job panics. An error that the job itself returns is part
+/// of `T`.
 pub fn run<T: Send + 'static>(
     job: impl FnOnce(&mut Models, &Cancel) -> T + Send + 'static,
 ) -> Result<T, ErrorReport> {
-    // A job may be over before the wait looks for the first time, and another follows it.
+    // A short job may finish before the wait checks for interrupts for the first time. Checking
+    // here makes a loop of short jobs cancellable.
     pgrx::check_for_interrupts!();
-    memory::ask(STARTING).map_err(|_| out_of_memory())?;
+    memory::ask(JOB_START_MEMORY).map_err(|_| out_of_memory())?;
     let cancel = Cancel::new();
     let (send, receive) = mpsc::sync_channel(1);
     let job_cancel = cancel.clone();
     let boxed: Job = Box::new(move |models| {
         let result = catch_unwind(AssertUnwindSafe(|| job(models, &job_cancel)));
-        // Nobody waits any more where the query was cancelled: there is nobody to tell.
+        // If the query was cancelled, the receiver is gone and the result is discarded.
         drop(send.send(result));
     });
     submit(boxed)?;
@@ -105,7 +111,7 @@ pub fn run<T: Send + 'static>(
     loop {
         match receive.recv_timeout(INTERRUPT_POLL) {
             Ok(Ok(result)) => return Ok(result),
-            // Whatever it ended in came of that.
+            // A panic while memory is low is attributed to the lack of memory.
             Ok(Err(panic)) if memory::is_low() => {
                 let report = out_of_memory();
                 return Err(report.set_detail(panic_message(panic.as_ref())));
@@ -113,7 +119,7 @@ pub fn run<T: Send + 'static>(
             Ok(Err(panic)) => return Err(internal(&panic_message(panic.as_ref()))),
             Err(RecvTimeoutError::Timeout) => {
                 pgrx::check_for_interrupts!();
-                end_without_postmaster();
+                exit_if_postmaster_died();
             }
             Err(RecvTimeoutError::Disconnected) => {
                 drop(cancel_on_drop);
@@ -127,11 +133,11 @@ fn out_of_memory() -> ErrorReport {
     sql_error(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory")
 }
 
-/// Ends the backend where the postmaster has died, as Postgres' own waits do
-/// (`WL_EXIT_ON_PM_DEATH`): a backend that lives on keeps a new postmaster from starting.
-fn end_without_postmaster() {
-    // SAFETY: the postmaster's process id is set before any backend runs, and a backend is its
-    // child.
+/// Ends the backend if the postmaster has died, as Postgres' own waits do with
+/// `WL_EXIT_ON_PM_DEATH`. A backend that survived would prevent a new postmaster from starting.
+fn exit_if_postmaster_died() {
+    // SAFETY: the postmaster sets `PostmasterPid` before it starts any backend, and every backend
+    // is its child.
     unsafe {
         if pg_sys::IsUnderPostmaster && libc::getppid() != pg_sys::PostmasterPid {
             pg_sys::proc_exit(1);
@@ -152,7 +158,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "panic".to_owned())
 }
 
-/// Hands a job to the worker, which is started first where there is none.
+/// Sends a job to the worker thread. The first job starts the thread.
 fn submit(job: Job) -> Result<(), ErrorReport> {
     WORKER.with_borrow_mut(|worker| {
         let sender = match worker {
@@ -166,17 +172,17 @@ fn submit(job: Job) -> Result<(), ErrorReport> {
     })
 }
 
-/// Starts the worker, with every signal blocked from its first instruction on.
+/// Starts the worker thread with all signals blocked.
 fn start() -> Result<Sender<Job>, ErrorReport> {
     let threads = guc::threads();
     let seats = guc::cache_dir();
-    keep_freed_memory();
+    retain_freed_memory();
     let (sender, jobs) = mpsc::channel::<Job>();
     let spawned = with_signals_blocked(|| {
         std::thread::Builder::new()
             .name("photosearch 0".to_owned())
             .stack_size(STACK_SIZE)
-            .spawn(move || serve(jobs, threads, seats))
+            .spawn(move || run_jobs(jobs, threads, seats))
     })?;
     spawned.map(|_| sender).map_err(|error| {
         sql_error(
@@ -186,52 +192,54 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
     })
 }
 
-/// Lets the allocator keep what a layer frees for the next one. By default it gives a few hundred
-/// kilobytes back to the system at once, and every layer's memory would be mapped, and zeroed by
-/// the kernel, anew: a tenth of the time. [`give_back_memory`] follows.
-fn keep_freed_memory() {
+/// Makes glibc keep the memory that one layer frees for the next layer. With the default thresholds
+/// it would return a few hundred kilobytes to the system at once; the kernel would then map and
+/// zero the memory of every layer again, which takes a tenth of the run time. [`trim_heap`] returns
+/// the memory later.
+fn retain_freed_memory() {
     #[cfg(target_env = "gnu")]
     {
-        // The most that glibc takes for the first.
-        const MAPPED: libc::c_int = 32 << 20;
-        const KEPT: libc::c_int = 256 << 20;
-        // SAFETY: all are settings of the allocator that may be changed at any time. That one is
-        // refused would cost speed alone.
+        // The maximum that glibc accepts for `M_MMAP_THRESHOLD` (`DEFAULT_MMAP_THRESHOLD_MAX`).
+        const MMAP_THRESHOLD: libc::c_int = 32 << 20;
+        const TRIM_THRESHOLD: libc::c_int = 256 << 20;
+        // SAFETY: mallopt has no preconditions, and these parameters may be changed at any time.
+        // The result is ignored, because a refused setting would only cost speed.
         unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
-            // An arena for each thread would take 64 MB of address space, and where it can't grow
-            // any more, a page of memory for every few bytes.
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
+            // An arena per thread would reserve 64 MB of address space each. When an arena cannot
+            // grow any more, glibc maps at least a page for each allocation, even of a few bytes.
             libc::mallopt(libc::M_ARENA_MAX, 1);
         }
     }
 }
 
-/// Gives what was freed back to the system.
-fn give_back_memory() {
+/// Returns freed memory to the system.
+fn trim_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: has no preconditions.
+    // SAFETY: malloc_trim has no preconditions.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// Runs jobs, in the pool's threads, until the backend ends.
-fn serve(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
+/// The main function of the worker thread: runs jobs in the pool until the backend ends.
+fn run_jobs(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    // More threads than processors would only take memory and slow other sessions down.
+    // More threads than processors would only take memory and slow down other sessions.
     let threads = threads.unwrap_or(processors).min(processors);
     configure_thread();
-    // Where a thread can't be started, the jobs are dropped, and who waits for one is told so.
+    // If a thread cannot be started, `jobs` is dropped, and the backend's thread reports that the
+    // worker thread has ended.
     let Ok(mut pool) = Pool::new(threads, configure_thread) else {
         return;
     };
     let mut seats = Seats::new(seats, processors);
     let mut models = Models::default();
     loop {
-        let job = match jobs.recv_timeout(MEMORY_KEPT) {
+        let job = match jobs.recv_timeout(MEMORY_RETENTION) {
             Err(RecvTimeoutError::Timeout) => {
-                give_back_memory();
+                trim_heap();
                 jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
             }
             job => job,
@@ -243,9 +251,9 @@ fn serve(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
     }
 }
 
-/// Runs `start` with all signals blocked in this thread, and restores the mask.
+/// Calls `start` with all signals blocked in this thread, and then restores the signal mask.
 fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> Result<T, ErrorReport> {
-    // SAFETY: both sets are initialised by the calls before they are read.
+    // SAFETY: sigfillset and pthread_sigmask initialize both sets before they are read.
     unsafe {
         let mut all = std::mem::zeroed::<libc::sigset_t>();
         let mut before = std::mem::zeroed::<libc::sigset_t>();

@@ -1,33 +1,37 @@
-//! What the planner asks us: other forms of an expression, how many rows it keeps, what it costs.
+//! Support for the planner: rewriting of expressions, selectivity estimates, cost estimates, and
+//! the statistics that ANALYZE collects.
 
-mod leaks;
+mod barrier;
+mod cost;
 mod objects;
 mod operand;
-mod price;
 mod rewrite;
 mod selectivity;
 mod statistics;
 
-pub use leaks::is_guarded;
+pub use barrier::quiet_counterpart;
 pub use objects::Objects;
 pub use operand::compared_dims;
 
 use pgrx::pg_sys;
 
-/// What a column in the query that is being planned is a column of.
+/// Returns the range table entry of a column in the query that is being planned. Returns `None` if
+/// the column does not belong to this query level.
 ///
 /// # Safety
-/// `var` stands in the query of `root`.
+/// `var` is an expression in the query of `root`.
 unsafe fn range_table_entry<'a>(
     root: &pg_sys::PlannerInfo,
     var: &pg_sys::Var,
 ) -> Option<&'a pg_sys::RangeTblEntry> {
     let index = var.varno as usize;
     let size = usize::try_from(root.simple_rel_array_size).unwrap_or(0);
-    // Columns of an outer query, and what stands for subplans, are not in this array.
+    // The array contains neither the relations of outer queries nor the special range table indexes
+    // (INNER_VAR and others).
     if var.varlevelsup != 0 || index >= size || root.simple_rte_array.is_null() {
         return None;
     }
-    // SAFETY: inside the array, whose entries are null or live as long as the planning.
+    // SAFETY: the index is within the array, whose entries are null or live until planning has
+    // finished.
     unsafe { (*root.simple_rte_array.add(index)).as_ref() }
 }

@@ -1,11 +1,11 @@
-//! The extension's own types, operators and functions in the catalogs.
+//! Lookup of the extension's own types, operators and functions in the system catalogs.
 
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-/// The extension's own objects, found beside the function that is being planned: no name is looked
-/// up through `search_path`, and nothing is remembered that DROP EXTENSION could make stale.
+/// The extension's own objects, looked up in the schema of the function that is being planned. This
+/// does not depend on `search_path`, and nothing is cached that DROP EXTENSION would make stale.
 pub struct Objects {
     schema: pg_sys::Oid,
     pub vector: pg_sys::Oid,
@@ -14,9 +14,10 @@ pub struct Objects {
 
 impl Objects {
     /// # Safety
-    /// Called in a transaction.
+    /// A transaction is running.
     pub unsafe fn of_function(function: pg_sys::Oid) -> Option<Objects> {
-        // SAFETY: reads the system catalogs through their caches.
+        // SAFETY: a syscache lookup requires a running transaction, which the caller guarantees.
+        // The names are null-terminated.
         unsafe {
             let schema = pg_sys::get_func_namespace(function);
             let type_of = |name: &CStr| {
@@ -40,9 +41,10 @@ impl Objects {
     /// The operator `vector name right_type`.
     ///
     /// # Safety
-    /// Called in a transaction.
+    /// A transaction is running.
     unsafe fn operator(&self, name: &CStr, right_type: pg_sys::Oid) -> Option<pg_sys::Oid> {
-        // SAFETY: as above.
+        // SAFETY: a syscache lookup requires a running transaction, which the caller guarantees.
+        // The name is null-terminated.
         unsafe {
             non_zero(pg_sys::GetSysCacheOid(
                 pg_sys::SysCacheIdentifier::OPERNAMENSP as i32,
@@ -55,10 +57,10 @@ impl Objects {
         }
     }
 
-    /// The expression `left name right`, of a vector and a vector or probe.
+    /// The expression `left name right`, where `left` is a vector and `right` a vector or a probe.
     ///
     /// # Safety
-    /// Called in a transaction, with expressions of these types.
+    /// A transaction is running, and the expressions have these types.
     pub unsafe fn filter(
         &self,
         name: &CStr,
@@ -66,7 +68,8 @@ impl Objects {
         right: *mut pg_sys::Expr,
         location: i32,
     ) -> Option<*mut pg_sys::OpExpr> {
-        // SAFETY: the caller's promise; make_opclause makes an OpExpr.
+        // SAFETY: the caller guarantees expressions of the operator's types; make_opclause returns
+        // an OpExpr.
         unsafe {
             let operator = self.operator(name, pg_sys::exprType(right.cast()))?;
             let clause = pg_sys::make_opclause(
@@ -88,54 +91,65 @@ impl Objects {
     /// `mrl_probe(mrl_vector, double precision, integer)`.
     ///
     /// # Safety
-    /// Called in a transaction.
+    /// A transaction is running.
     pub unsafe fn probe_function(&self) -> Option<pg_sys::Oid> {
         let types = [self.vector, pg_sys::FLOAT8OID, pg_sys::INT4OID];
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a running transaction.
         unsafe { self.function(c"mrl_probe", &types) }
     }
 
-    /// `mrl_leakproof_probe(mrl_vector, double precision, integer)`.
+    /// `mrl_quiet_probe(mrl_vector, double precision, integer)`.
     ///
     /// # Safety
-    /// Called in a transaction.
-    pub unsafe fn leakproof_probe_function(&self) -> Option<pg_sys::Oid> {
+    /// A transaction is running.
+    pub unsafe fn quiet_probe_function(&self) -> Option<pg_sys::Oid> {
         let types = [self.vector, pg_sys::FLOAT8OID, pg_sys::INT4OID];
-        // SAFETY: the caller's promise.
-        unsafe { self.function(c"mrl_leakproof_probe", &types) }
+        // SAFETY: the caller guarantees a running transaction.
+        unsafe { self.function(c"mrl_quiet_probe", &types) }
+    }
+
+    /// The quiet counterpart of an operator `@~` or `!@~` of the extension; `None` for any other
+    /// operator.
+    ///
+    /// # Safety
+    /// A transaction is running.
+    pub unsafe fn quiet_operator(&self, operator: pg_sys::Oid) -> Option<pg_sys::Oid> {
+        // SAFETY: the caller guarantees a running transaction.
+        unsafe {
+            for (name, quiet) in [(c"@~", c"@~?"), (c"!@~", c"!@~?")] {
+                for right in [self.vector, self.probe] {
+                    if self.operator(name, right) == Some(operator) {
+                        return self.operator(quiet, right);
+                    }
+                }
+            }
+            None
+        }
     }
 
     /// `mrl_probe_at_least(mrl_vector, double precision)`.
     ///
     /// # Safety
-    /// Called in a transaction.
+    /// A transaction is running.
     pub unsafe fn probe_at_least_function(&self) -> Option<pg_sys::Oid> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a running transaction.
         unsafe { self.function(c"mrl_probe_at_least", &[self.vector, pg_sys::FLOAT8OID]) }
     }
 
     /// `mrl_probe_at_most(mrl_vector, double precision)`.
     ///
     /// # Safety
-    /// Called in a transaction.
+    /// A transaction is running.
     pub unsafe fn probe_at_most_function(&self) -> Option<pg_sys::Oid> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a running transaction.
         unsafe { self.function(c"mrl_probe_at_most", &[self.vector, pg_sys::FLOAT8OID]) }
     }
 
-    /// `mrl_leaky(anyelement)`.
-    ///
     /// # Safety
-    /// Called in a transaction.
-    pub unsafe fn leaky_function(&self) -> Option<pg_sys::Oid> {
-        // SAFETY: the caller's promise.
-        unsafe { self.function(c"mrl_leaky", &[pg_sys::ANYELEMENTOID]) }
-    }
-
-    /// # Safety
-    /// Called in a transaction.
+    /// A transaction is running.
     unsafe fn function(&self, name: &CStr, types: &[pg_sys::Oid]) -> Option<pg_sys::Oid> {
-        // SAFETY: reads the system catalogs through their caches; buildoidvector copies the OIDs.
+        // SAFETY: a syscache lookup requires a running transaction, which the caller guarantees.
+        // `buildoidvector` copies the OIDs.
         unsafe {
             let types = pg_sys::buildoidvector(types.as_ptr(), types.len() as i32);
             non_zero(pg_sys::GetSysCacheOid(

@@ -1,117 +1,124 @@
-//! What is known, while a query is planned, of the vector that a filter compares with.
+//! What the planner can find out about the query operand of a filter before execution.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{FromDatum, PgList, is_a, pg_sys};
 
-use crate::coarse::{Coarse, CoarseQuery, CoarseSettings};
+use crate::coarse::{CoarseParams, CoarseQuery, CoarseSettings};
 use crate::types::{ProbeArg, VectorArg};
 
-/// An expression is evaluated while planning where Postgres says that it costs no more than a few
-/// texts to embed (in units of `cpu_operator_cost`), whose vectors the session keeps: execution
-/// does not pay again. Pictures (ten times a text) are embedded only when the query runs.
-const AFFORDABLE: f64 = 5e6;
+/// The maximum cost, in units of `cpu_operator_cost`, of an expression that is evaluated while
+/// planning. It allows for embedding a few texts. The session caches their vectors, so execution
+/// does not embed them again. Embedding a picture costs ten times as much as a text, and happens
+/// only at execution.
+const MAX_PLANNING_COST: f64 = 5e6;
 
-/// The other side of a filter.
+/// The query operand of a filter, as far as the planner knows it.
 pub enum Operand {
-    /// All is known.
+    /// The value is known.
     Known(CoarseQuery),
-    /// NULL: nothing matches.
+    /// The value is NULL, so no row matches.
     Null,
-    /// An expression for the vector, not known now, and what it is compared by.
-    Vector(*mut pg_sys::Node, Level),
+    /// An expression for the query vector, whose value is not known yet, and the source of
+    /// threshold and prefix length.
+    Vector(*mut pg_sys::Node, ParamSource),
     Unknown,
 }
 
 /// Where threshold and prefix length come from.
 #[derive(Clone, Copy)]
-pub enum Level {
-    Named(Coarse),
+pub enum ParamSource {
+    Explicit(CoarseParams),
     /// A threshold for the similarity of whole vectors.
     Whole(f32),
     Settings,
 }
 
-impl Level {
-    /// For vectors of `of` dimensions; `None` where the filter would be an error.
-    pub fn resolve(self, of: usize) -> Option<Coarse> {
-        let coarse = match self {
-            Level::Named(coarse) => coarse,
-            Level::Whole(threshold) => Coarse {
+impl ParamSource {
+    /// Returns the parameters for vectors of `query_dims` dimensions, or `None` if evaluating the filter
+    /// would be an error.
+    pub fn resolve(self, query_dims: usize) -> Option<CoarseParams> {
+        let params = match self {
+            ParamSource::Explicit(params) => params,
+            ParamSource::Whole(threshold) => CoarseParams {
                 threshold,
-                dims: of,
+                dims: query_dims,
             },
-            // The error, where it is one, is the execution's to raise.
-            Level::Settings => CoarseSettings::current().resolve(of).ok()?,
+            // If the settings cannot be resolved, execution raises the error.
+            ParamSource::Settings => CoarseSettings::current().resolve(query_dims).ok()?,
         };
-        (1..=of).contains(&coarse.dims).then_some(coarse)
+        (1..=query_dims).contains(&params.dims).then_some(params)
     }
 
-    /// The threshold, where it stands in the query.
+    /// The threshold, if the query contains it.
     pub fn threshold(self) -> Option<f32> {
         match self {
-            Level::Named(coarse) => Some(coarse.threshold),
-            Level::Whole(threshold) => Some(threshold),
-            Level::Settings => None,
+            ParamSource::Explicit(params) => Some(params.threshold),
+            ParamSource::Whole(threshold) => Some(threshold),
+            ParamSource::Settings => None,
         }
     }
 }
 
 impl Operand {
-    /// Looks at the right-hand side of `vector @~ vector` (or its left: they may change places).
+    /// Examines the right operand of `vector @~ vector`, or the left one, because the operator
+    /// commutes.
     ///
     /// # Safety
-    /// `node` is a vector expression in the query of `root`, which is being planned.
-    pub unsafe fn of_vector(
+    /// `node` is an expression of type mrl_vector in the query of `root`, which is being planned.
+    pub unsafe fn from_vector(
         root: *mut pg_sys::PlannerInfo,
         node: *mut pg_sys::Node,
-        level: Level,
+        source: ParamSource,
     ) -> Operand {
-        // SAFETY: the caller's promise; a constant of the type that the operator takes.
+        // SAFETY: the caller guarantees an expression of type mrl_vector, so the datum of a
+        // constant is one.
         unsafe {
             let node = evaluate(root, node);
-            match constant(node) {
+            match const_value(node) {
                 Some(None) => Operand::Null,
-                Some(Some(datum)) => coarse_query(VectorArg::from_datum(datum), level)
+                Some(Some(datum)) => coarse_query(VectorArg::from_datum(datum), source)
                     .ok()
                     .flatten()
                     .map_or(Operand::Unknown, Operand::Known),
-                None => Operand::Vector(node, level),
+                None => Operand::Vector(node, source),
             }
         }
     }
 
-    /// Looks at the right-hand side of `vector @~ probe`.
+    /// Examines the right operand of `vector @~ probe`.
     ///
     /// # Safety
-    /// `node` is a probe expression in the query of `root`, which is being planned.
-    pub unsafe fn of_probe(
+    /// `node` is an expression of type mrl_probe in the query of `root`, which is being planned.
+    pub unsafe fn from_probe(
         root: *mut pg_sys::PlannerInfo,
         node: *mut pg_sys::Node,
         vector_type: pg_sys::Oid,
     ) -> Operand {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees an expression of type mrl_probe, so the datum of a constant
+        // is one.
         unsafe {
             let node = evaluate(root, node);
-            match constant(node) {
+            match const_value(node) {
                 Some(None) => Operand::Null,
                 Some(Some(datum)) => CoarseQuery::of_probe(ProbeArg::from_datum(datum))
                     .map_or(Operand::Unknown, Operand::Known),
-                None => of_probe_call(root, node, vector_type),
+                None => from_probe_call(root, node, vector_type),
             }
         }
     }
 }
 
-/// How many dimensions `vector operator right` compares, where that is known while planning.
+/// Returns the number of dimensions that `vector operator right` compares, if it is known before
+/// execution.
 ///
 /// # Safety
-/// `clause` is an operator of the opclass of mrl indexes, with the column on its left, as it is or in
-/// a RestrictInfo, in the query of `root`.
+/// `clause` is an OpExpr, or a RestrictInfo that contains one, in the query of `root`. Its operator
+/// belongs to an operator class of an mrl index, and its left operand is the indexed column.
 pub unsafe fn compared_dims(
     root: *mut pg_sys::PlannerInfo,
     clause: *mut pg_sys::Node,
 ) -> Option<usize> {
-    // SAFETY: the caller's promise; cast after a look at the tag.
+    // SAFETY: the caller guarantees the clause; a node is cast only after its tag has been checked.
     unsafe {
         let clause = if is_a(clause, pg_sys::NodeTag::T_RestrictInfo) {
             (*clause.cast::<pg_sys::RestrictInfo>()).clause.cast()
@@ -125,32 +132,34 @@ pub unsafe fn compared_dims(
         let (left, right) = (args.get_ptr(0)?, args.get_ptr(1)?);
         let vector_type = pg_sys::getBaseType(pg_sys::exprType(left));
         let query = if pg_sys::getBaseType(pg_sys::exprType(right)) == vector_type {
-            Operand::of_vector(root, right, Level::Settings)
+            Operand::from_vector(root, right, ParamSource::Settings)
         } else {
-            Operand::of_probe(root, right, vector_type)
+            Operand::from_probe(root, right, vector_type)
         };
         match query {
             Operand::Known(query) => Some(query.prefix.len()),
-            Operand::Vector(_, Level::Named(coarse)) => Some(coarse.dims),
-            Operand::Vector(_, Level::Settings) => crate::guc::coarse_dims(),
-            // All of them, however many.
-            Operand::Vector(_, Level::Whole(_)) => None,
+            Operand::Vector(_, ParamSource::Explicit(params)) => Some(params.dims),
+            Operand::Vector(_, ParamSource::Settings) => crate::guc::coarse_dims(),
+            // All dimensions, a number that is not known here.
+            Operand::Vector(_, ParamSource::Whole(_)) => None,
             Operand::Null | Operand::Unknown => None,
         }
     }
 }
 
-/// Looks into `mrl_probe(vector, threshold, dims)`, or `mrl_probe_at_least(vector, score)` and the
-/// like, which could not be folded: the vector may be the column of a function or of a table.
+/// Examines a call `mrl_probe(vector, threshold, dims)`, `mrl_probe_at_least(vector, score)` or
+/// `mrl_probe_at_most(vector, score)` that could not be folded, for instance because the vector is a
+/// column of a table or of a function in FROM.
 ///
 /// # Safety
-/// As [`Operand::of_probe`].
-unsafe fn of_probe_call(
+/// As for [`Operand::from_probe`].
+unsafe fn from_probe_call(
     root: *mut pg_sys::PlannerInfo,
     node: *mut pg_sys::Node,
     vector_type: pg_sys::Oid,
 ) -> Operand {
-    // SAFETY: a call has a list of expressions; constants are read as what their type says.
+    // SAFETY: a FuncExpr has a list of expressions as arguments. A constant is read as the type
+    // that exprType has returned for it.
     unsafe {
         if !is_a(node, pg_sys::NodeTag::T_FuncExpr) {
             return Operand::Unknown;
@@ -160,11 +169,11 @@ unsafe fn of_probe_call(
             && pg_sys::exprType(vector) == vector_type
             && pg_sys::exprType(score) == pg_sys::FLOAT8OID
         {
-            return match constant(evaluate(root, score)) {
+            return match const_value(evaluate(root, score)) {
                 Some(None) => Operand::Null,
                 Some(Some(score)) => {
                     let score = f64::from_datum(score, false).unwrap_or(f64::NAN) as f32;
-                    Operand::of_vector(root, vector, Level::Whole(score))
+                    Operand::from_vector(root, vector, ParamSource::Whole(score))
                 }
                 None => Operand::Unknown,
             };
@@ -184,16 +193,16 @@ unsafe fn of_probe_call(
             return Operand::Unknown;
         }
         match (
-            constant(evaluate(root, threshold)),
-            constant(evaluate(root, dims)),
+            const_value(evaluate(root, threshold)),
+            const_value(evaluate(root, dims)),
         ) {
             (Some(Some(threshold)), Some(Some(dims))) => {
                 let threshold = f64::from_datum(threshold, false).map(|t| t as f32);
                 let dims = i32::from_datum(dims, false).and_then(|d| usize::try_from(d).ok());
                 match (threshold.filter(|t| !t.is_nan()), dims) {
                     (Some(threshold), Some(dims)) => {
-                        let level = Level::Named(Coarse { threshold, dims });
-                        Operand::of_vector(root, vector, level)
+                        let source = ParamSource::Explicit(CoarseParams { threshold, dims });
+                        Operand::from_vector(root, vector, source)
                     }
                     _ => Operand::Unknown,
                 }
@@ -204,21 +213,25 @@ unsafe fn of_probe_call(
     }
 }
 
-/// `None` where the comparison would be an error.
-fn coarse_query(vector: VectorArg<'_>, level: Level) -> Result<Option<CoarseQuery>, ErrorReport> {
-    let of = vector.dims()?;
-    match level.resolve(of) {
-        Some(coarse) => CoarseQuery::under(vector, of, coarse).map(Some),
+/// Returns `None` if evaluating the comparison would be an error.
+fn coarse_query(
+    vector: VectorArg<'_>,
+    source: ParamSource,
+) -> Result<Option<CoarseQuery>, ErrorReport> {
+    let dims = vector.dims()?;
+    match source.resolve(dims) {
+        Some(params) => CoarseQuery::with_params(vector, dims, params).map(Some),
         None => Ok(None),
     }
 }
 
-/// The value of a constant, `None` inside for NULL.
+/// Returns the value of a constant, with an inner `None` for NULL. Returns an outer `None` if the
+/// node is not a constant.
 ///
 /// # Safety
 /// `node` is a node.
-pub unsafe fn constant(node: *mut pg_sys::Node) -> Option<Option<pg_sys::Datum>> {
-    // SAFETY: cast after a look at the tag.
+pub unsafe fn const_value(node: *mut pg_sys::Node) -> Option<Option<pg_sys::Datum>> {
+    // SAFETY: the caller guarantees a node; it is cast only after its tag has been checked.
     unsafe {
         is_a(node, pg_sys::NodeTag::T_Const).then(|| {
             let constant = &*node.cast::<pg_sys::Const>();
@@ -227,34 +240,39 @@ pub unsafe fn constant(node: *mut pg_sys::Node) -> Option<Option<pg_sys::Datum>>
     }
 }
 
-/// The expression with all evaluated that can be while planning, stable functions too.
+/// Evaluates the parts of an expression that can be evaluated while planning, including stable
+/// functions, unless that is too expensive.
 ///
 /// # Safety
 /// `node` is an expression in the query of `root`.
 unsafe fn evaluate(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
-    // SAFETY: the caller's promise; Postgres evaluates a copy.
+    // SAFETY: the caller guarantees an expression of the query; Postgres evaluates a copy of it.
     unsafe {
-        let node = source(root, node);
+        let node = defining_expression(root, node);
         if is_a(node, pg_sys::NodeTag::T_Const) {
             return node;
         }
         let mut cost = pg_sys::QualCost::default();
         pg_sys::cost_qual_eval_node(&mut cost, node, root);
-        if cost.startup + cost.per_tuple > AFFORDABLE * pg_sys::cpu_operator_cost {
+        if cost.startup + cost.per_tuple > MAX_PLANNING_COST * pg_sys::cpu_operator_cost {
             return node;
         }
         pg_sys::estimate_expression_value(root, node)
     }
 }
 
-/// Where a value comes from: for the column of a function in FROM the call, for the value of a
-/// subselect without a FROM what it selects, else the expression itself.
+/// Returns the expression that defines the value of `node`: the function call if `node` is the
+/// column of a function in FROM, the selected expression if `node` is the result of a subselect
+/// without FROM, and otherwise `node` itself.
 ///
 /// # Safety
 /// `node` is an expression in the query of `root`.
-unsafe fn source(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
-    // SAFETY: nodes are cast after a look at their tags; the planner's arrays are read within the
-    // bounds that it gives.
+unsafe fn defining_expression(
+    root: *mut pg_sys::PlannerInfo,
+    node: *mut pg_sys::Node,
+) -> *mut pg_sys::Node {
+    // SAFETY: the caller guarantees an expression of the query; a node is cast only after its tag
+    // has been checked.
     unsafe {
         let found = if is_a(node, pg_sys::NodeTag::T_Var) {
             function_in_from(&*root, &*node.cast::<pg_sys::Var>())
@@ -267,16 +285,18 @@ unsafe fn source(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node) -> *mu
     }
 }
 
-/// `FROM photos, embed_text('a baby') AS q`: the call behind `q`. One that depends on another
-/// table's row is not folded, and so is not known.
+/// Returns the function call that defines a column of FROM, for instance `embed_text('a baby')` for
+/// `q` in `FROM photos, embed_text('a baby') AS q`. A call that depends on the row of another table
+/// is returned, too, but it cannot be folded, so its value stays unknown.
 ///
 /// # Safety
-/// `var` stands in the query of `root`.
+/// `var` is an expression in the query of `root`.
 unsafe fn function_in_from(
     root: &pg_sys::PlannerInfo,
     var: &pg_sys::Var,
 ) -> Option<*mut pg_sys::Node> {
-    // SAFETY: the index is inside the array, whose entries are null or valid.
+    // SAFETY: the range table entry lives until planning has finished, and its lists contain the
+    // node types that `nodes/parsenodes.h` documents.
     unsafe {
         let entry = super::range_table_entry(root, var)?;
         if entry.rtekind != pg_sys::RTEKind::RTE_FUNCTION
@@ -298,15 +318,17 @@ unsafe fn function_in_from(
     }
 }
 
-/// `(SELECT embed_text('a baby'))`: planned already, as a Result node that reads nothing.
+/// Returns the expression that a subselect such as `(SELECT embed_text('a baby'))` selects. Such a
+/// subselect has been planned already, as a Result node without a subplan.
 ///
 /// # Safety
-/// `param` stands in the query of `root`.
+/// `param` is an expression in the query of `root`.
 unsafe fn subselect(
     root: &pg_sys::PlannerInfo,
     param: &pg_sys::Param,
 ) -> Option<*mut pg_sys::Node> {
-    // SAFETY: lists of the planner, of the node types that it documents.
+    // SAFETY: the lists of the planner contain the node types that `nodes/pathnodes.h` documents; a
+    // plan node is cast only after its tag has been checked.
     unsafe {
         if param.paramkind != pg_sys::ParamKind::PARAM_EXEC {
             return None;

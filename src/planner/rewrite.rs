@@ -1,7 +1,7 @@
-//! `coarse_match(…)` becomes `… @~ …` when a query is planned, so that the function form reaches
-//! an index and EXPLAIN shows the operator. As PostGIS's `ST_DWithin` and Postgres' own
-//! `starts_with` do it: a support function, asked with `SupportRequestSimplify`
-//! (`nodes/supportnodes.h`).
+//! Rewrites `coarse_match(…)` to the operator `@~` while planning, so that the function form can
+//! use an index and EXPLAIN shows the operator. A support function does so when it is called with a
+//! `SupportRequestSimplify` (`nodes/supportnodes.h`). Postgres' own `starts_with` and PostGIS's
+//! `ST_DWithin` work in the same way.
 
 use std::ptr::null_mut;
 
@@ -9,17 +9,19 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use pgrx::{FromDatum, Internal, PgList, is_a, pg_sys};
 
-use super::leaks;
+use super::barrier;
+use super::cost::{self, Reads};
 use super::objects::Objects;
-use super::operand::constant;
-use super::price::{self, Reads};
+use super::operand::const_value;
 use crate::types::{check_prefix_dims, check_threshold};
 
-/// Support function of both forms of `coarse_match`. Returns the replacement, or null for "as it
-/// is"; where one stays a call, its price.
+/// Support function of both forms of `coarse_match`. For a `SupportRequestSimplify` it returns the
+/// replacement, or null if the call must stay as it is. For a cost request it returns the cost of a
+/// call.
 #[pg_extern(sql = false)]
 fn mrl_coarse_match_support(request: Internal) -> Internal {
-    // SAFETY: Postgres hands a support function a node of some request type.
+    // SAFETY: the argument of a support function is a request node; it is cast only after its tag
+    // has been checked.
     let replacement = unsafe {
         let node = request
             .unwrap()
@@ -27,16 +29,17 @@ fn mrl_coarse_match_support(request: Internal) -> Internal {
         if !node.is_null() && is_a(node, pg_sys::NodeTag::T_SupportRequestSimplify) {
             simplify(&*node.cast::<pg_sys::SupportRequestSimplify>())
         } else {
-            price::price(node, Reads::Prefix)
+            cost::answer_cost_request(node, Reads::Prefix)
         }
     };
     Internal::from(Some(pg_sys::Datum::from(replacement)))
 }
 
 /// # Safety
-/// The request is a valid one, for a function with two or four arguments.
+/// The request is for a function `coarse_match` with two or four arguments.
 unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Node {
-    // SAFETY: `fcall` is the call to simplify, its arguments a list of expressions.
+    // SAFETY: the caller guarantees the request; its `fcall` is the call to simplify, with a list
+    // of expressions as arguments.
     unsafe {
         let call = &*request.fcall;
         let args = PgList::<pg_sys::Expr>::from_pg(call.args);
@@ -46,10 +49,6 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
         let Some(objects) = Objects::of_function(call.funcid) else {
             return null_mut();
         };
-        // The call is not leakproof, the operator is: see `leaks`.
-        if leaks::would_leak(request.root, &args, &objects) {
-            return null_mut();
-        }
         let right = match (args.get_ptr(2), args.get_ptr(3)) {
             (Some(threshold), Some(dims)) => {
                 check_constants(threshold, dims).unwrap_or_report();
@@ -68,33 +67,35 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
                     pg_sys::InvalidOid,
                     pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
                 );
-                // What we return is not simplified again: a probe of constants is folded here, and
-                // another becomes leakproof where it has to be. `root` may be null.
+                // Postgres does not simplify the result again, so fold a probe of constants here.
+                // `root` may be null.
                 pg_sys::eval_const_expressions(request.root, probe.cast()).cast()
             }
             _ => query,
         };
         objects
             .filter(c"@~", embedding, right, call.location)
-            .map_or(null_mut(), |clause| clause.cast())
+            .map_or(null_mut(), |clause| {
+                barrier::with_quiet(request.root, clause.cast(), &objects)
+            })
     }
 }
 
-/// Reports a threshold or prefix length that stands in the query and is wrong, whichever rows there
-/// are.
+/// Reports an invalid threshold or prefix length that is a constant in the query. The error is
+/// raised while planning, so it does not depend on the rows.
 ///
 /// # Safety
-/// Expressions of the types that `coarse_match` takes.
+/// The expressions have the types that `coarse_match` declares.
 unsafe fn check_constants(
     threshold: *mut pg_sys::Expr,
     dims: *mut pg_sys::Expr,
 ) -> Result<(), ErrorReport> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees the types, so the datum of a constant can be read as that type.
     unsafe {
-        if let Some(Some(threshold)) = constant(threshold.cast()) {
+        if let Some(Some(threshold)) = const_value(threshold.cast()) {
             check_threshold(f64::from_datum(threshold, false).unwrap_or(f64::NAN))?;
         }
-        if let Some(Some(dims)) = constant(dims.cast()) {
+        if let Some(Some(dims)) = const_value(dims.cast()) {
             check_prefix_dims(i32::from_datum(dims, false).unwrap_or(0))?;
         }
     }

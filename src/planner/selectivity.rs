@@ -1,51 +1,51 @@
-//! How many rows the planner expects of `@~` and `!@~`.
+//! Selectivity estimators of `@~` and `!@~`.
 //!
-//! Where the query vector is known (see `query.rs`), the filter itself is evaluated on the sample
-//! that ANALYZE has kept. Where it is the column of another table, so are the filters of a few of
-//! that column's vectors. Else a prior is all there is.
+//! If the query vector is known (see `operand.rs`), the filter is evaluated on the sample that
+//! ANALYZE has stored. If the query vector is a column of another table, a few vectors of that
+//! column's sample are evaluated in the same way. In all other cases the estimate is a default.
 //!
-//! What that adds to planning, for a sample of 3,000 rows (x86-64, one core): 1.2 ms in a session
-//! that reads the sample for the first time since ANALYZE, if 256 values are kept of each row (0.6
-//! ms if 128); then 0.1 to 0.3 ms for each filter, by the prefix compared, and 2 to 4 ms for a join
-//! of two columns of vectors.
+//! The time that this adds to planning with a sample of 3,000 rows (x86-64, one core): 1.2 ms when
+//! a session reads the sample for the first time after ANALYZE, if the sample keeps 256 values of
+//! each row (0.6 ms for 128 values). After that, 0.1 to 0.3 ms for each filter, depending on the
+//! prefix length, and 2 to 4 ms for a join of two columns of vectors.
 
 use std::cell::RefCell;
 
 use pgrx::prelude::*;
 use pgrx::{Internal, PgList, pg_sys};
 
-use super::operand::{Level, Operand};
-use super::statistics::{Variable, Version};
+use super::operand::{Operand, ParamSource};
+use super::statistics::{StatisticsVersion, Variable};
 use crate::coarse::CoarseQuery;
 use crate::vector::{Sample, SampleQuery};
 
-/// The share of rows that a filter is expected to keep of which nothing is known (no statistics,
-/// or a query that only execution knows), as `DEFAULT_MATCHING_SEL` of Postgres'
-/// `utils/selfuncs.h`.
-const MATCHING: f64 = 0.01;
+/// The default selectivity, for a filter on a column without statistics or with a query that is
+/// only known at execution; equal to `DEFAULT_MATCHING_SEL` of Postgres' `utils/selfuncs.h`.
+const DEFAULT_SELECTIVITY: f64 = 0.01;
 
-/// In a join, so many vectors of one side are compared with the sample of the other. With
-/// [`Sample`]'s 3,000 rows of 256 values it bounds an estimate at 12 million multiplications.
+/// The number of query vectors of one side of a join that are compared with the sample of the other
+/// side. With the 3,000 rows of 256 values in a [`Sample`] it limits an estimate to 12 million
+/// multiplications.
 const JOIN_QUERIES: usize = 16;
 
-/// Estimates that a session remembers: one for each filter of a query that says what to find and
-/// what to leave out.
-const REMEMBERED: usize = 8;
+/// The number of estimates that a session caches. It suffices for a query with eight filters, for
+/// instance some that include and some that exclude.
+const CACHED_ESTIMATES: usize = 8;
 
-/// What part of the pairs of a row and a query match.
+/// An estimate of the fraction of pairs of a row and a query that match.
 struct Estimate {
-    /// Of the pairs without a NULL.
+    /// The fraction of matches among the pairs without a NULL.
     share: f64,
-    /// The share of pairs without a NULL.
+    /// The fraction of pairs without a NULL.
     not_null: f64,
 }
 
 impl Estimate {
-    fn prior(threshold: Option<f32>, not_null: f64) -> Estimate {
+    fn default(threshold: Option<f32>, not_null: f64) -> Estimate {
         let share = match threshold {
             Some(threshold) if threshold > 1.0 => 0.0,
             Some(threshold) if threshold <= -1.0 => 1.0,
-            _ => MATCHING,
+            _ => DEFAULT_SELECTIVITY,
         };
         Estimate { share, not_null }
     }
@@ -67,7 +67,8 @@ fn mrl_coarse_match_sel(
     args: Internal,
     _relation: i32,
 ) -> f64 {
-    // SAFETY: Postgres calls an estimator with these, for an operator that names it.
+    // SAFETY: Postgres calls a restriction estimator with a PlannerInfo and a list of two
+    // expressions, for an operator that names this estimator.
     unsafe { estimate(pointer(root), operator, pointer(args)) }.selectivity(false)
 }
 
@@ -78,7 +79,8 @@ fn mrl_coarse_mismatch_sel(
     args: Internal,
     _relation: i32,
 ) -> f64 {
-    // SAFETY: as above.
+    // SAFETY: Postgres calls a restriction estimator with a PlannerInfo and a list of two
+    // expressions, for an operator that names this estimator.
     unsafe { estimate(pointer(root), operator, pointer(args)) }.selectivity(true)
 }
 
@@ -90,7 +92,8 @@ fn mrl_coarse_match_joinsel(
     join_type: i16,
     join: Internal,
 ) -> f64 {
-    // SAFETY: as above.
+    // SAFETY: Postgres calls a join estimator with these arguments, for an operator that names this
+    // estimator.
     unsafe { join_selectivity(root, operator, args, join_type, join, false) }
 }
 
@@ -102,7 +105,8 @@ fn mrl_coarse_mismatch_joinsel(
     join_type: i16,
     join: Internal,
 ) -> f64 {
-    // SAFETY: as above.
+    // SAFETY: Postgres calls a join estimator with these arguments, for an operator that names this
+    // estimator.
     unsafe { join_selectivity(root, operator, args, join_type, join, true) }
 }
 
@@ -117,10 +121,10 @@ unsafe fn join_selectivity(
     negated: bool,
 ) -> f64 {
     let (root, args) = (pointer(root), pointer(args));
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees the arguments of a join selectivity function.
     unsafe {
         let pairs = estimate(root, operator, args).selectivity(negated);
-        of_join(pairs, root, args, join_type, pointer(join))
+        join_type_selectivity(pairs, root, args, join_type, pointer(join))
     }
 }
 
@@ -130,34 +134,37 @@ fn pointer<T>(argument: Internal) -> *mut T {
         .map_or(std::ptr::null_mut(), |datum| datum.cast_mut_ptr())
 }
 
-/// The share of pairs that match. It is the same whether one of the two is held fixed (a condition
-/// on a table, an index looked into for each row of another) or neither is (a join).
+/// Returns the fraction of matching pairs. The definition is the same whether one side is fixed (a
+/// restriction clause, or the inner side of a nested loop that is parameterized by the outer row)
+/// or neither is (a join clause).
 ///
 /// # Safety
-/// Called by the planner, for an operator `vector @~ vector` or `vector @~ probe`, or a negator.
+/// Called by the planner for an operator `vector @~ vector` or `vector @~ probe`, or for the
+/// negator of one.
 unsafe fn estimate(
     root: *mut pg_sys::PlannerInfo,
     operator: pg_sys::Oid,
     args: *mut pg_sys::List,
 ) -> Estimate {
-    // SAFETY: the arguments of an estimator are a planner and a list of two expressions.
+    // SAFETY: the caller guarantees the arguments of an estimator: a PlannerInfo and a list of two
+    // expressions.
     unsafe {
         let args = PgList::<pg_sys::Node>::from_pg(args);
         let (Some(left), Some(right)) = (args.get_ptr(0), args.get_ptr(1)) else {
-            return Estimate::prior(None, 1.0);
+            return Estimate::default(None, 1.0);
         };
         let (mut vector, mut other) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
         pg_sys::op_input_types(operator, &mut vector, &mut other);
         let planning = Planning { root };
         if vector != other {
             return planning
-                .compare(left, Operand::of_probe(root, right, vector))
-                .unwrap_or_else(|prior| prior);
+                .compare(left, Operand::from_probe(root, right, vector))
+                .unwrap_or_else(|default| default);
         }
-        let query = Operand::of_vector(root, right, Level::Settings);
-        planning.compare(left, query).unwrap_or_else(|prior| {
-            let query = Operand::of_vector(root, left, Level::Settings);
-            planning.compare(right, query).unwrap_or(prior)
+        let query = Operand::from_vector(root, right, ParamSource::Settings);
+        planning.compare(left, query).unwrap_or_else(|default| {
+            let query = Operand::from_vector(root, left, ParamSource::Settings);
+            planning.compare(right, query).unwrap_or(default)
         })
     }
 }
@@ -167,71 +174,72 @@ struct Planning {
 }
 
 impl Planning {
-    /// The estimate for `row` as the side with a sample; where it has none, or nothing is known of
-    /// the query, the prior as an error.
+    /// Returns the estimate with `row` as the side whose sample is evaluated. If there is no sample
+    /// for `row`, or nothing is known about the query, returns the default estimate as the error.
     ///
     /// # Safety
-    /// `row`, and what `query` holds, are expressions of the query that is being planned.
+    /// `row` and the expression in `query` belong to the query that is being planned.
     unsafe fn compare(&self, row: *mut pg_sys::Node, query: Operand) -> Result<Estimate, Estimate> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees expressions of the query that is being planned.
         unsafe {
             let mut row = Variable::examine(self.root, row);
             let not_null = 1.0 - row.null_fraction();
             let (share, not_null, threshold) = match query {
-                Operand::Unknown => return Err(Estimate::prior(None, not_null)),
+                Operand::Unknown => return Err(Estimate::default(None, not_null)),
                 Operand::Null => (Some(0.0), 0.0, None),
                 Operand::Known(filter) => {
                     let version = row.version();
                     let share = row.with_sample(|sample| {
-                        remembered(version?, &filter, || {
-                            let query = SampleQuery::new(&filter.prefix, filter.of);
+                        cached_share(version?, &filter, || {
+                            let query = SampleQuery::new(&filter.prefix, filter.query_dims);
                             sample.share(&query, filter.threshold, None)
                         })
                     });
                     (share, not_null, Some(filter.threshold))
                 }
-                Operand::Vector(node, level) => {
+                Operand::Vector(node, source) => {
                     let mut queries = Variable::examine(self.root, node);
                     let not_null = not_null * (1.0 - queries.null_fraction());
-                    let share = self.average(&mut row, &mut queries, level);
-                    (share, not_null, level.threshold())
+                    let share = self.column_pair_share(&mut row, &mut queries, source);
+                    (share, not_null, source.threshold())
                 }
             };
             match share {
                 Some(share) => Ok(Estimate { share, not_null }),
-                None => Err(Estimate::prior(threshold, not_null)),
+                None => Err(Estimate::default(threshold, not_null)),
             }
         }
     }
 
-    /// The share of pairs that match between two columns.
+    /// Returns the fraction of matching pairs of two columns.
     ///
     /// # Safety
-    /// As [`Planning::compare`].
-    unsafe fn average(
+    /// As for [`Planning::compare`].
+    unsafe fn column_pair_share(
         &self,
         rows: &mut Variable,
         queries: &mut Variable,
-        level: Level,
+        source: ParamSource,
     ) -> Option<f64> {
         let same = rows.is_same_column(queries);
-        // In a table joined with itself a pair of a row and itself is one of as many as there are
-        // rows, whatever the sample's size.
+        // In a join of a table with itself, each row also forms a pair with itself, which always
+        // matches. The fraction of these pairs is 1 / the number of rows in the table, independent
+        // of the size of the sample.
         let table = rows.relation().map_or(0.0, |relation| relation.tuples);
-        let itself = if same && table >= 1.0 {
+        let self_pairs = if same && table >= 1.0 {
             1.0 / table
         } else {
             0.0
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees expressions of the query that is being planned.
         unsafe {
             rows.with_sample(|rows| {
                 queries.with_sample(|queries| {
-                    let shares: Vec<f64> = spread(queries.rows())
-                        .filter_map(|i| share_of_row(rows, queries, i, level, same))
+                    let shares: Vec<f64> = evenly_spaced(queries.rows())
+                        .filter_map(|i| share_of_row(rows, queries, i, source, same))
                         .collect();
                     let sum: f64 = shares.iter().sum();
-                    (!shares.is_empty()).then(|| (sum / shares.len() as f64).max(itself))
+                    (!shares.is_empty()).then(|| (sum / shares.len() as f64).max(self_pairs))
                 })
             })
         }
@@ -239,26 +247,26 @@ impl Planning {
 }
 
 thread_local! {
-    /// Most recent last.
-    static ESTIMATES: RefCell<Vec<(Version, CoarseQuery, Option<f64>)>> = const { RefCell::new(Vec::new()) };
+    /// Cached estimates, most recent last.
+    static ESTIMATES: RefCell<Vec<(StatisticsVersion, CoarseQuery, Option<f64>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The share of a filter, from memory where it was asked for just now: planning asks for each path
-/// anew.
-fn remembered(
-    version: Version,
+/// Returns the fraction for a filter from the cache, or computes and caches it: the planner asks
+/// for the same estimate for each path.
+fn cached_share(
+    version: StatisticsVersion,
     filter: &CoarseQuery,
     share: impl FnOnce() -> Option<f64>,
 ) -> Option<f64> {
     ESTIMATES.with_borrow_mut(|estimates| {
         let known = estimates
             .iter()
-            .find(|(of, about, _)| *of == version && about == filter);
+            .find(|(of_version, of_filter, _)| *of_version == version && of_filter == filter);
         if let Some((_, _, share)) = known {
             return *share;
         }
         let share = share();
-        if estimates.len() == REMEMBERED {
+        if estimates.len() == CACHED_ESTIMATES {
             estimates.remove(0);
         }
         estimates.push((version, filter.clone(), share));
@@ -266,8 +274,8 @@ fn remembered(
     })
 }
 
-/// Up to [`JOIN_QUERIES`] of the numbers below `count`, evenly.
-fn spread(count: usize) -> impl Iterator<Item = usize> {
+/// Returns up to [`JOIN_QUERIES`] evenly spaced numbers in `0..count`.
+fn evenly_spaced(count: usize) -> impl Iterator<Item = usize> {
     let taken = count.min(JOIN_QUERIES);
     (0..taken).map(move |i| i * count / taken)
 }
@@ -276,20 +284,21 @@ fn share_of_row(
     rows: Sample<'_>,
     queries: Sample<'_>,
     i: usize,
-    level: Level,
+    source: ParamSource,
     same: bool,
 ) -> Option<f64> {
-    let coarse = level.resolve(queries.dims(i))?;
-    let query = queries.query(i, coarse.dims)?;
-    rows.share(&query, coarse.threshold, same.then_some(i))
+    let params = source.resolve(queries.dims(i))?;
+    let query = queries.query(i, params.dims)?;
+    rows.share(&query, params.threshold, same.then_some(i))
 }
 
-/// From the share of pairs to what Postgres asks of a join: for semi- and anti-joins the share of
-/// outer rows with a match at all, taken as if the inner rows' matches knew nothing of each other.
+/// Converts the fraction of matching pairs to the selectivity that Postgres expects for the join
+/// type. For semi- and anti-joins that is the fraction of outer rows with at least one match, under
+/// the assumption that the matches of the inner rows are independent.
 ///
 /// # Safety
-/// Called by the planner, with the arguments of a join estimator.
-unsafe fn of_join(
+/// Called by the planner with the arguments of a join estimator.
+unsafe fn join_type_selectivity(
     pairs: f64,
     root: *mut pg_sys::PlannerInfo,
     args: *mut pg_sys::List,
@@ -300,7 +309,7 @@ unsafe fn of_join(
     if join_type != pg_sys::JoinType::JOIN_SEMI && join_type != pg_sys::JoinType::JOIN_ANTI {
         return pairs;
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees the arguments of a join estimator.
     unsafe {
         let inner = PgList::<pg_sys::Node>::from_pg(args)
             .iter_ptr()

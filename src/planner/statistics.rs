@@ -1,15 +1,18 @@
-//! What ANALYZE keeps of a column of vectors, and how the planner gets at it.
+//! Column statistics for `mrl_vector`: the ANALYZE function, and the planner's access to its
+//! result.
 //!
-//! One slot of `pg_statistic` holds a [`Sample`]: up to 3,000 rows, the first 256 values of each at
-//! 8 bits, in a `bytea`. At a share of 0.3% of the rows, 3,000 of them hold 9 matches on average,
-//! and fewer than 3 once in 160 times.
+//! One slot of `pg_statistic` holds a [`Sample`] in a `bytea`: up to 3,000 rows, with the first 256
+//! values of each quantized to 8 bits. If a filter matches 0.3% of the rows, a sample of 3,000
+//! contains 9 matches on average, and fewer than 3 with a probability of 1 in 160.
 //!
-//! That is 774 kB on disk for vectors of 256 dimensions or more, and as much memory in each session
-//! that plans with the column: the catalog cache reads it once after each ANALYZE. `selectivity.rs`
-//! says how long that and an estimate take. ANALYZE reads no more than the sampled prefixes.
+//! The sample takes 774 kB on disk for vectors of 256 or more dimensions, and as much memory in
+//! each session that plans with the column, because the catalog cache reads it once after each
+//! ANALYZE. `selectivity.rs` states the time that this and an estimate take. ANALYZE detoasts only
+//! the prefixes that the sample needs.
 //!
-//! For `=` and `<` only the number of distinct values is kept, not the commonest and a histogram,
-//! as of every other type: nobody compares embeddings with constants so, and the values are large.
+//! For `=` and `<` only the number of distinct values is stored. Other types also have most common
+//! values and a histogram; those would be large, and nobody compares embeddings with constants by
+//! these operators.
 
 use std::ffi::c_int;
 use std::ptr::null_mut;
@@ -21,22 +24,25 @@ use pgrx::{Internal, PgMemoryContexts, pg_sys, varlena};
 use crate::types::{VectorArg, new_varlena};
 use crate::vector::{SAMPLE_DIMS, Sample, SampleBuilder};
 
-/// The kind of our slot: 10,000 and above are left to private use (`pg_statistic.h`).
+/// The `stakind` of the slot. `pg_statistic.h` reserves numbers from 10,000 for private use.
 const KIND: i16 = 18_256;
 
-/// Rows sampled for each unit of the statistics target, as Postgres does it for a histogram.
+/// Rows that ANALYZE fetches per unit of the statistics target, as many as Postgres fetches for a
+/// histogram.
 const ROWS_PER_TARGET: c_int = 300;
 
-/// One of so many of those rows goes into the sample: 3,000 at the default target of 100.
-const ONE_OF: usize = 10;
+/// Every tenth of the fetched rows goes into the sample: 3,000 rows at the default target of 100.
+const SAMPLE_EVERY: usize = 10;
 
-/// The most rows in a sample, whatever the target: it bounds the time that planning takes.
+/// The maximum number of rows in a sample for any statistics target. It bounds the time of
+/// planning.
 const MAX_ROWS: usize = 3_000;
 
-/// `ANALYZE =` of the type: names the rows that are wanted and the function that looks at them.
+/// The type's `ANALYZE` function: sets the number of rows to fetch, and the function that computes
+/// the statistics.
 #[pg_extern(sql = false)]
 fn mrl_vector_typanalyze(stats: Internal) -> bool {
-    // SAFETY: Postgres hands an analyze function a VacAttrStats.
+    // SAFETY: Postgres passes a VacAttrStats to the ANALYZE function of a type.
     unsafe {
         let stats = stats
             .unwrap()
@@ -48,11 +54,11 @@ fn mrl_vector_typanalyze(stats: Internal) -> bool {
     true
 }
 
-/// The column's statistics target, the server's where it has none. (A target of 0 never comes so
-/// far.)
+/// Returns the column's statistics target, or the server's default if the column has none. Postgres
+/// does not call the ANALYZE function for a target of 0.
 fn target(stats: &pg_sys::VacAttrStats) -> c_int {
     #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-    // SAFETY: `attr` is the column's row of pg_attribute.
+    // SAFETY: `attr` is the column's pg_attribute row, which is valid during the call.
     #[allow(clippy::unnecessary_cast)] // an int2 since 16
     let own = unsafe { (*stats.attr).attstattarget } as c_int;
     #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
@@ -60,12 +66,13 @@ fn target(stats: &pg_sys::VacAttrStats) -> c_int {
     if own >= 0 {
         own
     } else {
-        // SAFETY: a setting, read in the backend's only thread.
+        // SAFETY: a setting, which only the backend's thread changes.
         unsafe { pg_sys::default_statistics_target }
     }
 }
 
-/// Fills `stats` from the sampled rows; called by ANALYZE in a context that it resets afterwards.
+/// Computes `stats` from the fetched rows. ANALYZE calls it in a memory context that it resets
+/// afterwards.
 #[pg_guard]
 unsafe extern "C-unwind" fn compute(
     stats: pg_sys::VacAttrStatsP,
@@ -74,9 +81,11 @@ unsafe extern "C-unwind" fn compute(
     _total_rows: f64,
 ) {
     let fetch = fetch.expect("ANALYZE gives a function to fetch values");
-    // SAFETY: `stats` is valid during the call, and has `rows` rows for `fetch`.
+    // SAFETY: ANALYZE guarantees that `stats` is valid during the call and that `fetch` returns the
+    // value of each row below `rows`.
     unsafe {
-        // Rows come in the order of the table: every so many of them are as good a sample.
+        // The rows are in the physical order of the table, so evenly spaced rows are a sample of
+        // them, too.
         let mut present = Vec::new();
         let mut width = 0.0;
         for row in 0..rows {
@@ -99,10 +108,12 @@ unsafe extern "C-unwind" fn compute(
             return;
         }
         stats.stawidth = (width / present.len() as f64) as i32;
-        // Two photos with one embedding are rare; a negative number scales with the table.
+        // Equal embeddings of different photos are rare, so nearly all values that are not null are
+        // distinct. A negative number is a fraction of the table's rows.
         stats.stadistinct = -share as f32;
 
-        let wanted = (usize::try_from(stats.minrows).unwrap_or(0) / ONE_OF).clamp(1, MAX_ROWS);
+        let wanted =
+            (usize::try_from(stats.minrows).unwrap_or(0) / SAMPLE_EVERY).clamp(1, MAX_ROWS);
         let taken = present.len().min(wanted);
         let mut sample = SampleBuilder::default();
         for i in 0..taken {
@@ -118,19 +129,21 @@ unsafe extern "C-unwind" fn compute(
     }
 }
 
-/// Adds a value's prefix: of one out of line, no more than that is read.
+/// Adds the prefix of a value. For a value out of line, only the chunks with the prefix are read.
 fn push(sample: &mut SampleBuilder, value: VectorArg<'_>) -> Result<(), ErrorReport> {
     let values = value.prefix(SAMPLE_DIMS)?;
     sample.push(values.dims(), values.as_slice());
     Ok(())
 }
 
-/// Puts the sample into the first slot, in memory that lives until ANALYZE has written it.
+/// Stores the sample in the first slot, in the memory context that lives until ANALYZE has written
+/// the statistics.
 ///
 /// # Safety
-/// `stats` is what ANALYZE gave.
+/// `stats` is the struct that ANALYZE passed.
 unsafe fn store(stats: &mut pg_sys::VacAttrStats, sample: &[u8]) {
-    // SAFETY: the context is ANALYZE's own, and the array has the one value that is claimed.
+    // SAFETY: ANALYZE guarantees that `anl_context` is valid, and `stavalues[0]` points to one
+    // datum, as `numvalues[0]` says.
     unsafe {
         PgMemoryContexts::For(stats.anl_context).switch_to(|_| {
             let value = new_varlena(sample.len(), |data| data.copy_from_slice(sample));
@@ -147,9 +160,9 @@ unsafe fn store(stats: &mut pg_sys::VacAttrStats, sample: &[u8]) {
     stats.statypalign[0] = pg_sys::TYPALIGN_INT as std::ffi::c_char;
 }
 
-/// Lets ANALYZE be cancelled, and slows it down as it was told to.
+/// Processes interrupts, and applies the cost-based vacuum delay.
 fn delay_point() {
-    // SAFETY: called between rows, with no lock held.
+    // SAFETY: called between rows, while no buffer lock is held.
     unsafe {
         #[cfg(not(feature = "pg18"))]
         pg_sys::vacuum_delay_point();
@@ -158,15 +171,16 @@ fn delay_point() {
     }
 }
 
-/// Tells the statistics of one ANALYZE from those of any other.
+/// Identifies the result of one ANALYZE of one column: the column, and the TID and xmin of its row
+/// in pg_statistic.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Version {
+pub struct StatisticsVersion {
     column: (pg_sys::Oid, i16),
-    place: u64,
-    made_by: pg_sys::TransactionId,
+    tid: u64,
+    xmin: pg_sys::TransactionId,
 }
 
-/// An expression in a query, with the statistics that Postgres has of it.
+/// An expression in a query, with the statistics that Postgres has for it.
 pub struct Variable(pg_sys::VariableStatData);
 
 impl Variable {
@@ -174,67 +188,71 @@ impl Variable {
     /// `node` is an expression in the query of `root`, which is being planned.
     pub unsafe fn examine(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node) -> Variable {
         let mut data = pg_sys::VariableStatData::default();
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees an expression of the query that is being planned.
         unsafe { pg_sys::examine_variable(root, node, 0, &mut data) };
         Variable(data)
     }
 
-    /// The relation that the expression is of, where it is of one.
+    /// The relation that the expression belongs to, if it belongs to exactly one.
     pub fn relation(&self) -> Option<&pg_sys::RelOptInfo> {
-        // SAFETY: null, or the planner's own, which outlives this.
+        // SAFETY: `rel` is null or a RelOptInfo of the planner, which lives until planning has
+        // finished.
         unsafe { self.0.rel.as_ref() }
     }
 
-    /// The share of NULLs.
+    /// The fraction of NULLs.
     pub fn null_fraction(&self) -> f64 {
         if self.0.statsTuple.is_null() {
             return 0.0;
         }
-        // SAFETY: a row of pg_statistic.
+        // SAFETY: `statsTuple` is a pg_statistic row that the catalog cache keeps until `self` is
+        // dropped.
         let form: &pg_sys::FormData_pg_statistic =
             unsafe { &*pg_sys::GETSTRUCT(self.0.statsTuple).cast() };
         f64::from(form.stanullfrac).clamp(0.0, 1.0)
     }
 
-    /// Whether both are the same column of the same table, by its statistics.
+    /// Returns whether both expressions are the same column of the same table, which is the case if
+    /// they share a row of pg_statistic.
     pub fn is_same_column(&self, other: &Variable) -> bool {
         !self.0.statsTuple.is_null() && self.0.statsTuple == other.0.statsTuple
     }
 
-    /// Which version of the statistics this is.
-    pub fn version(&self) -> Option<Version> {
+    /// The version of the statistics, or `None` if there are no statistics.
+    pub fn version(&self) -> Option<StatisticsVersion> {
         if self.0.statsTuple.is_null() {
             return None;
         }
-        // SAFETY: a row of pg_statistic, which the catalog cache keeps with its header.
+        // SAFETY: `statsTuple` is a pg_statistic row with its tuple header, which the catalog cache
+        // keeps until `self` is dropped.
         unsafe {
             let tuple = &*self.0.statsTuple;
             let form: &pg_sys::FormData_pg_statistic =
                 &*pg_sys::GETSTRUCT(self.0.statsTuple).cast();
-            Some(Version {
+            Some(StatisticsVersion {
                 column: (form.starelid, form.staattnum),
-                place: pgrx::itemptr::item_pointer_to_u64(tuple.t_self),
-                made_by: (*tuple.t_data).t_choice.t_heap.t_xmin,
+                tid: pgrx::itemptr::item_pointer_to_u64(tuple.t_self),
+                xmin: (*tuple.t_data).t_choice.t_heap.t_xmin,
             })
         }
     }
 
-    /// Calls `f` with the sample. `None` where there is none, or where the user may not read all of
-    /// the column: an estimate from hidden rows, which EXPLAIN shows, would tell whether they show
-    /// a baby. That the operator is leakproof, for which Postgres lets its own estimators use such
-    /// values, is not enough here: the user chooses the query.
+    /// Calls `f` with the sample. Returns `None` if there is no sample, or if the user may not read
+    /// the whole column: EXPLAIN shows the estimate, so it would reveal whether hidden rows
+    /// resemble a query. Postgres lets its own estimators use such statistics if the operator is
+    /// leakproof. That is not sufficient here, because the user chooses the query.
     ///
     /// # Safety
     /// Called while the query is being planned.
     pub unsafe fn with_sample<R>(&mut self, f: impl FnOnce(Sample<'_>) -> Option<R>) -> Option<R> {
-        // SAFETY: the row is one of pg_statistic, and stays in the cache as long as self; the
-        // array is read only after a look at its type.
+        // SAFETY: `statsTuple` is a pg_statistic row that the catalog cache keeps until `self` is
+        // dropped. The array is read only after its element type has been checked.
         unsafe {
             let tuple = self.0.statsTuple;
             if tuple.is_null() || !self.0.acl_ok {
                 return None;
             }
-            // As get_attstatsslot does it, but without its copy of the values.
+            // This is what get_attstatsslot does, without its copy of the values.
             let form: &pg_sys::FormData_pg_statistic = &*pg_sys::GETSTRUCT(tuple).cast();
             let slot = [
                 form.stakind1,
@@ -257,7 +275,7 @@ impl Variable {
             }
             let stored = stored.cast_mut_ptr::<pg_sys::varlena>();
             let array = pg_sys::pg_detoast_datum(stored);
-            let sample = only_bytea(array.cast());
+            let sample = single_bytea(array.cast());
             let result = sample.and_then(Sample::parse).and_then(f);
             if array != stored {
                 pg_sys::pfree(array.cast());
@@ -267,13 +285,14 @@ impl Variable {
     }
 }
 
-/// The bytes of an array of one `bytea`.
+/// Returns the bytes of the only element of a `bytea` array, or `None` if the array has another
+/// form.
 ///
 /// # Safety
-/// `array` is an array, uncompressed in memory, that outlives what is returned.
-unsafe fn only_bytea<'a>(array: *mut pg_sys::ArrayType) -> Option<&'a [u8]> {
-    // SAFETY: the elements are of the type that they are taken for (checked first), and
-    // deconstruct_array points into the array.
+/// `array` is a detoasted array that outlives the result.
+unsafe fn single_bytea<'a>(array: *mut pg_sys::ArrayType) -> Option<&'a [u8]> {
+    // SAFETY: the caller guarantees a detoasted array. Its element type is checked first, and the
+    // values that deconstruct_array returns point into the array.
     unsafe {
         if (*array).elemtype != pg_sys::BYTEAOID {
             return None;
@@ -289,8 +308,8 @@ unsafe fn only_bytea<'a>(array: *mut pg_sys::ArrayType) -> Option<&'a [u8]> {
             &mut nulls,
             &mut count,
         );
-        let only = (count == 1 && !*nulls).then(|| (*values).cast_mut_ptr::<pg_sys::varlena>());
-        let bytes = only
+        let element = (count == 1 && !*nulls).then(|| (*values).cast_mut_ptr::<pg_sys::varlena>());
+        let bytes = element
             .filter(|&value| !varlena::varatt_is_1b_e(value) && !varlena::varatt_is_4b_c(value));
         bytes.map(|value| varlena::varlena_to_byte_slice(value))
     }
@@ -299,7 +318,8 @@ unsafe fn only_bytea<'a>(array: *mut pg_sys::ArrayType) -> Option<&'a [u8]> {
 impl Drop for Variable {
     fn drop(&mut self) {
         if let (false, Some(free)) = (self.0.statsTuple.is_null(), self.0.freefunc) {
-            // SAFETY: what ReleaseVariableStats does.
+            // SAFETY: this is what ReleaseVariableStats does. `examine_variable` has set `freefunc`
+            // to the function that releases `statsTuple`.
             unsafe { free(self.0.statsTuple) }
         }
     }

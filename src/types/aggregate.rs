@@ -1,6 +1,8 @@
-//! `avg` and `sum`. The state adds in f64. A sum of halves, which are multiples of 2^-24, stays
-//! exact there up to 2^29, far beyond what embeddings reach, so that the order of the rows, and
-//! parallel workers, change nothing.
+//! The aggregates `avg` and `sum`.
+//!
+//! The transition state sums in f64. A sum of f16 values, which are multiples of 2^-24, is exact in
+//! f64 up to 2^29, far beyond the sums of embeddings. So the order of the rows and the number of
+//! parallel workers do not change the result.
 
 use std::marker::PhantomData;
 
@@ -12,9 +14,9 @@ use super::arithmetic::narrow;
 use super::error::{sql_error, vector_error};
 use super::vector::{MrlVector, VectorArg, check_same_dims};
 
-/// What has been added up so far: a count and a length, then as many sums, one piece of memory in
-/// the aggregate's context. Memory of Postgres' own, so that `work_mem` holds: a hash aggregate
-/// goes by it when it decides to spill.
+/// The transition state: a [`Header`], followed by `dims` sums of type f64, in one chunk of the
+/// aggregate's memory context. It is allocated with palloc, because a hash aggregate compares the
+/// size of that context with `work_mem` when it decides whether to spill.
 struct Sum<'a> {
     header: *mut Header,
     lifetime: PhantomData<&'a mut Header>,
@@ -27,10 +29,11 @@ struct Header {
 }
 
 impl<'a> Sum<'a> {
-    /// The state behind an aggregate's `internal` argument.
+    /// The state behind an `internal` argument of an aggregate function; `None` if the argument is
+    /// null.
     fn of(state: &Internal) -> Option<Sum<'a>> {
-        // SAFETY: `internal` states of these aggregates come only from `allocate`, and Postgres
-        // hands each to one call at a time.
+        // SAFETY: only `allocate` creates the `internal` states of these aggregates, and Postgres
+        // passes each of them to one call at a time.
         let header = unsafe { state.get::<Header>() }?;
         let header = std::ptr::from_ref(header).cast_mut();
         Some(Sum {
@@ -39,10 +42,10 @@ impl<'a> Sum<'a> {
         })
     }
 
-    /// A state of zeros in the aggregate's memory context.
+    /// Allocates a state with all sums zero in the aggregate's memory context.
     fn allocate(fcinfo: pg_sys::FunctionCallInfo, dims: usize) -> Result<Sum<'a>, ErrorReport> {
         let mut context = std::ptr::null_mut();
-        // SAFETY: fcinfo is the call's own, the context an out parameter.
+        // SAFETY: `fcinfo` is the current call's, and `context` is an out parameter.
         if unsafe { pg_sys::AggCheckCallContext(fcinfo, &mut context) } == 0 {
             return Err(sql_error(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -50,7 +53,8 @@ impl<'a> Sum<'a> {
             ));
         }
         let size = size_of::<Header>() + dims * size_of::<f64>();
-        // SAFETY: as many zeroed bytes as a header and `dims` sums take, aligned for both.
+        // SAFETY: palloc0 returns `size` zeroed bytes, enough for a header and `dims` sums, with
+        // the alignment (MAXALIGN) that both need.
         unsafe {
             let header = PgMemoryContexts::For(context)
                 .switch_to(|_| pg_sys::palloc0(size))
@@ -68,12 +72,12 @@ impl<'a> Sum<'a> {
     }
 
     fn count(&self) -> u64 {
-        // SAFETY: the header is valid as long as the state.
+        // SAFETY: `header` points into the aggregate's memory context, which outlives the state.
         unsafe { (*self.header).count }
     }
 
     fn sums(&self) -> &[f64] {
-        // SAFETY: `dims` sums lie behind the header.
+        // SAFETY: `allocate` has placed `dims` sums behind the header.
         unsafe { std::slice::from_raw_parts(self.header.add(1).cast(), (*self.header).dims) }
     }
 
@@ -83,7 +87,8 @@ impl<'a> Sum<'a> {
         values: impl ExactSizeIterator<Item = f64>,
     ) -> Result<(), ErrorReport> {
         check_same_dims(self.sums().len(), values.len())?;
-        // SAFETY: as above, and nothing else holds the sums.
+        // SAFETY: `allocate` has placed `dims` sums behind the header. `&mut self` guarantees that
+        // no other reference to them exists.
         let sums = unsafe {
             (*self.header).count += count;
             std::slice::from_raw_parts_mut(self.header.add(1).cast::<f64>(), (*self.header).dims)
@@ -95,7 +100,7 @@ impl<'a> Sum<'a> {
     }
 }
 
-/// Adds to the state, which is made first where there is none.
+/// Adds to the state. If there is no state yet, it is allocated first.
 fn add(
     current: Internal,
     count: u64,
@@ -140,7 +145,8 @@ fn mrl_vector_combine(
     }
 }
 
-/// The count, then the sums; written and read by processes of one server.
+/// Serializes the count and then the sums in the byte order of the machine. Only processes of the
+/// same server exchange this form.
 #[pg_extern(sql = false)]
 fn mrl_vector_serialize(current: Internal) -> Option<Vec<u8>> {
     let sum = Sum::of(&current)?;
@@ -184,7 +190,8 @@ fn mrl_vector_avg(current: Internal) -> Result<Option<MrlVector>, ErrorReport> {
     finish(&current, |sum, count| sum / count)
 }
 
-/// NULL over no rows. The state stays as it is: a window may go on with it.
+/// Computes the aggregate's result, which is NULL if there were no rows. The state stays unchanged,
+/// because a window function may continue with it.
 fn finish(
     current: &Internal,
     value: impl Fn(f64, f64) -> f64,

@@ -1,4 +1,4 @@
-//! Arithmetic, norms, parts of vectors.
+//! Arithmetic operators, norms and subvectors.
 
 use std::fmt::{Display, LowerExp};
 
@@ -32,7 +32,7 @@ fn mrl_vector_sub(a: VectorArg<'_>, b: VectorArg<'_>) -> Result<MrlVector, Error
     element_wise(a, b, |x, y| x - y)
 }
 
-/// `vector * scalar`; the product is rounded once, from f64.
+/// `vector * scalar`. The product is computed in f64 and rounded once, to f16.
 #[pg_extern(sql = false)]
 fn mrl_vector_mul(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
     scale(vector, scalar)
@@ -62,13 +62,13 @@ fn scale(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
     ))
 }
 
-/// Rounds an f64 to f16 at once; a value that does not fit is an error that names it.
+/// Rounds an f64 to f16 in one step. If a finite value is too large for f16, the error names it.
 pub(super) fn narrow(value: f64) -> Result<f16, VectorError> {
     let half = round_to_f16(value);
     if half.is_infinite() && value.is_finite() {
         return Err(out_of_range(value));
     }
-    // What is left to reject, NaN and infinities, is rejected alike in every width.
+    // Only NaN and infinities are left; `to_f16` rejects them.
     if half.is_finite() {
         Ok(half)
     } else {
@@ -76,7 +76,8 @@ pub(super) fn narrow(value: f64) -> Result<f16, VectorError> {
     }
 }
 
-/// An error that names the value, with an exponent where the digits would fill the line.
+/// The error for an out-of-range value. Its message shows the value, in exponent form if it would
+/// have more than 15 digits.
 pub(super) fn out_of_range<T: Copy + Display + LowerExp + Into<f64>>(value: T) -> VectorError {
     let shown = if value.into().abs() < 1e15 {
         value.to_string()
@@ -101,7 +102,8 @@ fn mrl_vector_l2_normalize(vector: VectorArg<'_>) -> Result<MrlVector, ErrorRepo
     Ok(MrlVector(normalize(vector.values()?.as_slice())))
 }
 
-/// `count` values from `start`, which counts from 1, cut to what is there, as pgvector's.
+/// Up to `count` values from `start`, which counts from 1. A range that exceeds the vector is
+/// clipped, as in pgvector.
 #[pg_extern(sql = false)]
 fn mrl_vector_subvector(
     vector: VectorArg<'_>,
@@ -111,7 +113,7 @@ fn mrl_vector_subvector(
     if count < 1 {
         return Err(vector_error(VectorError::NoDimensions));
     }
-    // In i64, so that start + count can't overflow.
+    // i64 prevents an overflow of start + count.
     let end = i64::from(start) + i64::from(count) - 1;
     let values = vector.prefix(usize::try_from(end).unwrap_or(0))?;
     let end = usize::try_from(end).unwrap_or(0).min(values.dims());
@@ -122,7 +124,8 @@ fn mrl_vector_subvector(
     Ok(MrlVector(values.as_slice()[start..end].to_vec()))
 }
 
-/// The first `dims` values, scaled to length one: with Matryoshka training an embedding again.
+/// The first `dims` values, scaled to length 1. With a model that was trained as a Matryoshka model
+/// the result is an embedding, too.
 #[pg_extern(sql = false)]
 fn mrl_truncate(vector: VectorArg<'_>, dims: i32) -> Result<MrlVector, ErrorReport> {
     Ok(MrlVector(normalize(

@@ -1,16 +1,18 @@
-//! What one call site of a function (one expression in one running query) keeps between rows.
+//! State that a call site keeps from one row to the next. A call site is one expression in one
+//! running query.
 
-use pgrx::{PgMemoryContexts, pg_sys};
+use pgrx::{PgList, PgMemoryContexts, is_a, pg_sys};
 
-/// The bytes of an argument are compared, and copied, up to this length: those of a vector of the
-/// most dimensions, or of an array of as many numbers. A longer one is prepared anew each time.
+/// The maximum length of an argument that is copied and compared byte by byte. It fits a vector
+/// with the maximum number of dimensions, and an array of as many numbers. A longer argument is
+/// prepared again for every call.
 const COMPARED_BYTES: usize = 256 * 1024;
 
-/// Something made from an argument, kept until the argument changes.
+/// A value that was prepared from an argument, kept until the argument changes.
 ///
-/// The argument is compared on every call, by the bytes that stand for it. Postgres' own word that
-/// it is stable (`get_fn_expr_arg_stable`) is not enough: PL/pgSQL evaluates one expression, with
-/// one call site, for many values of a variable.
+/// Every call compares the argument with the last one by identifying bytes. It is not enough that
+/// Postgres calls the argument stable (`get_fn_expr_arg_stable`): PL/pgSQL evaluates one
+/// expression, with one call site, for many values of a variable.
 pub struct Prepared<T> {
     identity: Vec<u8>,
     value: Option<T>,
@@ -26,8 +28,9 @@ impl<T> Default for Prepared<T> {
 }
 
 impl<T> Prepared<T> {
-    /// The value for an argument with this identity: kept, or made by `prepare`. An argument
-    /// without an identity is prepared anew.
+    /// Returns the kept value if the argument has the same identity as the last one; otherwise
+    /// calls `prepare` and keeps its result. An argument without an identity is always prepared
+    /// again.
     pub fn get<E>(
         &mut self,
         identity: Option<&[u8]>,
@@ -52,16 +55,17 @@ impl<T> Prepared<T> {
     }
 }
 
-/// The state that this call site kept, or a new one: it lives as long as the expression. `None`
-/// where Postgres calls the function without a call site.
+/// Returns the state of this call site; the first call creates it. The state lives as long as the
+/// expression. Returns `None` if the function was called without an FmgrInfo.
 ///
 /// # Safety
-/// `fcinfo` is the current call's, and a function keeps only one type of state.
+/// `fcinfo` is the current call's, and each SQL function uses only one type `T`.
 pub unsafe fn call_site_state<'fcx, T: Default>(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Option<&'fcx mut T> {
-    // SAFETY: `flinfo` is null or valid during the call; `fn_extra` is the function's own, and
-    // `fn_mcxt` lives as long as `flinfo`.
+    // SAFETY: `flinfo` is null or valid during the call. `fn_extra` belongs to the called function,
+    // which stores only a `T` in it (the caller guarantees that). `fn_mcxt` lives as long as
+    // `flinfo`.
     unsafe {
         let flinfo = (*fcinfo).flinfo.as_mut()?;
         if flinfo.fn_extra.is_null() {
@@ -72,15 +76,38 @@ pub unsafe fn call_site_state<'fcx, T: Default>(
     }
 }
 
-/// Which of two symmetric arguments is the query, and which the row: the one that the plan calls
-/// constant is the query, else the second. Only the speed depends on it.
+/// Returns which of two symmetric arguments is the query and which is the row. The first argument
+/// is the query if only the first is stable in the plan; otherwise the second is. The result of the
+/// function does not depend on this choice, only its speed does.
 ///
 /// # Safety
 /// `fcinfo` is the current call's.
 pub unsafe fn first_argument_is_query(fcinfo: pg_sys::FunctionCallInfo) -> bool {
-    // SAFETY: Postgres accepts a null flinfo here, and finds no expression then.
+    // SAFETY: the caller guarantees that `fcinfo` is valid. get_fn_expr_arg_stable accepts a null
+    // flinfo and then returns false.
     unsafe {
         let flinfo = (*fcinfo).flinfo;
         pg_sys::get_fn_expr_arg_stable(flinfo, 0) && !pg_sys::get_fn_expr_arg_stable(flinfo, 1)
+    }
+}
+
+/// Returns the arguments of the function call that the running function was called by, as
+/// expressions. The list is empty if the function was not called by a function call in an expression.
+///
+/// # Safety
+/// `fcinfo` is the current call's.
+pub unsafe fn call_arguments(fcinfo: pg_sys::FunctionCallInfo) -> Vec<*mut pg_sys::Node> {
+    // SAFETY: `flinfo` and `fn_expr` are null or valid during the call. The node is cast only after
+    // its tag has been checked.
+    unsafe {
+        let call = (*fcinfo)
+            .flinfo
+            .as_ref()
+            .map_or(std::ptr::null_mut(), |flinfo| flinfo.fn_expr);
+        if call.is_null() || !is_a(call, pg_sys::NodeTag::T_FuncExpr) {
+            return Vec::new();
+        }
+        let args = (*call.cast::<pg_sys::FuncExpr>()).args;
+        PgList::<pg_sys::Node>::from_pg(args).iter_ptr().collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Casts: to a dimension count, from arrays of numbers, to `real[]`.
+//! Casts: from `mrl_vector` to `mrl_vector(n)`, from arrays of numbers, and to `real[]`.
 
 use std::fmt::{Display, LowerExp};
 
@@ -17,7 +17,8 @@ use super::vector::{MrlVector, StoredVector, VectorArg, VectorDatum};
 use super::vector_io::check_typmod;
 use crate::vector::{VectorError, check_dims, parse, to_f16};
 
-/// `mrl_vector::mrl_vector(n)`: the same vector, its dimensions checked.
+/// The cast `mrl_vector::mrl_vector(n)`: returns the same vector, or an error if its number of
+/// dimensions is not n.
 #[pg_extern(sql = false)]
 fn mrl_vector_to_mrl_vector(
     vector: VectorArg<'_>,
@@ -29,8 +30,8 @@ fn mrl_vector_to_mrl_vector(
     Ok(MrlVector(values.as_slice().to_vec()))
 }
 
-/// An array's elements, each rounded by `to_half`. Where a parameter of a generic plan is cast, the
-/// cast stands in every row's expression: the call site keeps what it made last.
+/// Converts the elements of an array with `to_half`. If a generic plan casts a parameter, the cast
+/// is evaluated for every row, so the call site keeps the last vector.
 fn from_array<T>(
     array: ArrayArg<'_>,
     typmod: i32,
@@ -45,9 +46,10 @@ where
         typmod: i32,
         vector: Prepared<StoredVector>,
     }
-    let mut own = Site::default();
-    // SAFETY: this call's fcinfo; the functions of this file keep a Site.
-    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    let mut temporary = Site::default();
+    // SAFETY: `fcinfo` is the current call's; every function of this file that keeps state keeps a
+    // `Site`.
+    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     if site.typmod != typmod {
         *site = Site {
             typmod,
@@ -55,7 +57,8 @@ where
         };
     }
     let vector = site.vector.get(array.0.identity(usize::MAX), || {
-        // SAFETY: the SQL declaration's element type is the caller's `T`.
+        // SAFETY: `T` is the element type of the argument in the SQL declaration; every caller
+        // chooses it so.
         let array = unsafe { array.open::<T>() };
         collect(array, typmod, to_half).map(StoredVector::from)
     })?;
@@ -81,7 +84,7 @@ where
         })?;
         values.push(to_half(element).map_err(vector_error)?);
     }
-    // SAFETY: nothing that was borrowed from the array is used any more.
+    // SAFETY: `array` is consumed here, and `values` borrows nothing from it.
     let shape = unsafe { RawArray::from_array(array) }.map_or(1, |array| array.dims().len());
     if shape > 1 {
         return Err(
@@ -93,7 +96,7 @@ where
     Ok(MrlVector(values))
 }
 
-/// Rounds to f32 and then to f16, as the text form is read; an error names the value itself.
+/// Rounds to f32 and then to f16, as the input function does. An error names the original value.
 fn narrow<T: Copy + Display + LowerExp + Into<f64>>(value: T) -> Result<f16, VectorError> {
     let wide: f64 = value.into();
     match to_f16(wide as f32) {
@@ -141,7 +144,8 @@ fn numeric_array_to_mrl_vector(
     _explicit: bool,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<VectorDatum, ErrorReport> {
-    // A numeric is read as the text that it prints: exact, and no error of Postgres' own.
+    // A numeric is parsed from the text that it prints: this is exact, and it raises no error of
+    // Postgres itself.
     from_array(array, typmod, fcinfo, |value: pgrx::AnyNumeric| {
         let values = parse(&format!("[{value}]"))?;
         values.first().copied().ok_or(VectorError::NoDimensions)

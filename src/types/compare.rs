@@ -1,7 +1,8 @@
-//! Order and equality, for DISTINCT, GROUP BY, joins, and the btree and hash operator classes.
+//! Order and equality of vectors, for DISTINCT, GROUP BY, joins, and the btree and hash operator
+//! classes.
 //!
-//! Vectors order by their values, one after another, and then by length, as pgvector's do. The
-//! two zeros are equal, so they hash alike.
+//! Vectors are ordered by their values from the first to the last, and then by their length, as
+//! pgvector orders them. Negative and positive zero are equal, so they must have the same hash.
 
 use std::cmp::Ordering;
 
@@ -12,16 +13,16 @@ use pgrx::prelude::*;
 use super::vector::VectorArg;
 
 unsafe extern "C" {
-    /// Postgres' own hash of some bytes (`src/common/hashfn.c`).
+    /// Postgres' hash of `len` bytes (`src/common/hashfn.c`).
     fn hash_bytes(bytes: *const u8, len: i32) -> u32;
-    /// The same in 64 bits, with a seed.
+    /// The 64-bit variant of [`hash_bytes`], with a seed.
     fn hash_bytes_extended(bytes: *const u8, len: i32, seed: u64) -> u64;
 }
 
 fn compare(a: VectorArg<'_>, b: VectorArg<'_>) -> Result<Ordering, ErrorReport> {
     let (a, b) = (a.values()?, b.values()?);
     let (a, b) = (a.as_slice(), b.as_slice());
-    // Values are finite, so that any two compare.
+    // All values are finite, so `partial_cmp` always returns an order.
     let order = a
         .iter()
         .zip(b)
@@ -64,7 +65,8 @@ fn mrl_vector_cmp(a: VectorArg<'_>, b: VectorArg<'_>) -> Result<i32, ErrorReport
     Ok(compare(a, b)? as i32)
 }
 
-/// The values' bytes, negative zeros made positive: equal vectors have equal bytes.
+/// The bytes of the values, with negative zeros made positive, so that equal vectors have equal
+/// bytes.
 fn canonical_bytes(vector: VectorArg<'_>) -> Result<Vec<u8>, ErrorReport> {
     let values = vector.values()?;
     let canonical = |value: &f16| {
@@ -84,14 +86,14 @@ fn canonical_bytes(vector: VectorArg<'_>) -> Result<Vec<u8>, ErrorReport> {
 #[pg_extern(sql = false)]
 fn mrl_vector_hash(vector: VectorArg<'_>) -> Result<i32, ErrorReport> {
     let bytes = canonical_bytes(vector)?;
-    // SAFETY: reads exactly the bytes that it is given.
+    // SAFETY: `hash_bytes` reads only the `len` bytes of the slice.
     Ok(unsafe { hash_bytes(bytes.as_ptr(), bytes.len() as i32) } as i32)
 }
 
 #[pg_extern(sql = false)]
 fn mrl_vector_hash_extended(vector: VectorArg<'_>, seed: i64) -> Result<i64, ErrorReport> {
     let bytes = canonical_bytes(vector)?;
-    // SAFETY: as above.
+    // SAFETY: `hash_bytes_extended` reads only the `len` bytes of the slice.
     let hash = unsafe { hash_bytes_extended(bytes.as_ptr(), bytes.len() as i32, seed as u64) };
     Ok(hash as i64)
 }

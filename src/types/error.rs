@@ -1,11 +1,11 @@
-//! From what went wrong to a Postgres error: SQLSTATE, message, detail, hint.
+//! Conversion of errors to Postgres error reports with SQLSTATE, message, detail and hint.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::vector::VectorError;
 
-/// An ERROR with this SQLSTATE and message, to be returned from a SQL function.
+/// An ERROR with this SQLSTATE and message. A SQL function returns it, and pgrx raises it.
 pub fn sql_error(code: PgSqlErrorCode, message: impl Into<String>) -> ErrorReport {
     ErrorReport::new(code, message.into(), "")
 }

@@ -1,5 +1,5 @@
-//! `mrl_vector` and `mrl_probe` as Postgres types: input and output, casts, comparison,
-//! arithmetic, aggregates. Their SQL declarations stand in `sql/types.sql`.
+//! The Postgres types `mrl_vector` and `mrl_probe`: input and output functions, casts, comparison,
+//! arithmetic and aggregates. `sql/types.sql` declares them in SQL.
 
 mod aggregate;
 mod arithmetic;
@@ -7,15 +7,13 @@ mod call_site;
 mod casts;
 mod compare;
 mod error;
-mod plain;
 mod probe;
 mod varlena;
 mod vector;
 mod vector_io;
 
-pub use call_site::{Prepared, call_site_state, first_argument_is_query};
+pub use call_site::{Prepared, call_arguments, call_site_state, first_argument_is_query};
 pub use error::{sql_error, vector_error};
-pub use plain::{call_arguments, check_any_of_array, is_plain};
 pub use probe::{PERCENTAGE_HINT, ProbeArg, check_prefix_dims, check_threshold};
 pub use varlena::{ArrayArg, ByteaArg, RawVarlena, TextArg, check_memory, new_varlena};
 pub use vector::{

@@ -1,12 +1,14 @@
-//! `mrl_probe`: a query's prefix with its threshold, the right-hand side of `@~`.
+//! The type `mrl_probe`: a prefix of a query vector and a similarity threshold. It is the
+//! right-hand operand of `@~`.
 //!
-//! It keeps only what the filter needs, the first `dims` values, so that a constant in a plan is
-//! small and EXPLAIN readable. Text form: `(dims,threshold,dimensions of the query,[values])`.
+//! A probe contains only the first `dims` values of the query, because the filter needs no others.
+//! This keeps a constant in a plan small and the output of EXPLAIN readable. The text form is
+//! `(dims,threshold,dimensions of the query,[values])`.
 //!
-//! | bytes of the data | what |
+//! | bytes of the data | contents |
 //! | --- | --- |
 //! | 0..4 | threshold, f32 |
-//! | 4..6 | dims: how many values follow, u16 |
+//! | 4..6 | dims, the number of values that follow, u16 |
 //! | 6..8 | dimensions of the whole query vector, u16 |
 //! | 8.. | the values, f16 |
 
@@ -21,7 +23,6 @@ use pgrx::{impl_sql_translatable, pg_sys};
 
 use super::call_site::{Prepared, call_site_state};
 use super::error::{sql_error, vector_error};
-use super::plain::{call_arguments, is_plain};
 use super::varlena::{RawVarlena, new_varlena};
 use super::vector::{RawDatum, VectorArg};
 use super::vector_io::{cstring, write_f32, write_values};
@@ -29,25 +30,25 @@ use crate::vector::{MAX_DIMS, VectorError, check_dims, parse};
 
 const HEADER: usize = 8;
 
-/// A query prefix, and how similar a row has to be.
+/// A prefix of a query vector, and the minimum similarity of a matching row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
     pub threshold: f32,
-    /// Dimensions of the whole query vector: a row of any other number is an error.
-    pub of: usize,
-    /// The prefix that is compared.
+    /// Dimensions of the whole query vector. A row with any other number of dimensions is an error.
+    pub query_dims: usize,
+    /// The prefix that is compared with the rows.
     pub values: Vec<f16>,
 }
 
 impl Probe {
     fn check(self) -> Result<Probe, ErrorReport> {
         check_threshold(self.threshold.into())?;
-        check_dims(self.of).map_err(vector_error)?;
-        if self.values.is_empty() || self.values.len() > self.of {
+        check_dims(self.query_dims).map_err(vector_error)?;
+        if self.values.is_empty() || self.values.len() > self.query_dims {
             let dims = self.values.len() as i64;
             return Err(vector_error(VectorError::PrefixOutOfRange {
                 dims,
-                of: self.of,
+                of: self.query_dims,
             }));
         }
         Ok(self)
@@ -59,13 +60,13 @@ impl Probe {
         if body.len() != 2 * usize::from(u16::from_ne_bytes([d0, d1])) {
             return None;
         }
-        let of = usize::from(u16::from_ne_bytes([o0, o1]));
-        if !(1..=of).contains(&(body.len() / 2)) {
+        let query_dims = usize::from(u16::from_ne_bytes([o0, o1]));
+        if !(1..=query_dims).contains(&(body.len() / 2)) {
             return None;
         }
         Some(Probe {
             threshold: f32::from_ne_bytes([t0, t1, t2, t3]),
-            of,
+            query_dims,
             values: body
                 .chunks_exact(2)
                 .map(|b| f16::from_ne_bytes([b[0], b[1]]))
@@ -75,9 +76,10 @@ impl Probe {
 }
 
 /// The hint of an error for a threshold above 1.
-pub const PERCENTAGE_HINT: &str = "Was a percentage meant? Then write 0.5 for 50 %.";
+pub const PERCENTAGE_HINT: &str = "If you meant a percentage, write 0.5 for 50 %.";
 
-/// A threshold is a cosine. One of 50 would match nothing, and look as if nothing matched.
+/// Returns an error unless the threshold lies in the range of a cosine. A threshold of 50, for
+/// instance, would match no row, and the user would take the empty result for an answer.
 pub fn check_threshold(threshold: f64) -> Result<(), ErrorReport> {
     let real = threshold as f32;
     if (-1.0..=1.0).contains(&real) {
@@ -99,7 +101,8 @@ pub fn check_threshold(threshold: f64) -> Result<(), ErrorReport> {
     })
 }
 
-/// Whether a vector can have so long a prefix.
+/// Returns an error unless a vector can have a prefix of `dims` values, that is, unless `dims` is
+/// in `1..=MAX_DIMS`.
 pub fn check_prefix_dims(dims: i32) -> Result<(), ErrorReport> {
     if usize::try_from(dims).is_ok_and(|dims| (1..=MAX_DIMS).contains(&dims)) {
         return Ok(());
@@ -108,7 +111,7 @@ pub fn check_prefix_dims(dims: i32) -> Result<(), ErrorReport> {
     Err(vector_error(VectorError::PrefixOutOfRange { dims, of }))
 }
 
-/// A `mrl_probe` argument.
+/// An argument of type `mrl_probe`.
 #[derive(Clone, Copy)]
 pub struct ProbeArg<'fcx>(RawVarlena<'fcx>);
 
@@ -116,11 +119,11 @@ impl<'fcx> ProbeArg<'fcx> {
     /// # Safety
     /// `datum` is a non-null `mrl_probe` that lives as long as `'fcx`.
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> ProbeArg<'fcx> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a non-null varlena that lives as long as `'fcx`.
         ProbeArg(unsafe { RawVarlena::from_datum(datum) })
     }
 
-    /// Bytes that stand for the probe (see [`RawVarlena::identity`]).
+    /// Bytes that identify the probe (see [`RawVarlena::identity`]).
     pub fn identity(&self) -> Option<&'fcx [u8]> {
         self.0.identity(usize::MAX)
     }
@@ -142,14 +145,15 @@ fn mrl_probe(
     dims: i32,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    let mut own = ProbeSite::default();
-    // SAFETY: this call's fcinfo; only this function keeps a ProbeSite.
-    let site: &mut ProbeSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    let mut temporary = ProbeSite::default();
+    // SAFETY: `fcinfo` is the current call's, and this SQL function keeps only a `ProbeSite`.
+    let site: &mut ProbeSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     site.make(query, threshold, dims)
 }
 
-/// The prefix of the last query. With a query from a subselect or a join the probe is made for every
-/// row, and the query may lie out of line: it is fetched once.
+/// The state of a call site that makes probes: the prefix of the last query. If the query comes
+/// from a subselect or a join, the probe is made for every row, and the query vector may be out of
+/// line. Keeping the prefix avoids fetching it for every row.
 #[derive(Default)]
 struct ProbeSite {
     dims: i32,
@@ -168,60 +172,36 @@ impl ProbeSite {
             self.query = Prepared::default();
         }
         let compared = usize::try_from(dims).unwrap_or(0);
-        let (of, values) = self.query.get(query.identity(compared), || {
+        let (query_dims, values) = self.query.get(query.identity(compared), || {
             let values = query.exact_prefix(dims.into())?;
             Ok::<_, ErrorReport>((values.dims(), values.as_slice().to_vec()))
         })?;
         Probe {
             threshold: threshold as f32,
-            of: *of,
+            query_dims: *query_dims,
             values: values.clone(),
         }
         .check()
     }
 }
 
-/// `mrl_probe` for the planner (see `planner/leaks.rs`): leakproof, since its errors can tell of
-/// nothing but what stands in the statement. A call with other arguments is an error that does not
-/// depend on their values.
+/// `mrl_probe` for conditions that the planner adds: an argument that `mrl_probe` reports as an error
+/// gives an undecided probe. The function is leakproof because it never raises an error.
 #[pg_extern(sql = false)]
-fn mrl_leakproof_probe(
+fn mrl_quiet_probe(
     query: VectorArg<'_>,
     threshold: f64,
     dims: i32,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    #[derive(Default)]
-    struct Site {
-        checked: bool,
-        probe: ProbeSite,
+    match mrl_probe(query, threshold, dims, fcinfo) {
+        Ok(probe) => Ok(probe),
+        Err(_) => Ok(Probe {
+            threshold: f32::NAN,
+            query_dims: query.dims()?,
+            values: query.prefix(1)?.as_slice().to_vec(),
+        }),
     }
-    let mut own = Site::default();
-    // SAFETY: this call's fcinfo; only this function keeps such a Site. The nodes of a call that is
-    // being executed are valid.
-    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
-    if !site.checked {
-        // SAFETY: as above.
-        let safe = unsafe {
-            match call_arguments(fcinfo)[..] {
-                [query, threshold, dims] => {
-                    is_plain(query)
-                        && !pg_sys::contain_vars_of_level(threshold, 0)
-                        && !pg_sys::contain_vars_of_level(dims, 0)
-                }
-                _ => false,
-            }
-        };
-        if !safe {
-            return Err(sql_error(
-                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                "mrl_leakproof_probe can only be called with a column or a constant as query, and constants as threshold and dims",
-            )
-            .set_hint("Use mrl_probe."));
-        }
-        site.checked = true;
-    }
-    site.probe.make(query, threshold, dims)
 }
 
 /// The codes of an index and the scores of `fine_score` are compared with a threshold that is a
@@ -276,7 +256,7 @@ fn whole_probe(
     })?;
     Ok(Probe {
         threshold: threshold as f32,
-        of: values.len(),
+        query_dims: values.len(),
         values: values.clone(),
     })
 }
@@ -289,7 +269,7 @@ fn mrl_probe_in(text: &CStr) -> Result<Probe, ErrorReport> {
             PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
             format!("invalid input syntax for type mrl_probe: \"{:.64}\"", text),
         )
-        .set_detail("A probe is written (dims,threshold,dimensions,[values]).")
+        .set_detail("The text form of a probe is (dims,threshold,dimensions,[values]).")
     };
     let inner = text
         .trim()
@@ -297,7 +277,7 @@ fn mrl_probe_in(text: &CStr) -> Result<Probe, ErrorReport> {
         .and_then(|t| t.strip_suffix(')'))
         .ok_or_else(syntax)?;
     let mut parts = inner.splitn(4, ',').map(str::trim);
-    let (Some(dims), Some(threshold), Some(of), Some(values)) =
+    let (Some(dims), Some(threshold), Some(query_dims), Some(values)) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(syntax());
@@ -305,7 +285,7 @@ fn mrl_probe_in(text: &CStr) -> Result<Probe, ErrorReport> {
     let dims: usize = dims.parse().map_err(|_| syntax())?;
     let probe = Probe {
         threshold: threshold.parse().map_err(|_| syntax())?,
-        of: of.parse().map_err(|_| syntax())?,
+        query_dims: query_dims.parse().map_err(|_| syntax())?,
         values: parse(values).map_err(vector_error)?,
     };
     if probe.values.len() != dims {
@@ -318,12 +298,12 @@ fn mrl_probe_in(text: &CStr) -> Result<Probe, ErrorReport> {
 fn mrl_probe_out(probe: ProbeArg<'_>) -> Result<CString, ErrorReport> {
     let Probe {
         threshold,
-        of,
+        query_dims,
         values,
     } = probe.probe()?;
     let mut text = format!("({},", values.len()).into_bytes();
     write_f32(threshold, &mut text);
-    text.extend_from_slice(format!(",{of},").as_bytes());
+    text.extend_from_slice(format!(",{query_dims},").as_bytes());
     write_values(&values, &mut text);
     text.push(b')');
     cstring(text)
@@ -332,10 +312,10 @@ fn mrl_probe_out(probe: ProbeArg<'_>) -> Result<CString, ErrorReport> {
 impl_sql_translatable!(ProbeArg<'_>, "mrl_probe");
 impl_sql_translatable!(Probe, "mrl_probe");
 
-// SAFETY: the SQL declarations name `mrl_probe` for every such argument.
+// SAFETY: the SQL declarations name `mrl_probe` for every argument of this type.
 unsafe impl<'fcx> ArgAbi<'fcx> for ProbeArg<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the functions are strict, so the datum is not null.
+        // SAFETY: every function with such an argument is strict, so the datum is not null.
         unsafe {
             let datum: RawDatum = arg
                 .unbox_arg_using_from_datum()
@@ -345,18 +325,18 @@ unsafe impl<'fcx> ArgAbi<'fcx> for ProbeArg<'fcx> {
     }
 }
 
-// SAFETY: laid out as the table above says.
+// SAFETY: `box_into` writes the layout of `mrl_probe` (the table at the top of this file).
 unsafe impl BoxRet for Probe {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
         let datum = new_varlena(HEADER + 2 * self.values.len(), |data| {
             data[0..4].copy_from_slice(&self.threshold.to_ne_bytes());
             data[4..6].copy_from_slice(&(self.values.len() as u16).to_ne_bytes());
-            data[6..8].copy_from_slice(&(self.of as u16).to_ne_bytes());
+            data[6..8].copy_from_slice(&(self.query_dims as u16).to_ne_bytes());
             for (bytes, value) in data[HEADER..].chunks_exact_mut(2).zip(&self.values) {
                 bytes.copy_from_slice(&value.to_ne_bytes());
             }
         });
-        // SAFETY: a datum of the declared return type.
+        // SAFETY: the datum is of the return type that the SQL declaration names.
         unsafe { fcinfo.return_raw_datum(datum) }
     }
 }

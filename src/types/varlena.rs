@@ -1,4 +1,4 @@
-//! Reading and making variable-length values, with as little copying as Postgres allows.
+//! Reading and making of variable-length values, with as few copies as Postgres allows.
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -12,15 +12,17 @@ use super::error::sql_error;
 use super::vector::RawDatum;
 use crate::memory;
 
-/// A variable-length argument as Postgres passes it: in place, short, compressed or toasted.
+/// A variable-length argument in the form in which Postgres passes it: plain, with a short header,
+/// compressed, or out of line.
 #[derive(Clone, Copy)]
 pub struct RawVarlena<'fcx> {
     ptr: NonNull<pg_sys::varlena>,
     lifetime: PhantomData<&'fcx ()>,
 }
 
-/// The bytes behind a [`RawVarlena`], aligned to 4. A copy is freed with it: functions run in
-/// contexts that live longer than a row (an index's comparison, a btree build).
+/// The bytes of a [`RawVarlena`], detoasted and aligned to 4. If they are a copy, dropping this
+/// value frees them: the comparison function of an index build, for instance, runs in a memory
+/// context that lives longer than a row.
 pub struct Bytes<'a> {
     ptr: NonNull<pg_sys::varlena>,
     copied: bool,
@@ -38,34 +40,37 @@ impl<'fcx> RawVarlena<'fcx> {
         }
     }
 
-    /// Bytes of the value, without its header: what is stored is not read for it, only a pointer or
-    /// a header.
+    /// The number of bytes of the value without its header. This reads only the header or the TOAST
+    /// pointer, not the value.
     pub fn len(&self) -> usize {
-        // SAFETY: the pointer is a varlena (from_datum's contract).
+        // SAFETY: `from_datum` guarantees that the pointer is a varlena.
         let whole = unsafe { pg_sys::toast_raw_datum_size(pg_sys::Datum::from(self.ptr.as_ptr())) };
         whole.saturating_sub(pg_sys::VARHDRSZ)
     }
 
     /// All bytes.
     pub fn bytes(&self) -> Bytes<'fcx> {
-        // SAFETY: the pointer is a varlena (from_datum's contract).
+        // SAFETY: `from_datum` guarantees that the pointer is a varlena.
         self.open(|ptr| unsafe { pg_sys::pg_detoast_datum(ptr) })
     }
 
-    /// The first `len` bytes, or all where there are fewer. Of a value out of line, only the TOAST
-    /// chunks that hold them are read; a value in place is seen whole.
+    /// The first `len` bytes, or all if there are fewer. For a value out of line, this reads only
+    /// the TOAST chunks that contain them. For a value in the row, the result may be longer than
+    /// `len`.
     pub fn first_bytes(&self, len: usize) -> Bytes<'fcx> {
         let len = i32::try_from(len).unwrap_or(i32::MAX);
-        // SAFETY: as above.
+        // SAFETY: `from_datum` guarantees that the pointer is a varlena.
         self.open(|ptr| unsafe { pg_sys::pg_detoast_datum_slice(ptr, 0, len) })
     }
 
-    /// Bytes that stand for this value: where they are equal, the values are, as far as their
-    /// first `len` bytes. A value out of line is known by its TOAST pointer, and not fetched.
-    /// `None` where the datum points into memory, which may change under it.
+    /// Bytes that identify this value: if two values have equal identities, then their first `len`
+    /// bytes are equal. The identity of a value out of line is its TOAST pointer; the value is not
+    /// fetched. Returns `None` if the datum is a pointer to an in-memory value, which may change
+    /// while the pointer stays the same.
     pub fn identity(&self, len: usize) -> Option<&'fcx [u8]> {
         let ptr: *const pg_sys::varlena = self.ptr.as_ptr();
-        // SAFETY: the pointer is a varlena, which has as many bytes as its header says.
+        // SAFETY: `from_datum` guarantees that the pointer is a varlena, so it has as many bytes as
+        // its header says.
         unsafe {
             let size = if !varlena::varatt_is_1b_e(ptr) {
                 let whole = varlena::varsize_any(ptr);
@@ -90,9 +95,9 @@ impl<'fcx> RawVarlena<'fcx> {
         detoast: impl FnOnce(*mut pg_sys::varlena) -> *mut pg_sys::varlena,
     ) -> Bytes<'fcx> {
         let original = self.ptr.as_ptr();
-        // SAFETY: the pointer is a varlena. A 4-byte header, uncompressed, means that the data lie
-        // behind it, aligned as the type demands (int4): nothing to copy. A short header leaves
-        // them unaligned.
+        // SAFETY: `from_datum` guarantees that the pointer is a varlena. If its header has 4 bytes
+        // and says that the value is uncompressed, then the data follow with the alignment of the
+        // type (int4), and no copy is needed. Data behind a 1-byte header are not aligned.
         let ptr = if unsafe { varlena::varatt_is_4b_u(original) } {
             original
         } else {
@@ -109,7 +114,8 @@ impl<'fcx> RawVarlena<'fcx> {
 impl Bytes<'_> {
     pub fn as_slice(&self) -> &[u8] {
         let ptr = self.ptr.as_ptr();
-        // SAFETY: `ptr` is an uncompressed varlena with a 4-byte header, alive as long as self.
+        // SAFETY: `open` guarantees an uncompressed varlena with a 4-byte header that lives as long
+        // as `self`.
         unsafe {
             let data = varlena::vardata_4b(ptr).cast::<u8>();
             std::slice::from_raw_parts(data, varlena::varsize_4b(ptr) - pg_sys::VARHDRSZ)
@@ -120,27 +126,29 @@ impl Bytes<'_> {
 impl Drop for Bytes<'_> {
     fn drop(&mut self) {
         if self.copied {
-            // SAFETY: palloc'd by the detoasting above, and nothing else points to it.
+            // SAFETY: detoasting in `open` has palloc'd the copy, and only `self` points to it.
             unsafe { pg_sys::pfree(self.ptr.as_ptr().cast()) }
         }
     }
 }
 
-/// Raises "out of memory" while memory is low. Called with no lock held.
+/// Raises the error "out of memory" while the server is low on memory. Callers hold no buffer lock.
 pub fn check_memory() {
     if memory::check().is_err() {
         sql_error(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory").report(PgLogLevel::ERROR);
     }
 }
 
-/// A new varlena in the current memory context, its `len` bytes filled by `fill`.
+/// Makes a new varlena in the current memory context; `fill` writes its `len` bytes, which are zero
+/// before.
 ///
-/// Raises an error while memory is low: most functions that make vectors come by here.
+/// Raises an error while the server is low on memory: most functions that make vectors call this
+/// function.
 pub fn new_varlena(len: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
     check_memory();
     let size = pg_sys::VARHDRSZ + len;
-    // SAFETY: palloc0 gives `size` zeroed bytes, aligned for any type, or raises an error. Sizes
-    // are bounded by the callers far below 1 GB.
+    // SAFETY: palloc0 returns `size` zeroed bytes, aligned for any type, or raises an error. The
+    // callers guarantee that `size` is far below 1 GB.
     unsafe {
         let ptr = pg_sys::palloc0(size).cast::<pg_sys::varlena>();
         varlena::set_varsize_4b(ptr, size as i32);
@@ -150,16 +158,17 @@ pub fn new_varlena(len: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
     }
 }
 
-/// A `text` argument that is not read before its length has been looked at: a plain user can make
-/// one of a gigabyte from nothing.
+/// An argument of type `text`. It is not detoasted before its length has been checked: an
+/// unprivileged user can make a compressed value that expands to a gigabyte.
 #[derive(Clone, Copy)]
 pub struct TextArg<'fcx>(pub RawVarlena<'fcx>);
 
-/// A `bytea` argument likewise.
+/// An argument of type `bytea`, detoasted on demand like [`TextArg`].
 #[derive(Clone, Copy)]
 pub struct ByteaArg<'fcx>(pub RawVarlena<'fcx>);
 
-/// An array argument likewise, of whatever the SQL declaration says.
+/// An argument of an array type, detoasted on demand like [`TextArg`]. The SQL declaration
+/// determines the element type.
 #[derive(Clone, Copy)]
 pub struct ArrayArg<'fcx>(pub RawVarlena<'fcx>);
 
@@ -168,37 +177,40 @@ impl_sql_translatable!(ByteaArg<'_>, "bytea");
 impl_sql_translatable!(ArrayArg<'_>, "anyarray");
 
 impl<'fcx> ArrayArg<'fcx> {
-    /// The array.
+    /// Detoasts the array.
     ///
     /// # Safety
-    /// Its elements are of the type that `T` stands for.
+    /// The SQL type of its elements is the one that `T` represents.
     pub unsafe fn open<T: UnboxDatum>(&self) -> Array<'fcx, T> {
         let datum = pg_sys::Datum::from(self.0.ptr.as_ptr());
-        // SAFETY: the caller's promise; the datum is not null.
+        // SAFETY: the caller guarantees the element type; the pointer is not null.
         unsafe { Array::from_datum(datum, false) }.expect("array is not null")
     }
 }
 
-// SAFETY: the SQL declarations name `text` for every such argument.
+// SAFETY: the SQL declarations name `text` for every argument of this type.
 unsafe impl<'fcx> ArgAbi<'fcx> for TextArg<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the functions are strict or take an Option, so the datum is not null.
+        // SAFETY: every function with such an argument is strict or takes an Option, so the datum
+        // is not null.
         TextArg(unsafe { raw_argument(arg) })
     }
 }
 
-// SAFETY: the SQL declarations name `bytea` for every such argument.
+// SAFETY: the SQL declarations name `bytea` for every argument of this type.
 unsafe impl<'fcx> ArgAbi<'fcx> for ByteaArg<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: as above.
+        // SAFETY: every function with such an argument is strict or takes an Option, so the datum
+        // is not null.
         ByteaArg(unsafe { raw_argument(arg) })
     }
 }
 
-// SAFETY: the SQL declarations name an array type for every such argument.
+// SAFETY: the SQL declarations name an array type for every argument of this type.
 unsafe impl<'fcx> ArgAbi<'fcx> for ArrayArg<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: as above.
+        // SAFETY: every function with such an argument is strict or takes an Option, so the datum
+        // is not null.
         ArrayArg(unsafe { raw_argument(arg) })
     }
 }
@@ -206,7 +218,7 @@ unsafe impl<'fcx> ArgAbi<'fcx> for ArrayArg<'fcx> {
 /// # Safety
 /// The argument is a varlena that is not null.
 unsafe fn raw_argument<'fcx>(arg: Arg<'_, 'fcx>) -> RawVarlena<'fcx> {
-    // SAFETY: the caller's promise; the argument lives as long as the call.
+    // SAFETY: the caller guarantees a non-null varlena, and an argument lives as long as the call.
     unsafe {
         let datum: RawDatum = arg
             .unbox_arg_using_from_datum()

@@ -1,15 +1,15 @@
-//! How a vector lies in a Datum, and how it goes in and out of a SQL function.
+//! The layout of `mrl_vector` in a Datum, and its conversion from SQL arguments and to SQL results.
 //!
-//! | bytes | what |
+//! | bytes | contents |
 //! | --- | --- |
-//! | 0..4 | varlena header (1 byte in a tuple, where the value is short) |
+//! | 0..4 | varlena header (1 byte in a tuple, if the value is short) |
 //! | 0..2 of the data | dimensions, u16 |
 //! | 2..4 | zero |
-//! | 4..8 | squared L2 norm, f32, added in the kernel's lane order |
+//! | 4..8 | squared L2 norm, f32, summed in the kernel's lane order |
 //! | 8.. | the values, f16 |
 //!
-//! All in the byte order of the machine, like every Postgres type. The norm is kept squared: that
-//! is what a similarity needs, and the root would round once more.
+//! All numbers are in the byte order of the machine, as in every Postgres type. The norm is stored
+//! squared because a similarity needs the square, and the square root would round once more.
 
 use half::f16;
 use half::slice::HalfBitsSliceExt;
@@ -25,17 +25,17 @@ use crate::vector::{MAX_DIMS, VectorError, squared_norm};
 
 const HEADER: usize = 8;
 
-/// A `mrl_vector` argument. Nothing is read before it is asked for, and a prefix costs only a
-/// prefix.
+/// An argument of type `mrl_vector`. It is detoasted only when a method reads it, and only as far
+/// as that method needs: a method that reads a prefix does not fetch the rest.
 #[derive(Clone, Copy)]
 pub struct VectorArg<'fcx>(RawVarlena<'fcx>);
 
-/// The values of a [`VectorArg`], all of them or the first few.
+/// The values of a [`VectorArg`]: all of them, or a prefix.
 pub struct Values<'a> {
     bytes: Bytes<'a>,
     /// Dimensions of the whole vector.
     dims: usize,
-    /// How many values were asked for, and are there.
+    /// The number of values that can be read.
     len: usize,
 }
 
@@ -43,7 +43,7 @@ impl<'fcx> VectorArg<'fcx> {
     /// # Safety
     /// `datum` is a non-null `mrl_vector` that lives as long as `'fcx`.
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> VectorArg<'fcx> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a non-null varlena that lives as long as `'fcx`.
         VectorArg(unsafe { RawVarlena::from_datum(datum) })
     }
 
@@ -56,12 +56,13 @@ impl<'fcx> VectorArg<'fcx> {
         Ok(values)
     }
 
-    /// The first `len` values, or all where there are fewer.
+    /// The first `len` values, or all if there are fewer.
     pub fn prefix(&self, len: usize) -> Result<Values<'fcx>, ErrorReport> {
         open(self.0.first_bytes(HEADER + 2 * len), len)
     }
 
-    /// The first `dims` values; fewer than one, or more than there are, is an error.
+    /// The first `dims` values. It is an error if `dims` is less than 1 or exceeds the number of
+    /// dimensions.
     pub fn exact_prefix(&self, dims: i64) -> Result<Values<'fcx>, ErrorReport> {
         let wanted = usize::try_from(dims).unwrap_or(0).min(MAX_DIMS + 1);
         let values = self.prefix(wanted)?;
@@ -74,18 +75,18 @@ impl<'fcx> VectorArg<'fcx> {
         Ok(values)
     }
 
-    /// Bytes that stand for the first `len` values and the dimension count (see
+    /// Bytes that identify the first `len` values and the number of dimensions (see
     /// [`RawVarlena::identity`]).
     pub fn identity(&self, len: usize) -> Option<&'fcx [u8]> {
         self.0.identity(HEADER + 2 * len)
     }
 
-    /// The dimension count alone.
+    /// The number of dimensions. This reads only the header.
     pub fn dims(&self) -> Result<usize, ErrorReport> {
         Ok(self.prefix(0)?.dims)
     }
 
-    /// The squared L2 norm that is stored beside the values.
+    /// The squared L2 norm that is stored in the header.
     pub fn squared_norm(&self) -> Result<f32, ErrorReport> {
         let values = self.prefix(0)?;
         let bytes = &values.bytes.as_slice()[4..HEADER];
@@ -108,7 +109,7 @@ fn open(bytes: Bytes<'_>, len: usize) -> Result<Values<'_>, ErrorReport> {
     Ok(Values { bytes, dims, len })
 }
 
-/// The error for bytes that no vector has.
+/// The error for bytes that are not a valid `mrl_vector`.
 pub fn corrupted() -> ErrorReport {
     sql_error(
         PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
@@ -117,15 +118,15 @@ pub fn corrupted() -> ErrorReport {
 }
 
 impl Values<'_> {
-    /// Dimensions of the whole vector, whatever was asked for.
+    /// Dimensions of the whole vector, even if only a prefix was read.
     pub fn dims(&self) -> usize {
         self.dims
     }
 
     pub fn as_slice(&self) -> &[f16] {
         let bytes = &self.bytes.as_slice()[HEADER..HEADER + 2 * self.len];
-        // SAFETY: any bits are a u16, and the values lie 8 bytes behind an address that is a
-        // multiple of 4 (`Bytes`), so the middle is everything.
+        // SAFETY: every bit pattern is a valid u16. `Bytes` guarantees an address that is a
+        // multiple of 4, and the values start 8 bytes behind it, so `before` and `after` are empty.
         let (before, bits, after) = unsafe { bytes.align_to::<u16>() };
         assert!(
             before.is_empty() && after.is_empty(),
@@ -135,7 +136,7 @@ impl Values<'_> {
     }
 }
 
-/// Errors unless both have the same number of dimensions.
+/// Returns an error unless both vectors have the same number of dimensions.
 pub fn check_same_dims(a: usize, b: usize) -> Result<(), ErrorReport> {
     if a == b {
         Ok(())
@@ -144,12 +145,12 @@ pub fn check_same_dims(a: usize, b: usize) -> Result<(), ErrorReport> {
     }
 }
 
-/// A vector that a SQL function returns: finite values, `1..=MAX_DIMS` of them.
+/// A vector that a SQL function returns: `1..=MAX_DIMS` finite values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MrlVector(pub Vec<f16>);
 
 impl MrlVector {
-    /// Copies it into the current memory context.
+    /// Copies the vector into the current memory context.
     pub fn into_datum(self) -> pg_sys::Datum {
         new_varlena(self.data_len(), |data| self.write(data))
     }
@@ -168,8 +169,8 @@ impl MrlVector {
     }
 }
 
-/// A vector as it lies in a Datum, without the varlena header. A call site keeps one that it
-/// returns for many rows: each time costs one copy.
+/// A vector in the form of a Datum, without the varlena header. A call site that returns the same
+/// vector for many rows keeps it in this form, so that each call costs one copy.
 pub struct StoredVector(Vec<u8>);
 
 impl From<MrlVector> for StoredVector {
@@ -189,15 +190,15 @@ impl StoredVector {
     }
 }
 
-/// A vector that a SQL function returns, in memory of Postgres'.
+/// A vector that a SQL function returns, already copied into a Postgres memory context.
 pub struct VectorDatum(pg_sys::Datum);
 
 impl_sql_translatable!(VectorDatum, "mrl_vector");
 
-// SAFETY: only `to_datum` makes one, of a vector.
+// SAFETY: only `to_datum` constructs this type, from a valid `mrl_vector`.
 unsafe impl BoxRet for VectorDatum {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
-        // SAFETY: a datum of the declared return type.
+        // SAFETY: the datum is of the return type that the SQL declaration names.
         unsafe { fcinfo.return_raw_datum(self.0) }
     }
 }
@@ -205,10 +206,11 @@ unsafe impl BoxRet for VectorDatum {
 impl_sql_translatable!(VectorArg<'_>, "mrl_vector");
 impl_sql_translatable!(MrlVector, "mrl_vector");
 
-// SAFETY: the SQL declarations name `mrl_vector` for every such argument.
+// SAFETY: the SQL declarations name `mrl_vector` for every argument of this type.
 unsafe impl<'fcx> ArgAbi<'fcx> for VectorArg<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the functions are strict or take an Option, so the datum is not null.
+        // SAFETY: every function with such an argument is strict or takes an Option, so the datum
+        // is not null.
         unsafe {
             let datum: RawDatum = arg
                 .unbox_arg_using_from_datum()
@@ -218,17 +220,17 @@ unsafe impl<'fcx> ArgAbi<'fcx> for VectorArg<'fcx> {
     }
 }
 
-// SAFETY: `into_datum` lays the value out as the type demands.
+// SAFETY: `into_datum` writes the layout of `mrl_vector`.
 unsafe impl BoxRet for MrlVector {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
         let datum = self.into_datum();
-        // SAFETY: a datum of the declared return type.
+        // SAFETY: the datum is of the return type that the SQL declaration names.
         unsafe { fcinfo.return_raw_datum(datum) }
     }
 }
 
-/// An array of vectors and NULLs that a SQL function returns. The vectors lie in memory of
-/// Postgres': where there is too little of it, that is an error of the statement.
+/// An array of vectors and NULLs that a SQL function returns. The vectors are palloc'd, so that
+/// running out of memory is an ERROR of the statement.
 #[derive(Default)]
 pub struct VectorArray {
     elements: Vec<pg_sys::Datum>,
@@ -236,7 +238,7 @@ pub struct VectorArray {
 }
 
 impl VectorArray {
-    /// Appends a NULL, to be set later or not.
+    /// Appends a NULL. [`VectorArray::set`] can replace it later.
     pub fn push_null(&mut self) -> Result<(), ErrorReport> {
         reserve_one(&mut self.elements)?;
         reserve_one(&mut self.nulls)?;
@@ -249,15 +251,15 @@ impl VectorArray {
         self.elements.len()
     }
 
-    /// Sets an element that is there, counted from 0.
+    /// Replaces the element at `index`, which counts from 0 and must exist.
     pub fn set(&mut self, index: usize, vector: MrlVector) {
         self.elements[index] = vector.into_datum();
         self.nulls[index] = false;
     }
 }
 
-/// Makes room for one more element, or reports that there is none: an allocation that fails
-/// elsewhere in Rust ends the server process, and with it every session.
+/// Reserves space for one more element, or returns an error. Any other failed allocation in Rust
+/// aborts the server process, and the postmaster then ends every session.
 pub fn reserve_one<T>(elements: &mut Vec<T>) -> Result<(), ErrorReport> {
     elements.try_reserve(1).map_err(|_| {
         sql_error(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory").set_detail(format!(
@@ -269,12 +271,13 @@ pub fn reserve_one<T>(elements: &mut Vec<T>) -> Result<(), ErrorReport> {
 
 impl_sql_translatable!(VectorArray, "mrl_vector[]");
 
-// SAFETY: an array of the element type that the function is declared to return.
+// SAFETY: `box_into` builds an array whose element type is that of the function's declared return
+// type.
 unsafe impl BoxRet for VectorArray {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
         let VectorArray { elements, nulls } = self;
-        // SAFETY: the call has a flinfo (it came from SQL); `elements` and `nulls` have the length
-        // that is given, and the element type's storage is looked up, not assumed.
+        // SAFETY: the call comes from SQL, so it has a flinfo. `elements` and `nulls` have `count`
+        // elements, and the catalog gives the storage of the element type.
         unsafe {
             let returned = pg_sys::get_func_rettype((*(*fcinfo.as_mut_ptr()).flinfo).fn_oid);
             let element = pg_sys::get_element_type(returned);
@@ -300,7 +303,7 @@ unsafe impl BoxRet for VectorArray {
     }
 }
 
-/// Any argument's datum as it is, for the types that open it themselves.
+/// The datum of any argument, unchanged, for types that detoast it themselves.
 pub struct RawDatum(pub pg_sys::Datum);
 
 impl pgrx::FromDatum for RawDatum {

@@ -1,4 +1,4 @@
-//! Text and binary input and output, and the type modifier of `mrl_vector(n)`.
+//! Text and binary input and output of `mrl_vector`, and its type modifier in `mrl_vector(n)`.
 
 use std::ffi::{CStr, CString};
 
@@ -11,19 +11,20 @@ use super::error::{sql_error, vector_error};
 use super::vector::{MrlVector, VectorArg};
 use crate::vector::{MAX_DIMS, VectorError, check_dims, parse};
 
-/// The typmod of a column without one.
+/// The typmod of a column that declares no number of dimensions.
 pub(super) const NO_TYPMOD: i32 = -1;
 
-/// Longest text of a f32 in shortest decimal form, as `common/shortest_dec.h` has it.
+/// The buffer size for the shortest decimal form of an f32, `FLOAT_SHORTEST_DECIMAL_LEN` of
+/// `common/shortest_dec.h`.
 const FLOAT_SHORTEST_DECIMAL_LEN: usize = 16;
 
 unsafe extern "C" {
-    /// Postgres' own shortest decimal form of a `real` (`src/common/f2s.c`, in the server since
-    /// version 12): writes at most 15 bytes and no terminator, and returns how many.
+    /// Writes the shortest decimal form of a `real` (`src/common/f2s.c`, in the server since
+    /// version 12). It writes at most 15 bytes, without a terminator, and returns their number.
     fn float_to_shortest_decimal_bufn(value: f32, result: *mut std::ffi::c_char) -> i32;
 }
 
-/// Errors unless the vector has the dimensions that the column declares.
+/// Returns an error unless `dims` equals the number of dimensions that `typmod` declares.
 pub(super) fn check_typmod(dims: usize, typmod: i32) -> Result<(), ErrorReport> {
     if typmod == NO_TYPMOD || usize::try_from(typmod) == Ok(dims) {
         return Ok(());
@@ -40,7 +41,8 @@ fn mrl_vector_in(
     _typioparam: pg_sys::Oid,
     typmod: i32,
 ) -> Result<MrlVector, ErrorReport> {
-    // In a database that is not UTF-8 the bytes may be anything; a vector is ASCII.
+    // In a database whose encoding is not UTF-8 the bytes may be invalid UTF-8. A valid vector is
+    // ASCII, so a lossy conversion only affects input that is an error anyway.
     let values = parse(&text.to_string_lossy()).map_err(vector_error)?;
     check_typmod(values.len(), typmod)?;
     Ok(MrlVector(values))
@@ -53,8 +55,8 @@ fn mrl_vector_out(vector: VectorArg<'_>) -> Result<CString, ErrorReport> {
     cstring(text)
 }
 
-/// Appends `[0.1,0.2]`, each value in the shortest form that reads back as the same f32, as
-/// `real` and pgvector print.
+/// Appends the values in the form `[0.1,0.2]`. Each value has the shortest form that reads back as
+/// the same f32, as `real` and pgvector print it.
 pub(super) fn write_values(values: &[f16], text: &mut Vec<u8>) {
     text.reserve(values.len() * 10 + 2);
     text.push(b'[');
@@ -67,10 +69,10 @@ pub(super) fn write_values(values: &[f16], text: &mut Vec<u8>) {
     text.push(b']');
 }
 
-/// Appends a `real` as Postgres prints it.
+/// Appends a `real` in the form in which Postgres prints it.
 pub(super) fn write_f32(value: f32, text: &mut Vec<u8>) {
     let mut buffer = [0u8; FLOAT_SHORTEST_DECIMAL_LEN];
-    // SAFETY: the buffer has the length that the function asks for.
+    // SAFETY: the buffer has the size that `common/shortest_dec.h` requires.
     let len = unsafe { float_to_shortest_decimal_bufn(value, buffer.as_mut_ptr().cast()) };
     text.extend_from_slice(&buffer[..usize::try_from(len).unwrap_or(0).min(buffer.len())]);
 }
@@ -107,8 +109,8 @@ fn mrl_vector_typmod_in(modifiers: pgrx::Array<'_, &CStr>) -> Result<i32, ErrorR
     }
 }
 
-/// Binary form, byte for byte pgvector's `halfvec`: dimensions and zero as int16, then the halves,
-/// all big-endian.
+/// The binary form, byte for byte that of pgvector's `halfvec`: the number of dimensions and a
+/// zero, both int16, then the f16 values, all big-endian.
 #[pg_extern(sql = false)]
 fn mrl_vector_send(vector: VectorArg<'_>) -> Result<Vec<u8>, ErrorReport> {
     let values = vector.values()?;
@@ -132,7 +134,8 @@ fn mrl_vector_recv(
     Ok(MrlVector(values))
 }
 
-/// The unread bytes of the `StringInfo` that a receive function gets, marked as read.
+/// Returns the unread bytes of the `StringInfo` that a receive function gets, and marks them as
+/// read.
 pub(super) fn take_message<'a>(buffer: Internal) -> Result<&'a [u8], ErrorReport> {
     let missing = || {
         sql_error(
@@ -140,8 +143,8 @@ pub(super) fn take_message<'a>(buffer: Internal) -> Result<&'a [u8], ErrorReport
             "no message to receive",
         )
     };
-    // SAFETY: the argument of a receive function is a StringInfo (the SQL declaration says
-    // `internal`, and SQL users can't make one), alive until the function returns.
+    // SAFETY: the argument of a receive function is a StringInfo that lives until the function
+    // returns. The SQL declaration says `internal`, and SQL users cannot make a value of that type.
     unsafe {
         let buffer = buffer
             .unwrap()

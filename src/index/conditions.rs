@@ -1,20 +1,29 @@
-//! Lets an index answer conditions on the whole similarity: `fine_score(embedding, query) >= 0.35`.
+//! Adds conditions that an index can answer beside the conditions of a query.
 //!
-//! An index whose codes cover all dimensions of its column can find every row that such a condition
-//! accepts, but Postgres matches an index with conditions of the form `column operator value` only.
-//! So, while a query is planned, a condition that follows from the one in the query is put beside
-//! it: `embedding @~ mrl_probe_at_least(query, 0.35)`. An index takes the new condition, in every
-//! kind of plan that Postgres knows; the condition in the query stays as a filter and decides, to the
-//! last bit. The new condition is a little weaker, so that no rounding loses a row.
+//! Postgres matches an index only with conditions of the form `column operator value`, and under
+//! row-level security only with conditions that cannot tell of a row which a policy hides. Two kinds of
+//! conditions could use an index otherwise. For each, a condition that follows from it is added to the
+//! query while it is planned. An index answers the added condition, in every kind of plan that Postgres
+//! has. The condition in the query stays as a filter and decides.
 //!
-//! The moment for that is `get_relation_info_hook` (`optimizer/plancat.h`): the planner calls it after
-//! it has simplified all conditions and before it hands them out to tables and joins. `fine_score` and
-//! `<=>` have support functions, which Postgres calls earlier, so that the library is loaded by then.
+//! - **A condition on the whole similarity**, `fine_score(e, q) >= t`, if the codes of an index cover
+//!   all dimensions of the column. The added condition is a little weaker than the original, so that no
+//!   rounding loses a row.
+//! - **`e @~ q` on a table with a policy.** The operator reports an error if the two sides cannot be
+//!   compared. Whether it is called for a row, and so whether there is an error, can depend on hidden
+//!   values. So Postgres evaluates it only after the policy. The added condition uses the quiet
+//!   counterpart of the operator, which never raises an error and is declared leakproof.
 //!
-//! | in the query | put beside it |
+//! | in the query | added |
 //! | --- | --- |
-//! | `fine_score(e, q) >= t`, `> t`, `1 - (e <=> q) >= t`, `e <=> q <= 1 - t` | `e @~ mrl_probe_at_least(q, t)` |
-//! | `fine_score(e, q) <= t`, `< t`, and so on | `e !@~ mrl_probe_at_most(q, t)` |
+//! | `fine_score(e, q) >= t`, `> t`; `1 - (e <=> q) >= t`; `e <=> q <= 1 - t` | `e @~? mrl_probe_at_least(q, t)` |
+//! | `fine_score(e, q) <= t`, `< t`; and so on | `e !@~? mrl_probe_at_most(q, t)` |
+//! | `e @~ q`, `e !@~ q`, `e @~ ANY (…)` on a table with a policy | `e @~? q`, `e !@~? q`, `e @~? ANY (…)` |
+//!
+//! `get_relation_info_hook` (`optimizer/plancat.h`) is the moment for it: the planner calls the hook
+//! after it has simplified the conditions of a query and before it distributes them to tables and joins
+//! (`query_planner` in Postgres' `planmain.c`). The functions and operators in such conditions have
+//! support functions, which the planner calls earlier, so the library is loaded by then.
 
 use std::ffi::CStr;
 use std::sync::OnceLock;
@@ -23,8 +32,7 @@ use pgrx::prelude::*;
 use pgrx::{FromDatum, IntoDatum, PgList, is_a, pg_sys};
 
 use super::build::{ambuild, meta_of};
-use crate::planner::{Objects, is_guarded};
-use crate::types::is_plain;
+use crate::planner::{Objects, quiet_counterpart};
 
 static PREVIOUS: OnceLock<pg_sys::get_relation_info_hook_type> = OnceLock::new();
 
@@ -45,9 +53,8 @@ unsafe extern "C-unwind" fn add_conditions(
     is_parent: bool,
     rel: *mut pg_sys::RelOptInfo,
 ) {
-    // SAFETY: the planner passes valid nodes. The join tree is the planner's own copy, and its
-    // conditions have not been handed out yet for a table that stands in the query itself
-    // (`query_planner` of Postgres' `planmain.c`).
+    // SAFETY: the planner passes valid nodes. The join tree is the planner's own copy. For a table in
+    // the query itself (not a partition) its conditions have not been distributed yet.
     unsafe {
         if let Some(Some(previous)) = PREVIOUS.get() {
             previous(root, table, is_parent, rel);
@@ -71,20 +78,27 @@ struct Table {
     oid: pg_sys::Oid,
     /// The table's number in the query.
     relid: pg_sys::Index,
-    /// The columns and expressions with an index over all their dimensions; `None` until they are
-    /// looked up.
-    keys: Option<Vec<*mut pg_sys::Node>>,
+    /// What the table's indexes of this access method are on; `None` until it is looked up.
+    keys: Option<Vec<Key>>,
 }
 
-/// What a condition asks of the similarity of two vectors.
+/// What an index is on.
+struct Key {
+    /// A column (as a Var) or an expression.
+    expression: *mut pg_sys::Node,
+    /// Whether the codes of the index cover all dimensions.
+    is_whole: bool,
+}
+
+/// A condition on the similarity of two vectors: a lower or an upper bound.
 struct Bound {
     vectors: [*mut pg_sys::Node; 2],
-    /// The similarity, of type float8, that it compares with.
+    /// The expression for the bound, of type float8.
     score: *mut pg_sys::Node,
     is_lower: bool,
 }
 
-/// An expression for how close two vectors are.
+/// An expression for the similarity or the distance of two vectors.
 struct Closeness {
     vectors: [*mut pg_sys::Node; 2],
     /// The function that computes it.
@@ -92,8 +106,9 @@ struct Closeness {
     is_distance: bool,
 }
 
-// SAFETY of all that follows: the nodes are those of the query that is being planned, and are cast
-// after a look at their tags. Lists are of the element type that `primnodes.h` documents.
+// In all that follows, "see above" stands for: the caller guarantees nodes of the query that is being
+// planned. A node is cast only after its tag has been checked, and lists have the element types that
+// `nodes/primnodes.h` documents.
 impl Table {
     /// # Safety
     /// `node` is a part of the query's join tree.
@@ -115,10 +130,10 @@ impl Table {
         }
     }
 
-    /// A list of conditions that all have to hold, with those put beside them that follow.
+    /// Returns the conditions of an implicit AND together with the added ones.
     ///
     /// # Safety
-    /// `conditions` is null or such a list.
+    /// `conditions` is null or a list of conditions.
     unsafe fn with_conditions(&mut self, conditions: *mut pg_sys::List) -> *mut pg_sys::List {
         // SAFETY: see above.
         unsafe {
@@ -127,9 +142,10 @@ impl Table {
             }
             let mut all = PgList::<pg_sys::Node>::new();
             for condition in PgList::<pg_sys::Node>::from_pg(conditions).iter_ptr() {
-                // In front: of two conditions of the same cost Postgres evaluates the first one first.
-                if let Some(new) = self.condition_from(condition) {
-                    all.push(new);
+                // Postgres evaluates conditions of equal cost in the order of the list, so the added
+                // condition comes first.
+                if let Some(added) = self.added_condition(condition) {
+                    all.push(added);
                 }
                 self.visit_alternatives(condition);
                 all.push(condition);
@@ -138,7 +154,7 @@ impl Table {
         }
     }
 
-    /// Puts conditions beside those in the branches of an OR, for a bitmap of several sweeps.
+    /// Adds conditions in the branches of an OR, which a bitmap of several sweeps can answer.
     ///
     /// # Safety
     /// `node` is a condition.
@@ -157,10 +173,10 @@ impl Table {
                     let mut branches = PgList::<pg_sys::Node>::new();
                     for branch in PgList::<pg_sys::Node>::from_pg(expression.args).iter_ptr() {
                         self.visit_alternatives(branch);
-                        branches.push(match self.condition_from(branch) {
-                            Some(new) => {
+                        branches.push(match self.added_condition(branch) {
+                            Some(added) => {
                                 let mut both = PgList::<pg_sys::Node>::new();
-                                both.push(new);
+                                both.push(added);
                                 both.push(branch);
                                 pg_sys::make_andclause(both.into_pg()).cast()
                             }
@@ -174,77 +190,140 @@ impl Table {
         }
     }
 
-    /// The condition that follows from another one, for an index of this table.
+    /// Returns the condition to add beside another one, if an index of this table can answer it.
     ///
     /// # Safety
-    /// `node` is a condition.
-    unsafe fn condition_from(&mut self, node: *mut pg_sys::Node) -> Option<*mut pg_sys::Node> {
+    /// `condition` is a condition.
+    unsafe fn added_condition(
+        &mut self,
+        condition: *mut pg_sys::Node,
+    ) -> Option<*mut pg_sys::Node> {
         // SAFETY: see above.
         unsafe {
-            let (bound, function) = bound_of(node)?;
+            match self.condition_of_bound(condition) {
+                Some(added) => Some(added),
+                None => self.quiet_condition(condition),
+            }
+        }
+    }
+
+    /// The condition that follows from a bound on the whole similarity.
+    ///
+    /// # Safety
+    /// `condition` is a condition.
+    unsafe fn condition_of_bound(
+        &mut self,
+        condition: *mut pg_sys::Node,
+    ) -> Option<*mut pg_sys::Node> {
+        // SAFETY: see above.
+        unsafe {
+            let (bound, function) = bound_of(condition)?;
             let [a, b] = bound.vectors;
-            let (key, query) = if self.is_key(a) {
+            let (key, query) = if self.is_key(a, true) {
                 (a, b)
-            } else if self.is_key(b) {
+            } else if self.is_key(b, true) {
                 (b, a)
             } else {
                 return None;
             };
-            for operand in [query, bound.score] {
-                let own = pg_sys::bms_is_member(
-                    self.relid as i32,
-                    pg_sys::pull_varnos(self.root, operand),
-                );
-                // What is evaluated twice must come out the same, and a subplan belongs to one place.
-                if own
-                    || pg_sys::contain_volatile_functions(operand)
-                    || pg_sys::contain_subplans(operand)
-                {
-                    return None;
-                }
-            }
-            // The new condition would be evaluated before a policy: see `planner/leaks.rs`.
-            if is_guarded(self.root) && !is_plain(query) {
+            if !self.can_repeat(query) || !self.can_repeat(bound.score) {
                 return None;
             }
             let objects = Objects::of_function(function)?;
             let (operator, probe) = if bound.is_lower {
-                (c"@~", objects.probe_at_least_function()?)
+                (c"@~?", objects.probe_at_least_function()?)
             } else {
-                (c"!@~", objects.probe_at_most_function()?)
+                (c"!@~?", objects.probe_at_most_function()?)
             };
             let mut args = PgList::<pg_sys::Node>::new();
             args.push(copy(query));
             args.push(copy(bound.score));
             let probe = call(probe, objects.probe, args);
             let probe = pg_sys::eval_const_expressions(self.root, probe);
-            let condition = objects.filter(operator, copy(key).cast(), probe.cast(), -1)?;
-            Some(condition.cast())
+            let added = objects.filter(operator, copy(key).cast(), probe.cast(), -1)?;
+            Some(added.cast())
         }
     }
 
-    /// Whether an index of this table covers all dimensions of an expression.
+    /// The quiet counterpart of a condition `@~` or `!@~`, in a query with a policy.
+    ///
+    /// # Safety
+    /// `condition` is a condition.
+    unsafe fn quiet_condition(
+        &mut self,
+        condition: *mut pg_sys::Node,
+    ) -> Option<*mut pg_sys::Node> {
+        // SAFETY: see above.
+        unsafe {
+            if (*self.root).qual_security_level == 0 {
+                return None;
+            }
+            let (operator, args) = if is_a(condition, pg_sys::NodeTag::T_OpExpr) {
+                let condition = &*condition.cast::<pg_sys::OpExpr>();
+                (condition.opno, condition.args)
+            } else if is_a(condition, pg_sys::NodeTag::T_ScalarArrayOpExpr) {
+                let condition = &*condition.cast::<pg_sys::ScalarArrayOpExpr>();
+                (condition.opno, condition.args)
+            } else {
+                return None;
+            };
+            let [left, right] = two(&PgList::<pg_sys::Node>::from_pg(args))?;
+            let other = if self.is_key(left, false) {
+                right
+            } else if self.is_key(right, false) {
+                left
+            } else {
+                return None;
+            };
+            if !self.can_repeat(other) {
+                return None;
+            }
+            let objects = Objects::of_function(pg_sys::get_opcode(operator))?;
+            quiet_counterpart(condition, &objects)
+        }
+    }
+
+    /// Returns whether an expression can stand in the query a second time as an operand for an index
+    /// of this table: it has the same value both times, and it is none of the table's own columns.
+    /// (A subplan belongs to one place of a plan.)
+    ///
+    /// # Safety
+    /// `operand` is an expression.
+    unsafe fn can_repeat(&self, operand: *mut pg_sys::Node) -> bool {
+        // SAFETY: see above.
+        unsafe {
+            !pg_sys::bms_is_member(self.relid as i32, pg_sys::pull_varnos(self.root, operand))
+                && !pg_sys::contain_volatile_functions(operand)
+                && !pg_sys::contain_subplans(operand)
+        }
+    }
+
+    /// Returns whether an index of this table is on an expression, over all dimensions if `is_whole`.
     ///
     /// # Safety
     /// `node` is an expression.
-    unsafe fn is_key(&mut self, node: *mut pg_sys::Node) -> bool {
+    unsafe fn is_key(&mut self, node: *mut pg_sys::Node, is_whole: bool) -> bool {
         // SAFETY: see above.
         unsafe {
             let node = without_relabel(node);
-            // Most expressions are no column of this table: the catalogs need not be asked.
+            // Most expressions do not belong to this table, and need no catalog lookup.
             let varnos = pg_sys::pull_varnos(self.root, node);
             if !pg_sys::bms_is_member(self.relid as i32, varnos) {
                 return false;
             }
             let (oid, relid) = (self.oid, self.relid);
-            let keys = self.keys.get_or_insert_with(|| whole_keys(oid, relid));
+            let keys = self.keys.get_or_insert_with(|| keys_of(oid, relid));
             keys.iter()
-                .any(|&key| pg_sys::equal(key.cast(), node.cast()) || is_same_column(key, node))
+                .filter(|key| key.is_whole || !is_whole)
+                .any(|key| {
+                    pg_sys::equal(key.expression.cast(), node.cast())
+                        || is_same_column(key.expression, node)
+                })
         }
     }
 }
 
-/// What the condition asks, and the function whose result it compares.
+/// Returns the bound that a condition sets, and the function whose result it compares.
 ///
 /// # Safety
 /// `node` is a condition.
@@ -252,7 +331,7 @@ unsafe fn bound_of(node: *mut pg_sys::Node) -> Option<(Bound, pg_sys::Oid)> {
     // SAFETY: see above.
     unsafe {
         let (function, [left, right]) = operator_of(node)?;
-        // In terms of the left operand: whether the right one is a lower bound.
+        // Whether the right operand is a lower bound of the left one.
         let (is_lower, left, right) = match function.to_u32() {
             pg_sys::F_FLOAT8GE | pg_sys::F_FLOAT8GT => (true, left, right),
             pg_sys::F_FLOAT8LE | pg_sys::F_FLOAT8LT => (false, left, right),
@@ -284,12 +363,12 @@ unsafe fn bound_of(node: *mut pg_sys::Node) -> Option<(Bound, pg_sys::Oid)> {
     }
 }
 
-/// `fine_score(a, b)`, `a <=> b` or `1 - (a <=> b)`.
+/// Recognises `fine_score(a, b)`, `a <=> b` and `1 - (a <=> b)`.
 ///
 /// # Safety
 /// `node` is an expression.
 unsafe fn closeness_of(node: *mut pg_sys::Node) -> Option<Closeness> {
-    // SAFETY: see above; names in the catalog cache are copied into the current context.
+    // SAFETY: see above. A name of the catalog is a null-terminated string.
     unsafe {
         let (function, [a, b]) = if is_a(node, pg_sys::NodeTag::T_FuncExpr) {
             let call = &*node.cast::<pg_sys::FuncExpr>();
@@ -319,7 +398,7 @@ unsafe fn closeness_of(node: *mut pg_sys::Node) -> Option<Closeness> {
             name if name == c"mrl_cosine_distance" => true,
             _ => return None,
         };
-        // Of this extension, and not of another schema that has a function of this name.
+        // A function of the same name in another schema has no types of ours beside it.
         let objects = Objects::of_function(function)?;
         let is_ours =
             [a, b].map(|arg| pg_sys::getBaseType(pg_sys::exprType(arg))) == [objects.vector; 2];
@@ -354,23 +433,22 @@ fn two(args: &PgList<pg_sys::Node>) -> Option<[*mut pg_sys::Node; 2]> {
     }
 }
 
-/// The columns (as Vars) and expressions of a table that a valid index covers whole.
+/// Returns what the valid indexes of a table are on, those of this access method.
 ///
 /// # Safety
 /// The planner holds a lock on the table, whose number in the query is `relid`.
-unsafe fn whole_keys(table: pg_sys::Oid, relid: pg_sys::Index) -> Vec<*mut pg_sys::Node> {
+unsafe fn keys_of(table: pg_sys::Oid, relid: pg_sys::Index) -> Vec<Key> {
     let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
     let access_share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let mut keys = Vec::new();
-    // SAFETY: the caller's promise; each relation is closed, and its lock kept, as the planner does.
+    // SAFETY: the caller guarantees the lock on the table. Each index is closed, and its lock kept
+    // until the end of the transaction, as the planner does.
     unsafe {
         let relation = pg_sys::table_open(table, no_lock);
         let indexes = PgList::<std::ffi::c_void>::from_pg(pg_sys::RelationGetIndexList(relation));
         for oid in indexes.iter_oid() {
             let index = pg_sys::index_open(oid, access_share);
-            if let Some(key) = whole_key(index, relid) {
-                keys.push(key);
-            }
+            keys.extend(key_of(index, relid));
             pg_sys::index_close(index, no_lock);
         }
         pg_sys::table_close(relation, no_lock);
@@ -380,8 +458,9 @@ unsafe fn whole_keys(table: pg_sys::Oid, relid: pg_sys::Index) -> Vec<*mut pg_sy
 
 /// # Safety
 /// `index` is open.
-unsafe fn whole_key(index: pg_sys::Relation, relid: pg_sys::Index) -> Option<*mut pg_sys::Node> {
-    // SAFETY: the caller's promise; an index has a row in pg_index, and ours have one column.
+unsafe fn key_of(index: pg_sys::Relation, relid: pg_sys::Index) -> Option<Key> {
+    // SAFETY: the caller guarantees an open index, which has a row in pg_index. An index of this
+    // access method has one column.
     unsafe {
         let routine = (*index).rd_indam.as_ref()?;
         let is_ours = routine
@@ -392,29 +471,26 @@ unsafe fn whole_key(index: pg_sys::Relation, relid: pg_sys::Index) -> Option<*mu
             return None;
         }
         let meta = meta_of(index).ok()?;
-        if meta.prefix_dims != meta.dims {
-            return None;
-        }
         let attribute = *(*form).indkey.values.as_ptr();
-        if attribute == 0 {
+        let expression = if attribute == 0 {
             let expressions =
                 PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(index));
             let expression = expressions.get_ptr(0)?;
             pg_sys::ChangeVarNodes(expression, 1, relid as i32, 0);
-            return Some(without_relabel(expression));
-        }
-        let key = pg_sys::makeVar(
-            relid as _,
-            attribute,
-            pg_sys::InvalidOid,
-            -1,
-            pg_sys::InvalidOid,
-            0,
-        );
-        Some(key.cast())
+            without_relabel(expression)
+        } else {
+            let no_type = pg_sys::InvalidOid;
+            pg_sys::makeVar(relid as _, attribute, no_type, -1, no_type, 0).cast()
+        };
+        Some(Key {
+            expression,
+            is_whole: meta.prefix_dims == meta.dims,
+        })
     }
 }
 
+/// Returns whether both are the same column. (The type of a key's Var is not filled in.)
+///
 /// # Safety
 /// Both are expressions.
 unsafe fn is_same_column(key: *mut pg_sys::Node, node: *mut pg_sys::Node) -> bool {

@@ -1,10 +1,11 @@
-//! What it costs to compare a stored vector: next to nothing where it lies in its row, a walk
-//! through an index and a chunk or three where it lies in the TOAST table. Postgres counts neither;
-//! a support function tells it (`SupportRequestCost` of `nodes/supportnodes.h`).
+//! Cost estimates for comparing a stored vector and for embedding. A comparison is cheap if the
+//! vector lies in its row; if it lies in the TOAST table, the comparison includes an index lookup
+//! and the reading of one or more chunks. Postgres' own estimates do not include that difference,
+//! so a support function provides them (`SupportRequestCost` of `nodes/supportnodes.h`).
 //!
-//! In units of `cpu_operator_cost`, the price of a trivial operator: `int4 < int4` in a sequential
-//! scan takes 4.2 ns. Measured against it on one machine (x86-64 with AVX2, tables of 50,000 rows,
-//! all in shared buffers), a row in µs:
+//! Costs are in units of `cpu_operator_cost`, the cost of a trivial operator: `int4 < int4` in a
+//! sequential scan takes 4.2 ns. The constants follow from measurements on one machine (x86-64 with
+//! AVX2, tables of 50,000 rows, all in shared buffers), in µs per row:
 //!
 //! | column | `coarse_match` at 128 | `fine_score` |
 //! | --- | --- | --- |
@@ -20,33 +21,33 @@ use pgrx::{FromDatum, Internal, PgList, is_a, pg_sys};
 use crate::guc;
 use crate::types::ProbeArg;
 
-/// A call, whatever it compares.
+/// The cost of a call, without the values that it compares.
 const CALL: f64 = 40.0;
-/// Each value compared.
+/// The cost per compared value.
 const VALUE: f64 = 0.06;
-/// To find a value in the TOAST table: its index is walked down.
+/// The cost of finding a value in the TOAST table, which is a descent of its index.
 const FETCH: f64 = 280.0;
-/// Each chunk of it.
+/// The cost of each TOAST chunk.
 const CHUNK: f64 = 100.0;
 
-/// Bytes of a value in a chunk, `TOAST_MAX_CHUNK_SIZE`.
+/// Bytes of a value per TOAST chunk, `TOAST_MAX_CHUNK_SIZE`.
 const CHUNK_BYTES: f64 = 1996.0;
-/// A row larger than this has its values moved out, `TOAST_TUPLE_THRESHOLD`.
+/// If a row is larger than this, its values are moved out of line; `TOAST_TUPLE_THRESHOLD`.
 const ROW_BYTES: f64 = 2032.0;
-/// Bytes of a pointer into the TOAST table.
+/// Bytes of a TOAST pointer.
 const POINTER: f64 = 18.0;
-/// Bytes of a vector before its values.
+/// Bytes of a vector before its values, including the varlena header.
 const HEADER: f64 = 12.0;
 
-/// Prefix length, where the query does not tell.
+/// The prefix length if the query does not determine it.
 const PREFIX: f64 = 128.0;
-/// Dimensions of a vector, where the column does not tell.
+/// The dimensions of a vector if neither the column nor its statistics determine them.
 const DIMS: f64 = 1024.0;
 
-/// Support function of `fine_score` and the like: they read whole vectors.
+/// Support function of the functions that read whole vectors, such as `fine_score`.
 #[pg_extern(sql = false)]
 fn mrl_vector_support(request: Internal) -> Internal {
-    support(request, Reads::Whole)
+    cost_support(request, Reads::Whole)
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -55,23 +56,23 @@ pub enum Reads {
     Whole,
 }
 
-fn support(request: Internal, reads: Reads) -> Internal {
-    // SAFETY: Postgres hands a support function a node of some request type.
+fn cost_support(request: Internal, reads: Reads) -> Internal {
+    // SAFETY: the argument of a support function is a request node.
     let answer = unsafe {
         let node = request.unwrap().map_or(std::ptr::null_mut(), |datum| {
             datum.cast_mut_ptr::<pg_sys::Node>()
         });
-        price(node, reads)
+        answer_cost_request(node, reads)
     };
     Internal::from(Some(pg_sys::Datum::from(answer)))
 }
 
-/// Answers a request for a price; null for any other.
+/// Answers a cost request. Returns null for any other request.
 ///
 /// # Safety
 /// `request` is null or a support request.
-pub unsafe fn price(request: *mut pg_sys::Node, reads: Reads) -> *mut pg_sys::Node {
-    // SAFETY: the request is cast after a look at its tag.
+pub unsafe fn answer_cost_request(request: *mut pg_sys::Node, reads: Reads) -> *mut pg_sys::Node {
+    // SAFETY: the caller guarantees a node or null; it is cast only after its tag has been checked.
     unsafe {
         if request.is_null() || !is_a(request, pg_sys::NodeTag::T_SupportRequestCost) {
             return std::ptr::null_mut();
@@ -79,17 +80,18 @@ pub unsafe fn price(request: *mut pg_sys::Node, reads: Reads) -> *mut pg_sys::No
         let cost = &mut *request.cast::<pg_sys::SupportRequestCost>();
         let args = arguments(cost.node);
         let compared = match reads {
-            Reads::Prefix => Some(prefix(&args).unwrap_or(PREFIX)),
+            Reads::Prefix => Some(compared_prefix(&args).unwrap_or(PREFIX)),
             Reads::Whole => None,
         };
-        // The dearest argument: the other is the query, which is opened once, not for every row.
+        // The most expensive argument determines the cost. The other argument is the query, which
+        // is detoasted once and not for every row.
         let operators = match args.is_empty() {
-            // An expression unknown: most vectors lie out of line.
-            true => Stored::default().price(compared),
+            // The arguments are unknown; assume that the vector is out of line, as most are.
+            true => ColumnStorage::default().cost(compared),
             false => args
                 .iter()
-                .map(|&arg| match column(cost.root, arg) {
-                    Some(stored) => stored.price(compared),
+                .map(|&arg| match column_storage(cost.root, arg) {
+                    Some(stored) => stored.cost(compared),
                     None => CALL + VALUE * compared.unwrap_or(DIMS),
                 })
                 .fold(0.0, f64::max),
@@ -100,12 +102,13 @@ pub unsafe fn price(request: *mut pg_sys::Node, reads: Reads) -> *mut pg_sys::No
     }
 }
 
-/// The arguments of a call or an operator; none where the node is anything else.
+/// Returns the arguments of a function call or an operator; an empty list if the node is anything
+/// else.
 ///
 /// # Safety
 /// `node` is null or a node.
 unsafe fn arguments(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
-    // SAFETY: cast after a look at the tag.
+    // SAFETY: the caller guarantees a node or null; it is cast only after its tag has been checked.
     unsafe {
         let list = if node.is_null() {
             return Vec::new();
@@ -120,28 +123,30 @@ unsafe fn arguments(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
     }
 }
 
-/// What `embed_text` and the like take for each row after the first, where their arguments are the
-/// same for all: a comparison of the arguments and a copy of the vector, measured 0.15 µs.
+/// The cost per row of `embed_text` and similar functions if their arguments are the same for all
+/// rows: every row after the first takes a comparison of the arguments and a copy of the vector,
+/// measured at 0.15 µs.
 const REPEATED: f64 = 40.0;
 
-/// Support function of the functions that embed. With arguments which no row changes, such a call
-/// costs what it costs once a statement (see `functions/once.rs`).
+/// Support function of the functions that embed. If the arguments do not depend on the row, a call
+/// embeds once per statement (see `functions/once.rs`), and the cost is estimated accordingly.
 #[pg_extern(sql = false)]
 fn photosearch_embed_support(request: Internal) -> Internal {
-    // SAFETY: Postgres hands a support function a node of some request type.
+    // SAFETY: the argument of a support function is a request node.
     let answer = unsafe {
         let node = request.unwrap().map_or(std::ptr::null_mut(), |datum| {
             datum.cast_mut_ptr::<pg_sys::Node>()
         });
-        price_once(node)
+        answer_embed_cost_request(node)
     };
     Internal::from(Some(pg_sys::Datum::from(answer)))
 }
 
 /// # Safety
 /// `request` is null or a support request.
-unsafe fn price_once(request: *mut pg_sys::Node) -> *mut pg_sys::Node {
-    // SAFETY: the request is cast after a look at its tag, and the call after a look at its.
+unsafe fn answer_embed_cost_request(request: *mut pg_sys::Node) -> *mut pg_sys::Node {
+    // SAFETY: the caller guarantees a node or null; request and call are cast only after their tags
+    // have been checked. The pg_proc row is read before it is released.
     unsafe {
         if request.is_null() || !is_a(request, pg_sys::NodeTag::T_SupportRequestCost) {
             return std::ptr::null_mut();
@@ -174,12 +179,15 @@ unsafe fn price_once(request: *mut pg_sys::Node) -> *mut pg_sys::Node {
     }
 }
 
-/// How many values a filter compares, from a probe, the arguments or the settings.
+/// Returns the number of values that a filter compares, taken from a probe, from the arguments or
+/// from the settings. Returns `None` if none of them determines it.
 ///
 /// # Safety
 /// `args` are the arguments of a filter.
-unsafe fn prefix(args: &[*mut pg_sys::Node]) -> Option<f64> {
-    // SAFETY: constants are read as what their type, or the operator's, says.
+unsafe fn compared_prefix(args: &[*mut pg_sys::Node]) -> Option<f64> {
+    // SAFETY: the caller guarantees the arguments of a filter, so a constant on the right of a
+    // vector that is not a vector is a probe. Every other constant is read after its type has been
+    // checked.
     unsafe {
         let last = *args.last()?;
         let probe = pg_sys::exprType(*args.first()?) != pg_sys::exprType(last);
@@ -196,7 +204,8 @@ unsafe fn prefix(args: &[*mut pg_sys::Node]) -> Option<f64> {
                 .values
                 .len()
         } else {
-            // mrl_probe(query, threshold, dims) or coarse_match(embedding, query, threshold, dims).
+            // `args` are the arguments of coarse_match(embedding, query, threshold, dims), or their
+            // last one is a call mrl_probe(query, threshold, dims).
             let outer = if args.len() == 2 {
                 arguments(last)
             } else {
@@ -218,29 +227,30 @@ unsafe fn prefix(args: &[*mut pg_sys::Node]) -> Option<f64> {
     }
 }
 
-/// How a column's vectors are stored, as far as the catalogs tell.
+/// How the vectors of a column are stored, as far as the catalogs say.
 #[derive(Default)]
-struct Stored {
-    /// `SET STORAGE plain`.
+struct ColumnStorage {
+    /// Whether the column has `SET STORAGE plain`.
     plain: bool,
-    /// Declared.
+    /// The declared number of dimensions.
     dims: Option<f64>,
-    /// Average bytes in the row, by ANALYZE.
+    /// The average number of bytes in the row, according to ANALYZE.
     width: Option<f64>,
 }
 
-impl Stored {
+impl ColumnStorage {
     fn dims(&self) -> f64 {
         let of_width = |width: f64| (width > 4.0 * POINTER).then_some((width - HEADER) / 2.0);
         self.dims.or(self.width.and_then(of_width)).unwrap_or(DIMS)
     }
 
-    /// The share of vectors out of line.
+    /// The estimated fraction of vectors that are out of line.
     fn out_of_line(&self) -> f64 {
         let whole = HEADER + 2.0 * self.dims();
         match self.width {
             _ if self.plain => 0.0,
-            // In the row there is a pointer, or the whole.
+            // A row contains either a TOAST pointer or the whole vector, so the average determines
+            // the fraction.
             Some(width) if whole > POINTER => ((whole - width) / (whole - POINTER)).clamp(0.0, 1.0),
             Some(_) => 0.0,
             None if whole > ROW_BYTES => 1.0,
@@ -249,20 +259,24 @@ impl Stored {
         }
     }
 
-    /// For a comparison of `compared` values, or of all.
-    fn price(&self, compared: Option<f64>) -> f64 {
+    /// The cost of comparing `compared` values, or all values if it is `None`.
+    fn cost(&self, compared: Option<f64>) -> f64 {
         let values = compared.unwrap_or(f64::INFINITY).min(self.dims());
         let chunks = ((HEADER + 2.0 * values) / CHUNK_BYTES).ceil();
         CALL + VALUE * values + self.out_of_line() * (FETCH + CHUNK * chunks)
     }
 }
 
-/// How the values of an expression are stored, if it is a column of a table.
+/// Returns how the values of an expression are stored, if the expression is a column of a table.
 ///
 /// # Safety
-/// `root` is null or being planned; `node` is an expression of its query.
-unsafe fn column(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node) -> Option<Stored> {
-    // SAFETY: cast after a look at the tag; a row of the catalog cache is read before its release.
+/// `root` is null or is being planned; `node` is an expression of its query.
+unsafe fn column_storage(
+    root: *mut pg_sys::PlannerInfo,
+    node: *mut pg_sys::Node,
+) -> Option<ColumnStorage> {
+    // SAFETY: the caller guarantees an expression of the query; it is cast only after its tag has
+    // been checked. The pg_attribute row is read before it is released.
     unsafe {
         if !is_a(node, pg_sys::NodeTag::T_Var) {
             return None;
@@ -284,7 +298,7 @@ unsafe fn column(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node) -> Opt
         let (storage, typmod) = (form.attstorage as u8, form.atttypmod);
         pg_sys::ReleaseSysCache(tuple);
         let width = pg_sys::get_attavgwidth(entry.relid, var.varattno);
-        Some(Stored {
+        Some(ColumnStorage {
             plain: storage == pg_sys::TYPSTORAGE_PLAIN,
             dims: (typmod > 0).then_some(f64::from(typmod)),
             width: (width > 0).then_some(f64::from(width)),
@@ -296,8 +310,8 @@ unsafe fn column(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node) -> Opt
 mod tests {
     use super::*;
 
-    fn stored(dims: u16, width: u16) -> Stored {
-        Stored {
+    fn stored(dims: u16, width: u16) -> ColumnStorage {
+        ColumnStorage {
             plain: false,
             dims: (dims > 0).then_some(f64::from(dims)),
             width: (width > 0).then_some(f64::from(width)),
@@ -305,8 +319,8 @@ mod tests {
     }
 
     #[test]
-    fn where_vectors_lie() {
-        // By their declared size, and by what ANALYZE has seen, which knows better.
+    fn vectors_out_of_line() {
+        // The width that ANALYZE has measured takes precedence over the declared size.
         assert_eq!(stored(128, 0).out_of_line(), 0.0);
         assert_eq!(stored(2048, 0).out_of_line(), 1.0);
         assert_eq!(stored(0, 0).out_of_line(), 1.0);
@@ -317,7 +331,7 @@ mod tests {
         assert_eq!(stored(1, 14).out_of_line(), 0.0);
         let half = stored(768, (18 + 1548) / 2).out_of_line();
         assert!((half - 0.5).abs() < 0.01, "{half}");
-        let plain = Stored {
+        let plain = ColumnStorage {
             plain: true,
             ..stored(2048, 0)
         };
@@ -325,8 +339,8 @@ mod tests {
     }
 
     #[test]
-    fn prices_are_those_measured() {
-        // The table above, in units of 4.2 ns.
+    fn costs_match_the_measurements() {
+        // The measurements of the table above, converted with 4.2 ns per unit.
         for (stored, compared, microseconds) in [
             (stored(128, 268), Some(128.0), 0.24),
             (stored(128, 268), None, 0.14),
@@ -337,7 +351,7 @@ mod tests {
             (stored(2048, 18), Some(128.0), 1.77),
             (stored(2048, 18), None, 2.67),
         ] {
-            let ratio = stored.price(compared) * 0.0042 / microseconds;
+            let ratio = stored.cost(compared) * 0.0042 / microseconds;
             assert!((0.6..1.6).contains(&ratio), "{microseconds}: {ratio}");
         }
     }

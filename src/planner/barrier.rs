@@ -1,0 +1,159 @@
+//! Lets the operators `@~` and `!@~` reach an index behind a security barrier view.
+//!
+//! Postgres moves a condition into such a view, before the view's own conditions, only if every
+//! function in it that sees a column is leakproof (`qual_is_pushdown_safe` of Postgres' `allpaths.c`).
+//! The functions behind `@~` and `!@~` are not, since they raise errors. So, in a query with such a
+//! view, a support function puts the quiet counterpart beside a condition
+//! (`SupportRequestSimplify` of `nodes/supportnodes.h`): `e @~ q` becomes `e @~? q AND e @~ q`. The
+//! quiet condition moves, the other one stays and decides. For tables with a policy,
+//! `index/conditions.rs` does the same.
+
+use std::ffi::CStr;
+use std::ptr::null_mut;
+
+use pgrx::prelude::*;
+use pgrx::{Internal, PgList, is_a, pg_sys};
+
+use super::cost::{self, Reads};
+use super::objects::Objects;
+
+/// Support function of the functions behind the operators.
+#[pg_extern(sql = false)]
+fn mrl_prefix_support(request: Internal) -> Internal {
+    let node = request
+        .unwrap()
+        .map_or(null_mut(), |datum| datum.cast_mut_ptr::<pg_sys::Node>());
+    // SAFETY: the argument of a support function is a request node, which is cast only after its tag
+    // has been checked. The SQL declarations attach this function only to functions behind operators
+    // of a vector with a vector or a probe.
+    let answer = unsafe {
+        if !node.is_null() && is_a(node, pg_sys::NodeTag::T_SupportRequestSimplify) {
+            simplify(&*node.cast::<pg_sys::SupportRequestSimplify>()).unwrap_or(null_mut())
+        } else {
+            cost::answer_cost_request(node, Reads::Prefix)
+        }
+    };
+    Internal::from(Some(pg_sys::Datum::from(answer)))
+}
+
+/// # Safety
+/// The request is for a function behind an operator of a vector with a vector or a probe.
+unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> Option<*mut pg_sys::Node> {
+    // SAFETY: the caller guarantees the request. `fcall` is the call to simplify, with a list of two
+    // expressions, and a name of the catalog is a null-terminated string.
+    unsafe {
+        if !has_barrier_view(request.root) {
+            return None;
+        }
+        let call = &*request.fcall;
+        let name = pg_sys::get_func_name(call.funcid);
+        if name.is_null() {
+            return None;
+        }
+        let operator = match CStr::from_ptr(name) {
+            name if name == c"mrl_coarse_match" => c"@~",
+            name if name == c"mrl_coarse_mismatch" => c"!@~",
+            // A quiet operator stays as it is.
+            _ => return None,
+        };
+        let args = PgList::<pg_sys::Expr>::from_pg(call.args);
+        let objects = Objects::of_function(call.funcid)?;
+        let clause = objects.filter(operator, args.get_ptr(0)?, args.get_ptr(1)?, call.location)?;
+        Some(with_quiet(request.root, clause.cast(), &objects))
+    }
+}
+
+/// Returns `quiet AND condition` in a query with a security barrier view, else the condition.
+///
+/// # Safety
+/// `root` is null or is being planned. `condition` is an operator `@~` or `!@~` of the extension.
+pub unsafe fn with_quiet(
+    root: *mut pg_sys::PlannerInfo,
+    condition: *mut pg_sys::Node,
+    objects: &Objects,
+) -> *mut pg_sys::Node {
+    // SAFETY: the caller guarantees the nodes.
+    unsafe {
+        if !has_barrier_view(root) {
+            return condition;
+        }
+        match quiet_counterpart(condition, objects) {
+            Some(quiet) => {
+                let mut both = PgList::<pg_sys::Node>::new();
+                both.push(quiet);
+                both.push(condition);
+                pg_sys::make_andclause(both.into_pg()).cast()
+            }
+            None => condition,
+        }
+    }
+}
+
+/// Returns the quiet counterpart of a condition `@~` or `!@~`, also with ANY or ALL of an array, or
+/// `None` for any other condition. Every row that the condition accepts is accepted by its counterpart,
+/// which raises no error.
+///
+/// # Safety
+/// `condition` is a condition of a query that is being planned.
+pub unsafe fn quiet_counterpart(
+    condition: *mut pg_sys::Node,
+    objects: &Objects,
+) -> Option<*mut pg_sys::Node> {
+    // SAFETY: the caller guarantees the node, which is copied, and cast only after its tag has been
+    // checked.
+    unsafe {
+        if is_a(condition, pg_sys::NodeTag::T_OpExpr) {
+            let quiet = pg_sys::copyObjectImpl(condition.cast()).cast::<pg_sys::OpExpr>();
+            (*quiet).opno = objects.quiet_operator((*quiet).opno)?;
+            (*quiet).opfuncid = pg_sys::get_opcode((*quiet).opno);
+            quiet_probe((*quiet).args, objects);
+            return Some(quiet.cast());
+        }
+        if is_a(condition, pg_sys::NodeTag::T_ScalarArrayOpExpr) {
+            let quiet =
+                pg_sys::copyObjectImpl(condition.cast()).cast::<pg_sys::ScalarArrayOpExpr>();
+            (*quiet).opno = objects.quiet_operator((*quiet).opno)?;
+            (*quiet).opfuncid = pg_sys::get_opcode((*quiet).opno);
+            return Some(quiet.cast());
+        }
+        None
+    }
+}
+
+/// Replaces a call of `mrl_probe` among the arguments by one of `mrl_quiet_probe`.
+///
+/// # Safety
+/// `args` is a list of expressions that nobody else uses.
+unsafe fn quiet_probe(args: *mut pg_sys::List, objects: &Objects) {
+    // SAFETY: the caller guarantees the list; a node is cast only after its tag has been checked.
+    unsafe {
+        let (Some(probe), Some(quiet)) = (objects.probe_function(), objects.quiet_probe_function())
+        else {
+            return;
+        };
+        for arg in PgList::<pg_sys::Node>::from_pg(args).iter_ptr() {
+            if is_a(arg, pg_sys::NodeTag::T_FuncExpr) {
+                let call = &mut *arg.cast::<pg_sys::FuncExpr>();
+                if call.funcid == probe {
+                    call.funcid = quiet;
+                }
+            }
+        }
+    }
+}
+
+/// Returns whether the query reads a security barrier view.
+///
+/// # Safety
+/// `root` is null or is being planned.
+unsafe fn has_barrier_view(root: *mut pg_sys::PlannerInfo) -> bool {
+    // SAFETY: the caller guarantees a valid `root` or null; the range table is a list of
+    // RangeTblEntry nodes.
+    unsafe {
+        root.as_ref().is_some_and(|root| {
+            PgList::<pg_sys::RangeTblEntry>::from_pg((*root.parse).rtable)
+                .iter_ptr()
+                .any(|entry| (*entry).security_barrier)
+        })
+    }
+}
