@@ -1,38 +1,38 @@
-# photosearch: `make demo` and `make test`, run as root on a Debian machine with Rust, install what
-# they need. Servers run as the user postgres.
+# photosearch. `make demo` and `make test` install their dependencies if they run as root on a Debian
+# machine with Rust. Servers run as the user postgres.
 
 PG_CONFIG ?= pg_config
 PGRX_VERSION := 0.18.1
-# Its flags, for all crates, would make cargo build every dependency once more; build.rs does what
-# they are for.
+# The workaround sets compiler flags for all crates, so that cargo would build every dependency again;
+# build.rs has the same effect.
 export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND := 1
-# Debian's own, which has Debian's Pillow and numpy.
+# Debian's interpreter, which finds Debian's packages of Pillow and numpy.
 PYTHON ?= /usr/bin/python3
 DEMO_DIR ?= /var/lib/photosearch-demo
 BENCH_DIR ?= /var/lib/photosearch-bench
 ASSERTS_DIR ?= /var/lib/photosearch-asserts
 
-# Looked up when used: setup may have just installed it.
+# Expanded when it is used, because setup may install pg_config first.
 pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
 sharedir = $(shell $(PG_CONFIG) --sharedir)
-# heif: HEIC and AVIF are read, by the system's libheif. FEATURES= builds without it.
+# heif: read HEIC and AVIF with the system's libheif. `make FEATURES=` builds without it.
 FEATURES ?= heif
 cargo_pg = --no-default-features --features 'pg$(pg_major) $(FEATURES)'
 
 .PHONY: help setup install demo demo-stop demo-clean test test-asserts crash bench bench-model check-model
 
 help:
-	@echo 'make demo        build, draw an album of 2,000 pictures, find all the baby photos'
-	@echo 'make demo-stop   stop the server of the demo'
-	@echo 'make test        everything'
-	@echo 'make test-asserts   every suite that needs a server, on a PostgreSQL with assertions, SEEDS=2 times'
-	@echo 'make crash       crash servers at random moments, ROUNDS=200 times; then the other tests of trust'
-	@echo 'make install     build the extension and install it into the server of $$PG_CONFIG'
-	@echo 'make check-model MODEL=DIR   compare a model with the figures that its authors publish'
-	@echo 'make bench-model measure models against their aims and transformers (BENCH="--quick")'
+	@echo 'make demo        build, install, draw an album of 2,000 pictures, find all the baby photos'
+	@echo 'make demo-stop   stop the demo server (demo-clean: also delete the album)'
+	@echo 'make test        build, install, run all tests'
+	@echo 'make test-asserts   run every suite that needs a server on a PostgreSQL with assertions (SEEDS=2 seeds)'
+	@echo 'make crash       crash servers at random moments (ROUNDS=200), then test standby, damaged files and churn'
+	@echo 'make install     build the extension and install it into the server of PG_CONFIG'
+	@echo 'make check-model MODEL=DIR   compare a model with the similarities that its authors publish'
+	@echo 'make bench-model measure the models against their aims and transformers (BENCH="--quick")'
 	@echo 'make bench       measure the index against its aims and pgvector (BENCH="--ten-million", "--quick")'
 
-# Debian packages, cargo-pgrx, and where it finds Postgres. Quick where all is there already.
+# Debian packages, cargo-pgrx and its configuration. Fast if everything is installed.
 setup:
 	@PG_CONFIG='$(PG_CONFIG)' PGRX_VERSION='$(PGRX_VERSION)' FEATURES='$(FEATURES)' sh tests/setup.sh
 
@@ -44,7 +44,7 @@ install-extension:
 	cargo pgrx install --release --pg-config $$(command -v $(PG_CONFIG)) $(cargo_pg)
 	install -m 644 sql/photosearch_pgvector.control sql/photosearch_pgvector--*.sql $(sharedir)/extension/
 
-# cargo-pgrx knows only the library, the control file and the SQL.
+# cargo-pgrx installs the library, the control file and the SQL, but no models.
 install-models:
 	for model in models/*/config.json; do \
 		name=$$(basename $$(dirname $$model)); \
@@ -65,13 +65,13 @@ test: export TEST_TOOLS := 1
 test: install
 	FEATURES='$(FEATURES)' $(PYTHON) tests/run.py
 
-# Some ten minutes, and builds of PostgreSQL and of the extension before them.
+# Takes about ten minutes, plus the builds of PostgreSQL and of the extension.
 SEEDS ?= 2
 test-asserts: export TEST_TOOLS := 1
 test-asserts: setup
 	PYTHON='$(PYTHON)' FEATURES='$(FEATURES)' sh tests/asserts.sh '$(ASSERTS_DIR)' --seeds $(SEEDS)
 
-# The stages of trust for as long as one likes. Needs psycopg: tests/client/requirements.txt.
+# The crash, standby, corruption and churn tests, run for longer than in `make test`.
 ROUNDS ?= 200
 CRASH_VENV ?= target/crash-venv
 crash: install

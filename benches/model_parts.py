@@ -1,4 +1,4 @@
-"""The parts of the bench of the model: each yields figures, measured through SQL as a user would."""
+"""The parts of the benchmark of the models. Each yields figures that are measured through SQL, as a user would."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from painter import CONCEPTS  # noqa: E402
 
 PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
 
-# Agreement that is asked of a forward in less than f32.
+# The cosine that a forward pass in less than f32 must reach with f32.
 AGREEMENT = {"bfloat16": 0.9995, "int8": 0.998}
 SESSIONS = (1, 2, 4, 16)
 
@@ -35,10 +35,10 @@ class Figure:
 
     key: str
     what: str
-    # None where there is no figure; the note says why.
+    # None if there is no figure; the note says why.
     value: float | None
     unit: str
-    # What it is compared to, in the same unit.
+    # The value it is compared with, in the same unit.
     beside: float | None = None
     beside_what: str = ""
     aim: str = ""
@@ -47,7 +47,7 @@ class Figure:
 
 
 def at_most(key, what, value, unit, factor, beside, beside_what):
-    """A figure that should be at most `factor` times what stands beside it."""
+    """A figure that must be at most `factor` times the value it is compared with."""
     met = None if beside is None else value <= factor * beside
     return Figure(key, what, value, unit, beside, beside_what, f"≤ {factor:g} × {beside_what}", met)
 
@@ -61,11 +61,11 @@ def at_least(key, what, value, unit, least):
 
 
 class Session:
-    """A backend of the server, and its texts: a new one each time, as it remembers old ones."""
+    """A backend of the server. It embeds each text once, because a session caches the vectors of texts."""
 
     def __init__(self, bench):
         self.connection = bench.server.connect()
-        # Before version 17 a session knows the settings only once it has loaded the library.
+        # Before version 17, the extension's settings exist in a session only after the library is loaded.
         self.connection.execute("LOAD 'photosearch'")
         self.connection.execute(f"SET photosearch.threads = {bench.threads}")
         self.pid = self.connection.info.backend_pid
@@ -100,7 +100,7 @@ class Session:
 
 
 def smaps(pid):
-    """What the kernel tells of a process's memory, in MB."""
+    """The memory of a process as the kernel reports it, in MB."""
     path = f"/proc/{pid}/smaps_rollup"
     try:
         text = Path(path).read_text()
@@ -115,7 +115,7 @@ def private(pid):
 
 
 def available():
-    """MB that processes may still take."""
+    """The MB of memory that processes can still allocate."""
     return int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) / 1024
 
 
@@ -124,7 +124,7 @@ def cosine(a, b):
 
 
 class Bench:
-    """The server while it runs, the inputs, and how often things are measured."""
+    """The running server, the inputs, and the number of runs."""
 
     def __init__(self, directory, arguments):
         self.directory, self.threads, self.without = directory, arguments.threads, set(arguments.without)
@@ -134,12 +134,12 @@ class Bench:
         self.text_runs, self.picture_runs = (3, 1) if arguments.quick else (7, 3)
         self.server = None
         self.references = {}
-        # Of transformers and torch, once they have run.
+        # The versions of transformers and torch, once they have run.
         self.versions = None
         self.prepared = set()
 
     def start(self, **settings):
-        """A server with these settings beside its own; ends the one before."""
+        """Starts a server with these settings in addition to the fixed ones; stops the previous one."""
         self.stop()
         settings = {
             "shared_buffers": "256MB",
@@ -162,21 +162,21 @@ class Bench:
         return Session(self)
 
     def installed_models(self):
-        """Where the models are that come with the extension."""
+        """The directory of the models that come with the extension."""
         return Path(subprocess.check_output([PG_CONFIG, "--sharedir"], text=True).strip()) / "photosearch/models"
 
     def has(self, what, signature):
-        """Whether the build has a function, where that is not to be left out; an error if it hasn't."""
+        """Whether the build has a function. False if `what` is to be left out; an error if the function is missing."""
         if what in self.without:
             return False
         with self.server.connect() as connection:
             found = connection.execute("SELECT to_regprocedure(%s)", [signature]).fetchone()[0]
         if found is None:
-            raise SystemExit(f"this build has no function {signature}: --without {what} leaves that part out")
+            raise SystemExit(f"this build has no function {signature}; --without {what} leaves its measurements out")
         return True
 
     def prepare(self, model):
-        """Packs the model once and for all."""
+        """Prepares the model unless that has been done."""
         if model not in self.prepared and self.has("prepare", "photosearch.prepare_model(text,boolean)"):
             with self.server.connect() as connection:
                 print(f"preparing {model}", flush=True)
@@ -184,7 +184,7 @@ class Bench:
         self.prepared.add(model)
 
     def quantized(self, source):
-        """The name of the int8 variant of a model; None where that is to be left out."""
+        """The name of the int8 variant of a model, or None if int8 is to be left out."""
         target = f"{source}-int8"
         if not self.has("int8", "photosearch.quantize_model(text,text)"):
             return None
@@ -195,7 +195,7 @@ class Bench:
         return target
 
     def reference(self, model, dtype, texts=(), pictures=(), vectors=False):
-        """What model_reference.py answers, run in a process of its own."""
+        """The answer of model_reference.py, which runs in a process of its own."""
         request, answer = self.directory / "request.json", self.directory / "answer.json"
         request.write_text(
             json.dumps({
@@ -208,13 +208,13 @@ class Bench:
         return json.loads(answer.read_text())
 
     def dtypes(self):
-        """Those in which transformers may be at its best on this CPU."""
+        """The types in which transformers may be fastest on this CPU."""
         flags = cpu_flags()
         return ["bfloat16", "float32"] if {"avx512_bf16", "amx_bf16"} & flags else ["float32"]
 
     def reference_text(self):
-        """transformers' best dtype for a text query of the large model, and its times by dtype; None
-        where it is to be left out."""
+        """The fastest type of transformers for a text query of the large model, its times by type, and the number of tokens;
+        None if transformers is to be left out."""
         if "transformers" in self.without:
             return None
         if "text" not in self.references:
@@ -235,7 +235,7 @@ def cpu_flags():
 
 
 def text(bench):
-    """A text query, warm."""
+    """A text query with a loaded model."""
     bench.inputs.large()
     reference = bench.reference_text()
     best, times, tokens = reference or (None, {}, [0])
@@ -246,13 +246,13 @@ def text(bench):
     name = f"transformers, {best}" if best else "transformers"
     yield at_most("text", what, ours, "s", 0.5, times.get(best), name)
     for dtype, seconds in times.items():
-        yield Figure(f"text.transformers.{dtype}", f"transformers, {dtype}, the same", seconds, "s")
+        yield Figure(f"text.transformers.{dtype}", f"transformers, {dtype}, the same query", seconds, "s")
     int8 = bench.quantized(LARGE)
     if int8:
         bench.prepare(int8)
         with bench.session() as session:
             quick = statistics.median(session.text_seconds(int8, 1 + bench.text_runs)[1:])
-        yield at_most("text.int8", "the same, int8", quick, "s", 0.5, ours, "our own without int8")
+        yield at_most("text.int8", "the same query, int8", quick, "s", 0.5, ours, "ours in bf16")
 
 
 def pictures(bench):
@@ -278,7 +278,7 @@ def pictures(bench):
 
 
 def fresh(bench):
-    """The first query of a new backend, above what a warm one takes."""
+    """The time of a new backend's first query beyond that of its later ones."""
     bench.inputs.large()
     bench.prepare(LARGE)
     for preload in preloads(bench):
@@ -288,15 +288,15 @@ def fresh(bench):
                 first, *warm = session.text_seconds(LARGE, 1 + bench.text_runs)
             above.append(first - statistics.median(warm))
             whole.append(first)
-        # The first one filled the page cache.
+        # The first backend filled the page cache.
         above, whole = above[1:], whole[1:]
         key, how = ("fresh.preloaded", ", preloaded") if preload else ("fresh", "")
-        yield limit(key, f"first query of a backend above the warm one, 2B{how}", statistics.median(above), "s", 0.3)
+        yield limit(key, f"first query of a backend minus a later one, 2B{how}", statistics.median(above), "s", 0.3)
         yield Figure(f"{key}.whole", f"first query of a backend, 2B{how}", statistics.median(whole), "s")
 
 
 def preloads(bench):
-    """Runs what follows on a server without, then on one with the library loaded before the fork."""
+    """Restarts the server without, then with the library in shared_preload_libraries. Yields whether it is preloaded."""
     bench.start()
     yield False
     if "preload" in bench.without:
@@ -307,8 +307,8 @@ def preloads(bench):
 
 
 def memory(bench):
-    """What a backend has for itself after a text query. A page that two backends map is nobody's own:
-    so another one has asked as well."""
+    """The private memory of a backend after a text query. A page counts as private unless two backends have mapped it, so
+    another backend runs a query too."""
     bench.inputs.large()
     bench.prepare(LARGE)
     for preload in preloads(bench):
@@ -323,7 +323,7 @@ def memory(bench):
 
 
 def eight(bench, own):
-    """The memory of eight backends, shares of what they share added up."""
+    """The memory of eight backends, with shared pages divided among them."""
     count, what = 8, "memory of eight backends, sum of Pss, 2B"
     if count * own > 0.8 * available():
         yield Figure("memory.eight", what, None, "MB", note=f"not run: 8 × {own:,.0f} MB do not fit")
@@ -336,11 +336,11 @@ def eight(bench, own):
     together = sum(smaps(session.pid)["Pss"] for session in sessions)
     for session in sessions:
         session.close()
-    yield at_most("memory.eight", what, together, "MB", 1.25, one, "one")
+    yield at_most("memory.eight", what, together, "MB", 1.25, one, "one backend")
 
 
 def backends(bench):
-    """Text queries of many backends at once."""
+    """Text queries of many concurrent backends."""
     bench.inputs.large()
     bench.prepare(LARGE)
     with bench.session() as other, bench.session() as session:
@@ -349,12 +349,12 @@ def backends(bench):
         own = private(session.pid)
     alone = None
     for count in SESSIONS:
-        what = f"text queries a second, {count} backend{'s' if count > 1 else ''}, 2B"
+        what = f"text queries per second, {count} backend{'s' if count > 1 else ''}, 2B"
         if count * own > 0.8 * available():
             yield Figure(f"backends.{count}", what, None, "/s", note=f"not run: {count} × {own:,.0f} MB do not fit")
             continue
         each = max(1, (8 if bench.quick else 32) // count)
-        times, failures, elapsed = at_once(bench, LARGE, count, each)
+        times, failures, elapsed = run_concurrently(bench, LARGE, count, each)
         rate = len(times) / elapsed
         alone = alone or rate
         figure = Figure(f"backends.{count}", what, rate, "/s", alone, "one backend")
@@ -363,11 +363,11 @@ def backends(bench):
         if failures:
             figure.note = f"{len(failures)} failed: {failures[0]}"
         yield figure
-        yield Figure(f"backends.{count}.slowest", f"the slowest of these {count * each}", max(times, default=0), "s")
+        yield Figure(f"backends.{count}.slowest", f"slowest of these {count * each} queries", max(times, default=0), "s")
 
 
-def at_once(bench, model, count, each):
-    """`count` sessions, each with `each` text queries: their times, errors, and the time of all."""
+def run_concurrently(bench, model, count, each):
+    """Runs `each` text queries in `count` sessions. Returns the times, the errors, and the total time."""
     sessions = [bench.session() for _ in range(count)]
     times, failures = [], []
     for session in sessions:
@@ -395,7 +395,7 @@ def at_once(bench, model, count, each):
 
 
 def mini(bench):
-    """The bundled model's pictures and texts a second."""
+    """Pictures and texts per second with the bundled model."""
     count = 40 if bench.quick else 200
     load_album(bench, count)
     each = "SELECT count(vector_dims(embed_image(%s, image))) FROM album WHERE id %% %s = %s"
@@ -404,7 +404,7 @@ def mini(bench):
     def rate(sessions):
         opened = [bench.session() for _ in range(sessions)]
         if sessions > 1:
-            # As many threads together as one session has.
+            # All sessions together have as many threads as a single one.
             for session in opened:
                 session.connection.execute(f"SET photosearch.threads = {max(1, bench.threads // sessions)}")
         for session in opened:
@@ -424,19 +424,19 @@ def mini(bench):
         return statistics.median(rates)
 
     for sessions in (1, 2):
-        what = f"pictures a second, mini model, {sessions} session{'s' if sessions > 1 else ''}"
-        figure = Figure(f"mini.pictures.{sessions}", what, rate(sessions), "/s", aim="≥ 3 × the first version's")
+        what = f"pictures per second, mini model, {sessions} session{'s' if sessions > 1 else ''}"
+        figure = Figure(f"mini.pictures.{sessions}", what, rate(sessions), "/s", aim="≥ 3 × the first version")
         yield figure
     with bench.session() as session:
         session.text_seconds(MINI, 1)
         times = [session.seconds(batch, MINI) for _ in range(4)][1:]
-        yield Figure("mini.batch", "the same by embed_images", count / statistics.median(times), "/s")
+        yield Figure("mini.batch", "the same pictures by embed_images", count / statistics.median(times), "/s")
         texts = session.text_seconds(MINI, 50 if bench.quick else 300)
-        yield Figure("mini.texts", "text queries a second, mini model", len(texts) / sum(texts), "/s")
+        yield Figure("mini.texts", "text queries per second, mini model", len(texts) / sum(texts), "/s")
 
 
 def load_album(bench, count):
-    """The table `album`: id, picture."""
+    """Fills the table album (id, image). Returns the truth."""
     folder = bench.inputs.album(count)
     paths, truth = read_album(folder)
     with bench.server.connect() as connection:
@@ -449,8 +449,8 @@ def load_album(bench, count):
 
 
 def agreement(bench):
-    """How far the forward in less than f32 is from the plain one in f32, on the mini model and on a
-    random checkpoint; and how far the plain one is from transformers'."""
+    """How far the forward pass in less than f32 differs from f32, with the mini model and with a random checkpoint; and how
+    far ours in f32 differs from transformers'."""
     small = bench.inputs.small()
     mini_source = bench.installed_models() / MINI
     truth = load_album(bench, 100 if bench.quick else 300)
@@ -464,7 +464,7 @@ def agreement(bench):
                 other = vectors(bench, variants[dtype])
                 for kind in exact:
                     worst = min(map(cosine, exact[kind], other[kind]))
-                    key, what = f"agreement.{source.name}.{dtype}.{kind}", f"least cosine of {kind} to f32, {dtype}, {about}"
+                    key, what = f"agreement.{source.name}.{dtype}.{kind}", f"least cosine of {kind} with f32, {dtype}, {about}"
                     yield at_least(key, what, worst, "", least)
         if source == small and "transformers" not in bench.without:
             paths = [bench.inputs.picture(*SIZES[0])]
@@ -473,7 +473,7 @@ def agreement(bench):
             for kind in exact:
                 theirs = answer[kind][0]["vectors"]
                 worst = min(map(cosine, exact[kind], theirs))
-                what = f"least cosine of {kind}, our f32 to transformers', {about}"
+                what = f"least cosine of {kind}, our f32 with transformers', {about}"
                 yield at_least(f"agreement.transformers.{kind}", what, worst, "", 0.99999)
         if source == mini_source:
             whole = precision(bench, variants["float32"], truth)
@@ -481,7 +481,7 @@ def agreement(bench):
             for dtype in AGREEMENT:
                 if dtype in variants:
                     fall = whole - precision(bench, variants[dtype], truth)
-                    yield limit(f"precision.{dtype}", f"fall of the average precision, {dtype}, mini model", fall, "", 0.005)
+                    yield limit(f"precision.{dtype}", f"loss of average precision, {dtype}, mini model", fall, "", 0.005)
 
 
 def vectors(bench, model):
@@ -493,7 +493,7 @@ def vectors(bench, model):
 
 
 def precision(bench, model, truth):
-    """Average precision over the album, the mean of what it can show."""
+    """The mean, over all concepts, of the average precision on the album."""
     with bench.session() as session:
         session.connection.execute("CREATE TEMP TABLE embedded AS SELECT id, embed_image(%s, image) AS e FROM album", [model])
         query = "SELECT fine_score(e, q) FROM embedded, embed_text(%s, %s) AS q ORDER BY id"

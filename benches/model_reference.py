@@ -1,11 +1,10 @@
-"""transformers on a checkpoint: how long the forward takes, and what it gives. Run by model.py.
+"""Runs transformers on a checkpoint and reports the times of the forward pass and its vectors. Started by model.py.
 
     python model_reference.py REQUEST.json ANSWER.json
 
-The request: `model` (a directory), `dtype`, `threads`, `texts` and `pictures` (lists of lists: one
-list is one figure; its first entry warms up), `vectors` (whether to answer with them). Only the
-forward is timed: the prompt is tokens and the picture is patches before. Pictures must have sides that
-the recipe would not change.
+The request has `model` (a directory), `dtype`, `threads`, `texts` and `pictures` (lists of lists: each list gives one figure,
+and its first entry warms up), and `vectors` (whether the answer contains them). Only the forward pass is timed: prompts are
+tokenized and pictures are cut into patches before. Pictures must have sides that the recipe leaves unchanged.
 """
 
 import json
@@ -27,7 +26,7 @@ IMAGE_PAD = "<|image_pad|>"
 
 class Reference:
     def __init__(self, directory, dtype):
-        # sdpa, the default, is its fastest attention on a CPU.
+        # sdpa, the default, is the fastest attention of transformers on a CPU.
         self.model = Qwen3VLModel.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         vision = self.model.config.vision_config
@@ -48,7 +47,7 @@ class Reference:
         return self.inputs(self.tokens(text))
 
     def picture(self, path):
-        """A picture of RGB pixels whose size the recipe leaves as it is."""
+        """The inputs for a picture, whose size the recipe must leave unchanged."""
         pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
         height, width, _ = pixels.shape
         side = self.patch * self.merge
@@ -56,7 +55,7 @@ class Reference:
             raise SystemExit(f"{path}: {width}x{height} would be resized")
         pixels = (pixels / 255 - 0.5) / 0.5
         rows, columns = height // self.patch, width // self.patch
-        # Blocks of merge x merge patches together; in a patch: channel, frame, row, column.
+        # Order: the merge x merge patches of a block together; within a patch: channel, frame, row, column.
         blocks = pixels.reshape(
             rows // self.merge, self.merge, self.patch, columns // self.merge, self.merge, self.patch, 3
         ).transpose(0, 3, 1, 4, 6, 2, 5)
@@ -70,7 +69,7 @@ class Reference:
 
     @torch.inference_mode()
     def embed(self, inputs):
-        """Seconds, and the vector: the last token's state, of length one."""
+        """The seconds of the forward pass, and the vector: the last token's state, normalised."""
         self.model.rope_deltas = None
         started = time.perf_counter()
         hidden = self.model(**inputs, use_cache=False).last_hidden_state

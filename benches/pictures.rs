@@ -1,9 +1,9 @@
-//! How long pictures take from bytes to the size that a model looks at, in this process, one core.
+//! Measures how long a picture takes from its bytes to the size of the model's input, in one process on one core.
 //!
 //! usage: cargo bench -p photosearch-image --bench pictures -- WIDTHxHEIGHT FILE...
 //!
-//! For each file: milliseconds (the least of five runs) to decode in full, to decode as the wanted
-//! size allows, and to decode and resize to it; and the size of the scaled decoding.
+//! Prints for each file the least of five times, in milliseconds: decoding in full; decoding at the smallest scale that the
+//! wanted size allows; decoding and resizing to the wanted size. Then the size of the scaled decoding.
 
 use std::error::Error;
 use std::time::{Duration, Instant};

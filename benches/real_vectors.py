@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Vectors of a real Matryoshka model: WordLlama (from PyPI, its weights inside the package, trained
-for 64 to 256 dimensions) over the one-line descriptions of Debian's packages, as apt knows them.
+"""Makes vectors with a real Matryoshka model: WordLlama (from PyPI, with its weights in the package, trained for 64 to 256
+dimensions) over the one-line descriptions of Debian's packages that apt lists.
 
     benches/real_vectors.py FILE.npz
 
-Makes a virtual environment beside FILE for WordLlama, and writes the arrays `rows` and `queries`
-(float16, 256 dimensions, length one), and `texts`, the queries in words.
+Makes a virtual environment for WordLlama beside FILE. Writes the arrays `rows` and `queries` (float16, 256 dimensions, length
+one) and `texts`, the queries as text.
 """
 
 import subprocess
@@ -32,32 +32,32 @@ QUERIES = [
 
 
 def descriptions():
-    """The first line of every package's description: real text, with thousands of duplicates."""
+    """The first line of every package's description: real texts, thousands of which occur more than once."""
     available = subprocess.run(["apt-cache", "dumpavail"], check=True, capture_output=True, text=True).stdout
     lines = [line.partition(":")[2].strip() for line in available.splitlines() if line.startswith("Description:")]
     if len(lines) < FEWEST:
-        raise SystemExit(f"apt knows {len(lines)} packages, too few: run apt-get update")
+        raise SystemExit(f"apt lists {len(lines)} packages, fewer than {FEWEST}: run apt-get update")
     return lines
 
 
 def embed(file):
-    """Runs in the virtual environment."""
+    """Runs in the virtual environment and writes the file."""
     import numpy as np
     import wordllama
 
-    # The package carries its tokenizer where only its cache is looked for.
+    # The tokenizer is inside the package, but WordLlama looks for it only in its cache directory.
     model = wordllama.WordLlama.load(dim=DIMENSIONS, cache_dir=Path(wordllama.__file__).parent, disable_download=True)
 
     def vectors(texts):
         rows = model.embed(texts)
-        # A text without a word of the vocabulary is a zero vector, and stays one.
+        # A text without a word of the vocabulary has a zero vector, which is not normalised.
         return (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)).astype(np.float16)
 
     np.savez(file, rows=vectors(descriptions()), queries=vectors(QUERIES), texts=QUERIES)
 
 
 def make(file):
-    """Writes the file, unless it is there."""
+    """Writes the file unless it exists."""
     if file.exists():
         return
     environment = file.parent / "wordllama"

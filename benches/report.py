@@ -1,4 +1,4 @@
-"""The tables that the benches print."""
+"""Prints the tables of the benchmarks."""
 
 import textwrap
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Line:
     what: str
     measured: str
     aim: str = ""
-    # None where there is no aim, or no figure.
+    # None if there is no aim or no figure.
     met: bool | None = None
 
 
@@ -22,7 +22,7 @@ def print_table(lines):
 
 
 def print_columns(columns, rows):
-    """Rows of texts under their headings; `columns` are headings and widths."""
+    """Prints rows of cells under their headings; `columns` maps headings to widths."""
     widths = list(columns.values())
     print("\n" + next(side_by_side(*zip(columns, widths))))
     print("-" * (sum(widths) + len(widths) - 1))
@@ -31,7 +31,7 @@ def print_columns(columns, rows):
 
 
 def side_by_side(*cells):
-    """The lines of a row: its cells wrapped to their widths."""
+    """Yields the lines of a row whose cells are wrapped to their widths."""
     wrapped = [textwrap.wrap(text, width) for text, width in cells]
     for n in range(max(map(len, wrapped))):
         parts = [(lines[n] if n < len(lines) else "").ljust(width) for lines, (_, width) in zip(wrapped, cells)]

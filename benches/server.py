@@ -1,4 +1,4 @@
-"""A private server for the bench, and psql sessions in it whose statements are timed."""
+"""A private server for the benchmarks, and psql sessions that time statements in it."""
 
 import json
 import os
@@ -11,29 +11,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = str(ROOT / "tests/cluster.sh")
 
-# One process a query and its plan as users get it, except where a measure says otherwise. A plan
-# made for the query vector at hand, as a driver's parameters get it the first five times.
+# By default a query runs in one process, with a plan that is made for its query vector, as a driver's parameters get it for
+# their first five executions.
 BASE = "SET max_parallel_workers_per_gather = 0; SET jit = off; SET plan_cache_mode = force_custom_plan;"
 
 
 @dataclass
 class Statement:
-    """What to time, and the settings to time it under."""
+    """A statement to time, and the settings to run it with."""
 
     sql: str
     settings: str = ""
-    # Run before each time, not timed.
+    # Runs before each execution and is not timed.
     before: str = ""
 
 
 @dataclass
 class Result:
-    """The runs of one statement, the first one left out: it warms the buffers."""
+    """The runs of one statement without the first one, which warms the buffers."""
 
     times: list[float] = field(default_factory=list)
     # The rows of the last run.
     rows: list[str] = field(default_factory=list)
-    # photosearch.last_sweep() after each run; None where no statement of the session has swept.
+    # photosearch.last_sweep() after each run; None if no statement of the session has swept an index.
     sweeps: list[dict | None] = field(default_factory=list)
 
     @property
@@ -50,7 +50,7 @@ class Result:
 
     def swept(self):
         if None in self.sweeps:
-            raise SystemExit("no index was used by a statement whose sweep is to be measured")
+            raise SystemExit("a statement whose sweep is to be measured did not use an index")
         return self.sweeps
 
 
@@ -61,7 +61,7 @@ class Database:
         self.environment = os.environ | {"PGDATABASE": name}
 
     def psql(self, script):
-        """What a script prints."""
+        """Runs a script and returns its output."""
         done = subprocess.run(
             [*self.command, "-f", "-"], input=script, text=True, capture_output=True, env=self.environment
         )
@@ -86,15 +86,15 @@ class Database:
             raise SystemExit(f"{statement} failed")
 
     def in_turn(self, statements, runs, prepare="", sweeps=False):
-        """Times each of several statements (by name), one after the other, `runs` times over, in
-        one session that has run `prepare` before. What disturbs the machine disturbs all of them."""
+        """Times several statements, given by name, one after the other, and repeats that `runs` times in one session, which
+        runs `prepare` first. A disturbance of the machine then affects all of them."""
         script = [prepare]
         for _ in range(runs + 1):
             for name, statement in statements.items():
                 script += ["RESET ALL;", BASE, statement.settings, statement.before, f"\\echo {MARK}{name}"]
                 script += ["\\timing on", f"{statement.sql};", "\\timing off"]
                 if sweeps:
-                    # Several index scans of one statement are summed; no row where nothing swept.
+                    # The counters of all index scans of a statement are summed; there is no row if no index was swept.
                     script.append(f"\\echo {COUNTERS}")
                     script.append(LAST_SWEEP)
                 script.append(f"\\echo {END}")
@@ -125,7 +125,7 @@ LAST_SWEEP = """
 
 
 class Server:
-    """A cluster of tests/cluster.sh that runs while the block does; its data stays."""
+    """A server of tests/cluster.sh that runs within a `with` block. Its data is kept."""
 
     def __init__(self, directory, options):
         self.directory, self.options = directory, options
@@ -141,7 +141,7 @@ class Server:
         return Database(self.directory, name)
 
     def connect(self, name="postgres"):
-        """A session of psycopg's, which only some of the benches need."""
+        """A psycopg connection. psycopg is imported here because only some benchmarks need it."""
         import psycopg
 
         return psycopg.connect(host=str(self.directory), user="postgres", dbname=name, autocommit=True)

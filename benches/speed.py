@@ -1,4 +1,4 @@
-"""What a query costs: the sweep, what lies around it, and pgvector's ways beside it."""
+"""Measures what a query costs: the sweep, the rest of the query, and the same query by pgvector."""
 
 import re
 import statistics
@@ -10,15 +10,15 @@ from vectors import DIMENSIONS, PREFIX, literal
 
 MATCHES, MANY = 400, 5000
 
-# One way to read a table each, and its name in EXPLAIN.
+# A way to read a table, by its name in EXPLAIN, and the settings that leave the planner only that way.
 FORCED = {
     "Seq Scan": "SET enable_indexscan = off; SET enable_bitmapscan = off;",
     "Bitmap Heap Scan": "SET enable_seqscan = off; SET enable_indexscan = off;",
     "Index Scan": "SET enable_seqscan = off; SET enable_bitmapscan = off;",
 }
 ONE_WORKER = "SET max_parallel_workers_per_gather = 1;"
-# Postgres divides among the participants what the rows of a parallel index scan cost, and not what
-# the index itself does: dear rows make it choose one.
+# Postgres divides the cost per row of a parallel index scan among the participants, but not the cost of the index itself.
+# Expensive rows therefore make it choose a parallel scan.
 FORCED_PARALLEL = f"""
     {FORCED["Index Scan"]} {ONE_WORKER} SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
     SET min_parallel_index_scan_size = 0; SET cpu_tuple_cost = 100;
@@ -37,13 +37,13 @@ def matching(query, threshold, settings="", name="matching"):
 
 
 def bare_loop(program, rows, runs):
-    """Milliseconds and the kernel's name."""
+    """The milliseconds and the kernel's name."""
     [result] = bare_loops(program, rows, runs, 1)
     return result
 
 
 def bare_loops(program, rows, runs, processes):
-    """The same of so many at once, each over rows of its own."""
+    """The same for several concurrent processes, each with its own rows."""
     command = [program, str(rows), str(PREFIX), str(runs)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     results = []
@@ -57,7 +57,7 @@ def bare_loops(program, rows, runs, processes):
 
 
 def two_at_once(program, rows):
-    """What a second core can save: two bare loops at once against one after the other."""
+    """The time of two concurrent bare loops, relative to one after the other: what a second core can save."""
     one, two = [], []
     for _ in range(3):
         one += [milliseconds for milliseconds, _ in bare_loops(program, rows, 20, 1)]
@@ -66,7 +66,7 @@ def two_at_once(program, rows):
 
 
 def sweep(tables, program, runs):
-    """The sweep against the bare loop, a few times in turn; and psql's time against the sweep."""
+    """The sweep compared with the bare loop, in alternation, and psql's time compared with the sweep."""
     rows = tables.prefixes.count
     query = tables.prefixes.queries(1)[0]
     [[threshold]] = tables.thresholds("prefixes", PREFIX, PREFIX, [query], [0])
@@ -88,7 +88,7 @@ def sweep(tables, program, runs):
         swept <= 1.5 * loop,
     )
     yield Line(
-        f"an empty answer over {rows:,}, as psql sees it",
+        f"a query without matches over {rows:,} rows, timed by psql",
         f"{time:.2f} ms, {time / swept:.2f} × the sweep",
         "≤ 1.2 × the sweep",
         time <= 1.2 * swept,
@@ -96,11 +96,11 @@ def sweep(tables, program, runs):
 
 
 def mission(tables, runs):
-    """All matches in order: the index; pgvector with a column of prefixes; pgvector's graph."""
+    """All matches in order: by the index, by pgvector with a column of prefixes, by pgvector's HNSW graph."""
     matches = min(MATCHES, tables.full.count // 25)
     queries = tables.full.queries(3)
     thresholds = tables.thresholds("full_vectors", DIMENSIONS, PREFIX, queries, [matches])
-    # With the graph out of sight, or the planner takes it for the order, and the answer is cut.
+    # Without index scans, or the planner would take the order from the graph, whose answer is incomplete.
     exact, graph = "SET enable_indexscan = off;", "SET enable_seqscan = off;"
     prepare = f"""
         PREPARE mission(mrl_vector, double precision) AS
@@ -131,11 +131,11 @@ def mission(tables, runs):
     ours, theirs, approximate = map(median, ("ours", "exact", "graph"))
     of = f"{matches} matches of {tables.full.count:,}"
     yield Line(
-        f"the mission's query: {of}, complete and ordered",
+        f"the main query: {of}, complete and ordered",
         f"{ours:.2f} ms ({rows('ours')} rows)",
     )
     yield Line(
-        "  pgvector, exact, a hand-kept halfvec(128) column",
+        "  pgvector, exact, with a separate halfvec(128) column",
         f"{theirs:.2f} ms ({rows('exact')} rows), {theirs / ours:.1f} × ours",
         "≥ 4 × ours",
         theirs >= 4 * ours,
@@ -149,7 +149,7 @@ def mission(tables, runs):
 
 
 def many(tables, runs):
-    """Thousands of matches: the price of the refine decides."""
+    """Thousands of matches, where the cost of the fine scores dominates."""
     matches = min(MANY, tables.full.count // 10)
     query = tables.full.queries(1)[0]
     [[threshold]] = tables.thresholds("full_vectors", DIMENSIONS, PREFIX, [query], [matches])
@@ -161,7 +161,7 @@ def many(tables, runs):
     result = tables.database.in_turn(
         {"mission": Statement(f"EXECUTE mission('{literal(query)}', {threshold!r})")}, runs, prepare, sweeps=True
     )["mission"]
-    # Matches are few among the table's rows: each refine meets TOAST pages that nobody has just read.
+    # The matches are few among the table's rows, so each fine score reads TOAST pages that no earlier row has just read.
     apart = tables.full.count // matches
     prepare += f"PREPARE refine_apart(mrl_vector) AS SELECT count(fine_score(e, $1)) FROM full_vectors WHERE id % {apart} = 0;"
     prices = tables.database.in_turn(
@@ -180,15 +180,15 @@ def many(tables, runs):
     yield Line(
         f"{matches:,} matches of {tables.full.count:,}, ordered",
         f"{result.ms:.1f} ms, {result.ms / expected:.2f} × (the sweep, {result.sweep_ms:.2f} ms, "
-        f"+ {len(result.rows)} refines at {price * 1000:.2f} µs, one row after another; {price_apart * 1000:.2f} µs "
-        f"where one of {apart} is refined)",
+        f"+ {len(result.rows)} fine scores at {price * 1000:.2f} µs, on consecutive rows; {price_apart * 1000:.2f} µs "
+        f"if every {apart}th row is scored)",
         "≤ 1.3 × their sum",
         result.ms <= 1.3 * expected,
     )
 
 
 def undecided(tables):
-    """What the bound leaves to the table, on real vectors."""
+    """The share of rows that the bounds of the codes leave undecided, with real vectors."""
     if tables.real_queries is None:
         yield Line("undecided rows, real MRL vectors", "not measured: WordLlama could not be installed", "≤ 0.1%")
         return
@@ -211,15 +211,15 @@ def undecided(tables):
         mean = sum(result.counter("undecided") for result in of) / swept
         yield Line(
             f"undecided, thresholds that keep {share:.2%} of {rows:,} real vectors",
-            f"{mean:.4%} of the swept (worst of {len(of)} queries {max(left):.4%}); "
-            f"second level of codes read for {refined / swept:.3%}",
+            f"{mean:.4%} of the swept entries (worst of {len(of)} queries {max(left):.4%}); "
+            f"second level of the codes read for {refined / swept:.3%}",
             "≤ 0.1%" if share == 0.01 else "",
             mean <= 0.001 if share == 0.01 else None,
         )
 
 
 def other_dims(tables, runs):
-    """Queries of other prefix lengths than the index's."""
+    """Queries whose prefix is shorter or longer than the index's."""
     matches = min(MATCHES, tables.full.count // 25)
     query = tables.full.queries(1)[0]
     for dims in (PREFIX // 2, 2 * PREFIX):
@@ -239,8 +239,8 @@ def other_dims(tables, runs):
 
 
 def parallel(tables, program, vectors, table, runs, aim=""):
-    """Leader and one worker against one process, inside the sweep. The leader's time is that of the
-    whole: it sweeps as long as there is something to sweep."""
+    """The sweep by a leader and one worker, compared with one process. The leader sweeps until nothing is left, so its time is
+    that of the whole sweep."""
     query = vectors.queries(1)[0]
     [[threshold]] = tables.thresholds(table, PREFIX, PREFIX, [query], [0])
     statement = matching(query, threshold)
@@ -262,9 +262,9 @@ def parallel(tables, program, vectors, table, runs, aim=""):
     ratio = two.sweep_ms / one.sweep_ms
     yield Line(
         f"parallel sweep, {vectors.count:,} × {PREFIX}, leader and one worker",
-        f"{ratio:.2f} × one process's ({two.sweep_ms:.2f} and {one.sweep_ms:.2f} ms; as psql sees it {two.ms:.1f} and "
-        f"{one.ms:.1f}); the leader swept {share:.0%}; two bare loops at once take "
-        f"{two_at_once(program, 1_000_000):.2f} × the time of one after the other; chosen by the planner itself: "
+        f"{ratio:.2f} × one process ({two.sweep_ms:.2f} and {one.sweep_ms:.2f} ms; timed by psql {two.ms:.1f} and "
+        f"{one.ms:.1f}); the leader swept {share:.0%}; two concurrent bare loops take "
+        f"{two_at_once(program, 1_000_000):.2f} × the time of one after the other; chosen by the planner: "
         f"{'yes' if 'Parallel Index Scan' in plan else 'no'}",
         aim,
         ratio <= 0.6 if aim else None,
@@ -272,7 +272,7 @@ def parallel(tables, program, vectors, table, runs, aim=""):
 
 
 def without_index(tables, runs):
-    """The sequential scans, and pgvector's."""
+    """Sequential scans of photosearch and of pgvector."""
     query = tables.full.queries(1)[0]
     whole, prefix = literal(query), literal(query[:PREFIX])
     matches = min(MATCHES, tables.full.count // 25)
@@ -309,16 +309,16 @@ def without_index(tables, runs):
 def same_rows(results):
     counts = {name: result.rows for name, result in results.items()}
     if len({tuple(rows) for rows in counts.values()}) > 1:
-        raise SystemExit(f"wrong answers: the ways to read a table differ in what they count: {counts}")
+        raise SystemExit(f"wrong answers: the ways to read a table give different counts: {counts}")
 
 
 def plans(tables, table, stored, queries, runs):
-    """For each selectivity the time of each way to read the table, and the planner's choice.
-    Prints its own table, and returns the line for the main one."""
+    """For each selectivity, the time of each way to read the table, and the planner's choice. Prints a table of its own and
+    returns the line for the main one."""
     rows = int(tables.database.value(f"SELECT count(*) FROM {table}"))
     shares = [0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5]
     [thresholds] = tables.thresholds(table, stored, PREFIX, queries, [round(rows * share) for share in shares])
-    print(f"\ncount(*) of the matches in {table}, milliseconds; the planner's choice in brackets")
+    print(f"\ncount(*) of the matches in {table}, in milliseconds; brackets mark the planner's choice")
     print(f"{'matches':>9} {'estimated':>9} " + " ".join(f"{name:>18}" for name in FORCED))
     good, loss = 0, 0.0
     for share, threshold in zip(shares, thresholds):
@@ -335,7 +335,7 @@ def plans(tables, table, stored, queries, runs):
         print(f"{results[chosen].rows[0]:>9} {estimated:>9} " + " ".join(f"{cell:>18}" for cell in cells), flush=True)
     return Line(
         f"plans chosen in {table}, selectivities 0.01% to 50%",
-        f"{good} of {len(shares)} within 10% of the fastest; the worst costs {loss:.2f} × the fastest",
+        f"{good} of {len(shares)} within 10% of the fastest; the slowest choice takes {loss:.2f} × the fastest",
         "all",
         good == len(shares),
     )

@@ -1,4 +1,4 @@
-"""The bench's tables: each is made once and kept, in a database of its own directory."""
+"""The tables of the benchmark. Each is made once and kept, in a database in the benchmark's own directory."""
 
 import hashlib
 import json
@@ -17,15 +17,15 @@ QUERIES = 3
 
 
 def extension_scripts():
-    """A hash of what CREATE EXTENSION photosearch runs: tables made by other scripts are stale."""
+    """A hash of the scripts that CREATE EXTENSION photosearch runs. Tables made with other scripts are made again."""
     sharedir = Path(subprocess.check_output([PG_CONFIG, "--sharedir"], text=True).strip())
     scripts = sorted((sharedir / "extension").glob("photosearch--*.sql"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in scripts)).hexdigest()
 
 
 class Tables:
-    """The database, and the sets in it: `full` (external, 2048 dimensions), `prefixes` (128, as many
-    as a large library), `real` (WordLlama's, 256), `ten_million` (128) where asked for."""
+    """The database and its sets of vectors: `full` (2048 dimensions, storage external), `prefixes` (128 dimensions, as many
+    rows as a large photo library), the real vectors of WordLlama (256), and, if asked for, `ten_million` (128)."""
 
     def __init__(self, server, directory, rows, prefix_rows):
         self.directory = directory
@@ -43,7 +43,7 @@ class Tables:
         """)
 
     def make(self, ten_million):
-        """Makes what is missing or stale."""
+        """Makes the tables that are missing or stale."""
         if self.how("photosearch") != extension_scripts():
             self.database.psql("""
                 SET client_min_messages = warning;
@@ -54,7 +54,7 @@ class Tables:
             """)
             self.made("photosearch", extension_scripts(), 0)
         columns = f"id int, e mrl_vector({DIMENSIONS})"
-        # Those of an earlier run may be of an earlier format.
+        # Indexes of an earlier run may have an earlier format.
         self.database.psql("""
             SET client_min_messages = warning;
             DROP INDEX IF EXISTS full_vectors_index, prefixes_index, real_vectors_index, ten_million_index;
@@ -82,8 +82,8 @@ class Tables:
         """)
 
     def fill(self, table, columns, vectors, dims, how=""):
-        """One of the clustered sets, in a table of these columns: the id, then vectors of `dims`
-        dimensions, those of 2048 stored external."""
+        """Fills a table with one of the sets: the id, then one vector for each entry of `dims`, its number of dimensions.
+        The column e has storage external."""
         how = how or f"{vectors.count} rows, {columns}, seed {SEED}"
         if self.how(table) == how:
             return
@@ -99,7 +99,7 @@ class Tables:
         self.made(table, how, time.monotonic() - started)
 
     def fill_real(self):
-        """WordLlama's vectors, where its package can be had."""
+        """Fills the table of WordLlama's vectors, if its package can be installed."""
         file = self.directory / "real_vectors.npz"
         try:
             real_vectors.make(file)
@@ -120,12 +120,12 @@ class Tables:
         self.fill("real_vectors", f"id int, e mrl_vector({dims})", Rows(), [dims], how)
 
     def build_hnsw(self):
-        """pgvector's graph over the whole vectors, with its defaults and memory enough. Takes
-        minutes, and its time is kept beside it."""
+        """Builds pgvector's HNSW graph over the whole vectors, with its default parameters and enough memory. The build takes
+        minutes, so the graph and its build time are kept."""
         how = self.how("halfvecs")
         if self.how("hnsw") == how:
             return
-        print("building pgvector's HNSW index, once: this takes minutes", flush=True)
+        print("building pgvector's HNSW index, which takes minutes and is done once", flush=True)
         self.database.psql("DROP INDEX IF EXISTS halfvecs_hnsw")
         milliseconds = self.database.time(
             "CREATE INDEX halfvecs_hnsw ON halfvecs USING hnsw (e halfvec_cosine_ops)",
@@ -134,9 +134,9 @@ class Tables:
         self.made("hnsw", how, milliseconds / 1000)
 
     def thresholds(self, table, stored, dims, queries, counts):
-        """For each query, and for each of `counts`, a coarse threshold on `dims` of the `stored`
-        dimensions which that many rows of the table reach (a few more where rows are equal).
-        Computed by a sequential scan with fine_score, once; kept in a file."""
+        """For each query and each number in `counts`, a coarse threshold on `dims` of the `stored` dimensions that this many
+        rows of the table reach (a few more if similarities are equal). It is computed once, from fine_score over a
+        sequential scan, and kept in a file."""
         file = self.directory / "thresholds.json"
         kept = json.loads(file.read_text()) if file.exists() else {}
         found = []
@@ -150,7 +150,7 @@ class Tables:
         return found
 
     def scores(self, table, stored, dims, query):
-        """The coarse similarity of every row, falling."""
+        """The coarse similarity of every row, in descending order."""
         row, probe = "e", f"'{query}'::mrl_vector"
         if dims < stored:
             row, probe = f"subvector(e, 1, {dims})", f"subvector({probe}, 1, {dims})"
@@ -161,7 +161,7 @@ class Tables:
 
 
 def between(scores, count):
-    """A number that about `count` of the falling scores reach, halfway to the next lower one."""
+    """A number that about `count` of the descending scores reach, halfway to the next lower score."""
     if count == 0:
         return float(scores[0] + 0.02)
     lower = scores[scores < scores[count - 1]]

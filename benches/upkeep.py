@@ -1,10 +1,10 @@
-"""What the index costs to have: its build, its inserts, its size."""
+"""Measures what it costs to have the index: its build, its inserts, its size."""
 
 from report import Line
 from server import Statement
 from vectors import DIMENSIONS, PREFIX
 
-# A row in the index: a code of 8 bits a dimension, a second level of 4, and for its row and bounds.
+# The bytes of a row in the index: 8 bits per dimension for the code, 4 for the second level, and the TID and bounds.
 CODES = PREFIX + PREFIX // 2
 OVERHEAD = 14
 
@@ -14,7 +14,7 @@ def create_index(table):
 
 
 def build(tables, runs):
-    """The build against reading the vectors. Leaves the indexes that the queries use."""
+    """Compares the build with reading the vectors. Leaves the indexes that the queries use."""
     database = tables.database
     milliseconds = {}
     for table, vectors in [("prefixes", tables.prefixes), ("full_vectors", tables.full)]:
@@ -57,8 +57,8 @@ def size(tables):
 
 
 def insert(tables, runs):
-    """Vectors of 2048 dimensions into a table with the index and into one without, in one
-    statement and in a transaction each."""
+    """Inserts vectors of 2048 dimensions into a table with the index and into one without: in one statement, and one
+    transaction per row."""
     rows = min(10_000, tables.full.count // 10)
     single = rows // 5
     database = tables.database
@@ -88,7 +88,7 @@ def insert(tables, runs):
     database.psql("DROP TABLE insert_source, insert_plain, insert_indexed")
     for kind, count, title in [
         ("batch", rows, "INSERT … SELECT"),
-        ("single", single, "a transaction each, synchronous_commit off"),
+        ("single", single, "one transaction per row, synchronous_commit off"),
     ]:
         plain, indexed = results[f"insert_plain {kind}"].ms, results[f"insert_indexed {kind}"].ms
         yield Line(

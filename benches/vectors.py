@@ -1,7 +1,7 @@
-"""The vectors that the bench makes itself, and COPY's binary format for them.
+"""The vectors that the benchmark generates, and COPY's binary format for them.
 
-Clustered, with variances that fall along the dimensions as those of a Matryoshka model do, of
-length one. The same seed gives the same vectors.
+They are clustered, their variance falls along the dimensions as in a Matryoshka model, and their length is one. The same seed
+gives the same vectors.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ BATCH = 5000
 
 
 class Clustered:
-    """`count` vectors. Those of 128 dimensions are prefixes: the same law, cut."""
+    """`count` vectors. Vectors of 128 dimensions follow the same distribution as prefixes of longer ones."""
 
     def __init__(self, count, dims):
         self.count, self.dims = count, dims
@@ -32,7 +32,7 @@ class Clustered:
             yield self.batch(rng, min(BATCH, self.count - start))
 
     def queries(self, count):
-        """Vectors of the same law that are not in the set."""
+        """Vectors from the same distribution that are not in the set."""
         return self.batch(np.random.default_rng(SEED + 2), count)
 
 
@@ -41,9 +41,9 @@ def literal(vector):
 
 
 def copy_stream(batches, columns):
-    """Rows (id integer, then a vector for each of `columns`: how many of its dimensions) in COPY's
-    binary format. That of a vector is the same for mrl_vector and for halfvec: dimensions and zero
-    as int16, then the halves, big-endian."""
+    """Yields rows in COPY's binary format: an integer id, then one vector for each entry of `columns`, which gives its number
+    of dimensions. The format of a vector is the same for mrl_vector and for halfvec: dimensions and zero as int16, then the
+    halves, all big-endian."""
     fields = [("id_length", ">i4"), ("id", ">i4")]
     for n, dims in enumerate(columns):
         fields += [(f"length{n}", ">i4"), (f"dims{n}", ">i2"), (f"zero{n}", ">i2"), (f"values{n}", ">f2", (dims,))]

@@ -1,6 +1,6 @@
-"""A drawn album in a database: draws it, loads it with its truth, embeds it.
+"""Draws an album, loads it with its truth into a database, and embeds it.
 
-The demo and the album test use it. Talks to the server through psql.
+The demo and tests/album use these functions. They talk to the server through psql.
 """
 
 import csv
@@ -17,14 +17,14 @@ BATCH = 25
 
 
 class Server:
-    """A cluster of tests/cluster.sh, and one database in it."""
+    """A server of tests/cluster.sh and one database in it."""
 
     def __init__(self, directory, database):
         self.directory = directory
         self.database = database
 
     def psql(self, script, *options, capture=True):
-        """Runs a script in psql, which stops at the first error. Returns what it prints."""
+        """Runs a script in psql, which stops at the first error. Returns its output."""
         command = [ROOT / "tests" / "cluster.sh", "run", self.directory, "psql", "-X", "-q"]
         done = subprocess.run(
             [*map(str, command), "-v", "ON_ERROR_STOP=1", *options, "-f", "-"],
@@ -43,17 +43,17 @@ class Server:
         return [line.split("\t") for line in self.psql(query, "-A", "-t", "-F", "\t").splitlines()]
 
     def value(self, query):
-        """The one value of one query."""
+        """The single value of a query."""
         return self.rows(query)[0][0]
 
 
 def draw(directory, seed, count):
-    """Draws an album, unless it has been drawn. Returns whether it drew."""
+    """Draws an album unless it exists. Returns whether it drew."""
     if (directory / "truth.csv").exists():
         return False
     album = [sys.executable, ROOT / "models/train/album.py", "--seed", seed, "--count", count]
     subprocess.run([*map(str, album), "--out", str(directory)], check=True)
-    # The server's user reads the pictures.
+    # The server's user must be able to read the pictures.
     directory.chmod(0o755)
     for path in directory.iterdir():
         path.chmod(0o644)
@@ -61,14 +61,14 @@ def draw(directory, seed, count):
 
 
 def concepts(directory):
-    """The things that the album's truth speaks of."""
+    """The concepts in the album's truth.csv."""
     with open(directory / "truth.csv", newline="") as file:
         header = next(csv.reader(file))
     return header[header.index("taken_at") + 1 :]
 
 
 def load(server, directory):
-    """Makes the tables `photos` and `truth` and fills them, without embeddings."""
+    """Creates the tables `photos` and `truth` and fills them, without embeddings."""
     things = concepts(directory)
     flags = ", ".join(f"{thing} boolean" for thing in things)
     server.psql(f"""
@@ -90,8 +90,7 @@ def load(server, directory):
 
 
 def embed(server, progress=lambda done, total: None):
-    """Embeds every photo that has no embedding yet, a session for each core. May be interrupted
-    and called again."""
+    """Embeds every photo without an embedding, in one session per core. It may be interrupted and called again."""
     total = int(server.value("SELECT count(*) FROM photos"))
     sessions = os.cpu_count() or 1
 

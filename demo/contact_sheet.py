@@ -1,5 +1,4 @@
-"""A contact sheet: the matches as pictures, best first, wrong ones framed in red; then, framed in
-blue, the right ones that are missing."""
+"""Writes a contact sheet: the matches, best first, with wrong ones framed in red; then the missing ones, framed in blue."""
 
 from PIL import Image, ImageDraw, ImageOps
 
@@ -25,7 +24,7 @@ def tile(path, frame):
 
 
 def write(target, sections):
-    """`sections`: (heading, [(path of the picture, frame colour or None), …]), …"""
+    """Writes the sheet. `sections`: (heading, [(path of the picture, frame colour or None), …]), …"""
     size = TILE + 2 * MARGIN
     rows = sum(-(-len(pictures) // COLUMNS) for _, pictures in sections)
     sheet = Image.new("RGB", (COLUMNS * size, rows * size + HEADING * len(sections)), PAPER)

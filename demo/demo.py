@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Find all the baby photos: the demo of `make demo`.
+"""The demo of `make demo`: finds all the baby photos.
 
-Draws an album of 2,000 pictures that the model has never seen, with its truth; embeds it inside
-a private Postgres; asks for all of something, and measures what comes back.
+Draws an album of 2,000 pictures that the model was not trained on, embeds it in a private Postgres, searches it, and compares
+the results with what the pictures show.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def heading(text):
 
 
 def show(server, sql, rows=8):
-    """Prints a statement, and what psql answers to it: its first rows, and how many there are."""
+    """Prints a statement, the first rows of its result, and the number of rows."""
     sql = textwrap.dedent(sql).strip()
     print("\n" + textwrap.indent(sql, "    ") + "\n", flush=True)
     started = time.monotonic()
@@ -39,11 +39,11 @@ def show(server, sql, rows=8):
     print("\n".join(lines[:2] + body[:rows]))
     if len(body) > rows:
         print(f" … {len(body) - rows} more")
-    print(f"{count} in {seconds * 1000:.0f} ms, start of the session included")
+    print(f"{count} in {seconds * 1000:.0f} ms, including the start of a session")
 
 
 def explain(server, sql):
-    """Prints a plan as it ran, without the values of vectors, and what its sweep counted."""
+    """Prints the plan of an execution, without the values of vectors, and the counters of its sweep."""
     plan, sweep = server.psql(f"""
         EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {textwrap.dedent(sql).strip()}
         \\echo == sweep
@@ -51,12 +51,12 @@ def explain(server, sql):
     """).split("== sweep\n", 1)
     for line in plan.rstrip().splitlines()[2:-1]:
         print("   " + re.sub(r"\[[-0-9.e,]{20,}\]", "[…]", line))
-    print("\nWhat the sweep over the index did:\n")
+    print("\nCounters of the sweep over the index:\n")
     print("\n".join(sweep.rstrip().splitlines()[:-1]))
 
 
 def measure(server, title, condition):
-    """One line: how many photos a condition finds, and how right it is about babies."""
+    """Prints a line: the number of photos that a condition finds, and its recall and precision for babies."""
     found, right, all_babies = map(
         int,
         server.rows(f"""
@@ -84,7 +84,7 @@ def prepare(directory):
         Server(cluster, "postgres").psql(f"CREATE DATABASE {DATABASE}")
     server = Server(cluster, DATABASE)
     if server.value("SELECT to_regclass('photos') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_am WHERE amname = 'mrl')") == "t":
-        # An album of a version without the index.
+        # The database was made by a version of the extension without the index.
         Server(cluster, "postgres").psql(f"DROP DATABASE {DATABASE}; CREATE DATABASE {DATABASE}")
     if server.value("SELECT to_regclass('photos') IS NULL") == "t":
         load(server, album)
@@ -93,7 +93,7 @@ def prepare(directory):
 
     def progress(done, total):
         rate = done / max(time.monotonic() - started, 0.1)
-        print(f"\rembedding: {done} of {total} photos, {rate:.0f} a second ", end="", flush=True)
+        print(f"\rembedded {done} of {total} photos, {rate:.0f} per second ", end="", flush=True)
 
     embed(server, progress)
     print(f"\nevery photo has an embedding of {DIMENSIONS} dimensions")
@@ -103,7 +103,7 @@ def prepare(directory):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dir", type=Path, required=True, help="where the album and the server live")
+    parser.add_argument("--dir", type=Path, required=True, help="directory for the album and the server")
     directory = parser.parse_args().dir.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     server, album = prepare(directory)
@@ -119,29 +119,29 @@ def main():
     """
     show(server, all_babies)
     babies = int(server.value("SELECT count(*) FROM truth WHERE baby"))
-    print(f"\nThe truth: {babies} of {COUNT} pictures show a baby. Measured against it:\n")
+    print(f"\n{babies} of {COUNT} pictures show a baby. Compared with that:\n")
     print(f"{'':52} {'found':>6} {'recall':>9} {'precision':>10}")
     measure(server, f"coarse step: {coarse} on {dims} dimensions", f"coarse_match(embedding, q, {coarse}, {dims})")
     fine_alone = f"fine_score(embedding, q) >= {fine}"
     measure(server, f"fine step alone: {fine} on {DIMENSIONS} dimensions", fine_alone)
     both = f"coarse_match(embedding, q, {coarse}, {dims}) AND {fine_alone}"
     measure(server, "both steps", both)
-    careless = f"coarse_match(embedding, q, {fine}, {dims}) AND {fine_alone}"
-    measure(server, f"careless: {fine} on both steps", careless)
+    too_high = f"coarse_match(embedding, q, {fine}, {dims}) AND {fine_alone}"
+    measure(server, f"both steps, with the threshold {fine} in both", too_high)
     print()
-    for name, condition in [("the coarse step", both), (f"a coarse step at {fine} too", careless)]:
+    for name, condition in [("the coarse step", both), (f"a coarse step with the threshold {fine}", too_high)]:
         kept, asked = server.rows(f"""
             SELECT count(*) FILTER (WHERE {condition}), count(*)
             FROM photos, embed_text('{MODEL}', 'a baby') AS q WHERE {fine_alone}
         """)[0]
-        print(f"Of the {asked} photos that the fine step asks for, {name} lets through {kept}.")
+        print(f"Of the {asked} photos that reach the fine threshold, {name} keeps {kept}.")
     if kept == asked:
         print(
-            "This model scores a prefix higher than the whole, so that even carelessness costs nothing here.\n"
-            "Other models lose 3 to 5% of the answers at that point: see \"Which threshold?\" in the README."
+            "This model's similarities are higher on a prefix than on the whole vector, so the fine threshold in both steps\n"
+            "loses nothing here. Other models lose 3 to 5% of the answers that way: see \"Which threshold?\" in the README."
         )
 
-    print("\nHow it ran:\n")
+    print("\nThe plan of that query:\n")
     explain(server, all_babies)
 
     heading("2. Skip the ones with a dog, but show me all the baby photos")
@@ -167,9 +167,9 @@ def main():
                        embed_text('{MODEL}', 'a baby') b, embed_text('{MODEL}', 'a dog') d) x
         """)[0],
     )
-    print(f"\nThe truth: {wanted} pictures show a baby and no dog: recall {right / wanted:.4f}, precision {right / max(found, 1):.4f}")
+    print(f"\n{wanted} pictures show a baby and no dog: recall {right / wanted:.4f}, precision {right / max(found, 1):.4f}")
 
-    heading("3. One picture in mind: the same path, and LIMIT is your own word")
+    heading("3. A particular picture: the same query with a LIMIT")
     show(
         server,
         f"""
@@ -192,10 +192,10 @@ def main():
         """,
     )
 
-    heading("5. What a top-k pipeline loses")
+    heading("5. What a top-k search loses")
     print(f"{'':52} {'found':>6} {'recall':>9}")
     ours = int(server.value(f"SELECT count(*) FROM photos JOIN truth USING (path), embed_text('{MODEL}', 'a baby') q WHERE {both} AND baby"))
-    for k, name in [(40, "cut at 40 (pgvector's default hnsw.ef_search)"), (100, "cut at 100 (a usual reranker's)")]:
+    for k, name in [(40, "the 40 nearest (pgvector's default hnsw.ef_search)"), (100, "the 100 nearest (a common input of rerankers)")]:
         right = int(server.value(f"""
             SELECT count(*) FILTER (WHERE baby) FROM (
                 SELECT baby FROM photos JOIN truth USING (path), embed_text('{MODEL}', 'a baby') AS q
@@ -228,7 +228,7 @@ def main():
             ),
         ],
     )
-    heading("Look and ask")
+    heading("Next steps")
     print(f"""The matches as pictures:  {sheet}
 psql on the album:        psql -h {server.directory} -U postgres {DATABASE}
 stop the server:          make demo-stop       (make demo-clean also deletes the album)""")

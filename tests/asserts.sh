@@ -1,14 +1,14 @@
 #!/bin/sh
-# Builds PostgreSQL with assertions, from the source in Debian's package, installs photosearch into it,
-# and runs every suite that needs a server on it.
+# Builds PostgreSQL with assertions from Debian's source package, installs photosearch into it, and runs
+# every suite that needs a server on it.
 #
 #   tests/asserts.sh DIR [options of tests/run.py --servers]
 #
-# Assertions stop a server where an extension breaks a rule that a normal build takes for granted; the
-# log then says TRAP, and the suite fails. DIR holds the source, the server, cargo-pgrx's configuration
-# and the extension's build (several GB); a second run finds what is there, and builds the extension
-# anew. The server's user has to be able to read DIR. apt's own state and the system's server stay as
-# they are. The major version is that of PG_CONFIG. JOBS bounds how many compilers run at once.
+# If an extension breaks a rule that a normal build does not check, an assertion stops the server, the
+# log contains TRAP, and the suite fails. DIR holds the source, the server, cargo-pgrx's configuration
+# and the extension's build (several GB). A second run reuses them and builds only the extension again.
+# The user who runs the server must be able to read DIR. apt's state and the system's server do not
+# change. PG_CONFIG decides the major version, JOBS the number of concurrent compilers.
 set -eu
 
 mkdir -p "$1"
@@ -20,7 +20,8 @@ major=$("${PG_CONFIG:-pg_config}" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\
 source=$dir/source-$major
 server=$dir/server-$major
 
-# The newest source package that can be had: the archive for security updates does not keep all.
+# Downloads the newest source package that is available; the archive of security updates does not keep
+# every version that it lists.
 get_source() {
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
@@ -35,33 +36,34 @@ get_source() {
     apt-get -qq $options update
     # shellcheck disable=SC2086
     for version in $(apt-cache $options showsrc "postgresql-$major" | sed -n 's/^Version: //p' | sort -Vru); do
-        # apt has checked the files against the archive's signature; dpkg-source need not look for keys.
-        # Debian's patches are left out: with them the directory of libraries is the system server's,
-        # whatever the prefix is.
+        # apt has verified the files by the archive's signature, so dpkg-source does not have to check them.
+        # Debian's patches are skipped, because they set the directory of libraries to the system server's
+        # and ignore the prefix.
         if (cd "$work" && apt-get -qq $options source --download-only "postgresql-$major=$version"); then
             dpkg-source --no-check --no-copy --skip-patches -x "$work/postgresql-$major"_*.dsc "$source"
             return
         fi
-        echo "the source of $version is not there" >&2
+        echo "the source of version $version cannot be downloaded" >&2
     done
-    echo "apt has no source of postgresql-$major" >&2
+    echo "apt has no source package of postgresql-$major" >&2
     exit 1
 }
 
 [ -x "$source/configure" ] || get_source
 
-# To install elsewhere than below the prefix would overwrite the system's server.
+# Fails unless every path lies in the new server, because an installation elsewhere would overwrite the
+# system's server.
 below_server() {
-    [ $# -gt 0 ] || { echo "no directory to install into is known" >&2 && return 1; }
+    [ $# -gt 0 ] || { echo "no directories to check" >&2 && return 1; }
     for path in "$@"; do
         case $path in
         "$server"/*) ;;
-        *) echo "$path does not lie in $server: nothing is installed" >&2 && return 1 ;;
+        *) echo "$path is outside $server, so nothing is installed" >&2 && return 1 ;;
         esac
     done
 }
 
-# The directories that `make install` would fill, on one line.
+# A makefile that prints the directories into which `make install` writes, on one line.
 directories='top_builddir = .
 include src/Makefile.global
 show:
@@ -69,21 +71,21 @@ show:
 
 build_server() {
     cd "$source"
-    # Postgres' makefiles do otherwise where make has called them.
+    # Postgres' makefiles behave differently if make calls them.
     unset MAKEFLAGS MAKELEVEL MFLAGS
-    # Libraries that no test needs are left out, so that their headers need not be there.
+    # Without libraries that no test needs, so that their headers do not have to be installed.
     ./configure -q --prefix="$server" --enable-cassert --enable-debug --without-icu --without-readline --without-zlib
     # shellcheck disable=SC2046 # a list of paths
     below_server $(echo "$directories" | make -s -f - show)
     make -s -j"$jobs"
     make -s -C contrib/amcheck -j"$jobs"
     make -s -C contrib/amcheck install
-    # Last, so that a build which was cut off goes on the next time.
+    # The server is installed last: its presence shows that an earlier build was complete.
     make -s install
 }
 
 if [ ! -x "$server/bin/postgres" ]; then
-    # In a shell of its own, which ends at the first failure: one behind `if` or before `||` would not.
+    # A subshell with `set -e` ends at the first failure, but not if it stands in `if` or before `||`.
     set +e
     (set -e && build_server) >"$dir/build.log" 2>&1
     failed=$?
@@ -91,7 +93,7 @@ if [ ! -x "$server/bin/postgres" ]; then
     [ $failed = 0 ] || { tail -n 20 "$dir/build.log" && exit 1; }
 fi
 
-# A configuration and a build of our own: those of the repository belong to the system's server.
+# A separate configuration and build directory, because those of the repository belong to the system's server.
 PG_CONFIG=$server/bin/pg_config
 PGRX_HOME=$dir/pgrx
 CARGO_TARGET_DIR=$dir/target

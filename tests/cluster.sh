@@ -1,19 +1,19 @@
 #!/bin/sh
 # A private Postgres server on a Unix socket, for the tests and the demo.
 #
-#   tests/cluster.sh start DIR [postgres -c options]   make one, or start the one that is there
-#   tests/cluster.sh stop DIR                          stop it
+#   tests/cluster.sh start DIR [postgres -c options]   start the server; create it if it does not exist
+#   tests/cluster.sh stop DIR                          stop the server
 #   tests/cluster.sh run DIR COMMAND...                run a command with PGHOST, PGUSER and
-#                                                      PGDATABASE set to reach it
+#                                                      PGDATABASE set to the server's
 #
-# DIR holds the data (DIR/data), the socket and the log. Postgres refuses to run as root: root's
-# servers run as the user postgres, which Debian's package makes.
+# DIR holds the data (DIR/data), the socket and the log (DIR/data/server.log). Postgres refuses to run
+# as root, so a server that root starts runs as the user postgres, which Debian's package creates.
 set -eu
 
 action=$1
 dir=$2
 shift 2
-# A backtrace in every error's DETAIL is for whoever debugs, not for whoever compares output.
+# With these variables, errors have a backtrace as DETAIL, and output would not equal the expected output.
 unset RUST_BACKTRACE RUST_LIB_BACKTRACE
 bindir=$("${PG_CONFIG:-pg_config}" --bindir)
 
@@ -27,7 +27,7 @@ start)
         echo "$dir is a symbolic link" >&2
         exit 1
     fi
-    # Whoever reaches the socket is a superuser of this server: nobody but its owner, and root.
+    # Every user who can open the socket is a superuser of this server, so only its owner and root can.
     mkdir -p "$dir"
     if [ "$(id -u)" = 0 ]; then chown -h postgres "$dir"; fi
     chmod 700 "$dir"

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Runs every test and counts them. `make test` has built and installed the extension before.
+"""Runs all tests in stages and counts them. `make test` builds and installs the extension first.
 
 usage: run.py [--servers] [--seeds N]
 
-The stages run one after another, each against a server of its own or none. A stage that fails
-does not stop the others. The last line says how many tests passed and failed.
+The stages run one after another. Some need no server, some share one, and some start servers of their own. A failed stage does
+not stop the others. The last line says how many tests passed and failed; the exit status is 1 if one failed. To run a single
+suite, see the head of its program.
 """
 
 import argparse
@@ -21,13 +22,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
 IS_ROOT = os.geteuid() == 0
 
-# How the programs that the stages run report what they did.
+# The lines by which the programs of the stages report their counts.
 COUNTS = [
     # cargo test
     re.compile(r"^test result: \w+\. (?P<passed>\d+) passed; (?P<failed>\d+) failed"),
-    # ours
+    # the programs of tests/
     re.compile(r"^(?P<passed>\d+) passed, (?P<failed>\d+) failed"),
-    # unittest; a failure shows in the exit status
+    # unittest; its exit status shows failures
     re.compile(r"^Ran (?P<passed>\d+) tests? in "),
     # pg_regress
     re.compile(r"^(?:# | )All (?P<passed>\d+) tests passed"),
@@ -53,8 +54,8 @@ class Results:
         self.stages = []
 
     def stage(self, name, command, **environment):
-        """Runs a command, shows its output, and adds up the tests that it counts. A command that
-        counts none is a test itself."""
+        """Runs a command, prints its output, and adds up the tests that it reports. A command that reports none counts as one
+        test."""
         print(f"\n=== {name}: {' '.join(map(str, command))}", flush=True)
         started = time.monotonic()
         process = subprocess.Popen(
@@ -92,7 +93,7 @@ class Results:
 
 
 def venv(directory, requirements):
-    """A virtual environment with the pinned packages of these files."""
+    """Makes a virtual environment with the packages of these requirement files. Returns its interpreter."""
     python = directory / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", directory], check=True)
     files = [argument for file in requirements for argument in ("-r", file)]
@@ -101,7 +102,7 @@ def venv(directory, requirements):
 
 
 def compile_and_lint(results, scratch):
-    """What needs no server, or one that cargo-pgrx makes."""
+    """Stages without a server, or with one that cargo-pgrx starts."""
     results.stage("formatting", ["cargo", "fmt", "--all", "--check"])
     results.stage(
         "lints",
@@ -118,13 +119,13 @@ def compile_and_lint(results, scratch):
     if IS_ROOT:
         shutil.chown(scratch, "postgres")
         backend += ["--runas", "postgres", "--pgdata", scratch / "pgrx"]
-    results.stage("rooms and backend", backend)
-    # cargo pgrx test has left a library with the test functions in it.
+    results.stage("unit and backend tests", backend)
+    # `cargo pgrx test` installed a library that contains the test functions; replace it.
     results.stage("install", ["make", "--no-print-directory", "install-extension"])
 
 
 def one_server(results, python, scratch):
-    """Suites that share a server."""
+    """Stages that share a server."""
     cluster = ROOT / "tests" / "cluster.sh"
     server = scratch / "server"
     subprocess.run([cluster, "start", server], check=True)
@@ -139,16 +140,16 @@ def one_server(results, python, scratch):
         results.stage("text models", [*run, python, ROOT / "tests/text_models/run_text_models.py"])
         results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
         results.stage("bridge", [*run, *regress, ROOT / "tests/bridge"])
-        results.stage("published figures", [*run, sys.executable, ROOT / "tests/check_model/run_check_model.py"])
+        results.stage("check_model", [*run, sys.executable, ROOT / "tests/check_model/run_check_model.py"])
         results.stage("album", [*run, sys.executable, ROOT / "tests/album/run_album.py"])
     finally:
         subprocess.run([cluster, "stop", server], check=True)
 
 
 def own_servers(results, python, seeds):
-    """Suites with servers of their own, which they crash, copy and damage. Without seeds each draws one."""
+    """Stages that start servers of their own, which they crash, copy and damage. Without seeds, each stage draws one."""
     crash = ROOT / "tests" / "crash"
-    results.stage("too little memory", [python, ROOT / "tests/memory/run_memory.py"])
+    results.stage("memory limits", [python, ROOT / "tests/memory/run_memory.py"])
     results.stage("old snapshots", [python, crash / "run_old_snapshot.py"])
     results.stage("models under faults", [python, ROOT / "tests/faults/run_faults.py"])
     for seed in seeds or [None]:
@@ -156,26 +157,26 @@ def own_servers(results, python, seeds):
         results.stage("crashes", [python, crash / "run_crash.py", *chosen])
         results.stage("standby and backup", [python, crash / "run_standby.py", *chosen])
         results.stage("corrupt pages", [python, crash / "run_corrupt.py", *chosen])
-        results.stage("churn", [python, crash / "run_churn.py", *chosen])
+        results.stage("steady churn", [python, crash / "run_churn.py", *chosen])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--servers", action="store_true", help="only what runs on the server of PG_CONFIG as it is installed")
-    parser.add_argument("--seeds", type=int, default=0, help="run the suites that draw a seed with 1 to N; without, once")
+    parser.add_argument("--servers", action="store_true", help="run only the stages that use the installed server of PG_CONFIG")
+    parser.add_argument("--seeds", type=int, default=0, help="run the stages that draw a seed with each of 1 to N, instead of once with a random seed")
     arguments = parser.parse_args()
     results = Results()
-    # The server's user has to reach its files, wherever the clone lies.
+    # The user who runs the server may not be able to read the clone, so temporary files go to /tmp.
     scratch = Path(tempfile.mkdtemp(prefix="photosearch-test-", dir="/tmp"))
     scratch.chmod(0o755)
     try:
         if not arguments.servers:
             compile_and_lint(results, scratch)
-        beside = ROOT / "tests" / "pictures"
-        python = venv(scratch / "venv", [ROOT / "tests/client/requirements.txt", beside / "requirements.txt"])
+        pictures = ROOT / "tests" / "pictures"
+        python = venv(scratch / "venv", [ROOT / "tests/client/requirements.txt", pictures / "requirements.txt"])
         if not arguments.servers:
             decode = TARGET / "release/examples/decode"
-            results.stage("pictures beside Pillow", [python, beside / "run_pictures.py", decode])
+            results.stage("pictures compared with Pillow", [python, pictures / "run_pictures.py", decode])
         one_server(results, python, scratch)
         own_servers(results, python, range(1, arguments.seeds + 1))
     finally:

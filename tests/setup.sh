@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs what building and testing need on Debian: Postgres with its headers, libclang for the
-# bindings, libtiff, libwebp, libheif, and what builds libjpeg-turbo (cmake, nasm), Python with Pillow
-# for the albums, cargo-pgrx. With TEST_TOOLS set also the encoders that make pictures for the tests.
-# Called by make, with PG_CONFIG, PGRX_VERSION and FEATURES set.
+# Installs the dependencies of the build and the tests on Debian: Postgres with its headers, libclang for
+# the bindings, libtiff, libwebp, libheif, cmake and nasm for building libjpeg-turbo, Python with Pillow
+# for the albums, and cargo-pgrx. If TEST_TOOLS is set, also the encoders that make pictures for the tests.
+# make calls this script with PG_CONFIG, PGRX_VERSION and FEATURES set.
 set -eu
 
 packages="build-essential clang cmake dpkg-dev libclang-dev libtiff-dev libwebp-dev nasm pkg-config

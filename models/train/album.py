@@ -1,9 +1,9 @@
 """Draws a family's photo album with its truth: `python3 album.py --seed 7 --count 2000 --out DIR`.
 
-Needs Pillow and numpy only. Writes the photos (JPEG mostly, some PNG and WebP, some JPEGs that a
-phone held sideways, with EXIF orientation) and `truth.csv`: path, format, orientation, taken_at, then
-a column for each concept, `t` or `f`. The same seed gives the same album. Albums, training pictures
-and validation use different seeds, so no album holds a picture that the model was trained on.
+Needs Pillow and numpy only. Writes the photos (mostly JPEG, some PNG and WebP; some JPEGs are stored rotated, with an EXIF
+orientation, as if a phone had been held sideways) and `truth.csv`: path, format, orientation, taken_at, then a column for each
+concept with `t` or `f`. The same seed gives the same album. Albums, training pictures and validation use different seeds, so
+no album contains a picture that the model was trained on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from painter import CONCEPTS, CROWDING, PLACE_WEIGHTS, Scene, paint_photo, pick
 
 FORMATS = {"jpeg": 0.84, "png": 0.08, "webp": 0.08}
 SUFFIX = {"jpeg": "jpg", "png": "png", "webp": "webp"}
-# EXIF orientation -> how the stored pixels are turned so that a viewer which obeys it sees them upright.
+# EXIF orientation -> how the stored pixels are rotated, so that a viewer which applies the orientation shows them upright.
 ORIENTATIONS = {1: 0.94, 3: 0.02, 6: 0.02, 8: 0.02}
 STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 FIRST_DAY = datetime(2019, 1, 1)
@@ -29,7 +29,7 @@ DAYS = 2300
 
 
 def moments(count: int, rng: Random) -> list[datetime]:
-    """When the photos were taken: some days, with a handful of photos each, in order."""
+    """The times at which the photos were taken, in order: some days with a handful of photos each."""
     times: list[datetime] = []
     while len(times) < count:
         time = FIRST_DAY + timedelta(days=rng.randrange(DAYS), hours=rng.randint(8, 18), minutes=rng.randrange(60))
@@ -40,7 +40,7 @@ def moments(count: int, rng: Random) -> list[datetime]:
 
 
 def place_for(month: int, rng: Random) -> str:
-    """Snow in winter, beaches mostly in summer."""
+    """A place that fits the month: snow in winter, beaches mostly in summer."""
     weights = dict(PLACE_WEIGHTS)
     weights["snow"] *= 3.0 if month in (12, 1, 2) else 0.6 if month in (3, 11) else 0.0
     weights["beach"] *= 2.0 if month in (6, 7, 8) else 0.6
@@ -85,10 +85,10 @@ def draw(seed: int, count: int, folder: Path, other_hand: bool = False) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=7, help="1 or more")
+    parser.add_argument("--seed", type=int, default=7, help="at least 1")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--other-hand", action="store_true", help="other proportions, unsteady lines: a harder test")
+    parser.add_argument("--other-hand", action="store_true", help="draw with proportions and lines that training never shows, as a harder test")
     arguments = parser.parse_args()
     if arguments.seed < 1 or not 1 <= arguments.count <= 1_000_000:
         parser.error("seed must be at least 1, count from 1 to 1000000")

@@ -1,8 +1,8 @@
 """Measures an exported model on an album: `python3 evaluate.py --model DIR --album ALBUM`.
 
-The forward pass is the stock transformers `Qwen3VLModel`'s, in f32 from the exported f16 weights.
-Prints the tables of the model card. `--recommend` chooses thresholds on this album and writes them
-into photosearch.json first: measure them on another.
+The forward pass is that of transformers' `Qwen3VLModel`, in f32 from the exported f16 weights. Prints the tables of the model
+card. `--recommend` first chooses thresholds on this album and writes them into photosearch.json; they should then be measured
+on another album.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import numpy as np
 
 from painter import CONCEPTS
 
-WIDTHS = (0, 64, 32, 16)  # prefixes of the embedding, 0: all
-PHRASINGS = 12  # for each concept, when phrasings are compared
-LEAST = 8  # photos that a pair of concepts must have to be asked for
+WIDTHS = (0, 64, 32, 16)  # prefixes of the embedding; 0 means all dimensions
+PHRASINGS = 12  # queries per concept in the comparison of phrasings
+LEAST = 8  # photos that must show both concepts of a pair for it to be queried
 RECALL = 0.99
 PRECISION = 0.97
 COARSE_WIDTH = 64
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The mean, over the true rows, of the precision at their rank; not a number where none is true."""
+    """The mean of the precision at the rank of each true row; NaN if no row is true."""
     hits = truth[np.argsort(-scores, kind="stable")]
     if not hits.any():
         return float("nan")
@@ -34,7 +34,7 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def threshold_for(scores: np.ndarray, truth: np.ndarray, recall: float = RECALL) -> tuple[float, float, float]:
-    """The greatest threshold that reaches `recall`; the recall and the precision there."""
+    """The greatest threshold that reaches `recall`, and the recall and precision at it."""
     order = np.sort(scores[truth])[::-1]
     threshold = float(order[int(np.ceil(recall * len(order))) - 1])
     found = scores >= threshold
@@ -42,13 +42,13 @@ def threshold_for(scores: np.ndarray, truth: np.ndarray, recall: float = RECALL)
 
 
 def prefix(vectors: np.ndarray, width: int) -> np.ndarray:
-    """The first `width` dimensions (0: all), normalised again."""
+    """The first `width` dimensions (0 means all), normalised."""
     cut = vectors[:, :width] if width else vectors
     return cut / np.linalg.norm(cut, axis=1, keepdims=True)
 
 
 def read_album(folder: Path) -> tuple[list[str], np.ndarray]:
-    """Paths in the order of truth.csv, and truth [photos, concepts] bool."""
+    """The paths in the order of truth.csv, and the truth as bool [photos, concepts]."""
     with open(folder / "truth.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     truth = np.array([[row[concept] == "t" for concept in CONCEPTS] for row in rows])
@@ -56,7 +56,7 @@ def read_album(folder: Path) -> tuple[list[str], np.ndarray]:
 
 
 class Model:
-    """An exported directory behind stock transformers."""
+    """An exported model, run by stock transformers."""
 
     def __init__(self, folder: Path) -> None:
         import torch
@@ -136,7 +136,7 @@ def asked(concept: str) -> str:
 
 
 def concept_table(score, truth: np.ndarray) -> str:
-    """Average precision for each concept and prefix. `score(text, width)` gives every photo's score."""
+    """Average precision for each concept and prefix. `score(text, width)` gives the score of every photo."""
     rows, columns = [], []
     for i, concept in enumerate(CONCEPTS):
         values = [average_precision(score(asked(concept), width), truth[:, i]) for width in WIDTHS]
@@ -148,7 +148,7 @@ def concept_table(score, truth: np.ndarray) -> str:
 
 
 def threshold_table(score, truth: np.ndarray) -> str:
-    """The one threshold of "a baby" with recall of at least .99, and its precision by crowding."""
+    """The threshold at which "a baby" has a recall of at least .99, and its precision by the number of things in a photo."""
     scores, wanted = score(asked("baby"), 0), truth[:, CONCEPTS.index("baby")]
     threshold, recall, precision = threshold_for(scores, wanted)
     rows = [[f"all photos ({len(truth)})", figure(recall), figure(precision)]]
@@ -166,8 +166,8 @@ def threshold_table(score, truth: np.ndarray) -> str:
 
 
 def phrasing_table(score, truth: np.ndarray, seed: int = 1) -> str:
-    """Mean average precision of phrasings from training and of ones that training never used. Two at
-    once: pairs of which the album holds at least `LEAST` photos."""
+    """Mean average precision of phrasings from training and of phrasings that training never used. Pairs of concepts are
+    queried if the album has at least `LEAST` photos of both."""
     import phrases
 
     rng = random.Random(f"phrasings {seed}")
@@ -187,7 +187,7 @@ def phrasing_table(score, truth: np.ndarray, seed: int = 1) -> str:
 
 
 def _mean(values: list[float]) -> float:
-    """The mean of those that are numbers."""
+    """The mean of the values that are not NaN."""
     numbers = [value for value in values if value == value]
     return float(np.mean(numbers)) if numbers else float("nan")
 
@@ -198,7 +198,7 @@ def _ap(query, score, truth: np.ndarray) -> float:
 
 
 def example_table(score, truth: np.ndarray) -> str:
-    """A few queries of the tour."""
+    """Example queries from the README's tour."""
     index = {c: truth[:, i] for i, c in enumerate(CONCEPTS)}
     people = index["baby"] | index["child"] | index["adult"]
     rows = []
@@ -224,7 +224,7 @@ def example_table(score, truth: np.ndarray) -> str:
 
 
 def neighbour_table(vectors: np.ndarray, truth: np.ndarray) -> str:
-    """Search by a stored photo: how much of what a photo shows its ten nearest share with it (Jaccard)."""
+    """Search by a stored photo: the Jaccard similarity of the concepts of a photo and of its ten nearest neighbours."""
     rows = []
     values = []
     for width in WIDTHS:
@@ -240,7 +240,7 @@ def neighbour_table(vectors: np.ndarray, truth: np.ndarray) -> str:
 
 
 def fixed_table(score, truth: np.ndarray, fine: float, coarse: float) -> str:
-    """What the recommended thresholds give for the plain query of every concept."""
+    """The results of the recommended thresholds for the plain query of every concept."""
     rows, total, gone = [], 0, 0
     for i, concept in enumerate(CONCEPTS):
         passed = score(asked(concept), 0) >= fine
@@ -255,10 +255,10 @@ def fixed_table(score, truth: np.ndarray, fine: float, coarse: float) -> str:
 
 
 def recommend(score, truth: np.ndarray) -> tuple[float, float]:
-    """(fine threshold, coarse threshold), in hundredths. Fine: who asks for every match would rather
-    see a wrong photo than miss one, so the least threshold at which the plain query of each concept
-    has a precision of `PRECISION`. Coarse: so low that of what the fine threshold returns, over these
-    queries, less than one in a thousand is lost, and below the fine one."""
+    """Chooses (fine threshold, coarse threshold), in hundredths. Fine: the least threshold at which the plain query of each
+    concept has a precision of `PRECISION`, since a user who asks for every match prefers a wrong photo to a missing one.
+    Coarse: below the fine threshold, and so low that it loses less than one in a thousand of the photos that the fine
+    threshold returns for these queries."""
     fine = next(
         t
         for t in range(1, 100)

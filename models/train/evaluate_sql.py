@@ -1,9 +1,9 @@
 """Measures the model through SQL: `python3 evaluate_sql.py --album ALBUM [--model NAME]`.
 
-Talks to a server that has the extension through `psql`, which finds it as always (PGHOST, PGDATABASE,
-...). Makes the table `photosearch_evaluation`, stores the album's photos in it, embeds them with
-`embed_image`, and prints the model card's tables with every score from `fine_score` on `mrl_truncate`d
-vectors and `coarse_match`. Needs numpy and Pillow (for the list of concepts) and nothing of torch.
+Uses `psql` to talk to a server that has the extension; PGHOST, PGDATABASE and the other libpq variables name it. Creates the
+table `photosearch_evaluation`, stores the album's photos in it, embeds them with `embed_image`, and prints the model card's
+tables. Every score comes from `fine_score` on vectors cut by `mrl_truncate`, and from `coarse_match`. Needs numpy and Pillow
+(for the list of concepts), but not torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MODELS = Path(__file__).resolve().parents[1]
 
 
 def psql(script: str, *, quiet: bool = False) -> list[list[str]]:
-    """Runs a script in one session; its rows, columns split at tabs. An error of SQL ends the program."""
+    """Runs a script in one session and returns its rows, split at tabs. An SQL error ends the program."""
     done = subprocess.run(
         ["psql", "-X", "-q", "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-f", "-"],
         input=script,
@@ -44,7 +44,7 @@ def literal(text: str) -> str:
 
 
 def store(album: Path, paths: list[str], truth: np.ndarray, model: str) -> None:
-    """Fills the table, in batches, each embedded in the statement that stores it."""
+    """Fills the table in batches. Each photo is embedded by the statement that stores it."""
     flags = ", ".join(f'"{concept}" boolean NOT NULL' for concept in CONCEPTS)
     psql(
         f"CREATE EXTENSION IF NOT EXISTS photosearch; DROP TABLE IF EXISTS {TABLE};"
@@ -64,7 +64,7 @@ def store(album: Path, paths: list[str], truth: np.ndarray, model: str) -> None:
 
 
 def scores(text: str, width: int, model: str) -> np.ndarray:
-    """fine_score of every photo with the query, on the first `width` dimensions (0: all)."""
+    """fine_score of every photo with the query, on the first `width` dimensions (0 means all)."""
     photo, query = "embedding", f"(SELECT embed_text({literal(model)}, {literal(text)}))"
     if width:
         photo, query = (
@@ -76,7 +76,7 @@ def scores(text: str, width: int, model: str) -> np.ndarray:
 
 
 def baby_by_the_pair(model: str, fine: float, coarse: float) -> str:
-    """Finding all the baby photos as people will write it: both steps, counted by the server."""
+    """Finds all the baby photos with both steps in one statement, and counts in the server."""
     query = f"(SELECT embed_text({literal(model)}, 'a baby'))"
     both = f"coarse_match(embedding, {query}, {coarse}, 64)"
     row = psql(
@@ -90,7 +90,7 @@ def baby_by_the_pair(model: str, fine: float, coarse: float) -> str:
         f"coarse ({coarse}, 64 dims): {passed} photos, recall {right / total:.4f},"
         f" precision {right / max(1, passed):.4f}\n"
         f"fine ({fine}): {found} photos, recall {good / total:.4f}, precision {good / max(1, found):.4f}\n"
-        f"of what the fine step would find, lost at the coarse step: {lost}"
+        f"photos that reach the fine threshold but not the coarse one: {lost}"
     )
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--album", type=Path, required=True, help="folder written by album.py")
     parser.add_argument("--model", default="photosearch-mini-1", help="the model's name in SQL")
-    parser.add_argument("--keep", action="store_true", help="use the table of an earlier run, and leave it")
+    parser.add_argument("--keep", action="store_true", help="use the table of an earlier run if there is one, and keep it")
     arguments = parser.parse_args()
     paths, truth = read_album(arguments.album)
     if not arguments.keep or psql(f"SELECT to_regclass('{TABLE}') IS NULL;")[0][0] == "t":

@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
 )
 
 
-# What transformers adds to every configuration and this model has no use for.
+# Keys that transformers adds to every configuration and that this model does not use.
 NOT_OURS = (
     "_name_or_path",
     "transformers_version",
@@ -42,8 +42,8 @@ def _write(path: Path, value: dict) -> None:
 
 
 def export(model: Qwen3VLModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Weights as f16 under the stock names, configuration, tokenizer, preprocessing. README.md and
-    photosearch.json hold measured figures: they are left as they are."""
+    """Writes weights as f16 under the stock names, configuration, tokenizer and preprocessing. README.md and an existing
+    photosearch.json are kept, because they contain measured figures."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     partial = folder / "model.safetensors.partial"
@@ -95,12 +95,12 @@ def export(model: Qwen3VLModel, tokenizer: Tokenizer, folder: Path) -> None:
             "image_std": [0.5, 0.5, 0.5],
         },
     )
-    if not (folder / "photosearch.json").exists():  # until evaluate.py has measured better ones
+    if not (folder / "photosearch.json").exists():  # provisional, until evaluate.py --recommend has run
         write_recommendation(folder, coarse_threshold=0.15, fine_threshold=0.17)
 
 
 def write_recommendation(folder: Path, coarse_threshold: float, fine_threshold: float) -> None:
-    """photosearch.json: what the extension recommends for this model."""
+    """Writes photosearch.json, the settings that the extension recommends for this model."""
     value = {
         "coarse_threshold": coarse_threshold,
         "coarse_dims": 64,

@@ -1,10 +1,9 @@
-"""The model (stock transformers `Qwen3VLModel`) and a fast forward pass for training on CPUs.
+"""The model (transformers' `Qwen3VLModel`) and a fast forward pass for training on CPUs.
 
-The fast pass uses the stock model's own parameters and gives the same embeddings (`check_forward`).
-It is quick because every picture of a batch has the same grid, because attention is written as
-matmul, softmax, matmul (the backward of SDPA is slow on CPUs), because the prompt before the picture
-is the same for all and is computed once (causal attention: it cannot see the picture), and because
-the last layer is computed for the last token alone.
+The fast pass uses the stock model's parameters and gives the same embeddings (`check_forward`). It is faster for four reasons:
+every picture of a batch has the same grid; attention is written as matmul, softmax, matmul (the backward pass of SDPA is slow
+on CPUs); the prompt before the picture is the same for all pictures and is computed once (attention is causal, so the prompt
+does not depend on the picture); and the last layer is computed for the last token only.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 
 from recipe import FACTOR, MERGE, PATCH, TEMPORAL, patches, prompt
 
-WIDTH = 192  # of the text model, and so of the embedding
+WIDTH = 192  # of the text model, and therefore of the embedding
 PREFIXES = (16, 32, 64, 128, WIDTH)
 
 
@@ -66,7 +65,7 @@ def config(tokenizer: Tokenizer) -> Qwen3VLConfig:
 def build(tokenizer: Tokenizer, seed: int) -> Qwen3VLModel:
     torch.manual_seed(seed)
     model = Qwen3VLModel(config(tokenizer))
-    with torch.no_grad():  # wider than transformers' 0.02, which is meant for widths of thousands
+    with torch.no_grad():  # larger than transformers' standard deviation of 0.02, which suits widths of thousands
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2 and "embed" not in name:
                 fan_in = parameter[0].numel()
@@ -97,7 +96,7 @@ def _rms(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """[batch, heads, tokens, head_dim] each; the result is [batch, tokens, heads * head_dim]."""
+    """Attention. The arguments are [batch, heads, tokens, head_dim], the result is [batch, tokens, heads * head_dim]."""
     weights = torch.matmul(q, k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
     if mask is not None:
         weights = weights + mask
@@ -106,7 +105,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class Grid:
-    """What depends on the pictures' size alone: positions and the prompt around them."""
+    """Everything that depends only on the size of the pictures: positions, and the prompt around the image tokens."""
 
     def __init__(self, model: Qwen3VLModel, tokenizer: Tokenizer, width: int, height: int) -> None:
         thw = torch.tensor([[1, height // PATCH, width // PATCH]])
@@ -126,7 +125,7 @@ class Grid:
         self.text_cos, self.text_sin = cos[0], sin[0]  # [tokens, head_dim]
 
     def run(self, function: Callable, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """`Encoder.pictures`, or that compiled, on pixels [batch, height, width, 3] u8."""
+        """Runs `Encoder.pictures`, compiled or not, on pixels [batch, height, width, 3] u8."""
         return function(
             patchify(scaled(pixels)),
             self.ids,
@@ -141,7 +140,7 @@ class Grid:
 
 
 class Encoder(nn.Module):
-    """Batched embeddings of pictures of one grid, or of texts."""
+    """Batched embeddings, of pictures of one grid or of texts."""
 
     def __init__(self, model: Qwen3VLModel) -> None:
         super().__init__()
@@ -150,8 +149,8 @@ class Encoder(nn.Module):
     def vision(
         self, patched: Tensor, taps: Tensor, tap_weights: Tensor, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """Patches [batch, patches, 192] (`patchify`) to image tokens [batch, tokens, WIDTH] and the
-        deepstack features, one of the same shape for each index."""
+        """Turns patches [batch, patches, 192] (see `patchify`) into image tokens [batch, tokens, WIDTH] and the deepstack
+        features, which have the same shape, one for each index."""
         visual = self.model.visual
         b = patched.shape[0]
         kernel = visual.patch_embed.proj.weight.sum(2).flatten(1)  # both frames are the same picture
@@ -177,8 +176,8 @@ class Encoder(nn.Module):
         past: tuple | None,
         last: Tensor | None,
     ):
-        """One decoder layer on x [batch, tokens, WIDTH]. `past`: keys and values [1, kv heads, tokens,
-        head_dim] of the shared prompt before x. `last`: [batch], compute the output at that token only."""
+        """One decoder layer on x [batch, tokens, WIDTH]. `past`: keys and values [1, kv heads, tokens, head_dim] of the shared
+        prompt before x. `last`: [batch]; if given, the output is computed for that token only."""
         attention = layer.self_attn
         b, t, _ = x.shape
         d = attention.head_dim
@@ -213,7 +212,7 @@ class Encoder(nn.Module):
         cos: Tensor,
         sin: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Embeddings [batch, WIDTH], normalised, and the image tokens [batch, tokens, WIDTH]."""
+        """The normalised embeddings [batch, WIDTH], and the image tokens [batch, tokens, WIDTH]."""
         text = self.model.language_model
         image, features = self.vision(patched, taps, tap_weights, vision_cos, vision_sin)
         b, n = image.shape[:2]
@@ -233,8 +232,8 @@ class Encoder(nn.Module):
         return F.normalize(_rms(x[:, 0], text.norm), dim=-1), image
 
     def texts(self, ids: Tensor, last: Tensor) -> Tensor:
-        """Embeddings [batch, WIDTH], normalised, of prompts [batch, tokens] padded on the right, whose
-        last real token is `last` [batch]."""
+        """The normalised embeddings [batch, WIDTH] of prompts [batch, tokens], which are padded on the right; `last` [batch] is
+        the index of the last token before the padding."""
         text = self.model.language_model
         x = text.embed_tokens(ids).float()
         cos, sin = text.rotary_emb(x, torch.arange(ids.shape[1]).expand(3, 1, -1))
@@ -245,20 +244,20 @@ class Encoder(nn.Module):
 
 
 def patchify(pixels: Tensor) -> Tensor:
-    """[batch, height, width, 3] to [batch, patches, 3 * 8 * 8] in merge order."""
+    """Turns [batch, height, width, 3] into [batch, patches, 3 * 8 * 8] in merge order."""
     b, h, w, _ = pixels.shape
     x = pixels.view(b, h // FACTOR, MERGE, PATCH, w // FACTOR, MERGE, PATCH, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
     return x.reshape(b, -1, 3 * PATCH * PATCH)
 
 
 def scaled(pixels: Tensor) -> Tensor:
-    """u8 to [-1, 1] as the preprocessor config says."""
+    """Maps u8 to [-1, 1], as the preprocessor's configuration says."""
     return (pixels.float() / 255 - 0.5) / 0.5
 
 
 @torch.no_grad()
 def check_forward(model: Qwen3VLModel, tokenizer: Tokenizer, grid: Grid, pixels: Tensor, text: str) -> float:
-    """The largest difference between the fast pass and the stock forward, for one picture and one text."""
+    """The largest difference between the fast and the stock forward pass, for one picture and one text."""
     encoder = Encoder(model)
     fast, _ = grid.run(encoder.pictures, pixels[None])
     ids = grid.ids[None]

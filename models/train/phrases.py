@@ -1,9 +1,8 @@
-"""What people type: queries in many phrasings, each with the rule that says which pictures answer it.
+"""Queries as people type them, in many phrasings, each with the rule that says which pictures answer it.
 
-A rule is a list of sets of concepts; a picture answers if it shows at least one concept of each set.
-`nobody` is the one negation: it wants pictures that show no people. A sentence such as "skip the
-ones with a dog" names what shall be skipped, so it finds the dogs: excluding is the statement's part
-(`NOT coarse_match(...)`), not the vector's.
+A rule is a list of sets of concepts; a picture answers the query if it shows at least one concept of each set. `nobody` is the
+only negation: it is answered by pictures without people. A sentence such as "skip the ones with a dog" names what is to be
+skipped, so its vector finds dogs: the SQL statement has to exclude them (`NOT coarse_match(...)`).
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from painter import CONCEPTS
 
 
 def _split(text: str) -> tuple[str, ...]:
-    """Phrases separated by bars or by the ends of lines."""
+    """Splits text into phrases at bars and line ends."""
     return tuple(phrase.strip() for line in text.strip().splitlines() for phrase in line.split("|"))
 
 
 def _names(text: str) -> list[tuple[str, ...]]:
-    """Names separated by semicolons, each as bare, with article, plural."""
+    """Splits names at semicolons, and the forms of each name at commas: bare, with article, plural."""
     return [tuple(form.strip() for form in name.split(",")) for name in text.split(";")]
 
 
@@ -54,7 +53,7 @@ NAMES = {
     "balloon": _names("balloon, a balloon, balloons"),
 }
 
-# names that stand for several concepts -> (concepts, names)
+# Names of several concepts -> (concepts, names).
 GROUPS = {
     "people": (
         ("baby", "child", "adult"),
@@ -72,7 +71,7 @@ NOBODY_UNSEEN = _split("""
     no people in the photo | pictures without people | nobody in the picture
 """)
 
-# {s}: bare, {a}: with article, {p}: plural; in pairs the second is {t}, {b}, {q}.
+# {s}: bare, {a}: with article, {p}: plural. In pairs, {t}, {b} and {q} are these forms of the second name.
 TEMPLATES = _split("""
     {a} | {a} | {a} | {s} | {p} | {p} | {s} photos | {s} pictures | {s} photo | {s} pics | {s} images
     {s} in a picture | photos of {p} | photos of {a} | pictures of {a} | pictures of {p} | a photo of {a}
@@ -135,8 +134,8 @@ PLACES_UNSEEN = {
     """),
 }
 
-# Words that say nothing about what a picture shows. Training strews them around the names, so that
-# what the model learns of a sentence is the name in it.
+# Words that say nothing about the contents of a picture. Training puts them at random around the names, so that the model
+# learns to recognise the name in a sentence.
 FILLERS = (
     "the this that these those all any some many most my our your his her their its in on at of for from to by near"
     " there here where when which who what why how can could would should will may might must do does did is are was"
@@ -147,7 +146,7 @@ FILLERS = (
     " I we they it he she and so or but then than very too quite still let's I'd I've we've it's that's there's"
 ).split()
 
-# Instructions that a query may come with; None is the recipe's default.
+# Instructions given with queries. None means the recipe's default.
 INSTRUCTIONS = (None,) * 12 + (
     "Find the photos that match.", "Retrieve images for the query.", "Search the photo album.",
     "Represent the query for image search.",
@@ -170,7 +169,7 @@ class Query:
 
 
 def _polish(text: str, rng: Random) -> str:
-    """Capitals and full stops, as people leave them."""
+    """Adds capitals and final punctuation at random, as people use them."""
     style = rng.random()
     if style < 0.12:
         text = text[0].upper() + text[1:]
@@ -189,7 +188,7 @@ def _called(concept: str) -> tuple[frozenset[str], list[tuple[str, ...]]]:
 
 
 def _strew(names: list[str], rng: Random) -> str:
-    """The names in this order, with random words before, between and after."""
+    """The names in this order, with random filler words before, between and after them."""
     words = rng.choices(FILLERS, k=rng.randint(0, 4))
     for i, name in enumerate(names):
         words.append(name)
@@ -198,8 +197,8 @@ def _strew(names: list[str], rng: Random) -> str:
 
 
 def single(concept: str, rng: Random, *, unseen: bool = False, loose: bool = False) -> Query:
-    """A query for one concept or group, in a phrasing of training or (`unseen`) of evaluation only, or
-    (`loose`) among random words."""
+    """A query for one concept or group: in a phrasing of training, in one that only the evaluation uses (`unseen`), or among
+    random words (`loose`)."""
     wanted, names = _called(concept)
     bare, article, plural = rng.choice(names)
     if loose:
@@ -212,7 +211,7 @@ def single(concept: str, rng: Random, *, unseen: bool = False, loose: bool = Fal
 
 
 def pair(one: str, other: str, rng: Random, *, unseen: bool = False, loose: bool = False) -> Query:
-    """A query for two concepts in one picture; `unseen` and `loose` as in `single`."""
+    """A query for two concepts in one picture; `unseen` and `loose` have the same meaning as in `single`."""
     if one in PLACES:
         one, other = other, one
     (wanted, names), (also, others) = _called(one), _called(other)
@@ -238,7 +237,7 @@ def nobody(rng: Random, *, unseen: bool = False) -> Query:
 
 
 def corpus(count: int, seed: int = 0) -> list[str]:
-    """Phrases to train the tokenizer on."""
+    """The phrases on which the tokenizer is trained."""
     rng = Random(f"corpus {seed}")
     lines = []
     names = list(CONCEPTS) + list(GROUPS)

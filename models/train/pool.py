@@ -1,6 +1,6 @@
-"""The pool of training pictures, painted once into a folder of shards, so that training does not wait for the
-painter: `python3 pool.py --out DIR --shards 100`. A shard holds `SHARD` pictures of one grid; shard k
-is the same whenever it is painted. Training may start while later shards are still being painted."""
+"""The pool of training pictures, painted in advance into a folder of shards, so that training does not wait for the painter:
+`python3 pool.py --out DIR --shards 100`. A shard has `SHARD` pictures of one grid and depends on its number alone. Training may
+start while later shards are still being painted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from painter import CONCEPTS, Scene, paint_small
 
 SHARD = 2048
 BATCH = 96
-FACTOR = 16  # pixels of a cell's side: patch size times merge size
+FACTOR = 16  # side of an image token's cell in pixels: patch size times merge size
 
-# Grids (width, height) that the model's preprocessing makes of photos, and the photos' shapes.
+# The grids (width, height) that the model's preprocessing makes of photos, and the aspect ratios of those photos.
 GRIDS = {
     "landscape": ((112, 80), [(4, 3), (4, 3), (4, 3), (3, 2)]),
     "portrait": ((80, 112), [(3, 4), (3, 4), (3, 4), (2, 3)]),
@@ -38,12 +38,12 @@ ORDER = (
 
 
 def truth_bits(scene: Scene) -> int:
-    """The concepts of a scene as bits, in the order of `CONCEPTS`."""
+    """The concepts of a scene as a bit mask, in the order of `CONCEPTS`."""
     return sum(1 << i for i, name in enumerate(CONCEPTS) if name in scene.concepts)
 
 
 def cell_bits(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
-    """For each cell that becomes an image token, the things that cover its middle, as bits."""
+    """For each image token's cell, the things whose boxes cover its middle, as a bit mask."""
     columns, rows = grid[0] // FACTOR, grid[1] // FACTOR
     u = (np.arange(columns) + 0.5) / columns
     v = (np.arange(rows) + 0.5) / rows
@@ -56,7 +56,7 @@ def cell_bits(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
 
 
 def paint_shard(index: int) -> dict[str, np.ndarray]:
-    """Pictures [n, height, width, 3] u8, truth [n] u16, cells [n, tokens] u16."""
+    """A shard: pictures [n, height, width, 3] u8, truth [n] u16, cells [n, tokens] u16."""
     grid, shapes = GRIDS[ORDER[index % len(ORDER)]]
     pictures = np.empty((SHARD, grid[1], grid[0], 3), dtype=np.uint8)
     truth = np.empty(SHARD, dtype=np.uint16)
@@ -70,7 +70,7 @@ def paint_shard(index: int) -> dict[str, np.ndarray]:
 
 
 class Pool:
-    """The shards painted so far, drawn at random; new ones are found as they appear."""
+    """Draws batches at random from the shards painted so far; refresh() finds new shards."""
 
     def __init__(self, folder: Path, rng: np.random.Generator) -> None:
         self.folder, self.rng = folder, rng
@@ -91,7 +91,7 @@ class Pool:
         return ORDER[int(name[6:10]) % len(ORDER)]
 
     def batch(self) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-        """A grid's name, pixels [BATCH, height, width, 3] u8, truth [BATCH], cells [BATCH, tokens]."""
+        """A random batch: the grid's name, pixels [BATCH, height, width, 3] u8, truth [BATCH], cells [BATCH, tokens]."""
         grid = ORDER[self.rng.integers(len(ORDER))]
         left = self.orders.setdefault(grid, [])
         if not left:

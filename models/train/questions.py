@@ -1,4 +1,4 @@
-"""The queries of a training step, as tokens, and which pictures answer them."""
+"""The queries of a training step as tokens, and the pictures that answer them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def bits(concepts: Iterable[str]) -> int:
 
 
 class Questions:
-    """The queries of a step and which pictures answer them."""
+    """Draws and encodes the queries of a step, and computes which pictures answer them."""
 
     def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
         self.tokenizer, self.rng = tokenizer, random.Random(f"questions {seed}")
 
     def draw(self, truth: np.ndarray) -> list[phrases.Query]:
-        """`COUNT` queries for pictures whose truth [pictures] is given as bits."""
+        """`COUNT` queries for a batch of pictures whose truth [pictures] is given as bit masks."""
         rng = self.rng
         wanted = [*CONCEPTS, "baby", "baby", "baby", "dog", "cat", "people", "pet", "animal"]
         queries = [self._fitting(lambda loose, c=c: phrases.single(c, rng, loose=loose)) for c in wanted]
         queries.append(self._fitting(lambda _: phrases.nobody(rng)))
         present = [[c for i, c in enumerate(CONCEPTS) if mask >> i & 1] for mask in truth.tolist()]
         present = [names for names in present if len(names) >= 2]
-        while len(queries) < COUNT:  # two at once: mostly pairs that some picture of the batch shows
+        while len(queries) < COUNT:  # pairs of concepts, mostly pairs that some picture of the batch shows
             if present and rng.random() < 0.6:
                 one, other = rng.sample(rng.choice(present), 2)
             else:
@@ -51,15 +51,15 @@ class Questions:
         return self.tokenizer.encode(prompt(query.text, instruction=query.instruction)).ids
 
     def _fitting(self, make: Callable[[bool], phrases.Query]) -> phrases.Query:
-        """A query of at most `TOKENS` tokens, a quarter of them loose; nearly all fit at the first try."""
+        """A query of at most `TOKENS` tokens. A quarter of the queries are loose; nearly all fit at the first attempt."""
         while True:
             query = make(self.rng.random() < 0.25)
             if len(self._tokens(query)) <= TOKENS:
                 return query
 
     def encode(self, queries: list[phrases.Query]) -> tuple[Tensor, Tensor]:
-        """Prompts as ids [queries, TOKENS], padded on the right, and the index of each last token."""
-        ids = torch.zeros(len(queries), TOKENS, dtype=torch.long)  # masked by position: any id pads
+        """Prompts as ids [queries, TOKENS], padded on the right, and the index of the last token of each."""
+        ids = torch.zeros(len(queries), TOKENS, dtype=torch.long)  # causal attention ignores the padding, so any id will do
         last = torch.zeros(len(queries), dtype=torch.long)
         for i, query in enumerate(queries):
             tokens = self._tokens(query)
@@ -71,7 +71,7 @@ class Questions:
 
     @staticmethod
     def answers(queries: list[phrases.Query], truth: np.ndarray) -> Tensor:
-        """[pictures, queries] f32: 1 where the picture answers the query."""
+        """f32 [pictures, queries]: 1 if the picture answers the query, else 0."""
         columns = []
         people = bits(("baby", "child", "adult"))
         for query in queries:

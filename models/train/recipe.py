@@ -1,7 +1,7 @@
-"""From people's words and pictures to the model's input: the recipe of Qwen3-VL-Embedding.
+"""Turns texts and pictures into the model's input, by the recipe of Qwen3-VL-Embedding.
 
-Prompt, image sizes and patches are those of the reference (`src/models/qwen3_vl_embedding.py` of
-QwenLM/Qwen3-VL-Embedding and the Qwen2-VL image processor); the numbers are this model's.
+Prompt, image sizes and patches are those of the reference (`src/models/qwen3_vl_embedding.py` of QwenLM/Qwen3-VL-Embedding and
+the Qwen2-VL image processor); the numbers are this model's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def prompt(text: str | None, image_tokens: int = 0, instruction: str | None = No
 
 
 def smart_resize(width: int, height: int) -> tuple[int, int]:
-    """(width, height): multiples of `FACTOR`, `MIN_PIXELS` to `MAX_PIXELS` in all, about the same shape."""
+    """(width, height): multiples of `FACTOR` whose product is from `MIN_PIXELS` to `MAX_PIXELS`, with about the same aspect."""
     if max(width, height) / min(width, height) > 200:
         raise ValueError(f"aspect ratio of {width} x {height} is above 200")
     w, h = round(width / FACTOR) * FACTOR, round(height / FACTOR) * FACTOR
@@ -59,13 +59,13 @@ def smart_resize(width: int, height: int) -> tuple[int, int]:
 
 
 def prepare(image: Image.Image) -> np.ndarray:
-    """Upright picture to the pixels [height, width, 3] u8 that the model sees."""
+    """Resizes an upright picture to the pixels [height, width, 3] u8 that the model takes."""
     image = image.convert("RGB")
     return np.asarray(image.resize(smart_resize(*image.size), Image.BICUBIC))
 
 
 def patches(pixels: np.ndarray) -> np.ndarray:
-    """[height, width, 3] u8 to [patches, 3 * 2 * 8 * 8] f32 in merge order, the frame given twice."""
+    """Turns [height, width, 3] u8 into [patches, 3 * 2 * 8 * 8] f32 in merge order, with the frame repeated."""
     h, w, _ = pixels.shape
     values = (pixels.astype(np.float32) / 255 - 0.5) / 0.5
     split = values.reshape(h // FACTOR, MERGE, PATCH, w // FACTOR, MERGE, PATCH, 3)

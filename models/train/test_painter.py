@@ -1,4 +1,8 @@
-"""The rule of truth, determinism, phrases. `python3 -m unittest` in this folder; Pillow and numpy only."""
+"""Tests the painter, the albums and the phrases. Boxes of things are compared with each other and with
+the pixels that changed, files with truth.csv.
+
+Run alone: `python3 -m unittest` in this folder; needs Pillow and numpy only.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +32,14 @@ def area(box: tuple) -> float:
 
 
 class Scenes(unittest.TestCase):
-    def test_the_same_seed_paints_the_same_picture(self) -> None:
+    def test_a_seed_determines_the_picture(self) -> None:
         for paint in (lambda seed: paint_small(seed, (4, 3), (112, 80)), paint_photo):
             one, again, other = paint(5), paint(5), paint(6)
             self.assertEqual(one.image.tobytes(), again.image.tobytes())
             self.assertEqual(one.concepts, again.concepts)
             self.assertNotEqual(one.image.tobytes(), other.image.tobytes())
 
-    def test_what_counts_is_within_the_picture_and_not_hidden(self) -> None:
+    def test_counted_things_are_inside_the_picture_and_not_hidden(self) -> None:
         for seed in range(300):
             for scene, inside in (
                 (paint_small(seed, (3, 4), (80, 112)), TRAINING_INSIDE),
@@ -47,7 +51,7 @@ class Scenes(unittest.TestCase):
                         least = min(area(thing.box), area(other.box))
                         self.assertLessEqual(overlap(thing.box, other.box), 0.2 * least + 1e-9)
 
-    def test_nothing_is_smaller_than_the_table_says(self) -> None:
+    def test_no_thing_is_smaller_than_its_least_size(self) -> None:
         for seed in range(300):
             scene = paint_photo(seed, longest=120)
             w, h = scene.image.size
@@ -55,7 +59,7 @@ class Scenes(unittest.TestCase):
                 tall = (thing.box[3] - thing.box[1]) * h / min(w, h)
                 self.assertGreaterEqual(tall, 0.8 * SIZES[thing.name][0] - 1e-9, thing)
 
-    def test_truth_is_what_was_painted(self) -> None:
+    def test_truth_equals_what_was_painted(self) -> None:
         seen = set()
         for seed in range(400):
             scene = paint_photo(seed, longest=120)
@@ -64,8 +68,8 @@ class Scenes(unittest.TestCase):
             seen |= scene.concepts
         self.assertEqual(seen, set(CONCEPTS))
 
-    def test_a_thing_changes_the_picture_where_its_box_is(self) -> None:
-        """Each painter leaves its mark: the box differs from the same place left empty."""
+    def test_a_painter_draws_within_its_box(self) -> None:
+        """The pixels that a painter changes lie in its box, and fill a part of it."""
         for name, (painter, poses) in THINGS.items():
             for pose in poses:
                 image = Image.new("RGB", (300, 120))
@@ -81,7 +85,7 @@ class Scenes(unittest.TestCase):
 
 
 class Albums(unittest.TestCase):
-    def test_files_truth_and_orientation_agree(self) -> None:
+    def test_files_agree_with_the_truth(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             album.draw(4, 120, Path(folder))
             with open(Path(folder) / "truth.csv", newline="") as file:
@@ -97,7 +101,7 @@ class Albums(unittest.TestCase):
                     ImageOps.exif_transpose(image).load()
             self.assertGreater(turned, 0)
 
-    def test_a_turned_photo_is_upright_again(self) -> None:
+    def test_a_rotated_photo_is_shown_upright(self) -> None:
         scene = paint_photo(11)
         upright = np.asarray(scene.image, dtype=np.int16)
         for orientation in (3, 6, 8):
@@ -111,7 +115,7 @@ class Albums(unittest.TestCase):
 
 
 class Phrases(unittest.TestCase):
-    def test_rules_say_who_answers(self) -> None:
+    def test_rules_decide_which_pictures_answer(self) -> None:
         rng = Random(1)
         both = frozenset({"baby", "snow"})
         self.assertTrue(phrases.single("baby", rng).answered_by(both))
@@ -122,7 +126,7 @@ class Phrases(unittest.TestCase):
         self.assertFalse(phrases.nobody(rng).answered_by(both))
         self.assertTrue(phrases.nobody(rng).answered_by(frozenset({"cat"})))
 
-    def test_no_phrasing_of_the_evaluation_is_in_training(self) -> None:
+    def test_training_has_no_phrasing_of_the_evaluation(self) -> None:
         self.assertFalse(set(phrases.TEMPLATES) & set(phrases.TEMPLATES_UNSEEN))
         self.assertFalse(set(phrases.PAIRS) & set(phrases.PAIRS_UNSEEN))
         self.assertFalse(set(phrases.NOBODY) & set(phrases.NOBODY_UNSEEN))

@@ -1,5 +1,5 @@
-"""The model's own small tokenizer: byte-level BPE with Qwen2's pattern, trained on the phrases.
-Every string encodes, since all 256 bytes are in the vocabulary; the post-processor appends nothing."""
+"""The model's small tokenizer: byte-level BPE with Qwen2's pattern, trained on the phrases. It encodes every string, since the
+vocabulary contains all 256 bytes, and its post-processor appends nothing."""
 
 from __future__ import annotations
 

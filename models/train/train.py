@@ -3,16 +3,15 @@
     python3 pool.py --out POOL --shards 100
     python3 train.py --pool POOL --work WORK --export ../photosearch-mini-1 --minutes 60
 
-Loss: for each step's pictures and queries, all of whose answers are known, the sigmoid loss of SigLIP
-(Zhai et al. 2023, arXiv:2303.15343) over all pairs, summed over prefixes of the embedding (Matryoshka
-representation learning, Kusupati et al. 2022, arXiv:2205.13147), with a learned scale and bias for
-each prefix. Two helpers, dropped afterwards, give the pictures' side a quick start: one predicts from
-each image token which things lie there, the other predicts the concepts from an embedding, the same
-for pictures and queries.
+Loss: for every step, it is known which pictures answer which queries. The loss is the sigmoid loss of SigLIP (Zhai et al. 2023,
+arXiv:2303.15343) over all pairs, summed over prefixes of the embedding (Matryoshka representation learning, Kusupati et al.
+2022, arXiv:2205.13147), with a learned scale and bias for each prefix. Two auxiliary heads, which are not exported, speed up
+the start of the vision model: one predicts from each image token which things lie there, the other predicts the concepts from
+an embedding, of pictures and of queries alike.
 
-Schedule: warm-up, then constant, then decay to zero, so that a run can be ended well at any moment:
-`--minutes` bounds the time, and a file WORK/decay starts the decay at once. A checkpoint is written
-every five minutes and taken up by the next run with the same WORK.
+Schedule: warm-up, then a constant rate, then decay to zero. `--minutes` bounds the time, and a file WORK/decay starts the decay
+at once, so that a run can be finished early without harm. A checkpoint is written every five minutes, and the next run with
+the same WORK continues from it.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def unpack(masks: np.ndarray) -> Tensor:
 
 
 class Heads(nn.Module):
-    """What training needs beside the model: scales, biases and the two helpers."""
+    """Parameters that only training needs: scales, biases and the two auxiliary heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +87,7 @@ def loss_of(
 
 
 def optimizers(model: nn.Module, heads: Heads, args) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the hidden matrices, AdamW for the rest."""
+    """Muon (Jordan et al. 2024) for the hidden matrices, AdamW for all other parameters."""
     matrices, others = [], []
     for name, p in model.named_parameters():
         hidden = p.ndim == 2 and "embed" not in name
@@ -133,10 +132,10 @@ class Run:
         self.pictures = compile(self.encoder.pictures, dynamic=False)
         self.texts = compile(self.encoder.texts, dynamic=False)
 
-    # -- one step ---------------------------------------------------------------------------------
+    # -- training step ----------------------------------------------------------------------------
 
     def factor(self) -> float:
-        """The learning rates' factor at this moment."""
+        """The factor of the learning rates at this step."""
         warm = min(1.0, (self.step + 1) / 150)
         if self.decay_from is None:
             return warm
@@ -168,10 +167,10 @@ class Run:
                 self.average[name].lerp_(parameter, 1 - keep)
         return loss.item()
 
-    # -- looking at it ----------------------------------------------------------------------------
+    # -- validation -------------------------------------------------------------------------------
 
     def validation(self, count: int = 500) -> list[tuple[str, Tensor, np.ndarray]]:
-        """Photos of seeds that neither training nor the evaluation uses, by grid."""
+        """Photos of seeds that neither training nor the evaluation uses, grouped by grid."""
         rows: dict[str, tuple[list, list]] = {}
         names = {grid: name for name, (grid, _) in GRIDS.items()}
         for seed in range(count):
@@ -185,7 +184,7 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Average precision of the plain query for each concept."""
+        """The average precision of each concept's plain query."""
         vectors, truth = [], []
         with self.averaged(), torch.autocast("cpu", torch.bfloat16):
             for grid, pixels, masks in self.photos:
@@ -200,7 +199,7 @@ class Run:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within it the model has the running average of its weights, which is the better model."""
+        """Gives the model the running average of its weights within a `with` block. The averaged model is the better one."""
         parameters = dict(self.model.named_parameters())
         kept = {name: p.detach().clone() for name, p in parameters.items()}
         with torch.no_grad():
@@ -213,7 +212,7 @@ class Run:
                 for name, p in parameters.items():
                     p.copy_(kept[name])
 
-    # -- keeping it -------------------------------------------------------------------------------
+    # -- checkpoints and export -------------------------------------------------------------------
 
     def save(self) -> None:
         state = {
@@ -242,7 +241,7 @@ class Run:
             optimizer.load_state_dict(saved)
         self.step, self.spent, self.decay_from = state["step"], state["spent"], state["decay_from"]
         self.pool.seen = state["seen"]
-        # other draws than before the interruption
+        # Draw other pictures and queries than before the interruption.
         self.pool.rng = np.random.default_rng([self.args.seed, self.step])
         self.questions.rng = random.Random(f"questions {self.args.seed} {self.step}")
         print(f"resumed at step {self.step}, {self.spent / 60:.1f} minutes", flush=True)
@@ -305,13 +304,13 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, required=True, help="folder of shards painted by pool.py")
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--export", type=Path, help="model directory to write")
-    parser.add_argument("--minutes", type=float, default=60.0, help="training time, without compiling")
+    parser.add_argument("--minutes", type=float, default=60.0, help="training time without compilation")
     parser.add_argument(
-        "--decay-share", type=float, default=0.3, help="part of the time in which the rate falls to zero"
+        "--decay-share", type=float, default=0.3, help="share of the time in which the learning rates fall to zero"
     )
     parser.add_argument("--report", type=float, default=2.0, help="minutes between validations")
     parser.add_argument("--rate", type=float, default=1e-3, help="AdamW's learning rate")
-    parser.add_argument("--muon-rate", type=float, default=2e-3, help="Muon's, on AdamW's scale")
+    parser.add_argument("--muon-rate", type=float, default=2e-3, help="Muon's learning rate, on AdamW's scale")
     parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--threads", type=int, default=1)

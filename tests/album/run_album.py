@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Finds things in a small drawn album through SQL and compares with the album's truth.
+"""Searches a small drawn album through SQL and compares the results with what the album's pictures show.
 
-The server is the one that PGHOST names. Last line: how many checks passed and failed.
+The reference is the album's truth.csv (table truth), in which the painter records what it drew into each picture.
+Run alone: tests/cluster.sh run DIR /usr/bin/python3 tests/album/run_album.py (PGHOST names the server). The last line counts
+the checks.
 """
 
 import json
@@ -34,7 +36,7 @@ def check(name, ok, detail=""):
 
 
 def found(server, text):
-    """Paths that the pair finds, best first."""
+    """Paths of the photos that the coarse filter and the fine score find, best first."""
     return [
         path
         for (path,) in server.rows(f"""
@@ -68,22 +70,22 @@ def main():
     hits = found(server, "a baby")
     recall = len(babies & set(hits)) / len(babies)
     precision = len(babies & set(hits)) / max(len(hits), 1)
-    check("all the baby photos: recall", recall >= 0.97, f"{recall:.3f}")
-    check("all the baby photos: precision", precision >= 0.9, f"{precision:.3f}")
+    check("recall of baby photos", recall >= 0.97, f"{recall:.3f}")
+    check("precision of baby photos", precision >= 0.9, f"{precision:.3f}")
 
-    # The coarse step is a filter in front of the fine one: it must not cost answers.
+    # The coarse filter only saves work for the fine score: it must not cost results.
     lost = server.value(f"""
         SELECT count(*) FROM photos, embed_text('{MODEL}', 'a baby') AS q
         WHERE fine_score(embedding, q) >= {FINE} AND NOT coarse_match(embedding, q, {COARSE}, {DIMS})
     """)
-    check("the coarse step loses nothing that the fine step asks for", lost == "0", lost)
+    check("the coarse filter drops no photo that reaches the fine threshold", lost == "0", lost)
     by_settings = server.value(f"""
         SELECT count(*) FROM photos, embed_text('a baby') AS q
         WHERE coarse_match(embedding, q) IS DISTINCT FROM coarse_match(embedding, q, {COARSE}, {DIMS})
     """)
-    check("the settings' form follows the model's recommendation", by_settings == "0", by_settings)
+    check("without settings, the model's recommended threshold and dims apply", by_settings == "0", by_settings)
 
-    # The planner foresees what the filter keeps, of a question in FROM too.
+    # The planner's estimates, for queries that are embedded in FROM.
     server.psql("ANALYZE photos;")
     questions = ["a baby", "a dog", "a cat", "a car", "a beach", "a birthday cake", "mountains", "people", "a boat", "snow"]
     missed = []
@@ -96,11 +98,11 @@ def main():
                 missed.append((question, threshold, dims, expected, counted))
     check("the planner's estimates are within a factor of 3", len(missed) <= 2, str(missed))
 
-    # A photo that a telephone stored on its side is the same photo.
+    # Some files are stored rotated, with an EXIF orientation that says so.
     turned = server.rows("SELECT path FROM truth WHERE orientation <> 1 ORDER BY path")
-    check("the album has turned photos", len(turned) >= 3, str(len(turned)))
+    check("the album has rotated photos", len(turned) >= 3, str(len(turned)))
     sideways = truth(server, "orientation <> 1 AND baby")
-    check("turned baby photos are found", sideways <= set(hits), str(sideways - set(hits)))
+    check("rotated baby photos are found", sideways <= set(hits), str(sideways - set(hits)))
 
     without_dogs = server.rows(f"""
         SELECT path FROM photos, embed_text('{MODEL}', 'a baby') AS baby, embed_text('{MODEL}', 'a dog') AS dog
@@ -109,9 +111,9 @@ def main():
     """)
     wanted = truth(server, "baby AND NOT dog")
     recall = len(wanted & {path for (path,) in without_dogs}) / len(wanted)
-    check("babies without dogs: recall", recall >= 0.9, f"{recall:.3f}")
+    check("recall of babies without dogs", recall >= 0.9, f"{recall:.3f}")
     dogs = len({path for (path,) in without_dogs} & truth(server, "baby AND dog"))
-    check("babies without dogs: most dogs are gone", dogs <= 0.3 * len(truth(server, "baby AND dog")), str(dogs))
+    check("most photos with a dog are excluded", dogs <= 0.3 * len(truth(server, "baby AND dog")), str(dogs))
 
     itself = server.rows("""
         SELECT count(*) FILTER (WHERE nearest = id), count(*) FROM (
@@ -119,13 +121,13 @@ def main():
                              ORDER BY other.embedding <=> this.embedding, other.id <> this.id LIMIT 1) AS nearest
             FROM photos this) AS x
     """)[0]
-    check("search by photo finds the photo itself first", itself[0] == itself[1], "/".join(itself))
+    check("a search by photo finds the photo itself first", itself[0] == itself[1], "/".join(itself))
 
     again = server.value(f"""
         SELECT max(1 - fine_score(embedding, embed_image('{MODEL}', image))) < 1e-5
         FROM (SELECT * FROM photos ORDER BY id LIMIT 20) AS x
     """)
-    check("embedding again gives the same vectors", again == "t")
+    check("embedding a photo again gives the same vector", again == "t")
     batched = server.value(f"""
         SELECT max(1 - fine_score(p.embedding, b.vector)) < 1e-5
         FROM (SELECT embed_images('{MODEL}', array_agg(image ORDER BY id)) AS vectors

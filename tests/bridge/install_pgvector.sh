@@ -1,13 +1,13 @@
 #!/bin/sh
-# Builds pgvector from the source package of a newer Debian and installs it into the server that
-# PG_CONFIG names. Does nothing where the server has pgvector already.
+# Builds pgvector from the source package of a newer Debian release and installs it into the server that
+# PG_CONFIG names. Does nothing if the server has pgvector already.
 #
 #   tests/bridge/install_pgvector.sh
 #
-# Debian packages pgvector from trixie on, for that release's PostgreSQL only; the same source
-# builds against any supported one. The archive is the one that this machine's apt uses, and apt's
-# own state stays as it is: the list, the index and the download live in a directory of their own.
-# Needs dpkg-dev, make and a C compiler.
+# Debian packages pgvector from trixie on, for that release's PostgreSQL only; the same source builds
+# against every supported version. The source comes from the Debian archive that apt is configured for.
+# The list of sources, the package index and the download are kept in a temporary directory, so that the
+# system's apt configuration and state do not change. Needs dpkg-dev, make and a C compiler.
 set -eu
 
 pg_config=${PG_CONFIG:-pg_config}
@@ -22,12 +22,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
 
-# apt's own repositories, whichever of its two file formats names them; the first one with
-# packages of the release itself (not of its updates) is the archive.
+# The configured repositories, in either of apt's two file formats. The first repository that holds the
+# packages of a release (not its updates) is taken.
 archive=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
     awk '$3 == "main" && $2 !~ /-/ { print $1; exit }')
 if [ -z "$archive" ]; then
-    echo "apt has no Debian archive to take the source of pgvector from" >&2
+    echo "apt has no Debian archive configured, so the source of pgvector cannot be downloaded" >&2
     exit 1
 fi
 echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $suite main" \
@@ -39,9 +39,9 @@ apt() {
         -o APT::Sandbox::User=root "$@"
 }
 apt update
-# apt has checked the files against the archive's signature; dpkg-source need not look for keys.
+# apt has verified the files by the archive's signature, so dpkg-source does not have to check them.
 (cd "$work" && apt source --download-only pgvector && dpkg-source --no-check -x ./*.dsc source)
 
-# Without OPTFLAGS, which upstream sets to this very CPU.
+# OPTFLAGS is empty because upstream would optimise for the building machine's CPU (-march=native).
 make -C "$work/source" -s OPTFLAGS= PG_CONFIG="$pg_config"
 make -C "$work/source" -s OPTFLAGS= PG_CONFIG="$pg_config" install

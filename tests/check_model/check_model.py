@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Compares a model with the figures that its authors publish, computed through SQL.
+"""Compares a model with the similarities that its authors publish, computed through SQL.
 
-    check_model.py --model DIR                  in a private server that finds the model there
-    check_model.py --dsn CONNINFO --name NAME   in a server that has the model, and the extension
+    check_model.py --model DIR                  uses a private server that finds the model in DIR
+    check_model.py --dsn CONNINFO --name NAME   uses a server that has the model and the extension
 
-Prints each figure: published, ours, the difference, and whether that is within the tolerance. The
-exit status is 1 where one is off, 2 where nothing could be computed. `--clone DIR`, a clone of the
-authors' repository, adds the figures whose inputs are whole only in its files, those of pictures
-among them. Needs psql, no Python package.
+Prints for each figure the published similarity, ours, the difference, and whether it is within the tolerance. The exit status
+is 1 if one is not, 2 if nothing could be computed. With `--clone DIR`, a clone of the authors' repository, it also compares
+the figures whose inputs only the repository holds, pictures among them. Needs psql and no Python package.
 """
 
 import argparse
@@ -33,7 +32,7 @@ class Figure:
     name: str
     published: float
     tolerance: float
-    # SQL expressions of the two vectors.
+    # SQL expressions of the two vectors whose similarity is published.
     left: str
     right: str
     ours: float | None = None
@@ -48,10 +47,10 @@ class Figure:
 
 
 class Plain(pickle.Unpickler):
-    """Reads lists, dictionaries, texts and numbers, and runs nothing."""
+    """An unpickler that accepts lists, dictionaries, strings and numbers only and calls nothing."""
 
     def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"holds a {module}.{name}, not only plain data")
+        raise pickle.UnpicklingError(f"contains a {module}.{name}, but only plain data is read")
 
 
 def read_plain(path):
@@ -85,7 +84,7 @@ def printed_figures(data, model):
 
 
 def clone_figures(data, model, clone):
-    """The authors' pickled results: queries, and for each the ranks and scores of its best documents."""
+    """Figures from the authors' pickled results: for each query, the ranks and scores of its best documents."""
     about = data["clone"]["text"]
     found = read_plain(clone / about["results"])
     for n, result in enumerate(found["results"]):
@@ -95,7 +94,7 @@ def clone_figures(data, model, clone):
             yield Figure(f"passages, query {n} | {i}", score, about["tolerance"], left, right)
     about = data["clone"]["image"]
     found = read_plain(clone / about["results"])
-    # The paths are those on the authors' machine.
+    # The pickle holds paths of the authors' machine, so only the file names are used.
     files = [clone / about["images"] / Path(path).name for path in found["corpus_paths"]]
     for n, result in enumerate(found["results"]):
         left = text_vector(model, result["caption"], about["instruction"])
@@ -105,7 +104,7 @@ def clone_figures(data, model, clone):
 
 @contextmanager
 def private_server(model):
-    """A command that runs psql in a server which looks for models in the directory of this one."""
+    """Starts a server that looks for models in the parent directory of model. Yields the command that runs psql in it."""
     with tempfile.TemporaryDirectory(prefix="photosearch-check-", dir="/tmp") as scratch:
         Path(scratch).chmod(0o755)
         directory = Path(scratch) / "server"
@@ -121,7 +120,7 @@ def private_server(model):
 
 
 def psql(command, script):
-    """What a script prints, one session. An error of SQL ends the program."""
+    """The output of a script that runs in one session. An SQL error ends the program."""
     done = subprocess.run(
         [*command, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"],
         input=script, text=True, capture_output=True,
@@ -133,7 +132,7 @@ def psql(command, script):
 
 
 def compute(command, model, figures):
-    """Fills in our similarities; returns the model's dimensions."""
+    """Computes our similarity of each figure. Returns the model's dimensions."""
     vectors = list(dict.fromkeys(vector for figure in figures for vector in (figure.left, figure.right)))
     numbers = {vector: n for n, vector in enumerate(vectors)}
     script = ["SET client_min_messages = warning;", "CREATE TEMP TABLE embedded (n int PRIMARY KEY, e mrl_vector);"]
@@ -169,13 +168,13 @@ def report(figures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="the model's directory")
-    parser.add_argument("--dsn", help="a server that has the model, as psql takes it")
-    parser.add_argument("--name", help="the model's name in that server")
+    parser.add_argument("--dsn", help="connection string of a server that has the model")
+    parser.add_argument("--name", help="name of the model in that server")
     parser.add_argument("--figures", type=Path, default=HERE / "published.json")
     parser.add_argument("--clone", type=Path, help="a clone of the authors' repository")
     arguments = parser.parse_args()
     if (arguments.model is None) == (arguments.dsn is None) or (arguments.dsn is None) != (arguments.name is None):
-        parser.error("give --model, or --dsn and --name")
+        parser.error("give either --model, or --dsn and --name")
     data = json.loads(arguments.figures.read_text())
     model = arguments.name or arguments.model.resolve().name
     figures = list(printed_figures(data, model))
@@ -185,12 +184,12 @@ def main():
         dimensions = compute(["psql", arguments.dsn], model, figures)
     else:
         if not (arguments.model / "config.json").exists():
-            parser.error(f"{arguments.model} holds no model: there is no config.json in it")
+            parser.error(f"{arguments.model} is not a model: it has no config.json")
         with private_server(arguments.model.resolve()) as command:
             dimensions = compute(command, model, figures)
     off = report(figures)
     if dimensions != data["dimensions"]:
-        print(f"these are figures of {data['model']}, which has {data['dimensions']} dimensions; this model has {dimensions}")
+        print(f"the figures belong to {data['model']}, which has {data['dimensions']} dimensions; this model has {dimensions}")
         return 1
     return 1 if off else 0
 

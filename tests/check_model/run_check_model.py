@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Tests check_model.py on a stand-in: the bundled model, whose own similarities are in stand_in.json.
+"""Tests check_model.py with the bundled model, whose similarities stand_in.json holds as if they were published.
 
-The server is the one that PGHOST names. Last line: how many checks passed and failed.
+check_model.py must accept figures that are right by construction and refuse figures that were altered.
+Run alone: tests/cluster.sh run DIR /usr/bin/python3 tests/check_model/run_check_model.py (PGHOST names the server). The last
+line counts the checks.
 """
 
 import io
@@ -43,7 +45,7 @@ def run(*arguments):
 
 
 def clone(directory, text_scores, image_scores):
-    """A made-up clone of the authors' repository: one passage, one picture."""
+    """Makes a directory like a clone of the authors' repository, with one passage and one picture."""
     data = json.loads((HERE / "published.json").read_text())["clone"]
     images = directory / data["image"]["images"]
     images.mkdir(parents=True, exist_ok=True)
@@ -68,12 +70,12 @@ def main():
     server = ["--dsn", DSN, "--name", MODEL]
 
     done = run(*server, "--figures", stand_in)
-    check("a model with its own figures passes", done.returncode == 0, done.stdout)
-    check("each figure is shown", done.stdout.count("  ok\n") == 5, done.stdout)
+    check("a model passes with its own figures", done.returncode == 0, done.stdout)
+    check("every figure is printed", done.stdout.count("  ok\n") == 5, done.stdout)
 
     done = run(*server)
-    check("another model's figures are off", done.returncode == 1 and "  off\n" in done.stdout, done.stdout)
-    check("and it is said whose they are", "Qwen3-VL-Embedding-2B" in done.stdout, done.stdout)
+    check("a model fails with another model's figures", done.returncode == 1 and "  off\n" in done.stdout, done.stdout)
+    check("the report names the model that the figures belong to", "Qwen3-VL-Embedding-2B" in done.stdout, done.stdout)
 
     with tempfile.TemporaryDirectory(prefix="photosearch-check-", dir="/tmp") as scratch:
         scratch = Path(scratch)
@@ -83,18 +85,18 @@ def main():
         (scratch / "one_off.json").write_text(json.dumps(data))
         done = run(*server, "--figures", scratch / "one_off.json")
         off = [line for line in done.stdout.splitlines() if line.endswith("off")]
-        check("one figure that is off is enough", done.returncode == 1 and len(off) == 1, done.stdout)
+        check("one wrong figure fails", done.returncode == 1 and len(off) == 1, done.stdout)
 
-        # A directory, in a server of the runner's own.
+        # A model given by its directory, in a private server that check_model.py starts.
         directory = scratch / "models" / "a-copy"
         shutil.copytree(HERE.parent.parent / "models" / MODEL, directory)
         done = run("--model", directory, "--figures", stand_in)
-        check("a directory is checked in a private server", done.returncode == 0 and "a-copy" in done.stdout, done.stdout)
+        check("a model given by its directory passes", done.returncode == 0 and "a-copy" in done.stdout, done.stdout)
         (directory / "model.safetensors").unlink()
         done = run("--model", directory, "--figures", stand_in)
-        check("a model that cannot be used", done.returncode == 2 and "model.safetensors" in done.stdout, done.stdout)
+        check("a model without weights is reported", done.returncode == 2 and "model.safetensors" in done.stdout, done.stdout)
         done = run("--model", scratch, "--figures", stand_in)
-        check("a directory without a model", done.returncode == 2 and "config.json" in done.stdout, done.stdout)
+        check("a directory without a model is reported", done.returncode == 2 and "config.json" in done.stdout, done.stdout)
 
         clone_data, picture = clone(scratch / "clone", [0.0], [0.0])
         ours = [
@@ -105,9 +107,9 @@ def main():
             )
         ]
         for name, scores, code in (
-            ("a clone's figures pass", ours, 0),
-            ("a clone's passage is off", [ours[0] + 0.02, ours[1]], 1),
-            ("a clone's picture is off", [ours[0], ours[1] + 0.06], 1),
+            ("the figures of a clone pass", ours, 0),
+            ("a wrong figure of a clone's passage fails", [ours[0] + 0.02, ours[1]], 1),
+            ("a wrong figure of a clone's picture fails", [ours[0], ours[1] + 0.06], 1),
         ):
             clone(scratch / "clone", scores[:1], scores[1:])
             figures = json.loads(stand_in.read_text()) | {"clone": clone_data}
@@ -122,7 +124,7 @@ def main():
         (scratch / "clone" / clone_data["text"]["results"]).write_bytes(pickle.dumps(Hostile()))
         done = run(*server, "--figures", scratch / "with_clone.json", "--clone", scratch / "clone")
         refused = done.returncode == 2 and "mkdir" in done.stdout and not (scratch / "was-run").exists()
-        check("a pickle with more than plain data is refused", refused, done.stdout)
+        check("a pickle that is not plain data is refused and not run", refused, done.stdout)
 
     psql("postgres", f"DROP DATABASE {DATABASE}")
     print(f"{passed} passed, {failed} failed")

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""A real client against a running server: psycopg 3 with pgvector's own codec for halfvec.
+"""Tests mrl_vector and the embedding functions through a client library: psycopg 3 with pgvector's codec for halfvec.
 
-usage: run_client.py        (PGHOST, PGUSER and the like say where the server is)
+usage: run_client.py        (PGHOST, PGUSER and the other libpq variables name the server)
 
-mrl_vector's text form is pgvector's and its binary form is halfvec's, byte for byte. That is what
-lets pgvector's client libraries read and write it, and what these tests hold it to. They make a
-database of their own. The last line counts them; the exit status is 1 where one failed.
+The text form of mrl_vector is that of pgvector's types, and its binary form is that of halfvec byte for byte, so that
+pgvector's client libraries read and write it. The reference is pgvector's codec, which knows nothing of photosearch; Pillow
+makes the pictures. The tests create a database of their own and drop it.
+Run alone: tests/cluster.sh run DIR VENV/bin/python tests/client/run_client.py, where VENV has the packages of
+tests/client/requirements.txt and of tests/pictures/requirements.txt. The last line counts the tests; the exit status is 1
+if one failed.
 """
 
 import io
@@ -28,7 +31,7 @@ DATABASE = "photosearch_client"
 MODEL = "photosearch-mini-1"
 TESTS = []
 
-# Every bit pattern of a finite half: exponents 0 to 30 of 31, both signs.
+# Every bit pattern of a finite half: exponents 0 to 30 (31 means infinity or NaN), both signs.
 FINITE = [bits for bits in range(1 << 16) if bits >> 10 & 0x1F != 0x1F]
 
 
@@ -38,14 +41,14 @@ def test(function):
 
 
 def connect(**options):
-    """A connection for which HalfVector stands for mrl_vector."""
+    """Connects and registers HalfVector as the Python type of mrl_vector."""
     connection = psycopg.connect(dbname=DATABASE, autocommit=True, **options)
     register_halfvec_info(connection, TypeInfo.fetch(connection, "mrl_vector"))
     return connection
 
 
 def message(*bits, dims=None, unused=0):
-    """The binary form of the halves with these bits."""
+    """The binary form of a vector of halves with these bit patterns."""
     return struct.pack(f">HH{len(bits)}H", len(bits) if dims is None else dims, unused, *bits)
 
 
@@ -54,7 +57,7 @@ def sample(seed, dims):
 
 
 @test
-def values_come_and_go_in_both_formats(connection):
+def values_round_trip_in_both_formats(connection):
     for binary in (False, True):
         for dims in (1, 2, 3, 64, 2048, 16000):
             vector = sample(dims, dims)
@@ -65,7 +68,7 @@ def values_come_and_go_in_both_formats(connection):
 
 
 @test
-def text_in_and_binary_out_agree(connection):
+def text_input_and_binary_output_agree(connection):
     for vector in (sample(i, 100) for i in range(20)):
         rows = [connection.execute(f"SELECT {slot}", [vector], binary=binary).fetchone()[0] for slot in ("%t", "%b") for binary in (False, True)]
         assert rows == [vector] * 4
@@ -86,7 +89,7 @@ def every_finite_half_keeps_its_bits(connection):
     oid = TypeInfo.fetch(connection, "mrl_vector").oid
     for start in range(0, len(FINITE), 15872):
         sent = message(*FINITE[start : start + 15872])
-        # In binary and back; then by way of the text form, which must tell -0 and subnormals too.
+        # Once in binary form, then through the text form, which must keep -0 and subnormals too.
         for query in ("SELECT $1", "SELECT $1::text::mrl_vector", "SELECT $1::real[]::mrl_vector", "SELECT mrl_vector_send($1)"):
             result = connection.pgconn.exec_params(query.encode(), [sent], [oid], [Format.BINARY], Format.BINARY)
             assert result.status == ExecStatus.TUPLES_OK, result.error_message
@@ -113,7 +116,7 @@ def copy_binary(connection):
 
 
 @test
-def copy_refuses_the_whole_where_one_row_is_wrong(connection):
+def copy_with_one_wrong_row_stores_nothing(connection):
     connection.execute("CREATE TABLE refused (id int, e mrl_vector(4))")
     for bad, state in ((sample(1, 5), "22000"), (sample(1, 3), "22000")):
         try:
@@ -199,7 +202,7 @@ def large_parameters(connection):
 
 
 @test
-def prepared_statements_of_every_plan(connection):
+def prepared_statements_in_every_plan_mode(connection):
     connection.execute("CREATE TABLE prepared AS SELECT i AS id, ARRAY[sin(i), cos(i), sin(i * 3)]::mrl_vector AS e FROM generate_series(1, 200) AS i")
     queries = [HalfVector([a, b, 0.25]) for a in (-1.0, 0.5) for b in (-0.5, 1.0)]
     expected = {}
@@ -217,7 +220,7 @@ def prepared_statements_of_every_plan(connection):
 
 
 @test
-def a_query_vector_made_by_the_client_finds_its_photo(connection):
+def client_query_vector_finds_its_photo(connection):
     connection.execute("CREATE TABLE found (id int, e mrl_vector(3))")
     connection.cursor().executemany("INSERT INTO found VALUES (%s, %s)", [(1, HalfVector([1, 0, 0])), (2, HalfVector([0, 1, 0])), (3, HalfVector([0.9, 0.1, 0]))])
     query = HalfVector([1, 0, 0])
@@ -228,7 +231,7 @@ def a_query_vector_made_by_the_client_finds_its_photo(connection):
 
 @test
 def concurrent_connections(_):
-    """Each thread has a connection of its own, embeds, stores and searches at the same time."""
+    """Each thread has its own connection; all embed, store and search at the same time."""
     with connect() as connection:
         connection.execute("CREATE TABLE shared (thread int, caption text, e mrl_vector)")
         alone = connection.execute("SELECT embed_text(%s, 'a baby')", [MODEL], binary=True).fetchone()[0]
@@ -262,7 +265,7 @@ def concurrent_connections(_):
 
 
 @test
-def a_query_that_embeds_can_be_cancelled(connection):
+def embedding_query_can_be_cancelled(connection):
     cancel = threading.Timer(0.2, connection.cancel_safe)
     cancel.start()
     try:
@@ -270,7 +273,7 @@ def a_query_that_embeds_can_be_cancelled(connection):
     except psycopg.errors.QueryCanceled:
         pass
     else:
-        raise AssertionError("200,000 texts were embedded before the cancellation came")
+        raise AssertionError("200,000 texts were embedded before the query was cancelled")
     finally:
         cancel.join()
     assert connection.execute("SELECT vector_dims(embed_text('a baby')) > 0").fetchone() == (True,)
@@ -283,7 +286,7 @@ def encoded(image, format, **options):
 
 
 @test
-def the_readmes_backfill_steps_over_what_it_cannot_read(connection):
+def readme_backfill_skips_unreadable_pictures(connection):
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     backfill = re.search(r"^WITH todo AS MATERIALIZED.*?;$", readme, re.DOTALL | re.MULTILINE).group()
     backfill = backfill.replace("qwen3-vl-embedding-2b", MODEL)
@@ -316,7 +319,7 @@ def the_readmes_backfill_steps_over_what_it_cannot_read(connection):
 
 
 @test
-def a_large_jpeg_decoded_smaller_gives_the_vector_of_the_whole(connection):
+def reduced_jpeg_decoding_keeps_the_vector(connection):
     noise = Image.effect_noise((96, 72), 90).resize((2400, 1800), Image.Resampling.BICUBIC)
     photo = Image.merge("RGB", [noise, Image.linear_gradient("L").resize(noise.size), Image.radial_gradient("L").resize(noise.size)])
     for options in ({}, {"progressive": True}, {"subsampling": 0}):
@@ -327,7 +330,7 @@ def a_large_jpeg_decoded_smaller_gives_the_vector_of_the_whole(connection):
 
 
 def png_of_zeros(width, height):
-    """16 bits, RGBA: eight bytes a pixel, from next to nothing."""
+    """A PNG of 16-bit RGBA: eight bytes a pixel when decoded, and a small file."""
 
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -339,14 +342,15 @@ def png_of_zeros(width, height):
 
 
 @test
-def decoding_takes_no_more_memory_than_the_setting(connection):
+def decoding_stays_within_the_memory_setting(connection):
     def peak_mb():
         status = Path(f"/proc/{connection.info.backend_pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
-    # 36 million pixels: 108 MB of RGB, 288 MB of the PNG's samples, 216 MB of coefficients of the
-    # progressive JPEG, which is decoded at an eighth of its size.
+    # 36 million pixels: 108 MB of RGB; 288 MB of samples for the PNG; 216 MB of coefficients for the progressive JPEG,
+    # which is decoded at an eighth of its size.
     large = Image.linear_gradient("L").resize((6000, 6000)).convert("RGB")
+    # Name, picture, and a limit in MB that suffices for it.
     pictures = [
         ("PNG", png_of_zeros(6000, 6000), 200),
         ("progressive JPEG", encoded(large, "JPEG", progressive=True, subsampling=0), 300),
@@ -361,7 +365,7 @@ def decoding_takes_no_more_memory_than_the_setting(connection):
             assert "photosearch.max_embed_memory" in error.diag.message_hint, error
         else:
             raise AssertionError(f"{name} was decoded in 60 MB")
-        # A copy of the parameter is taken, whatever becomes of it.
+        # The limit covers decoding alone; the backend also holds a copy of the parameter.
         assert peak_mb() - before < 60, (name, before, peak_mb())
         connection.execute(f"SET photosearch.max_embed_memory = '{enough}MB'")
         connection.execute("SELECT embed_image(%s, %b)", [MODEL, picture])

@@ -1,11 +1,11 @@
-"""Questions for a table, and their answers with the index and without."""
+"""Random queries for a table, and the comparison of their answers by the index with those of a sequential scan."""
 
 from collections import Counter
 from dataclasses import dataclass
 
 from vectors import text
 
-# How a query's rows are found. Whatever else the planner could do is switched off.
+# Settings that leave the planner one kind of scan.
 SEQUENTIAL = {"enable_seqscan": "on", "enable_bitmapscan": "off", "enable_indexscan": "off"}
 BITMAP = {"enable_seqscan": "off", "enable_bitmapscan": "on", "enable_indexscan": "off"}
 PLAIN = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_indexscan": "on"}
@@ -18,7 +18,7 @@ PARALLEL = PLAIN | {
 }
 DEFAULTS = {"max_parallel_workers_per_gather": "0"}
 
-# Of all rows, how many a threshold keeps.
+# The shares of all rows that a threshold keeps.
 SHARES = (0.001, 0.01, 0.1, 0.5)
 
 
@@ -26,7 +26,7 @@ SHARES = (0.001, 0.01, 0.1, 0.5)
 class Table:
     name: str
     dims: int
-    # name: (prefix_dims or None for the default, predicate)
+    # index name: (prefix_dims, or None for the default; predicate, or None)
     indexes: dict
     storage: str = "external"
     persistence: str = ""
@@ -47,7 +47,7 @@ class Table:
 
 @dataclass
 class Question:
-    """A condition, with $1 and $2 for two query vectors, and how the vectors are handed over."""
+    """A condition with $1 and $2 for two query vectors, and the way in which the vectors are passed."""
 
     condition: str
     vectors: list
@@ -56,7 +56,7 @@ class Question:
     shapes: tuple = (BITMAP, PLAIN, PARALLEL)
 
     def ids(self, connection, table, predicate, shape):
-        """The answer as a sorted list of ids, each as often as it was returned, and the plan."""
+        """Runs the query. Returns its ids, sorted and with duplicates, and its plan."""
         for name, value in (DEFAULTS | self.settings | shape).items():
             connection.execute(f"SET LOCAL {name} = {value}")
         where = f"({self.condition})" + (f" AND {predicate}" if predicate else "")
@@ -90,7 +90,7 @@ def answer(connection, sql):
 
 
 def questions(rng, connection, table, vectors, count):
-    """Random questions. Thresholds lie exactly on the scores of rows, such that few rows or many match."""
+    """Random questions. Their thresholds equal scores of rows, so that rows lie exactly at the threshold."""
     asked = []
     for _ in range(count):
         pair = [query_vector(rng, connection, table, vectors) for _ in range(2)]
@@ -125,7 +125,7 @@ def question(rng, table, pair, atoms):
         case 4:
             condition = f"{match(first)} AND {match(second)}"
         case 5:
-            # Only a bitmap can be the union of two.
+            # Only a bitmap scan combines two index scans by OR.
             condition, shapes = f"{match(first)} OR {match(second)}", (BITMAP,)
         case 6:
             condition, shapes = f"{match(first)} AND {mismatch(second)} OR {mismatch(first)} AND {match(second)}", (BITMAP,)
@@ -136,7 +136,7 @@ def question(rng, table, pair, atoms):
 
 
 def query_vector(rng, connection, table, vectors):
-    """That of a row, or of none."""
+    """The vector of a row, or one that is in no row."""
     if rng.random() < 0.6:
         row = connection.execute(
             f"SELECT embedding::text FROM {table.name} WHERE embedding IS NOT NULL ORDER BY id OFFSET %s * (SELECT count(embedding) FROM {table.name}) LIMIT 1",
@@ -148,7 +148,7 @@ def query_vector(rng, connection, table, vectors):
 
 
 def threshold(rng, connection, table, vector, dims):
-    """A row's own score, or one beside it, or one that all or none reach."""
+    """The score of a row, a number next to one, or a threshold that every row or no row reaches."""
     if rng.random() < 0.1:
         return rng.choice((-1.0, 0.0, 1.0))
     share = rng.choice(SHARES)
@@ -162,10 +162,10 @@ def threshold(rng, connection, table, vector, dims):
 
 
 def compare(connection, table, indexes, asked):
-    """Asks in one snapshot, with each shape of plan. Yields (question, shape, what is wrong).
+    """Runs each question within one snapshot by each shape of plan. Yields (question, shape, error).
 
-    indexes maps the indexes that may serve to their predicates; where it holds one, the question is
-    asked of the rows for which the predicate holds.
+    indexes maps the indexes that a plan may use to their predicates. If it has one entry, the question is restricted to
+    the rows that satisfy the predicate.
     """
     predicate = next(iter(indexes.values())) if len(indexes) == 1 else None
     for question in asked:
@@ -187,7 +187,7 @@ def difference(expected, found):
 
 
 def complaints_of_indexes(connection, tables):
-    """What check_index has to say of every index of the tables."""
+    """What check_index reports for every index of the tables."""
     found = []
     for table in tables:
         for index in table.indexes:
@@ -198,7 +198,8 @@ def complaints_of_indexes(connection, tables):
 
 
 def complaints_of_answers(connection, tables, sources, rng, count):
-    """Compares with each index alone: the others of the table are dropped, and that is rolled back."""
+    """Compares the answers of each index alone with a sequential scan. The other indexes of the table are dropped in a
+    transaction that is rolled back. Returns the errors and the number of questions."""
     found, asked_in_all = [], 0
     for table in tables:
         for index, (_, predicate) in table.indexes.items():

@@ -1,4 +1,4 @@
-"""Counts checks, and says what failed."""
+"""Counts checks and prints their failures."""
 
 
 class Checks:
@@ -6,7 +6,7 @@ class Checks:
         self.passed = self.failed = 0
 
     def add(self, name, complaints):
-        """A check passes where there are no complaints."""
+        """A check passes if there are no complaints."""
         complaints = list(complaints)
         self.passed, self.failed = self.passed + (not complaints), self.failed + bool(complaints)
         print(f"{'FAILED' if complaints else 'ok':8}{name}", flush=True)
@@ -14,9 +14,9 @@ class Checks:
             print(f"        {complaint}", flush=True)
 
     def end(self, directory, remove):
-        """The last line; the exit status. What failed keeps its data."""
+        """Prints the totals and returns the exit status. The data directory is removed unless a check failed."""
         if self.failed:
-            print(f"the data stays: {directory}")
+            print(f"the data is kept in {directory}")
         else:
             remove(directory)
         print(f"{self.passed} passed, {self.failed} failed")

@@ -1,22 +1,22 @@
-"""What the server has acknowledged, and must still have after a crash."""
+"""The commits that the server has acknowledged, which must survive a crash."""
 
 import threading
 from contextlib import contextmanager
 
 import psycopg
 
-# Rows of a worker have ids of their own: only it changes them, so it knows what they must be.
+# A worker alone changes the rows whose id has its number modulo ID_STRIDE, so it knows their contents.
 ID_STRIDE = 64
 
 
 def is_conflict(error):
-    """What a statement may meet beside others: a deadlock, a conflict with replay on a standby, or
-    another's change of the same row of a catalogue."""
+    """Whether the error is one that concurrent sessions may cause: a deadlock, a serialization failure (on a standby:
+    a conflict with replay), or a concurrent update of a catalog row."""
     return error.sqlstate in ("40P01", "40001") or "tuple concurrently updated" in str(error)
 
 
 class Gate:
-    """Many may hold it shared, or one alone."""
+    """A lock that many threads hold shared, or one thread exclusively."""
 
     def __init__(self):
         self.condition = threading.Condition()
@@ -34,21 +34,21 @@ class Gate:
                 self.condition.notify_all()
 
     @contextmanager
-    def alone(self):
-        """New sharers wait for the condition's lock."""
+    def exclusive(self):
+        """Holds the lock exclusively: threads that want a share wait for the condition's lock."""
         with self.condition:
             self.condition.wait_for(lambda: self.holders == 0)
             yield
 
 
 class Ledger:
-    """What the tables must hold: for each the version of each id, as acknowledged."""
+    """The acknowledged state of the tables: for each table, the version of each id."""
 
     def __init__(self, tables):
         self.lock = threading.Lock()
         self.rows = {table.name: {} for table in tables}
-        # Of each session, the commit of which nobody knows whether it happened: table, whether that
-        # was truncated first, and versions by id (None: deleted).
+        # For each session, a commit whose outcome is unknown: the table, whether it was truncated first, and the versions
+        # by id (None: deleted).
         self.pending = {}
         self.gates = {table.name: Gate() for table in tables}
         self.commits = 0
@@ -60,13 +60,13 @@ class Ledger:
 
     @contextmanager
     def commit(self, worker, table, changes, truncated=False):
-        """Around the statement that commits. Where the session ends in it, the commit stays pending."""
+        """Encloses the statement that commits. If the session ends within it, the commit stays pending."""
         with self.lock:
             self.pending[worker] = (table, truncated, changes)
         try:
             yield
         except psycopg.Error as error:
-            # Then the server has said that it did not commit.
+            # The server has reported that the transaction did not commit.
             if is_conflict(error):
                 with self.lock:
                     del self.pending[worker]
@@ -77,7 +77,8 @@ class Ledger:
             self.commits += 1
 
     def settle(self, connection, tables):
-        """After recovery: complaints. What was pending must be there whole or not at all."""
+        """Compares the tables with the ledger after recovery; returns the differences. A pending commit must be there
+        completely or not at all."""
         complaints = []
         for table in tables:
             found = dict(connection.execute(f"SELECT id, version FROM {table.name}").fetchall())

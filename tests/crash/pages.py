@@ -1,4 +1,4 @@
-"""What lies where on a page of an `mrl` index, as src/sweep/layout.rs and src/index/page.rs say."""
+"""The layout of a page of an mrl index, as src/sweep/layout.rs and src/index/page.rs define it."""
 
 import struct
 import sys
@@ -6,13 +6,13 @@ import sys
 PAGE = 8192
 HEADER = 24
 SPECIAL = 8
-# Six numbers, and then each of them with every bit turned.
+# Six numbers, followed by the bitwise complement of each.
 META_LENGTH = 48
 LINE = 64
 
 
 class Layout:
-    """The arrays of a page of entries, for prefixes of so many dimensions."""
+    """The arrays on a page of entries for prefixes of prefix_dims dimensions."""
 
     def __init__(self, prefix_dims):
         stride = -(-prefix_dims // 16) * 16
@@ -21,7 +21,7 @@ class Layout:
             codes = -(-(HEADER + 8 * capacity) // LINE) * LINE
             end, second = PAGE - SPECIAL, stride // 2
             self.capacity = capacity
-            # name: (offset of the first entry's on the page, bytes, from there to the next entry's)
+            # name: (offset of the first entry's part, its bytes, the distance to the next entry's part)
             self.arrays = {
                 "scale": (HEADER, 4, 4),
                 "bounds": (HEADER + 4 * capacity, 4, 4),
@@ -36,7 +36,7 @@ class Layout:
         return int.from_bytes(page[PAGE - SPECIAL : PAGE - SPECIAL + 2], sys.byteorder)
 
     def part(self, name, entry):
-        """Where a part of an entry lies: first byte, and one behind the last."""
+        """The position of a part of an entry: its first byte and the byte after its last."""
         start, length, step = self.arrays[name]
         return start + entry * step, start + entry * step + length
 
@@ -47,8 +47,8 @@ class Layout:
             yield high << 16 | low, offset
 
     def used(self, page):
-        """The bytes of a page of entries that say something: those of its entries, and what they end
-        with, a bound of 0; what the header says of the page's form; the special space."""
+        """The bytes of a page of entries that carry information: those of the entries; the bound of 0 that ends them; the
+        fields of the page header that describe the page's form; the special space."""
         where = set(FORM)
         count = self.count(page)
         for entry in range(count):
@@ -59,9 +59,9 @@ class Layout:
             where.update((start, start + 1))
         return where
 
-    def ends_to_come(self, page):
-        """The bounds of free places behind the first one: each is what the page ends with, once the places before it
-        are taken."""
+    def later_end_bounds(self, page):
+        """The bounds of the free places after the first one. Each becomes the end of the entries when the places before
+        it have been filled."""
         where = set()
         for entry in range(self.count(page) + 1, self.capacity):
             start, _ = self.part("bounds", entry)
@@ -71,7 +71,7 @@ class Layout:
 
 # pd_lower to pd_pagesize_version, and the special space.
 FORM = frozenset((*range(12, 20), *range(PAGE - SPECIAL, PAGE)))
-# pd_flags, some of which Postgres rejects: they may be noticed at once, later, or never.
+# pd_flags. Postgres rejects some values, so a change may be noticed at once, later or never.
 FLAGS = frozenset((10, 11))
 META_USED = FORM | frozenset(range(HEADER, HEADER + META_LENGTH))
 

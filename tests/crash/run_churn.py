@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Steady churn: the index neither grows nor loses a row, and scans beside vacuum are exact.
+"""Replaces rows for a long time: the index must neither grow nor lose a row, and scans during vacuum must be exact.
 
 usage: run_churn.py [--minutes M] [--seed S]
 
-First four sessions insert at the same time. Then, in each cycle, they replace a fifth of the rows (a
-third of that updated, deleted, inserted each), while another session vacuums, one compares answers in
-snapshots of its own, and one reads slowly from a cursor. At the end of a cycle comes a vacuum; then
-the indexes must not exceed 1.2 times what they are when built anew (at the most so far: the files do
-not shrink), and check_index is content. Needs what tests/client/requirements.txt names. The last line
-counts the checks; where one fails, the exit status is 1 and the data stays.
+Four sessions insert at the same time. Then, in each cycle, they replace a fifth of the rows (by equal numbers of updates,
+deletes and inserts) while another session vacuums, one compares answers within snapshots, and one reads slowly from a
+cursor. Each cycle ends with a vacuum; afterwards the indexes must not exceed 1.2 times the largest size that they had when
+built anew (the files do not shrink), and check_index must report nothing. The references are a sequential scan within the same
+snapshot, and an index built anew over the same rows.
+Run alone: VENV/bin/python tests/crash/run_churn.py (two cycles), with the packages of tests/client/requirements.txt. The
+last line counts the checks; if one fails, the exit status is 1 and the data is kept.
 """
 
 import argparse
@@ -37,7 +38,7 @@ ALBUM = Table("album", 64, {"album_64": (64, None), "album_16": (16, None), "alb
 
 
 class Writer:
-    """One session, and the rows that are its own."""
+    """One session and the rows that only it changes."""
 
     def __init__(self, server, source, number, seed):
         self.connection = server.connect()
@@ -75,8 +76,8 @@ class Writer:
             time.sleep(0.05)
 
 
-def at_once(*tasks):
-    """Runs functions in threads. Returns what they raised."""
+def concurrently(*tasks):
+    """Runs functions in threads and returns the exceptions that they raised."""
     errors = []
 
     def guarded(task):
@@ -94,8 +95,8 @@ def at_once(*tasks):
 
 
 def slow_reader(server, source, rng, stop, read):
-    """A plain index scan in a cursor, with pauses in which others write and vacuum. Its rows are
-    those of its snapshot."""
+    """Reads a plain index scan through a cursor, with pauses in which others write and vacuum, and compares the rows with a
+    sequential scan in the same snapshot."""
     with server.connect() as connection:
         while not stop.is_set():
             index = rng.choice(("album_64", "album_16"))
@@ -117,7 +118,7 @@ def slow_reader(server, source, rng, stop, read):
 
 
 def sizes(connection, index):
-    """Pages of an index, and of one built anew over the same rows."""
+    """The pages of an index, and of one built anew over the same rows."""
     pages = "SELECT pg_relation_size(%s::regclass) / current_setting('block_size')::int"
     grown = connection.execute(pages, [index]).fetchone()[0]
     ALBUM.create_index(connection, index, "anew")
@@ -126,8 +127,8 @@ def sizes(connection, index):
     return grown, anew
 
 
-def pages_of_several(server, connection, index):
-    """Of the pages of an index, how many hold rows of more than one session; and of how many."""
+def shared_pages(server, connection, index):
+    """The number of pages of an index that hold rows of several sessions, and the number of all its pages."""
     sessions = {}
     for tid, number in connection.execute("SELECT ctid::text, id FROM album"):
         sessions[tuple(map(int, tid.strip("()").split(",")))] = number % ID_STRIDE
@@ -144,7 +145,7 @@ def not_as_written(connection, writers):
     return [] if found == expected else [f"{len(found ^ expected)} rows differ from what was written"]
 
 
-def cycle(server, connection, writers, source, rng, checks, name, most):
+def cycle(server, connection, writers, source, rng, checks, name, largest_rebuilt):
     stop = threading.Event()
     read = []
     reader = Reader(server, [ALBUM], {ALBUM.name: source}, rng.random())
@@ -156,32 +157,33 @@ def cycle(server, connection, writers, source, rng, checks, name, most):
 
     def write():
         try:
-            complaints.extend(at_once(*(lambda writer=writer: writer.churn(int(CHURN * ROWS) // WRITERS) for writer in writers)))
+            complaints.extend(concurrently(*(lambda writer=writer: writer.churn(int(CHURN * ROWS) // WRITERS) for writer in writers)))
         finally:
             stop.set()
 
     complaints = []
     reader.start()
-    complaints += at_once(write, vacuum, lambda: slow_reader(server, source, rng, stop, read))
+    complaints += concurrently(write, vacuum, lambda: slow_reader(server, source, rng, stop, read))
     reader.stopping.set()
     reader.join(90)
-    checks.add(f"{name}: sessions met no error", complaints + ([repr(reader.error)] if reader.error else []))
-    checks.add(f"{name}: {reader.asked} questions and {len(read)} cursors beside writers and vacuum", reader.wrong + [wrong for wrong in read if wrong])
+    checks.add(f"{name}: no session had an error", complaints + ([repr(reader.error)] if reader.error else []))
+    checks.add(f"{name}: {reader.asked} questions and {len(read)} cursors during writes and vacuum", reader.wrong + [wrong for wrong in read if wrong])
     connection.execute("VACUUM album")
     grown = {index: sizes(connection, index) for index in ALBUM.indexes}
-    said = ", ".join(f"{index} {now} pages, {anew} anew" for index, (now, anew) in grown.items())
-    most.update({index: max(anew, most.get(index, 0)) for index, (_, anew) in grown.items()})
-    checks.add(f"{name}: {said}", [f"{index} exceeds {GROWTH} times {most[index]} pages" for index, (now, _) in grown.items() if now > GROWTH * most[index]])
-    checks.add(f"{name}: what was written is there", not_as_written(connection, writers))
-    checks.add(f"{name}: check_index is content", complaints_of_indexes(connection, [ALBUM]))
+    said = ", ".join(f"{index} {now} pages, {anew} when built anew" for index, (now, anew) in grown.items())
+    largest_rebuilt.update({index: max(anew, largest_rebuilt.get(index, 0)) for index, (_, anew) in grown.items()})
+    too_large = [f"{index} exceeds {GROWTH} times {largest_rebuilt[index]} pages" for index, (now, _) in grown.items() if now > GROWTH * largest_rebuilt[index]]
+    checks.add(f"{name}: {said}", too_large)
+    checks.add(f"{name}: the table holds what was written", not_as_written(connection, writers))
+    checks.add(f"{name}: check_index reports nothing", complaints_of_indexes(connection, [ALBUM]))
     found, asked = complaints_of_answers(connection, [ALBUM], {ALBUM.name: source}, rng, 2)
-    checks.add(f"{name}: index and table agree on {asked} questions", found)
+    checks.add(f"{name}: index and sequential scans agree on {asked} questions", found)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=0.25, help="no cycle starts later; there are two at least")
-    parser.add_argument("--seed", type=int, default=None, help="drawn where not given")
+    parser.add_argument("--minutes", type=float, default=0.25, help="no cycle starts after this time, but at least two run")
+    parser.add_argument("--seed", type=int, default=None, help="random if not given")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}")
@@ -200,21 +202,21 @@ def main():
             ALBUM.create_index(connection, index)
         source = Vectors(ALBUM.dims, seed)
         writers = [Writer(server, source, n, f"{seed} {n}") for n in range(WRITERS)]
-        # In small transactions, so that each session has a page of its own at hand many times.
-        errors = at_once(*(lambda writer=writer: [writer.insert(20) for _ in range(ROWS // WRITERS // 20)] for writer in writers))
-        checks.add(f"{WRITERS} sessions inserted {ROWS} rows at once", errors + not_as_written(connection, writers))
-        checks.add("check_index is content", complaints_of_indexes(connection, [ALBUM]))
-        # Else they would wait for one another.
-        several, pages = pages_of_several(server, connection, "album_64")
-        checks.add(f"{several} of {pages} pages have rows of several sessions", ["that is more than a tenth"] if several > pages / 10 else [])
-        number, most = 0, {}
+        # Many small transactions, so that each session chooses a page for its rows many times.
+        errors = concurrently(*(lambda writer=writer: [writer.insert(20) for _ in range(ROWS // WRITERS // 20)] for writer in writers))
+        checks.add(f"{WRITERS} sessions inserted {ROWS} rows at the same time", errors + not_as_written(connection, writers))
+        checks.add("check_index reports nothing", complaints_of_indexes(connection, [ALBUM]))
+        # Sessions that shared their pages would wait for each other's page locks.
+        shared, pages = shared_pages(server, connection, "album_64")
+        checks.add(f"{shared} of {pages} pages have rows of several sessions", ["more than a tenth of the pages are shared"] if shared > pages / 10 else [])
+        number, largest_rebuilt = 0, {}
         while number < 2 or time.monotonic() < deadline and not checks.failed:
             number += 1
-            cycle(server, connection, writers, source, rng, checks, f"cycle {number}", most)
+            cycle(server, connection, writers, source, rng, checks, f"cycle {number}", largest_rebuilt)
         for writer in writers:
             writer.connection.close()
     server.stop()
-    checks.add("the log tells of nothing else", server.disasters())
+    checks.add("the log has no crash, panic or failed assertion", server.disasters())
     return checks.end(directory, shutil.rmtree)
 
 

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Damages the files of indexes in every way, and looks at what the server makes of them.
+"""Damages the files of indexes in every way and checks how the server behaves.
 
-usage: run_corrupt.py [--copies N] [--seed S]
+usage: run_corrupt.py [--copies N] [--flips N] [--seed S]
 
-Without checksums: N tables of the same rows, each index damaged in its own way while the server is
-stopped; then each is scanned, checked, inserted into, vacuumed, and built anew. No backend may crash or
-hang, an error has SQLSTATE XX002 (or XX001, where Postgres itself finds a page or a row missing), and
-a wrong answer is one that check_index knows of. Hundreds of single bits, flipped in the codes, bounds,
-scales and TIDs of as many entries, are each found by check_index. An entry for a row that no page can have is an
-error of scans and of vacuum. With checksums each damaged page is an error of the sweep. Needs what tests/client/requirements.txt names. The last line counts the checks;
-where one fails, the exit status is 1 and the data stays.
+Without checksums: N tables hold the same rows, and each index is damaged in its own way while the server is stopped. Then
+each index is scanned, checked, inserted into, vacuumed and built anew. No backend may crash or hang. An error must have
+SQLSTATE XX002, or XX001 if Postgres itself finds that a page or a row is missing. If a scan gives a wrong answer, check_index
+must report the index. Hundreds of single bits are flipped in the codes, bounds, scales and TIDs of as many entries, and
+check_index must find each. An entry whose row no page can hold must be an error of scans and of vacuum. With checksums, each
+damaged page must be an error of the sweep.
+The references are a sequential scan, and the layout of a page as pages.py states it.
+Run alone: VENV/bin/python tests/crash/run_corrupt.py --copies 18, with the packages of tests/client/requirements.txt. The
+last line counts the checks; if one fails, the exit status is 1 and the data is kept.
 """
 
 import argparse
@@ -33,16 +35,15 @@ from vectors import Vectors, copy_binary, text
 DIMS = 128
 ROWS = 220
 PREFIXES = (128, 20)
-# Corruption as the index reports it, and as Postgres does: a page that can't be one, a block that
-# is not there.
+# SQLSTATE of corruption that the index reports, and of corruption that Postgres reports: an invalid page, a missing block.
 CORRUPTED, POSTGRES = "XX002", "XX001"
-# A TID so far beyond the table's end that it would lie in another file of the table: Postgres then says
-# XX000, of any index.
+# A TID so far beyond the table's end that it lies in a missing segment file. Postgres then raises XX000, as it does for
+# every kind of index.
 BEYOND = re.compile(r"error XX000 could not open file .*: previous segment is only")
 
 
 def fill(connection, table, rows):
-    """Rows, then an index with pages that are not full, and a free space map."""
+    """Stores rows, and makes an index with free places and a free space map."""
     table.create(connection)
     with connection.cursor() as cursor:
         copy_binary(cursor, table.name, rows)
@@ -58,7 +59,7 @@ def paths(server, connection, relations):
 
 
 def conditions(source, rng):
-    """One that few rows match, one that most do, one that every row does."""
+    """Conditions that few rows match, that most rows match, and (the last one) that every row matches."""
     vector = text(source.centres[0])
     return [f"embedding @~ mrl_probe('{vector}', {least}, {dims})" for least, dims in ((0.6, 128), (0.6, 20), (-0.2, 16), (-1, 128))]
 
@@ -68,8 +69,8 @@ def described(error):
     return f"error {POSTGRES} {outcome}" if BEYOND.match(outcome) else outcome
 
 
-class Patient:
-    """A table with a damaged index, and what came of each thing done to it."""
+class DamagedIndex:
+    """A table with a damaged index, and the outcome of each action on it."""
 
     def __init__(self, connection, table, asked):
         self.connection, self.table, self.asked = connection, table, asked
@@ -102,10 +103,10 @@ class Patient:
 
     def check(self):
         rows = self.connection.execute("SELECT * FROM photosearch.check_index(%s::regclass)", [self.index]).fetchall()
-        return "content" if not rows else f"reports {len(rows)}: {rows[0]}"
+        return "clean" if not rows else f"reports {len(rows)}: {rows[0]}"
 
     def insert(self):
-        # Rather many, so that every page which the free space map names has its turn.
+        # Enough rows to reach every page that the free space map names.
         self.connection.execute(f"INSERT INTO {self.table.name} SELECT 100000 + id * 2, kind, 0, embedding FROM {self.table.name} WHERE id < 100")
         return "done"
 
@@ -119,7 +120,7 @@ class Patient:
             return described(error)
 
     def examine(self):
-        """Scans, checks, writes; then the index is built anew and must be sound."""
+        """Scans, checks and writes. Then the index is built anew and must be sound."""
         self.attempt("bitmap scan", lambda: self.scan(BITMAP))
         self.attempt("index scan", lambda: self.scan(PLAIN))
         self.attempt("check", self.check)
@@ -128,8 +129,8 @@ class Patient:
         self.attempt("insert", self.insert)
         self.attempt("check after writes", self.check)
         self.attempt("reindex", lambda: self.connection.execute(f"REINDEX INDEX {self.index}").statusmessage)
-        self.attempt("bitmap scan of the new", lambda: self.scan(BITMAP))
-        self.attempt("check of the new", self.check)
+        self.attempt("bitmap scan after reindex", lambda: self.scan(BITMAP))
+        self.attempt("check after reindex", self.check)
 
     def complaints(self, must_be_noticed):
         outcomes = self.outcomes
@@ -139,26 +140,26 @@ class Patient:
             if state not in (CORRUPTED, POSTGRES):
                 yield f"{name}: {outcomes[name]}"
         if states.get("check") == CORRUPTED:
-            yield f"the check is an error: {outcomes['check']}"
-        if outcomes["check"] == "content" and "wrong" in (outcomes["bitmap scan"], outcomes["index scan"]):
-            yield "a wrong answer, and the check is content"
+            yield f"check_index raised an error: {outcomes['check']}"
+        if outcomes["check"] == "clean" and "wrong" in (outcomes["bitmap scan"], outcomes["index scan"]):
+            yield "a scan gave a wrong answer, and check_index reported nothing"
         if must_be_noticed and not noticed:
-            yield "nobody noticed"
+            yield "the damage was not noticed"
         if must_be_noticed is False and noticed:
-            yield f"nothing that matters was damaged: {outcomes}"
-        sound = {"reindex": "REINDEX", "bitmap scan of the new": "right", "check of the new": "content"}
+            yield f"only unused space was damaged, and an error was reported: {outcomes}"
+        sound = {"reindex": "REINDEX", "bitmap scan after reindex": "right", "check after reindex": "clean"}
         for name, outcome in sound.items():
             if outcomes[name] != outcome:
                 yield f"{name}: {outcomes[name]}"
 
 
-def disease(number, file, rng):
-    """Damages one file. Returns what was done, and whether it must be noticed."""
+def damage_file(number, file, rng):
+    """Damages one file. Returns a description of the damage and whether it must be noticed."""
     kind = damage.KINDS[number % len(damage.KINDS)]
     block = rng.randrange(file.blocks)
-    if kind in (damage.another_count, damage.tids, damage.scales):
+    if kind in (damage.entry_count, damage.tids, damage.scales):
         block = rng.randrange(1, file.blocks)
-    elif kind is damage.a_meta_field:
+    elif kind is damage.meta_field:
         block = 0
     return f"{kind.__name__.replace('_', ' ')}, block {block}", kind(file, block, rng)
 
@@ -173,36 +174,36 @@ def without_checksums(server, copies, rng, checks, source):
         names = {name for table in tables for name in (table.name, *table.indexes)} | {"pg_class", "c0_pkey"}
         files = paths(server, connection, names)
     server.stop()
-    treated = []
+    damaged = []
     for number, table in enumerate(tables):
         (index,) = table.indexes
         file = damage.File(files[index], Layout(PREFIXES[number % 2]), [files["c0"], files["c0_pkey"], files["i1"]])
-        treated.append((table, *disease(number // 2, file, rng)))
+        damaged.append((table, *damage_file(number // 2, file, rng)))
     server.start()
     outcomes = {}
     with server.connect() as connection:
         connection.execute("SET statement_timeout = '30s'")
         pid = connection.info.backend_pid
-        for table, what, must_be_noticed in treated:
-            patient = Patient(connection, table, asked)
+        for table, what, must_be_noticed in damaged:
+            index = DamagedIndex(connection, table, asked)
             try:
-                patient.examine()
+                index.examine()
             except psycopg.OperationalError as error:
-                checks.add(f"{table.name}, {what}", [f"the session ended: {error}", *server.disasters(), str(patient.outcomes)])
+                checks.add(f"{table.name}, {what}", [f"the session ended: {error}", *server.disasters(), str(index.outcomes)])
                 return
-            complaints = list(patient.complaints(must_be_noticed))
-            checks.add(f"{table.name}, {what}{' (unused space)' if must_be_noticed is False else ''}", complaints + ([str(patient.outcomes)] if complaints else []))
-            for name, outcome in patient.outcomes.items():
+            complaints = list(index.complaints(must_be_noticed))
+            checks.add(f"{table.name}, {what}{' (unused space)' if must_be_noticed is False else ''}", complaints + ([str(index.outcomes)] if complaints else []))
+            for name, outcome in index.outcomes.items():
                 outcome = " ".join(outcome.split()[: 2 if outcome.startswith("error") else 1])
                 outcomes.setdefault(name, Counter())[outcome] += 1
-        checks.add("one backend lived through all", [] if connection.info.backend_pid == pid else ["another backend"])
+        checks.add("one backend ran all actions", [] if connection.info.backend_pid == pid else ["the backend was replaced"])
     for name, counts in outcomes.items():
         print(f"        {name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
-    checks.add("the log tells of no crash", server.disasters())
+    checks.add("the log has no crash", server.disasters())
 
 
 def flipped_bits(server, rng, checks, source, flips):
-    """One bit of each of many entries."""
+    """Flips one bit in each of many entries."""
     prefixes = {"flips_128": 128, "flips_100": 100, "flips_7": 7}
     table = Table("flips", DIMS, {index: (prefix, None) for index, prefix in prefixes.items()}, storage="plain")
     rows = [(i, i % 6, 0, source.one(rng)) for i in range(2500)]
@@ -230,14 +231,14 @@ def flipped_bits(server, rng, checks, source, flips):
     missed = [f"{place}: {part}" for place, part in flipped.items() if place not in reported]
     parts = ", ".join(f"{list(flipped.values()).count(part)} of {part}" for part in sorted(set(flipped.values())))
     checks.add(f"check_index finds {len(flipped)} flipped bits ({parts})", missed and [f"{len(missed)} missed", *missed])
-    # But one whose row another entry now names too.
+    # An intact entry may be reported if a damaged TID names the same row.
     named = {row for place, row in reported.items() if flipped.get(place) == "TID"}
     others = [f"{place}: row {row}" for place, row in reported.items() if place not in flipped and row not in named]
-    checks.add("check_index finds no other entry", others)
+    checks.add("check_index reports no intact entry", others)
 
 
 def impossible_rows(server, checks, source, rng):
-    """An entry of a row that no page can have: Postgres must not be asked about it, and asserts that it isn't."""
+    """An entry that names a row which no page can hold. The index must not pass it to Postgres, whose assertions fail on it."""
     offsets = (0, 292, 0xFFFF)
     tables = [Table(f"o{n}", DIMS, {f"io{n}": (128, None)}, storage="plain") for n in range(len(offsets))]
     rows = [(i, i % 6, 0, source.one(rng)) for i in range(ROWS)]
@@ -245,7 +246,7 @@ def impossible_rows(server, checks, source, rng):
         for table in tables:
             fill(connection, table, rows)
         files = paths(server, connection, {name for table in tables for name in table.indexes})
-        # One that every row matches.
+        # The condition that every row matches.
         condition = conditions(source, rng)[-1]
     server.stop()
     layout = Layout(128)
@@ -258,14 +259,14 @@ def impossible_rows(server, checks, source, rng):
     server.start()
     with server.connect() as connection:
         for table, offset in zip(tables, offsets):
-            patient = Patient(connection, table, [condition])
-            patient.examine()
+            index = DamagedIndex(connection, table, [condition])
+            index.examine()
             wanted = {name: f"error {CORRUPTED}" for name in ("bitmap scan", "index scan", "vacuum")}
-            wrong = [f"{name}: {patient.outcomes[name]}" for name, start in wanted.items() if not patient.outcomes[name].startswith(start)]
-            if not patient.outcomes["check"].startswith("reports"):
-                wrong.append(f"check: {patient.outcomes['check']}")
-            checks.add(f"an entry of row {offset} of a page is an error of scans and vacuum", wrong + list(patient.complaints(True)))
-    checks.add("the log tells of no crash", server.disasters())
+            wrong = [f"{name}: {index.outcomes[name]}" for name, start in wanted.items() if not index.outcomes[name].startswith(start)]
+            if not index.outcomes["check"].startswith("reports"):
+                wrong.append(f"check: {index.outcomes['check']}")
+            checks.add(f"an entry for row {offset} of a page is an error of scans and vacuum", wrong + list(index.complaints(True)))
+    checks.add("the log has no crash", server.disasters())
 
 
 def with_checksums(server, copies, rng, checks, source):
@@ -277,7 +278,7 @@ def with_checksums(server, copies, rng, checks, source):
         (condition,) = conditions(source, rng)[:1]
         files = paths(server, connection, {name for table in tables for name in (table.name, *table.indexes)})
     server.stop()
-    # Postgres takes a page of zeros for a new one, and does not miss what a file lacks at its end.
+    # Other kinds are left out: Postgres takes a page of zeros for a new page and does not notice that a file is too short.
     kinds = (damage.one_bit, damage.random_page, damage.random_behind_header, damage.another_block)
     for number, table in enumerate(tables):
         (index,) = table.indexes
@@ -287,22 +288,22 @@ def with_checksums(server, copies, rng, checks, source):
     missed = []
     with server.connect() as connection:
         for table in tables:
-            patient = Patient(connection, table, [condition])
+            index = DamagedIndex(connection, table, [condition])
             for name, shape in (("bitmap scan", BITMAP), ("index scan", PLAIN)):
-                outcome = patient.attempt(name, lambda shape=shape: patient.scan(shape))
+                outcome = index.attempt(name, lambda shape=shape: index.scan(shape))
                 if not outcome.startswith(f"error {POSTGRES}"):
                     missed.append(f"{table.name}: {name}: {outcome}")
-            if not patient.attempt("check", patient.check).startswith((f"error {POSTGRES}", "reports")):
-                missed.append(f"{table.name}: {patient.outcomes}")
+            if not index.attempt("check", index.check).startswith((f"error {POSTGRES}", "reports")):
+                missed.append(f"{table.name}: {index.outcomes}")
     checks.add(f"with checksums the sweep reports {copies} damaged pages", missed)
-    checks.add("the log tells of no crash", server.disasters())
+    checks.add("the log has no crash", server.disasters())
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--copies", type=int, default=108, help="how many indexes are damaged as a whole")
-    parser.add_argument("--flips", type=int, default=250, help="how many bits are flipped in each of three indexes")
-    parser.add_argument("--seed", type=int, default=None, help="drawn where not given")
+    parser.add_argument("--copies", type=int, default=108, help="number of indexes that are damaged, one kind of damage each")
+    parser.add_argument("--flips", type=int, default=250, help="number of bits that are flipped in each of three indexes")
+    parser.add_argument("--seed", type=int, default=None, help="random if not given")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}")

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Crashes a server under random writes, again and again, and looks at what is there afterwards.
+"""Crashes a server during random writes, again and again, and checks its contents after recovery.
 
-usage: run_crash.py [--rounds N] [--seed S] [--keep DIRECTORY]
+usage: run_crash.py [--rounds N] [--seed S]
 
-In each round some sessions insert, update, delete, roll back, vacuum, reindex, build and drop
-indexes at random, and one asks and compares; then a process of the server is killed with SIGKILL, or
-the whole is shut down at once. After recovery every row is as its session was told, check_index is
-content with every index, and random questions have the same answer with each index as without. WAL
-replay compares each page with the image that was logged of it (wal_consistency_checking).
+In each round several sessions insert, update, delete, roll back, vacuum, reindex, build and drop indexes at random, and one
+session queries and compares. Then a server process is killed with SIGKILL, or the server is shut down in immediate mode.
+After recovery every row must be as the server acknowledged it to its session, check_index must report nothing for every
+index, and random questions must have the same answer by each index as by a sequential scan. WAL replay compares each page
+with its logged image (wal_consistency_checking).
 
-A round is drawn from the seed and its number; what sessions meet of one another is not. Needs what
-tests/client/requirements.txt names. The last line counts the checks; where one fails, the exit status
-is 1 and the data directory stays.
+The seed and the number of a round determine its random choices, but not how the sessions interleave.
+Run alone: VENV/bin/python tests/crash/run_crash.py --rounds 1, with the packages of tests/client/requirements.txt. The last
+line counts the checks; if one fails, the exit status is 1 and the data directory is kept.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WORKERS = 4
 
 
 def settings(rng):
-    """So that every page is in every state at some crash: in few buffers or many, written early or late."""
+    """Random settings, so that crashes meet pages in every state: few or many buffers, written early or late."""
     chosen = {
         "shared_buffers": rng.choice(("1MB", "4MB", "64MB")),
         "checkpoint_timeout": "30s",
@@ -47,13 +47,13 @@ def settings(rng):
         "autovacuum": rng.choice(("on", "off")),
     } | EAGER_AUTOVACUUM
     if rng.random() < 0.3:
-        # A table or index that is made in a transaction is then synced, not logged.
+        # A table or index made in this transaction is then synced at commit instead of WAL-logged.
         chosen |= {"wal_level": "minimal", "max_wal_senders": "0", "wal_skip_threshold": rng.choice(("0", "2MB"))}
     return chosen
 
 
 def crash(server, rng, pids):
-    """Ends the server without warning. What did it is returned."""
+    """Ends the server without warning. Returns a description of how."""
     if rng.random() < 0.35:
         server.stop("immediate")
         return "immediate shutdown"
@@ -68,11 +68,11 @@ def crash(server, rng, pids):
 
 
 def one_round(server, tables, sources, ledger, rng, number):
-    """Returns complaints by check, and what to print."""
+    """Returns the complaints by check, and prints a summary."""
     started = time.monotonic()
     server.start(**settings(rng))
     maintenance = threading.Lock()
-    # In half of the rounds no index is built anew: it then holds what many rounds have left in it.
+    # In half of the rounds no index is built anew, so that the indexes carry the history of many rounds.
     builds = rng.random() < 0.5
     workers = [Worker(server, ledger, tables, sources, n, f"{rng.random()} {n}", maintenance, builds) for n in range(WORKERS)]
     reader = Reader(server, tables, sources, rng.random())
@@ -84,8 +84,8 @@ def one_round(server, tables, sources, ledger, rng, number):
         session.join(90)
     checks = {
         "every session ended": [str(s) for s in (*workers, reader) if s.is_alive()],
-        "no session met an error": [f"{s.error!r}" for s in (*workers, reader) if s.error],
-        "index and table agree beside writers": reader.wrong,
+        "no session had an error": [f"{s.error!r}" for s in (*workers, reader) if s.error],
+        "index and sequential scans agree during writes": reader.wrong,
     }
     crashed = time.monotonic()
     if how == "immediate shutdown":
@@ -93,30 +93,30 @@ def one_round(server, tables, sources, ledger, rng, number):
     with server.wait() as connection:
         recovered = time.monotonic()
         connection.execute("SET statement_timeout = '60s'")
-        checks["what was committed is there, and nothing else"] = ledger.settle(connection, tables)
+        checks["the tables hold exactly what was committed"] = ledger.settle(connection, tables)
         drop_leftovers(connection)
-        checks["check_index is content"] = complaints_of_indexes(connection, tables)
-        checks["index and table agree"], asked = complaints_of_answers(connection, tables, sources, rng, 3)
+        checks["check_index reports nothing"] = complaints_of_indexes(connection, tables)
+        checks["index and sequential scans agree"], asked = complaints_of_answers(connection, tables, sources, rng, 3)
         if rng.random() < 0.5:
             for table in tables:
                 connection.execute(f"VACUUM (INDEX_CLEANUP on) {table.name}")
-            checks["check_index is content after vacuum"] = complaints_of_indexes(connection, tables)
-            checks["index and table agree after vacuum"], more = complaints_of_answers(connection, tables, sources, rng, 1)
+            checks["check_index reports nothing after vacuum"] = complaints_of_indexes(connection, tables)
+            checks["index and sequential scans agree after vacuum"], more = complaints_of_answers(connection, tables, sources, rng, 1)
             asked += more
-    checks["the log tells of nothing else"] = server.disasters()
+    checks["the log has no panic, failed assertion or failed replay"] = server.disasters()
     steps = sum(worker.done for worker in workers)
     print(
-        f"round {number}: {how} after {steps} steps and {reader.asked} questions beside them; recovered in {recovered - crashed:.1f} s;"
+        f"round {number}: {how} after {steps} steps and {reader.asked} questions during writes; recovered in {recovered - crashed:.1f} s;"
         f" {sum(map(len, ledger.rows.values()))} rows, {asked} questions; {time.monotonic() - started:.1f} s",
         flush=True,
     )
-    # The next round may want other settings.
+    # The next round may use other settings.
     server.stop()
     return checks
 
 
 def drop_leftovers(connection):
-    """What a crash leaves of CREATE INDEX CONCURRENTLY and its like, by Postgres's own design."""
+    """Drops the invalid indexes that a crash leaves of CREATE INDEX CONCURRENTLY and similar commands, as Postgres documents."""
     rows = connection.execute(
         "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE NOT indisvalid OR relname LIKE '%\\_spare'"
     ).fetchall()
@@ -127,12 +127,12 @@ def drop_leftovers(connection):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seed", type=int, default=None, help="drawn where not given")
+    parser.add_argument("--seed", type=int, default=None, help="random if not given")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}")
 
-    # A COPY whose session is killed is no news here.
+    # psycopg logs a warning when the session of a COPY is killed, which is expected here.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     directory = Path(tempfile.mkdtemp(prefix="photosearch-crash-", dir="/tmp"))
     directory.chmod(0o755)
@@ -153,7 +153,7 @@ def main():
                     print(f"        {complaint}")
         passed += len(checks) - len(failed)
         if failed:
-            print(f"the data directory stays: {server.data}")
+            print(f"the data is kept in {server.data}")
             break
     else:
         shutil.rmtree(directory)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""A snapshot that is too old is an error, and never an answer that lacks rows.
+"""A query with a snapshot that is too old must raise an error, and must never return an incomplete answer.
 
-usage: run_old_snapshot.py        (needs Debian's faketime)
+usage: run_old_snapshot.py        (needs Debian's package faketime)
 
-With `old_snapshot_threshold` (PostgreSQL 14 to 16) vacuum removes rows that an old snapshot still sees. A scan with
-that snapshot has to raise 72000, as a btree's does, or to find all. Needs what tests/client/requirements.txt names.
+With old_snapshot_threshold (PostgreSQL 14 to 16) vacuum removes rows that an old snapshot still sees. A scan with that
+snapshot must raise 72000, as a btree scan does, or find all rows. The reference is Postgres' own btree, which gets the same
+treatment. Run alone: VENV/bin/python tests/crash/run_old_snapshot.py, with the packages of tests/client/requirements.txt.
 The last line counts the checks.
 """
 
@@ -29,7 +30,7 @@ SCANS = {"plain": ("indexscan",), "bitmap": ("bitmapscan",), "parallel": ("index
 
 
 def ask(connection, query, scan):
-    """How many rows a query finds by a kind of scan of its index; or the SQLSTATE."""
+    """The number of rows that a query finds by a kind of index scan, or the SQLSTATE of its error."""
     try:
         with connection.transaction():
             for kind in ("seqscan", "bitmapscan", "indexscan", "indexonlyscan"):
@@ -51,14 +52,14 @@ def main():
     checks = Checks()
     with server.connect() as connection:
         if connection.info.server_version >= 170000:
-            print("there is no old_snapshot_threshold any more")
+            print("this version of PostgreSQL has no old_snapshot_threshold")
             server.stop()
             checks.add("a version without the setting", [])
             return checks.end(directory, shutil.rmtree)
         connection.execute("CREATE EXTENSION photosearch")
     server.stop()
-    # The shortest threshold is a minute, told from a map of minutes. Debian's faketime spares the wait: the server's
-    # clock goes forward when the file says so.
+    # The shortest threshold is one minute, and the server maps snapshots to ages by the minute. Instead of waiting,
+    # faketime moves the server's clock forward by what the file says.
     clock = directory / "clock"
     clock.write_text("+0")
     clock.chmod(0o644)
@@ -72,7 +73,7 @@ def main():
             writer.execute(f"INSERT INTO {table} SELECT i, ARRAY[i % 7 + 1, i % 5, i % 3, 1]::mrl_vector FROM generate_series(1, {ROWS}) AS i")
             writer.execute(f"CREATE INDEX ON {table} USING mrl (e)" if name == "mrl" else f"CREATE INDEX ON {table} (id)")
             writer.execute(f"ANALYZE {table}")
-            # In a transaction whose snapshot is taken before the rows go.
+            # A transaction whose snapshot is taken before the rows are deleted.
             readers[table] = server.connect()
             readers[table].execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             readers[table].execute("SELECT 1 FROM pg_class LIMIT 1")
@@ -80,7 +81,7 @@ def main():
             writer.execute(f"DELETE FROM {table} WHERE id % 2 = 0")
         for minute in range(1, 6):
             clock.write_text(f"+{minute}m")
-            # The server notes with each snapshot how old others are.
+            # The server records the age of snapshots whenever one is taken.
             for _ in range(3):
                 writer.execute("SELECT txid_current()")
         for _, _, table in asked:
@@ -88,10 +89,10 @@ def main():
         for name, scan, table in asked:
             found = ask(readers[table], QUERIES[name].replace("photos", table), SCANS[scan])
             readers[table].close()
-            checks.add(f"{name}, {scan}: all rows, or an error", [] if found in (ROWS, TOO_OLD) else [f"{found} of {ROWS} rows"])
-            # Else the test would tell nothing.
+            checks.add(f"{name}, {scan}: all rows or an error", [] if found in (ROWS, TOO_OLD) else [f"{found} of {ROWS} rows"])
+            # Otherwise the first check would prove nothing.
             checks.add(f"{name}, {scan}: the snapshot was too old", [] if found == TOO_OLD else [f"{found} of {ROWS} rows"])
-    checks.add("the log tells of no disaster", server.disasters())
+    checks.add("the log has no crash, panic or failed assertion", server.disasters())
     server.stop()
     return checks.end(directory, shutil.rmtree)
 

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""A streaming standby, and a base backup restored alone, of a server under random writes.
+"""Tests a streaming standby, and a base backup restored alone, of a server under random writes.
 
 usage: run_standby.py [--seconds N] [--seed S]
 
-While sessions write, the standby compares index and sequential scan within one snapshot each. When
-they have stopped and it has replayed all, it answers as the primary does. A backup taken beside the
-writers starts alone, recovers, agrees with itself, and its checksums are sound. Then the standby is
-promoted, checked with check_index, written to, and checked again. Replay compares each page with
-the primary's image of it (wal_consistency_checking). Needs what tests/client/requirements.txt names.
-The last line counts the checks; where one fails, the exit status is 1 and the data stays.
+While sessions write, the standby compares index and sequential scans within one snapshot each. When they have stopped and
+the standby has replayed everything, its answers must equal the primary's. A backup taken during the writes must start alone,
+recover, give the same answers by index as by sequential scan, and have valid checksums. Then the standby is promoted,
+checked with check_index, written to, and checked again. Replay compares each page with the primary's image of it
+(wal_consistency_checking). The references are sequential scans, the primary, pg_verifybackup and pg_checksums.
+Run alone: VENV/bin/python tests/crash/run_standby.py --seconds 2, with the packages of tests/client/requirements.txt. The
+last line counts the checks; if one fails, the exit status is 1 and the data is kept.
 """
 
 import argparse
@@ -32,7 +33,7 @@ LOGGED = [table for table in TABLES if table.persistence != "UNLOGGED"]
 
 
 def write(server, ledger, sources, rng, seconds, readers=(), builds=True):
-    """Lets sessions write, and ask, for a while. Returns complaints."""
+    """Lets sessions write and query for a while. Returns the errors."""
     maintenance = threading.Lock()
     workers = [Worker(server, ledger, TABLES, sources, n, f"{rng.random()} {n}", maintenance, builds) for n in range(WORKERS)]
     for session in (*workers, *readers):
@@ -46,8 +47,8 @@ def write(server, ledger, sources, rng, seconds, readers=(), builds=True):
     return hanging + [repr(session.error) for session in (*workers, *readers) if session.error]
 
 
-def caught_up(primary, standby, seconds=120):
-    """Waits until the standby has replayed what the primary has written."""
+def wait_for_replay(primary, standby, seconds=120):
+    """Waits until the standby has replayed everything that the primary has written. Returns the errors."""
     position = primary.execute("SELECT pg_current_wal_lsn()::text").fetchone()[0]
     deadline = time.monotonic() + seconds
     while not standby.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [position]).fetchone()[0]:
@@ -57,8 +58,8 @@ def caught_up(primary, standby, seconds=120):
     return []
 
 
-def the_same(primary, standby, sources, rng, count):
-    """Asks both, with each kind of plan."""
+def differing_answers(primary, standby, sources, rng, count):
+    """Asks both servers, with each kind of plan. Yields the differences."""
     for table in LOGGED:
         indexes = {index: None for index, (_, predicate) in table.indexes.items() if not predicate}
         with primary.transaction(), standby.transaction():
@@ -82,47 +83,48 @@ def not_as_committed(connection, ledger):
 
 
 def checksums(server):
-    """The server is stopped."""
+    """Runs pg_checksums, for which the server must be stopped. Returns the errors."""
     done = server.program("pg_checksums", "--check", "-D", server.data, check=False)
     return [] if done.returncode == 0 else [done.stdout + done.stderr]
 
 
-def restored(backup, sources, rng, checks):
-    """A backup that starts alone."""
+def check_backup(backup, sources, rng, checks):
+    """Starts the backup alone and checks its indexes."""
     backup.start()
     with backup.wait() as connection:
-        # The copy may hold an index that a session was about to drop. The questions ask for others by name.
+        # The copy may hold an index that a session was about to drop; the questions name the indexes they may use.
         drop_leftovers(connection)
-        checks.add("backup: check_index is content", complaints_of_indexes(connection, LOGGED))
-        checks.add("backup: index and table agree", complaints_of_answers(connection, LOGGED, sources, rng, 2)[0])
+        checks.add("backup: check_index reports nothing", complaints_of_indexes(connection, LOGGED))
+        checks.add("backup: index and sequential scans agree", complaints_of_answers(connection, LOGGED, sources, rng, 2)[0])
     backup.stop()
-    checks.add("backup: checksums", checksums(backup))
-    checks.add("backup: the log tells of nothing else", backup.disasters())
+    checks.add("backup: checksums are valid", checksums(backup))
+    checks.add("backup: the log has no panic, failed assertion or failed replay", backup.disasters())
 
 
-def promoted(standby, ledger, sources, rng, checks):
+def check_promoted(standby, ledger, sources, rng, checks):
+    """Promotes the standby, checks it, writes to it, and checks it again."""
     standby.program("pg_ctl", "-D", standby.data, "-w", "promote")
     with standby.wait() as connection:
-        # Unlogged tables are empty from here on.
+        # After promotion the unlogged tables exist and are empty.
         for table in TABLES:
             if table not in LOGGED:
                 ledger.rows[table.name] = {}
         checks.add("promoted: what was committed is there", not_as_committed(connection, ledger))
-        checks.add("promoted: check_index is content", complaints_of_indexes(connection, TABLES))
-        checks.add("promoted: index and table agree", complaints_of_answers(connection, TABLES, sources, rng, 2)[0])
+        checks.add("promoted: check_index reports nothing", complaints_of_indexes(connection, TABLES))
+        checks.add("promoted: index and sequential scans agree", complaints_of_answers(connection, TABLES, sources, rng, 2)[0])
     reader = Reader(standby, TABLES, sources, rng.random())
-    checks.add("promoted: it is written to", write(standby, ledger, sources, rng, 1, [reader]))
+    checks.add("promoted: sessions wrote to it", write(standby, ledger, sources, rng, 1, [reader]))
     with standby.wait() as connection:
         for table in TABLES:
             connection.execute(f"VACUUM (INDEX_CLEANUP on) {table.name}")
-        checks.add("promoted and written to: check_index is content", complaints_of_indexes(connection, TABLES))
-        checks.add("promoted and written to: index and table agree", complaints_of_answers(connection, TABLES, sources, rng, 1)[0] + reader.wrong)
+        checks.add("promoted and written to: check_index reports nothing", complaints_of_indexes(connection, TABLES))
+        checks.add("promoted and written to: index and sequential scans agree", complaints_of_answers(connection, TABLES, sources, rng, 1)[0] + reader.wrong)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=6, help="how long the sessions write beside the standby")
-    parser.add_argument("--seed", type=int, default=None, help="drawn where not given")
+    parser.add_argument("--seconds", type=float, default=6, help="how long sessions write while the standby replays")
+    parser.add_argument("--seed", type=int, default=None, help="random if not given")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}")
@@ -137,37 +139,37 @@ def main():
     with primary.connect() as connection:
         sources, ledger = make(connection, TABLES, seed, WORKERS)
 
-    # Both copies are taken while sessions write.
-    writing = threading.Thread(target=lambda: checks.add("sessions wrote beside the copies", write(primary, ledger, sources, rng, 3)))
+    # Standby and backup are both copied while sessions write.
+    writing = threading.Thread(target=lambda: checks.add("sessions wrote during the copies", write(primary, ledger, sources, rng, 3)))
     writing.start()
     time.sleep(0.5)
     standby = primary.copy(directory / "standby", "-R", max_standby_streaming_delay="2s", hot_standby_feedback=rng.choice(("on", "off")))
     backup = primary.copy(directory / "backup")
     verified = backup.program("pg_verifybackup", backup.data, check=False)
-    checks.add("backup: its manifest holds", [] if verified.returncode == 0 else [verified.stderr])
+    checks.add("backup: pg_verifybackup accepts it", [] if verified.returncode == 0 else [verified.stderr])
     writing.join()
 
     standby.start()
     with primary.connect() as on_primary, standby.wait() as on_standby:
-        # Without builds: an index that is built on the primary after a standby's snapshot was taken lacks
-        # rows that are dead to the primary alone. That is so for Postgres' own indexes too.
+        # No index is built here: an index that the primary builds after a standby's snapshot was taken lacks the rows that
+        # are dead on the primary alone. This holds for Postgres' own indexes too.
         readers = [Reader(standby, LOGGED, sources, rng.random()) for _ in range(2)]
-        checks.add("sessions wrote, others asked the standby", write(primary, ledger, sources, rng, arguments.seconds, readers, builds=False))
-        checks.add("standby: index and table agree beside writers", [wrong for reader in readers for wrong in reader.wrong])
-        checks.add("standby: it was asked", [] if all(reader.asked for reader in readers) else ["no question came through"])
-        print(f"        {ledger.commits} commits; {sum(r.asked for r in readers)} questions; replay ended {sum(r.conflicts for r in readers)}")
-        checks.add("standby: it replays all", caught_up(on_primary, on_standby))
+        checks.add("sessions wrote while others queried the standby", write(primary, ledger, sources, rng, arguments.seconds, readers, builds=False))
+        checks.add("standby: index and sequential scans agree during replay", [wrong for reader in readers for wrong in reader.wrong])
+        checks.add("standby: it answered questions", [] if all(reader.asked for reader in readers) else ["a session had no answer"])
+        print(f"        {ledger.commits} commits; {sum(r.asked for r in readers)} questions; replay cancelled {sum(r.conflicts for r in readers)}")
+        checks.add("standby: it replays everything", wait_for_replay(on_primary, on_standby))
         checks.add("standby: what was committed is there", not_as_committed(on_standby, ledger))
-        checks.add("standby: it answers as the primary does", the_same(on_primary, on_standby, sources, rng, 3))
-        checks.add("primary: check_index is content", complaints_of_indexes(on_primary, TABLES))
+        checks.add("standby: its answers equal the primary's", differing_answers(on_primary, on_standby, sources, rng, 3))
+        checks.add("primary: check_index reports nothing", complaints_of_indexes(on_primary, TABLES))
     primary.stop()
-    checks.add("primary: checksums", checksums(primary))
-    promoted(standby, ledger, sources, rng, checks)
+    checks.add("primary: checksums are valid", checksums(primary))
+    check_promoted(standby, ledger, sources, rng, checks)
     standby.stop()
-    checks.add("standby: checksums", checksums(standby))
-    restored(backup, sources, rng, checks)
+    checks.add("standby: checksums are valid", checksums(standby))
+    check_backup(backup, sources, rng, checks)
     for server in (primary, standby):
-        checks.add(f"{server.directory.name}: the log tells of nothing else", server.disasters())
+        checks.add(f"{server.directory.name}: the log has no panic, failed assertion or failed replay", server.disasters())
     return checks.end(directory, shutil.rmtree)
 
 

@@ -1,4 +1,4 @@
-"""A private server that may be crashed, copied and damaged."""
+"""A private server that a test may crash, copy and damage."""
 
 import atexit
 import os
@@ -15,23 +15,23 @@ import psycopg
 CLUSTER = Path(__file__).resolve().parent.parent / "cluster.sh"
 BINDIR = Path(subprocess.check_output([os.environ.get("PG_CONFIG", "pg_config"), "--bindir"], text=True).strip())
 
-# What a log must not hold, whatever happened to the server or its files.
+# Lines that no log may have, whatever was done to the server or its files. (Signal 9 is the test's own.)
 DISASTER = re.compile(r"terminated by signal (?!9\b)|PANIC:|inconsistent page found|panicked at|TRAP:")
 
 
 class Server:
-    """DIRECTORY/data, a socket in DIRECTORY, and the log in DIRECTORY/data/server.log."""
+    """A server with its data in directory/data, its socket in directory and its log in directory/data/server.log."""
 
     def __init__(self, directory, *, checksums=True, **settings):
         self.directory = Path(directory)
         self.data = self.directory / "data"
         self.checksums = checksums
         self.settings = {"fsync": "off", "max_connections": "40", "log_checkpoints": "off"} | settings
-        # However the program ends, its servers do too.
+        # Stops the server even if the program ends by an exception.
         atexit.register(self.stop, "immediate")
 
     def start(self, environment=None, **settings):
-        """Makes the cluster where there is none. Settings and environment hold until the next start."""
+        """Starts the server; creates the cluster if there is none. Settings and environment apply until the next start."""
         options = [f"-c {name}={shlex.quote(value)}" for name, value in (self.settings | settings).items()]
         environment = os.environ | {"INITDB_OPTIONS": "--data-checksums" if self.checksums else ""} | (environment or {})
         subprocess.run([CLUSTER, "start", self.directory, *options], check=True, env=environment)
@@ -44,7 +44,7 @@ class Server:
         return self.program("pg_ctl", "-D", self.data, "status", check=False).returncode == 0
 
     def program(self, name, *arguments, check=True):
-        """One of Postgres's own programs, as the user whom the server belongs to."""
+        """Runs one of Postgres' programs as the user who owns the server."""
         command = [BINDIR / name, *arguments]
         if os.geteuid() == 0:
             command = ["runuser", "-u", "postgres", "--", *command]
@@ -57,7 +57,7 @@ class Server:
         return psycopg.connect(host=str(self.directory), user="postgres", dbname=database, autocommit=True, **options)
 
     def wait(self, seconds=120):
-        """A connection, as soon as the server gives one: it may be recovering."""
+        """Connects as soon as the server accepts connections; it may be recovering."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -68,7 +68,7 @@ class Server:
                 time.sleep(0.05)
 
     def copy(self, directory, *arguments, **settings):
-        """A server made from a base backup of this one, not started."""
+        """Makes a server from a base backup of this one, without starting it."""
         copy = Server(directory, checksums=self.checksums, **(self.settings | settings))
         copy.directory.mkdir(mode=0o700)
         if os.geteuid() == 0:
@@ -80,12 +80,12 @@ class Server:
         return (self.data / "server.log").read_text(errors="replace")
 
     def disasters(self):
-        """Lines of the log that tell of a crash which nobody asked for, or of a replay that went wrong."""
+        """Lines of the log that report an unexpected crash, a failed assertion or a failed replay."""
         return [line for line in self.log().splitlines() if DISASTER.search(line)]
 
 
 def kill(pid):
-    """Ends a process as a fault would, if it is still there. The postmaster then ends all others and recovers."""
+    """Kills a process with SIGKILL if it still exists. The postmaster then ends all other processes and recovers."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

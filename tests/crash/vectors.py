@@ -1,4 +1,4 @@
-"""Vectors like those of a Matryoshka model, and some that are like nothing a model makes."""
+"""Random vectors that resemble those of a Matryoshka model, and some extreme ones."""
 
 import math
 import random
@@ -9,7 +9,7 @@ NOISE = 1 << 15
 
 
 class Vectors:
-    """A source of vectors of one number of dimensions; the same seed gives the same ones."""
+    """A source of vectors with dims dimensions. The same seed gives the same centres and noise."""
 
     def __init__(self, dims, seed):
         rng = random.Random(f"{dims} {seed}")
@@ -20,8 +20,8 @@ class Vectors:
         self.kept = []
 
     def one(self, rng):
-        """A vector as a tuple of halves, or None. One in ten is special: NULL, zero, with a prefix of
-        zeros, tiny, huge, one that a row may have already, or that one but for a value's last bit."""
+        """A vector as a tuple of halves, or None. One in ten is special: NULL, zero, with a zero prefix, tiny, huge, a copy of
+        an earlier vector, or such a copy with the last bit of one value changed."""
         kind = rng.randrange(70)
         if kind == 0:
             return None
@@ -45,7 +45,7 @@ class Vectors:
 
 
 def halves(values):
-    """The nearest halves."""
+    """Rounds each value to the nearest half."""
     layout = f"<{len(values)}e"
     return struct.unpack(layout, struct.pack(layout, *values))
 
@@ -55,7 +55,7 @@ def text(vector):
 
 
 def copy_binary(cursor, table, rows):
-    """COPY of rows (id, kind, version, vector)."""
+    """Stores rows (id, kind, version, vector) by COPY BINARY."""
     with cursor.copy(f"COPY {table} (id, kind, version, embedding) FROM STDIN (FORMAT binary)") as copy:
         copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
         for number, kind, version, vector in rows:

@@ -1,4 +1,4 @@
-"""Tables, and sessions that write to them and ask them at random."""
+"""Tables, and sessions that write to them and query them at random."""
 
 import random
 import threading
@@ -9,10 +9,10 @@ from answers import Table, compare, questions
 from ledger import ID_STRIDE, Ledger, is_conflict
 from vectors import Vectors, copy_binary, text
 
-# The server has gone: the connection broke, or it is shutting down, has crashed or is recovering.
+# SQLSTATEs of a server that is gone: a broken connection, a shutdown, a crash, or recovery.
 GONE = (None, "57P01", "57P02", "57P03")
 
-# How many changed rows make autovacuum come: few, so that it comes while others write.
+# Autovacuum starts after few changed rows, so that it runs while sessions write.
 EAGER_AUTOVACUUM = {
     "autovacuum_naptime": "1s",
     "autovacuum_vacuum_threshold": "20",
@@ -25,16 +25,16 @@ TABLES = [
     Table("photos", 2048, {"photos_default": (None, None), "photos_64": (64, None), "photos_some": (128, "kind < 3")}),
     Table("faces", 256, {"faces_128": (128, None), "faces_100": (100, None)}, storage="main"),
     Table("thumbs", 32, {"thumbs_16": (16, None), "thumbs_32": (32, None), "thumbs_some": (7, "kind = 2")}, storage="plain"),
-    # One entry to a page, and two: a page that a session has just made may be full when it comes to it.
+    # One or two entries fill a page, so a page that a session has just added may be full before the session uses it.
     Table("posters", 4096, {"posters_4096": (4096, None), "posters_2048": (2048, None)}),
     Table("drafts", 32, {"drafts_20": (20, None)}, storage="plain", persistence="UNLOGGED"),
 ]
-# Above so many rows a worker rather deletes.
+# A worker with more rows than this in a table only deletes.
 FULL = {"photos": 200, "faces": 500, "thumbs": 1000, "posters": 40, "drafts": 300}
 
 
 class Worker(threading.Thread):
-    """One session that does one thing after another until the server goes or it is told to stop."""
+    """One session that takes random steps until the server is gone or it is told to stop."""
 
     def __init__(self, server, ledger, tables, sources, number, seed, maintenance, builds=True):
         super().__init__(daemon=True)
@@ -42,7 +42,7 @@ class Worker(threading.Thread):
         self.number, self.rng, self.maintenance = number, random.Random(seed), maintenance
         self.builds = builds
         self.stopping = threading.Event()
-        # Ids and versions come from it: none is used twice by the workers of a number.
+        # Source of ids and versions. It continues over rounds, so that workers of the same number never reuse one.
         self.counter = ledger.counters.get(number, 0)
         self.connection = self.pid = None
         self.done = 0
@@ -88,7 +88,7 @@ class Worker(threading.Thread):
                 raise
         self.done += 1
 
-    # Statements within a table's gate. Each returns the versions that it gave by id.
+    # Statements that run within a table's gate. Each returns the versions that it wrote, by id.
 
     def new_rows(self, table, count):
         rows = []
@@ -116,8 +116,8 @@ class Worker(threading.Thread):
         self.counter += 1
         return self.counter
 
-    def give(self, table, column):
-        """Updates a column of a few rows. Nothing indexes the version alone, so that may be a HOT update."""
+    def update_column(self, table, column):
+        """Updates a column of a few rows. No index depends on the column version alone, so such an update may be HOT."""
         numbers, version = self.some_own(table, 8), self.version()
         for number in numbers:
             if column == "embedding":
@@ -133,36 +133,36 @@ class Worker(threading.Thread):
         self.connection.execute(f"DELETE FROM {table.name} WHERE id = ANY(%s)", [numbers])
         return dict.fromkeys(numbers)
 
-    # What a step may be.
+    # The steps.
 
     def insert_one(self, table):
         rows = self.new_rows(table, 1)
-        self.alone(table, rows, lambda: self.insert(table, rows, copy=False))
+        self.autocommit(table, rows, lambda: self.insert(table, rows, copy=False))
 
     def insert_some(self, table):
         rows = self.new_rows(table, self.rng.randint(2, 12))
-        self.alone(table, rows, lambda: self.insert(table, rows, copy=False))
+        self.autocommit(table, rows, lambda: self.insert(table, rows, copy=False))
 
     def copy_some(self, table):
         rows = self.new_rows(table, self.rng.randint(2, 60))
-        self.alone(table, rows, lambda: self.insert(table, rows, copy=True))
+        self.autocommit(table, rows, lambda: self.insert(table, rows, copy=True))
 
-    def alone(self, table, rows, statement):
-        """A statement that is a transaction."""
+    def autocommit(self, table, rows, statement):
+        """Runs one statement as a transaction of its own."""
         with self.ledger.gates[table.name].shared(), self.ledger.commit(self.number, table.name, {row[0]: row[2] for row in rows}):
             statement()
 
     def update_embedding(self, table):
-        self.in_transaction(table, lambda: self.give(table, "embedding"))
+        self.in_transaction(table, lambda: self.update_column(table, "embedding"))
 
     def update_other(self, table):
-        self.in_transaction(table, lambda: self.give(table, self.rng.choice(("kind", "version", "version"))))
+        self.in_transaction(table, lambda: self.update_column(table, self.rng.choice(("kind", "version", "version"))))
 
     def delete(self, table):
         self.in_transaction(table, lambda: self.remove(table, 12))
 
     def transaction(self, table):
-        """Several statements, some of them taken back to a savepoint, and all in one case of four."""
+        """Several statements. Some are rolled back to a savepoint; one transaction in four is rolled back."""
         def statements():
             changes = {}
             for _ in range(self.rng.randint(1, 4)):
@@ -171,15 +171,15 @@ class Worker(threading.Thread):
                     self.connection.execute("SAVEPOINT before")
                 statement = self.rng.choice((
                     lambda: self.insert(table, self.new_rows(table, self.rng.randint(1, 20)), copy=self.rng.random() < 0.5),
-                    lambda: self.give(table, "embedding"),
-                    lambda: self.give(table, "version"),
+                    lambda: self.update_column(table, "embedding"),
+                    lambda: self.update_column(table, "version"),
                     lambda: self.remove(table, 8),
                 ))  # fmt: skip
                 made = statement()
                 if undone:
                     self.connection.execute("ROLLBACK TO before")
                 else:
-                    # An update of a row that this transaction deleted finds none.
+                    # An UPDATE finds no row that this transaction has deleted.
                     changes |= {n: v for n, v in made.items() if not (n in changes and changes[n] is None)}
             return changes
 
@@ -190,7 +190,7 @@ class Worker(threading.Thread):
             self.begin_to_commit(table, lambda: (statements(), False), rollback)
 
     def begin_to_commit(self, table, statements, rollback=False):
-        """The statements return changes, and whether the table was truncated first."""
+        """Runs a transaction. statements() returns the changes, and whether the table was truncated before them."""
         self.connection.execute("BEGIN")
         try:
             changes, truncated = statements()
@@ -205,12 +205,11 @@ class Worker(threading.Thread):
             raise
 
     def reconnect(self, _):
-        """A session's first entry goes to another page than its next ones."""
+        """Starts a new session, which writes its first entry to another page than its later ones."""
         self.connection.close()
         self.connect()
 
-    # Maintenance. What runs concurrently with writers is not to meet another of its kind: two
-    # would wait for one another.
+    # Maintenance. Two commands that run CONCURRENTLY would wait for each other, so the lock self.maintenance admits one.
 
     def vacuum(self, table):
         how = self.rng.choice(("", "(INDEX_CLEANUP on)", "(INDEX_CLEANUP on)", "(FREEZE, INDEX_CLEANUP on)", "(ANALYZE)"))
@@ -236,8 +235,8 @@ class Worker(threading.Thread):
             self.connection.execute(f"DROP INDEX {how} {table.name}_spare")
 
     def truncate(self, table):
-        """In two cases of three taken back: a session that has inserted must then know no block of
-        the file that is gone."""
+        """TRUNCATE, rolled back to a savepoint in two cases of three. The session must then have forgotten the pages of the
+        removed file that it has inserted into."""
         taken_back = self.rng.random() < 0.66
 
         def statements():
@@ -249,11 +248,11 @@ class Worker(threading.Thread):
                 changes = self.insert(table, self.new_rows(table, 5), copy=False)
             return changes, not taken_back
 
-        with self.ledger.gates[table.name].alone():
+        with self.ledger.gates[table.name].exclusive():
             self.begin_to_commit(table, statements)
 
     def temporary(self, table):
-        """A table of this session's own, truncated in the transaction that made it: in place."""
+        """A temporary table, truncated in the transaction that created it, for which Postgres truncates the file in place."""
         copy = Table("own", table.dims, {"own_index": next(iter(table.indexes.values()))}, table.storage, "TEMPORARY")
         with self.connection.transaction(force_rollback=self.rng.random() < 0.5):
             copy.create(self.connection)
@@ -267,7 +266,7 @@ class Worker(threading.Thread):
 
 
 class Reader(threading.Thread):
-    """Asks, while others write, and compares within one snapshot."""
+    """One session that queries while others write, and compares the answers within one snapshot."""
 
     def __init__(self, server, tables, sources, seed):
         super().__init__(daemon=True)
@@ -289,7 +288,7 @@ class Reader(threading.Thread):
             self.error = error
 
     def session(self):
-        """One, until it is to stop, or replay on a standby has ended it."""
+        """One connection, used until the reader is told to stop or replay on a standby ends it."""
         with self.server.connect() as connection:
             self.pid = connection.info.backend_pid
             connection.execute("SET statement_timeout = '60s'")
@@ -303,9 +302,9 @@ class Reader(threading.Thread):
                 everywhere = {index: None for index, (_, predicate) in table.indexes.items() if not predicate}
                 asked = questions(self.rng, connection, table, self.sources[table.name], 3)
                 for question, shape, complaint in compare(connection, table, everywhere, asked):
-                    # An index that was built after the snapshot may be one that it must not use.
+                    # An index built after the snapshot was taken may be invalid for it, so the planner may not use it.
                     if not complaint.startswith("the index was not used"):
-                        self.wrong.append(f"{table.name}, beside writers: {question.describe()} by {shape}: {complaint}")
+                        self.wrong.append(f"{table.name}, during writes: {question.describe()} by {shape}: {complaint}")
                 self.asked += len(asked)
         except psycopg.Error as error:
             if not is_conflict(error):
@@ -314,7 +313,7 @@ class Reader(threading.Thread):
 
 
 def make(connection, tables, seed, workers):
-    """Tables and indexes, some rows before these are built and some after; sources and a ledger."""
+    """Creates the tables and indexes, with rows from before and after the build. Returns the sources and the ledger."""
     connection.execute("CREATE EXTENSION photosearch")
     rng = random.Random(seed)
     sources = {table.name: Vectors(table.dims, seed) for table in tables}
@@ -323,7 +322,7 @@ def make(connection, tables, seed, workers):
         table.create(connection)
         count = FULL[table.name] * workers // 2
         for part in (0, 1):
-            # Versions below zero, which no worker gives, and ids that none has come to yet.
+            # Version -1, which no worker writes, and negative ids, which no worker uses.
             rows = [(-(2 * i + part + 1) * ID_STRIDE + i % workers, rng.randrange(6), -1, sources[table.name].one(rng)) for i in range(count // 2)]
             with connection.cursor() as cursor:
                 copy_binary(cursor, table.name, rows)

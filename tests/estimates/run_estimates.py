@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How well the planner foresees what a coarse filter keeps.
+"""Compares the planner's estimates for coarse filters with the rows that the filters return.
 
-Clustered vectors of 2048 dimensions whose variances fall along the dimensions as a Matryoshka
-model's do, or those of a file; queries that are not among them; thresholds that keep from 0.3% to
-half of the rows. The estimate that EXPLAIN shows has to lie within a factor of 3 of the count, for
-95% of them. The server is the one that PGHOST names. Needs python3-numpy. Last line: how many
-checks passed and failed.
+The reference is the row count itself. The table holds clustered vectors of 2048 dimensions whose variance falls along the
+dimensions as in a Matryoshka model, or the vectors of a file; the queries are not among the rows; the thresholds keep from
+0.3% to half of the rows. For 95% of the filters the estimate shown by EXPLAIN must lie within a factor of 3 of the count.
+Run alone: tests/cluster.sh run DIR /usr/bin/python3 tests/estimates/run_estimates.py --rows 5000
+(PGHOST names the server; needs python3-numpy). The last line counts the checks.
 
     run_estimates.py [--rows 20000] [--vectors rows.npy --queries queries.npy] [--details]
 """
@@ -27,8 +27,8 @@ DIMENSIONS, CLUSTERS, SEED = 2048, 200, 11
 QUERIES = 60
 SHARES = [0.003, 0.005, 0.01, 0.03, 0.1, 0.5]
 COMPARED = [32, 64, 128, 256]
-# Longer than the prefixes that ANALYZE keeps, and judged by those: shown with --details, not held
-# to anything. (Similarities of longer prefixes spread less, so that the estimates are too high.)
+# Longer than the prefixes in the statistics, so the estimates are made from shorter prefixes. Only --details shows these
+# lengths; no check includes them. (Similarities of longer prefixes spread less, so the estimates are too high.)
 LONGER = [512, 2048]
 FACTOR, WANTED = 3, 0.95
 
@@ -51,7 +51,8 @@ def clustered(count, rng, centres, scale):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
 
-def made(rows, rng):
+def make_clustered(rows, rng):
+    """Rows and queries from the same clusters."""
     scale = ((1 + np.arange(DIMENSIONS)) ** -0.35).astype(np.float32)
     centres = rng.standard_normal((CLUSTERS, DIMENSIONS), dtype=np.float32) * scale
     batches = [clustered(min(2000, rows - start), rng, centres, scale) for start in range(0, rows, 2000)]
@@ -59,7 +60,7 @@ def made(rows, rng):
 
 
 def copy(server_directory, database, table, vectors):
-    """COPY BINARY of rows (id integer, vector)."""
+    """Fills a table (id integer, vector) by COPY BINARY."""
     command = [str(ROOT / "tests/cluster.sh"), "run", server_directory, "psql", "-X", "-q", "-d", database]
     command += ["-c", f"COPY {table} FROM STDIN WITH (FORMAT binary)"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
@@ -74,7 +75,7 @@ def copy(server_directory, database, table, vectors):
 
 
 def thresholds(rows, query, dims):
-    """Similarities that the shares of the rows reach."""
+    """For each of SHARES, the threshold that this share of the rows reaches."""
     prefixes, prefix = rows[:, :dims].astype(np.float32), query[:dims].astype(np.float32)
     similarities = prefixes @ prefix / (np.linalg.norm(prefixes, axis=1) * np.linalg.norm(prefix))
     return np.quantile(similarities, [1 - share for share in SHARES])
@@ -85,13 +86,13 @@ def main():
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--vectors", help="float16 rows (.npy) instead of clustered ones")
     parser.add_argument("--queries", help="float16 queries (.npy)")
-    parser.add_argument("--details", action="store_true", help="shares by dims and selectivity")
+    parser.add_argument("--details", action="store_true", help="also show the results by prefix length and share of rows")
     arguments = parser.parse_args()
     rng = np.random.default_rng(SEED)
     if arguments.vectors:
         rows, queries = np.load(arguments.vectors), np.load(arguments.queries)
     else:
-        rows, queries = made(arguments.rows, rng)
+        rows, queries = make_clustered(arguments.rows, rng)
     dimensions = rows.shape[1]
 
     directory = os.environ["PGHOST"]
@@ -110,7 +111,7 @@ def main():
         f"({number}, {dims}, {share}, {threshold})"
         for number, query in enumerate(queries, 1)
         for dims in compared
-        # All shares for each query at one of the lengths, and two of them at the others.
+        # Each query uses all shares at one of the prefix lengths and two shares at the others.
         for place, (share, threshold) in enumerate(zip(SHARES, thresholds(rows, query, dims)))
         if COMPARED[number % len(COMPARED)] == dims or place in (number % 2, 2 + number % 4)
     ]

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Models under faults: killed backends, a full disk, two servers on one cache, files that change.
+"""Tests models under faults: killed backends, a full disk, two servers that share a cache, model files that change.
 
 usage: run_faults.py [--python INTERPRETER]
 
-A random checkpoint (tests/real_size/make_checkpoint.py --small) is used through SQL, and what each
-session gets is compared with what a server that nothing happened to gives. Needs what
-tests/client/requirements.txt names, numpy for the checkpoint (--python, by default Debian's), and
-root for the full disk. The last line counts the checks; where one fails, the exit status is 1 and
-the data stays.
+A random checkpoint (tests/real_size/make_checkpoint.py --small) is used through SQL. The reference for each answer is the vector
+that an undisturbed server gives. Needs the packages of tests/client/requirements.txt, an interpreter with numpy for the
+checkpoint (--python, by default Debian's), and root, which mounts the disk that fills up.
+Run alone: VENV/bin/python tests/faults/run_faults.py. The last line counts the checks; if one fails, the exit status is 1
+and the data is kept.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from server import DISASTER, Server  # noqa: E402
 
 MODEL = "random-small"
 TEXT = "a baby in the snow"
-# More than a server of two processors has to do at once.
+# More sessions than a machine of two processors can run at the same time.
 SESSIONS = 16
 
 
@@ -50,7 +50,7 @@ def vector(connection, text=TEXT):
 
 
 def failure(connection, query, arguments=()):
-    """SQLSTATE of the error that a query ends in, "lost" with the connection; None where it ends well."""
+    """The SQLSTATE of the error that a query raises, "lost" if the connection ends, or None if the query succeeds."""
     try:
         connection.execute(query, arguments)
     except psycopg.Error as error:
@@ -80,14 +80,15 @@ class Faults:
         subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
         self.saved = scratch / "saved"
         shutil.copytree(self.model, self.saved)
-        self.server = self.started("server")
+        self.server = self.start_server("server")
         with self.server.connect() as connection:
             self.expected = vector(connection)
 
-    def check(self, name, ok, detail="it is not so"):
+    def check(self, name, ok, detail="the condition does not hold"):
         self.checks.add(name, [] if ok else [detail])
 
-    def started(self, name, **settings):
+    def start_server(self, name, **settings):
+        """A server with the extension, which finds the test's models."""
         server = Server(self.scratch / name, **{"photosearch.model_dir": str(self.models)} | settings)
         server.start()
         with server.connect() as connection:
@@ -99,11 +100,12 @@ class Faults:
         shutil.copytree(self.saved, self.model)
 
     def unfinished(self, cache):
+        """The files in a cache of copies that have not been completed."""
         return list(cache.glob("*/*unfinished"))
 
-    def killed(self, server, query, arguments, when):
-        """Kills the backend that runs a query, as soon as `when` says so. Returns when the postmaster has
-        noticed, and lets nobody in until it has recovered."""
+    def kill_backend(self, server, query, arguments, when):
+        """Kills the backend that runs a query as soon as when() is true, and waits until the postmaster has noticed, which
+        then refuses connections until recovery has ended. Returns whether the backend was killed within the query."""
         connection, witness = server.connect(), server.connect()
         pid = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
         ended = []
@@ -115,39 +117,39 @@ class Faults:
         in_time = thread.is_alive()
         if in_time:
             os.kill(pid, signal.SIGKILL)
-            # The victim's own connection ends before that; others end because of it.
+            # The killed backend's connection ends first; the witness's ends when the postmaster stops all sessions.
             while not failure(witness, "SELECT 1") and time.monotonic() < deadline:
                 time.sleep(0.01)
         witness.close()
         thread.join(60)
         return in_time and ended != ["done"]
 
-    def killed_in_packing(self):
+    def killed_while_packing(self):
         cache = self.server.data / "pgsql_tmp_photosearch"
         shutil.rmtree(cache)
-        began = self.killed(
+        began = self.kill_backend(
             self.server, "SELECT photosearch.prepare_model(%s)", [MODEL], lambda: self.unfinished(cache)
         )
-        self.check("a backend is killed while it packs", began)
+        self.check("a backend is killed while it packs a model", began)
         with self.server.wait() as connection:
-            self.check("what it left is there", len(self.unfinished(cache)) == 1)
-            self.check("the next one packs", vector(connection) == self.expected)
-            self.check("nothing unfinished stays", not self.unfinished(cache))
+            self.check("the unfinished copy is still there", len(self.unfinished(cache)) == 1)
+            self.check("the next session packs the model", vector(connection) == self.expected)
+            self.check("no unfinished copy remains", not self.unfinished(cache))
 
-    def killed_in_forward(self):
+    def killed_in_forward_pass(self):
         started = time.monotonic()
         query, image = "SELECT embed_image(%s, %s)", picture(1600, 1120)
-        began = self.killed(self.server, query, [MODEL, image], lambda: time.monotonic() > started + 0.4)
+        began = self.kill_backend(self.server, query, [MODEL, image], lambda: time.monotonic() > started + 0.4)
         self.check("a backend is killed in a forward pass", began)
         with self.server.wait() as connection:
-            self.check("the server goes on", vector(connection) == self.expected)
+            self.check("after recovery the server embeds", vector(connection) == self.expected)
             connection.execute("SET statement_timeout = '300ms'")
             began = time.monotonic()
             state = failure(connection, query, [MODEL, image])
             self.check("statement_timeout ends a forward pass", state == "57014", str(state))
-            self.check("and soon", time.monotonic() < began + 3)
+            self.check("a forward pass ends within 3 s of its start", time.monotonic() < began + 3)
             connection.execute("RESET statement_timeout")
-            self.check("and the session goes on", vector(connection) == self.expected)
+            self.check("the session goes on after the timeout", vector(connection) == self.expected)
 
     def full_disk(self):
         small = self.scratch / "small"
@@ -159,15 +161,15 @@ class Faults:
         mount("-o", "size=16m,mode=0700")
         try:
             shutil.chown(small, "postgres")
-            server = self.started("full", **{"photosearch.cache_dir": str(small)})
+            server = self.start_server("full", **{"photosearch.cache_dir": str(small)})
             with server.connect() as connection:
                 query = "SELECT embed_text(%s, %s)"
                 state = failure(connection, query, [MODEL, TEXT])
-                self.check("a full disk is 53100", state == "53100", str(state))
-                self.check("nothing is left on it", not self.unfinished(small))
+                self.check("a full disk raises 53100", state == "53100", str(state))
+                self.check("no unfinished copy remains on the full disk", not self.unfinished(small))
                 mount("-o", "remount,size=1g,mode=0700")
-                self.check("with room the session goes on", vector(connection) == self.expected)
-            self.check("the log tells of no disaster", not DISASTER.search(server.log()))
+                self.check("with free space the same session embeds", vector(connection) == self.expected)
+            self.check("the log has no crash, panic or failed assertion", not DISASTER.search(server.log()))
             server.stop()
         finally:
             subprocess.run(["umount", "--lazy", small], check=True)
@@ -177,7 +179,7 @@ class Faults:
         cache.mkdir(mode=0o700)
         if os.geteuid() == 0:
             shutil.chown(cache, "postgres")
-        servers = [self.started(f"two{i}", **{"photosearch.cache_dir": str(cache)}) for i in range(2)]
+        servers = [self.start_server(f"two{i}", **{"photosearch.cache_dir": str(cache)}) for i in range(2)]
         got = []
 
         def run(server):
@@ -189,10 +191,10 @@ class Faults:
             thread.start()
         for thread in threads:
             thread.join(120)
-        self.check("two servers on one cache agree", got == [self.expected] * 6, f"{len(got)} answers")
+        self.check("two servers that share a cache agree", got == [self.expected] * 6, f"{len(got)} answers")
         packs = list(cache.glob("*/*.pack"))
-        self.check("and there is one copy", len(packs) == 1, str(packs))
-        self.check("which nobody can write to", all(pack.stat().st_mode & 0o777 == 0o400 for pack in packs))
+        self.check("the shared cache holds one copy", len(packs) == 1, str(packs))
+        self.check("the copy is read-only", all(pack.stat().st_mode & 0o777 == 0o400 for pack in packs))
         for server in servers:
             server.stop()
 
@@ -201,36 +203,37 @@ class Faults:
         with self.server.connect() as old:
             before = vector(old)
             shutil.rmtree(self.model)
-            self.check("a session goes on without the directory", vector(old, "a dog") != before)
+            self.check("a session with a loaded model goes on without the model's directory", vector(old, "a dog") != before)
             with self.server.connect() as new:
                 state = failure(new, "SELECT embed_text(%s, %s)", [MODEL, TEXT])
-                self.check("a new one is told that there is no such model", state == "42704", str(state))
+                self.check("a new session reports that the model does not exist", state == "42704", str(state))
             self.restore()
             with self.server.connect() as new:
-                self.check("the same files again are the same model", vector(new) == before)
+                self.check("restored files are the same model", vector(new) == before)
 
             os.truncate(weights, weights.stat().st_size // 2)
-            self.check("a session goes on with a file cut short", bool(vector(old, "a cat")))
+            self.check("a session with a loaded model goes on with truncated weights", bool(vector(old, "a cat")))
             with self.server.connect() as new:
                 state = failure(new, "SELECT embed_text(%s, %s)", [MODEL, TEXT])
-                self.check("a new one is told of it", state == "58P01", str(state))
+                self.check("a new session reports the truncated file", state == "58P01", str(state))
             self.restore()
             overwrite(weights, "language_model.layers.0.mlp.down_proj.weight")
-            self.check("a session goes on with a file overwritten", bool(vector(old, "a boat")))
+            self.check("a session with a loaded model goes on with overwritten weights", bool(vector(old, "a boat")))
             with self.server.connect() as new:
                 state = failure(new, "SELECT embed_text(%s, %s)", [MODEL, TEXT])
-                self.check("a new one is told that it changed", state == "55000", str(state))
+                self.check("a new session reports that the file changed", state == "55000", str(state))
                 new.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
                 replaced = vector(new)
-                self.check("replaced, it is another model", replaced != before)
-            self.check("old sessions follow, for known texts too", vector(old) == replaced)
+                self.check("the replaced model gives another vector", replaced != before)
+            self.check("older sessions use the replaced model, for cached texts too", vector(old) == replaced)
         self.restore()
         with self.server.connect() as new:
             new.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
-            self.check("and back", vector(new) == before)
+            self.check("replacing it back gives the first vector", vector(new) == before)
 
     def plans_that_hold_vectors(self):
-        """Sessions of every database follow a replaced model, with statements that were planned before."""
+        """Sessions of every database use a replaced model, also in statements that were planned before. (The embedding of a
+        constant is folded into the plan.)"""
         statement = f"SELECT embed_text('{MODEL}', '{TEXT}')::text"
         weights = sorted(self.model.glob("*.safetensors"))[0]
         with self.server.connect() as admin:
@@ -254,36 +257,36 @@ class Faults:
         with prepared(self.server, "postgres") as same, prepared(self.server, "other") as other, self.server.connect() as admin:
             sessions = [same, other]
             before = [asked(session) for session in sessions]
-            self.check("plans hold the vector", before == [vector(admin)] * 2)
-            self.caught_up(admin, standby)
+            self.check("plans contain the vector", before == [vector(admin)] * 2)
+            self.wait_for_replay(admin, standby)
             with prepared(standby, "postgres") as apart, standby.connect() as admin_apart:
-                self.check("and on a standby", asked(apart) == before[0])
+                self.check("a standby gives the same vector", asked(apart) == before[0])
                 same.execute("BEGIN")
                 same.execute("EXECUTE kept")
                 overwrite(weights, "language_model.layers.0.mlp.down_proj.weight")
-                # What has happened to the files no rollback takes back.
+                # A rollback can't undo what happened to the files.
                 admin.execute("BEGIN")
                 admin.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
                 admin.execute("ROLLBACK")
                 replaced = vector(admin)
-                self.check("replaced, it is another vector", replaced != before[0])
+                self.check("the replaced model gives another vector to a new plan", replaced != before[0])
                 same.execute("COMMIT")
                 after = [asked(session) for session in sessions]
-                self.check("plans of every database are made anew", after == [replaced] * 2, str([a == before[0] for a in after]))
+                self.check("plans of every database are made again", after == [replaced] * 2, str([a == before[0] for a in after]))
                 state = failure(standby.connect(), "SELECT embed_text(%s, %s)", [MODEL, TEXT])
-                self.check("a standby has files of its own", state == "55000", str(state))
+                self.check("a standby reports changed files until it replaces its own copy", state == "55000", str(state))
                 admin_apart.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
-                self.check("and its sessions follow when they are replaced there", asked(apart) == replaced)
+                self.check("sessions of the standby use the model replaced there", asked(apart) == replaced)
             self.restore()
             admin.execute("SELECT photosearch.prepare_model(%s, replace => true)", [MODEL])
-            self.check("and back", [asked(session) for session in sessions] == before)
-        self.check("the standby's log tells of no disaster", not DISASTER.search(standby.log()))
+            self.check("replacing it back gives the first vectors", [asked(session) for session in sessions] == before)
+        self.check("the standby's log has no crash, panic or failed assertion", not DISASTER.search(standby.log()))
         standby.stop()
 
-    def a_dead_postmaster(self):
-        server = self.started("orphaned")
+    def killed_postmaster(self):
+        server = self.start_server("orphaned")
         connection = server.connect()
-        # More threads than processors are of no use to anybody.
+        # More threads than processors would not embed faster.
         connection.execute("SET photosearch.threads = 1024")
         vector(connection)
         tasks = len(os.listdir(f"/proc/{connection.info.backend_pid}/task"))
@@ -299,14 +302,14 @@ class Faults:
         thread.join(60)
         self.check("a session that embeds ends with its postmaster", ended != [None] and time.monotonic() < began + 2, f"{ended}, {time.monotonic() - began:.1f} s")
 
-    def caught_up(self, connection, standby):
-        """Waits until the standby has replayed what is there now."""
+    def wait_for_replay(self, connection, standby):
+        """Waits until the standby has replayed everything that the primary has written."""
         position = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone()[0]
         with standby.wait() as other:
             deadline = time.monotonic() + 60
             while not other.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [position]).fetchone()[0]:
                 if time.monotonic() > deadline:
-                    raise AssertionError("the standby does not follow")
+                    raise AssertionError("the standby does not replay within 60 s")
                 time.sleep(0.05)
 
     def many_sessions(self):
@@ -325,27 +328,28 @@ class Faults:
             thread.start()
         for thread in threads:
             thread.join(300)
-        self.check(f"{SESSIONS} sessions at once finish", [n for n, _ in got] == [3] * SESSIONS, str(got))
+        self.check(f"{SESSIONS} concurrent sessions finish", [n for n, _ in got] == [3] * SESSIONS, str(got))
 
     def run(self):
         try:
-            self.killed_in_packing()
-            self.killed_in_forward()
+            self.killed_while_packing()
+            self.killed_in_forward_pass()
             self.full_disk()
             self.two_servers()
             self.files_that_change()
             self.plans_that_hold_vectors()
-            self.a_dead_postmaster()
+            self.killed_postmaster()
             self.many_sessions()
-            # Kills are ours; a bus error would not be.
-            self.check("the log tells of no disaster", not DISASTER.search(self.server.log()))
+            # The log must hold no signal but the SIGKILLs of this test. A bus error would mean that a session has read a
+            # truncated file through its mapping.
+            self.check("the log has no crash, panic or failed assertion", not DISASTER.search(self.server.log()))
         finally:
             self.server.stop("immediate")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default="/usr/bin/python3", help="an interpreter that has numpy")
+    parser.add_argument("--python", default="/usr/bin/python3", help="an interpreter with numpy, for the checkpoint")
     arguments = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="photosearch-faults-", dir="/tmp"))
     scratch.chmod(0o755)

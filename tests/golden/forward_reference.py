@@ -1,4 +1,4 @@
-"""Runs transformers' Qwen3VLModel on a directory and keeps what it computes on the way."""
+"""Runs transformers' Qwen3VLModel on a model directory and records its intermediate results."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def load(directory: Path, dtype: str) -> Qwen3VLModel:
 
 
 def positions(model: Qwen3VLModel, inputs: dict) -> torch.Tensor:
-    """3-D positions, also where the batch has no image (there all three axes are equal)."""
+    """Position ids of shape [3, b, t]. Without images all three axes are equal."""
     ids, _ = model.get_rope_index(
         inputs["input_ids"],
         mm_token_type_ids=inputs["mm_token_type_ids"],
@@ -43,7 +43,7 @@ def run(model: Qwen3VLModel, inputs: dict) -> torch.Tensor:
 
 @torch.no_grad()
 def capture(model: Qwen3VLModel, inputs: dict) -> dict[str, torch.Tensor]:
-    """Every intermediate that a second implementation may want to compare."""
+    """Runs the model and returns every intermediate result that another implementation may compare with."""
     out: dict[str, torch.Tensor] = {}
     handles = []
 
@@ -66,7 +66,7 @@ def capture(model: Qwen3VLModel, inputs: dict) -> dict[str, torch.Tensor]:
 
     handles.append(visual.blocks[0].register_forward_pre_hook(first_vision_input))
 
-    # The state after layer i, with what deepstack adds there, is what the next layer is given.
+    # The input of layer i + 1 is the output of layer i plus what deepstack adds there.
     def text_input(name):
         def hook(_module, args):
             out[name] = args[0].detach().float().clone()
@@ -97,7 +97,7 @@ def capture(model: Qwen3VLModel, inputs: dict) -> dict[str, torch.Tensor]:
     out["position_ids"] = positions(model, inputs)
     mask = inputs["attention_mask"]
     for name, value in out.items():
-        if name.startswith("text."):  # states at padding mean nothing
+        if name.startswith("text."):  # states at padding are undefined, so zeros are stored
             out[name] = value * mask[..., None]
             if not out[name].isfinite().all():
                 raise RuntimeError(f"{name} is not finite")

@@ -1,13 +1,12 @@
-"""Writes forward/<case>/: tiny models on random weights, with what the reference computes.
+"""Writes forward/<case>/: tiny models with random weights, and the reference's results for them.
 
-The reference is transformers' Qwen3VLModel, loaded from the directory as it is
-written here, so that a case also says how a checkpoint is to be read. Weights are
-drawn with enough spread that attention is far from uniform and every mistake in
-mistakes.py turns some case's embedding away from the right one:
+The reference is transformers' Qwen3VLModel, loaded from the directory written here, so that a case also tests how a
+checkpoint is read. The weights are drawn with enough spread that attention is far from uniform and every mistake in
+mistakes.py changes the embeddings of some case:
 
     python make_forward.py                      # write every case
-    python make_forward.py --check-sensitivity  # write nothing, make each mistake
-    python make_forward.py --check-stored       # write nothing, compare with the stored files
+    python make_forward.py --check-sensitivity  # write nothing; make each mistake and require that a case notices it
+    python make_forward.py --check-stored       # write nothing; compare the reference with the stored files
 """
 
 import argparse
@@ -34,7 +33,7 @@ VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD, PAD = (
     TOKENIZER.token_to_id(token)
     for token in ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|endoftext|>")
 )
-FIRST_ADDED = PAD  # ordinary text is drawn from the ids below
+FIRST_ADDED = PAD  # random text is drawn from the token ids below
 
 TEXT = dict(
     vocab_size=VOCAB,
@@ -61,7 +60,7 @@ VISION = dict(
 
 @dataclass
 class Case:
-    """One directory. A sample is a list of text lengths (int) and image grids ((h, w) in patches)."""
+    """One directory. A sample is a list of text lengths (int) and image grids ((height, width) in patches)."""
 
     about: str
     samples: list
@@ -69,11 +68,11 @@ class Case:
     vision: dict = field(default_factory=dict)
     padding: str = "right"
     dtype: str = "float32"
-    prefixed: bool = False  # `model.` before the names, as the causal LM class saves them
+    prefixed: bool = False  # names start with `model.`, as the causal LM class saves them
     tied: bool = True
-    shard: str | None = None  # "40KB": split, with an index
-    # rope_theta + rope_scaling, as in checkpoints from before transformers 5; the value says
-    # where such a checkpoint names its dtype.
+    shard: str | None = None  # largest shard, such as "40KB"; None: one file without an index
+    # If set, config.json has rope_theta and rope_scaling, as checkpoints written before transformers 5 have. The value names
+    # the key that holds the dtype in such a checkpoint.
     old_config: str | None = None
 
     @property
@@ -101,7 +100,7 @@ CASES = {
         vision=dict(depth=1, deepstack_visual_indexes=[0]),
     ),
     "image_square": Case(
-        "one image, as many patches a side as the position table; patch 16; one deepstack layer",
+        "one image with as many patches per side as the position table; patch 16; one deepstack layer",
         samples=[[13, (4, 4), 21]],
         vision=dict(patch_size=16, num_position_embeddings=16, depth=2, deepstack_visual_indexes=[1]),
     ),
@@ -113,7 +112,7 @@ CASES = {
         vision=dict(depth=2, deepstack_visual_indexes=[0, 1]),
     ),
     "images_left": Case(
-        "left padding with images; a sample that starts with an image and one without any",
+        "left padding with images; one sample starts with an image, one has none",
         samples=[[(4, 6), 8], [12, (6, 4), 5, (2, 4), 17], [19]],
         padding="left",
         old_config="torch_dtype",
@@ -189,7 +188,7 @@ def draw_weights(model: torch.nn.Module, generator: torch.Generator) -> None:
         if name.endswith("bias"):
             value = 0.3 * noise
         elif "norm" in name:
-            # The larger query and key norms are what makes attention peaked.
+            # Large query and key norms make attention peaked.
             value = (1.7 if "q_norm" in name or "k_norm" in name else 1.0) + 0.3 * noise
         elif "embed_tokens" in name or "pos_embed" in name:
             value = noise
@@ -201,7 +200,7 @@ def draw_weights(model: torch.nn.Module, generator: torch.Generator) -> None:
 
 
 def to_old_config(config: dict, dtype_key: str) -> dict:
-    """The spelling of checkpoints written before transformers 5 (what the released models have)."""
+    """Spells a configuration as checkpoints written before transformers 5 do, the released models among them."""
     text = config["text_config"]
     parameters = text.pop("rope_parameters")
     text["rope_theta"] = parameters.pop("rope_theta")
@@ -216,7 +215,7 @@ def to_old_config(config: dict, dtype_key: str) -> dict:
 
 
 def write_model(case: Case, directory: Path, seed: int) -> None:
-    """A complete model directory: config, weights, preprocessor, tokenizer."""
+    """Writes a complete model directory: config, weights, preprocessor, tokenizer."""
     generator = torch.Generator().manual_seed(seed)
     cls = Qwen3VLForConditionalGeneration if case.prefixed else Qwen3VLModel
     model = cls(build_config(case))
@@ -257,7 +256,7 @@ def write_model(case: Case, directory: Path, seed: int) -> None:
 
 
 def draw_inputs(case: Case, seed: int) -> dict[str, torch.Tensor]:
-    """Token ids, mask and patches of the case's samples, as the processor would lay them out."""
+    """Token ids, mask and patches of the case's samples, in the processor's layout."""
     generator = torch.Generator().manual_seed(seed + 1)
     vision = VISION | case.vision
     rows, grids = [], []
@@ -285,7 +284,7 @@ def draw_inputs(case: Case, seed: int) -> dict[str, torch.Tensor]:
     }
     if grids:
         patch, count = vision["patch_size"], sum(h * w for _, h, w in grids)
-        # 8-bit pixels after normalisation; the frame is repeated for the temporal pair.
+        # 8-bit pixels after normalisation. A still image is repeated to fill the pair of frames of a temporal patch.
         pixels = torch.randint(0, 256, (count, 3, 1, patch, patch), generator=generator)
         pixels = (pixels.float() - 127.5) / 127.5
         inputs["pixel_values"] = pixels.expand(-1, -1, 2, -1, -1).reshape(count, -1).contiguous()
@@ -304,7 +303,7 @@ def expected(case: Case, directory: Path, seed: int) -> dict[str, torch.Tensor]:
 
 
 def check_sensitivity() -> None:
-    """Fails where a mistake leaves every float32 case's embeddings above cosine 0.999."""
+    """Fails if a mistake leaves the embeddings of every float32 case above cosine 0.999."""
     lowest = {name: {} for name in MISTAKES}
     for name, case in CASES.items():
         if case.dtype != "float32":
@@ -327,11 +326,11 @@ def check_sensitivity() -> None:
         if not caught:
             failed.append(mistake)
     if failed:
-        raise SystemExit(f"no case notices: {', '.join(failed)}")
+        raise SystemExit(f"no case notices these mistakes: {', '.join(failed)}")
 
 
 def check_stored() -> None:
-    """Fails where the reference no longer gives what is stored."""
+    """Fails if the reference's results differ from the stored ones."""
     for index, (name, case) in enumerate(CASES.items()):
         directory = HERE / "forward" / name
         stored = load_file(directory / "golden.safetensors")
@@ -365,7 +364,7 @@ def main() -> None:
         directory.mkdir(parents=True)
         write_model(case, directory, SEED + index)
         out = expected(case, directory, SEED + index)
-        # One metadata entry only: safetensors writes several in no fixed order.
+        # At most one metadata entry: safetensors writes several in no fixed order.
         save_file(out, directory / "golden.safetensors", metadata={"padding_side": case.padding})
         for path in directory.iterdir():
             path.chmod(0o644)

@@ -1,17 +1,13 @@
-"""Writes preprocess.json, preprocess.safetensors and modes/: what becomes of a picture.
+"""Writes preprocess.json, preprocess.safetensors and modes/: the reference's preprocessing of pictures.
 
-The reference embedding script hands each picture to qwen_vl_utils.fetch_image,
-which alone decides the pixels: `to_rgb` (RGBA is pasted on white, every other mode
-goes through PIL's convert), then its own `smart_resize` for the size, then
-`Image.resize`, whose default filter is PIL's bicubic with antialiasing on 8-bit
-channels. The Hugging Face image processor then runs with do_resize=False: it only
-normalises and cuts patches. transformers has a `smart_resize` too, which is not
-used on this path and gives another size for some very long pictures; where the two
-differ, both are stored.
+The reference embedding script hands each picture to qwen_vl_utils.fetch_image, which alone decides the pixels: `to_rgb` (RGBA
+is pasted on white; every other mode goes through PIL's convert), then its own `smart_resize` for the size, then
+`Image.resize`, whose default filter is PIL's bicubic with antialiasing on 8-bit channels. The Hugging Face image processor
+then runs with do_resize=False: it only normalises and cuts patches. transformers has a `smart_resize` too, which this path
+does not use and which gives another size for some very long pictures; if the two differ, both results are stored.
 
-The source pictures are the integer formula in `picture`, so nothing but the
-results is stored: whole pictures where small, strided samples and channel sums
-where large.
+The source pictures are computed by the integer formula in `picture`, so only results are stored: small pictures as a whole,
+large ones as strided samples and channel sums.
 """
 
 import io
@@ -31,9 +27,9 @@ SEED = 7
 SAMPLE_BYTES = 7_000  # a larger result is stored as a strided sample of about this size
 
 CONFIGS = {
-    # The embedding script's own constants for the released models.
+    # The constants that the embedding script uses for the released models.
     "large": {"patch_size": 16, "merge_size": 2, "min_pixels": 4 * 32 * 32, "max_pixels": 1800 * 32 * 32},
-    # A small model: its window of pixel counts is so narrow that most pictures hit an end of it.
+    # A small model whose range of pixel counts is so narrow that most pictures reach one of its limits.
     "small": {"patch_size": 8, "merge_size": 2, "min_pixels": 4096, "max_pixels": 9216},
 }
 
@@ -46,7 +42,7 @@ FORMULA = (
 
 
 def picture(width: int, height: int) -> Image.Image:
-    """`FORMULA`: blocks of noise, of a smooth ramp and of a chequerboard."""
+    """A picture by FORMULA: blocks of noise, of a smooth ramp and of a chequerboard."""
     x = np.arange(width, dtype=np.int64)[None, :]
     y = np.arange(height, dtype=np.int64)[:, None]
     kind = (x // 16 + y // 16) % 3
@@ -64,7 +60,7 @@ def picture(width: int, height: int) -> Image.Image:
 
 
 def size_after(width: int, height: int, config: dict) -> dict:
-    """The resized size and grid, or the error, as the reference has them."""
+    """The resized size and grid, or the error, that the reference gives."""
     factor = config["patch_size"] * config["merge_size"]
     limits = dict(min_pixels=config["min_pixels"], max_pixels=config["max_pixels"])
     entry = {"width": width, "height": height}
@@ -82,7 +78,7 @@ def size_after(width: int, height: int, config: dict) -> dict:
 
 
 def sizes() -> list[tuple[int, int]]:
-    """(width, height): ties of the rounding, limits, extreme ratios, then log-uniform sides."""
+    """(width, height): ties in rounding, sizes at the limits, extreme ratios, then log-uniform sides."""
     chosen = [
         (1, 1), (2, 3), (1, 200), (200, 1), (1, 201), (201, 1), (20, 4000), (4000, 20), (19, 4000), (4000, 19),
         (16, 16), (48, 48), (80, 80), (112, 48), (144, 80), (24, 40), (40, 24), (56, 72), (8, 8), (15, 17),
@@ -115,7 +111,7 @@ PATCHES = {"large": [(64, 64), (130, 30)], "small": [(90, 60)]}
 
 
 def fetched(source: Image.Image, config: dict) -> Image.Image:
-    """The reference's own path from a picture to resized pixels."""
+    """The reference's path from a picture to resized pixels."""
     request = {"image": source, "min_pixels": config["min_pixels"], "max_pixels": config["max_pixels"]}
     return fetch_image(request, image_patch_size=config["patch_size"])
 
@@ -127,7 +123,7 @@ def resize_entries(tensors: dict) -> list[dict]:
             result = np.asarray(fetched(picture(width, height), CONFIGS[name]))
             stride = 1
             while (-(-result.shape[0] // stride)) * (-(-result.shape[1] // stride)) * 3 > SAMPLE_BYTES:
-                # Odd, so that a sample walks through every phase of the patterns.
+                # An odd stride samples every phase of the patterns.
                 stride += 2
             if len(entries) % 6 == 0 and result.size <= 13_000:
                 stride = 1
@@ -177,7 +173,7 @@ def patch_entries(tensors: dict) -> list[dict]:
 
 
 def mode_pictures() -> dict[str, tuple[Image.Image, dict]]:
-    """File name → picture and the options to save it with; 20×14 pixels each."""
+    """File name → picture and the options to save it with. Each picture has 20×14 pixels."""
     width, height = 20, 14
     rgb = picture(width, height)
     smooth = Image.fromarray(
@@ -227,7 +223,7 @@ def mode_pictures() -> dict[str, tuple[Image.Image, dict]]:
 
 
 def write_modes(directory: Path) -> None:
-    """Each file, the reference's pixels for it, and what alpha on white (or 16 bits scaled) would give."""
+    """Writes each file, the reference's pixels for it, and the pixels with alpha on white (or with 16 bits scaled)."""
     directory.mkdir(exist_ok=True)
     tensors, entries = {}, []
     for name, (source, options) in mode_pictures().items():
@@ -256,7 +252,7 @@ def write_modes(directory: Path) -> None:
 
 
 def write_json(path: Path, sections: dict) -> None:
-    """One entry a line, so that a change shows as one."""
+    """Writes one entry per line, so that a diff shows single entries."""
     parts = []
     for name, value in sections.items():
         if isinstance(value, list):

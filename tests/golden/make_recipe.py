@@ -1,13 +1,12 @@
 """Writes recipe.json: requests and their embeddings, from text and pixels to the vector.
 
-The model is forward/image_square (patches of 16 pixels, so that the sizes are those
-of the released models), the recipe that of the reference embedding script: prompt,
-fetch_image, processor, forward pass, last-token pooling. Pictures are the formula of
-preprocess.json. Each request is embedded alone, and all of them in one padded batch to
-see that this changes nothing.
+The model is forward/image_square, whose patches have 16 pixels, so that sizes equal those of the released models. The recipe
+is that of the reference embedding script: prompt, fetch_image, processor, forward pass, last-token pooling. The pictures are
+computed by the formula of preprocess.json. Each request is embedded alone; a run of all requests in one padded batch then
+checks that padding changes nothing.
 
     python make_recipe.py                   # write recipe.json
-    python make_recipe.py --reference FILE  # write nothing, run the released script on the requests
+    python make_recipe.py --reference FILE  # write nothing; compare the released script with the stored embeddings
 
 FILE is src/models/qwen3_vl_embedding.py of QwenLM/Qwen3-VL-Embedding.
 """
@@ -58,7 +57,7 @@ def inputs_of(requests: list[dict], process) -> dict[str, torch.Tensor]:
 
 
 def check_reference(script: Path) -> None:
-    """Fails where the released script gives another vector than recipe.json holds."""
+    """Fails if the released script gives another vector than recipe.json has."""
     spec = importlib.util.spec_from_file_location("reference_script", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

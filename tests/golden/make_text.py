@@ -1,12 +1,12 @@
-"""Writes text/<case>/: tiny text models on random weights, with what the reference computes.
+"""Writes text/<case>/: tiny text models with random weights, and the reference's results for them.
 
-The reference is transformers' BertModel and XLMRobertaModel under sentence-transformers, loaded from
-the directory as it is written here: texts go in, embeddings (or a cross-encoder's scores) come out.
-Vocabularies are made of the sentences below.
+The reference is transformers' BertModel and XLMRobertaModel under sentence-transformers, loaded from the directory written
+here. Its inputs are texts; its results are embeddings, or the scores of a cross-encoder. The vocabularies are made from the
+sentences below.
 
     python make_text.py                      # write every case
-    python make_text.py --check-stored       # write nothing, compare with the stored files
-    python make_text.py --check-sensitivity  # write nothing, make mistakes and see that they show
+    python make_text.py --check-stored       # write nothing; compare the reference with the stored files
+    python make_text.py --check-sensitivity  # write nothing; make mistakes and require that a case notices each
 """
 
 import argparse
@@ -95,12 +95,12 @@ SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, interme
 
 
 def wordpiece(path: Path, lowercase: bool) -> int:
-    """A tokenizer in BERT's style, as transformers writes it; the size of its vocabulary."""
+    """Writes a tokenizer.json in BERT's style. Returns the size of its vocabulary."""
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     splitter = pre_tokenizers.BertPreTokenizer()
     words = {word for line in CORPUS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(line))}
     characters = sorted(set("".join(words)))
-    # The library's trainer breaks ties at random. Letters, every other word, the others' endings:
+    # The library's trainer breaks ties at random. Instead: all letters, every second word, the endings of the others.
     pieces = characters + ["##" + character for character in characters]
     for index, word in enumerate(sorted(words)):
         pieces.append(word if index % 2 else "##" + word[-3:])
@@ -115,7 +115,7 @@ def wordpiece(path: Path, lowercase: bool) -> int:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
-    # Released files have these left over from their last use: they must be ignored.
+    # Released files contain truncation and padding settings from their last use, which must be ignored.
     tokenizer.enable_truncation(7)
     tokenizer.enable_padding(length=9)
     tokenizer.save(str(path))
@@ -123,8 +123,8 @@ def wordpiece(path: Path, lowercase: bool) -> int:
 
 
 def unigram(path: Path) -> int:
-    """A tokenizer in XLM-RoBERTa's style: SentencePiece's Unigram model and its table of
-    replacements (a small one of our own)."""
+    """Writes a tokenizer.json in XLM-RoBERTa's style: SentencePiece's Unigram model with a small normalisation table of our
+    own. Returns the size of its vocabulary."""
     rules = {"\t": " ", "\r": "", "\n": " ", "\u00a0": " ", "\u3000": " ", "ﬁ": "fi", "e\u0301": "é"}
     rules |= {chr(0xFF21 + i): chr(0x41 + i) for i in range(26)}
     with tempfile.TemporaryDirectory() as scratch:
@@ -145,7 +145,7 @@ def unigram(path: Path) -> int:
         )
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(trained.getvalue())
-    # XLM-RoBERTa's own order: <s>, <pad>, </s>, <unk>, the pieces, <mask>.
+    # XLM-RoBERTa's order of tokens: <s>, <pad>, </s>, <unk>, the pieces, <mask>.
     pieces = [(piece.piece, piece.score) for piece in model.pieces[3:]]
     vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces, ("<mask>", 0.0)]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
@@ -167,7 +167,7 @@ def unigram(path: Path) -> int:
 
 @dataclass
 class Case:
-    """One directory. `modules` follow the encoder; None: there is no modules.json."""
+    """One directory. `modules` are those after the encoder; None means that there is no modules.json."""
 
     about: str
     model: type
@@ -179,8 +179,8 @@ class Case:
     lower: bool = False
     prompts: dict | None = None
     default_prompt: str | None = None
-    edit: dict = field(default_factory=dict)  # into config.json
-    new_pooling: bool = False  # the spelling of sentence-transformers 5
+    edit: dict = field(default_factory=dict)  # changes to config.json
+    new_pooling: bool = False  # the pooling configuration is spelled as sentence-transformers 5 writes it
 
     @property
     def xlm(self) -> bool:
@@ -193,21 +193,21 @@ class Case:
 
 CASES = {
     "bert_mean": Case(
-        "as all-MiniLM-L6-v2: bare names, mean, Normalize, cut to 24 tokens",
+        "like all-MiniLM-L6-v2: names without a prefix, mean pooling, Normalize, cut to 24 tokens",
         BertModel,
         TEXTS,
         modules=["mean", "Normalize"],
         max_seq_length=24,
     ),
     "bert_bare": Case(
-        "a masked language model by itself: names with `bert.`, no modules.json (so: mean), the tokenizer's limit",
+        "a masked language model: names with `bert.`, no modules.json (so mean pooling), cut at the tokenizer's limit",
         BertForMaskedLM,
         TEXTS,
         config=dict(num_hidden_layers=1, num_attention_heads=2, hidden_act="gelu_pytorch_tanh"),
         model_max_length=20,
     ),
     "bert_prompts": Case(
-        "prompts with a default, lower case before the tokenizer, CLS without Normalize",
+        "prompts with a default prompt, text lowered before the tokenizer, CLS pooling without Normalize",
         BertModel,
         TEXTS,
         config=dict(num_hidden_layers=1),
@@ -219,20 +219,20 @@ CASES = {
         new_pooling=True,
     ),
     "xlm_roberta_cls": Case(
-        "as bge-m3: bare names, CLS, Normalize, one segment, positions behind the padding's",
+        "like bge-m3: names without a prefix, CLS pooling, Normalize, one segment, positions after that of the padding",
         XLMRobertaModel,
         TEXTS,
         modules=["cls", "Normalize"],
         max_seq_length=60,
     ),
     "xlm_roberta_rerank": Case(
-        "as bge-reranker-v2-m3: names with `roberta.`, one label, sigmoid",
+        "like bge-reranker-v2-m3: names with `roberta.`, one label, sigmoid",
         XLMRobertaForSequenceClassification,
         PAIRS,
         model_max_length=40,
     ),
     "bert_rerank": Case(
-        "as ms-marco-MiniLM: segments told apart, the output as it is",
+        "like ms-marco-MiniLM: two segments, a score without an activation function",
         BertForSequenceClassification,
         PAIRS,
         config=dict(num_hidden_layers=2),
@@ -244,7 +244,7 @@ CASES = {
 
 @torch.no_grad()
 def draw_weights(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Random weights whose attention is far from uniform and which leave no bias unseen."""
+    """Random weights. Attention is far from uniform, and no bias is zero."""
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if name.endswith("bias"):
@@ -257,13 +257,13 @@ def draw_weights(model: torch.nn.Module, generator: torch.Generator) -> None:
             gain = 2.0 if "query" in name or "key" in name else 1.2
             value = gain * noise / parameter[0].numel() ** 0.5
         parameter.copy_(value)
-    # torch leaves the padding token's row and position at zero; these are drawn too, on purpose.
+    # torch leaves the embedding and the position of the padding token at zero. They are drawn too, so that using them shows.
 
 
 def write_model(case: Case, directory: Path, seed: int) -> None:
     directory.mkdir(parents=True)
     tokenizer = directory / "tokenizer.json"
-    # Where sentence-transformers lowers the case, the tokenizer itself does not.
+    # If sentence-transformers lowers the case (do_lower_case), the tokenizer does not.
     vocabulary = unigram(tokenizer) if case.xlm else wordpiece(tokenizer, lowercase=not case.lower)
     config = SIZES | dict(vocab_size=vocabulary) | case.config
     if case.xlm:
@@ -282,7 +282,7 @@ def write_model(case: Case, directory: Path, seed: int) -> None:
     special = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if case.xlm else ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")))
     settings = dict(tokenizer_class="XLMRobertaTokenizer" if case.xlm else "BertTokenizer", model_max_length=case.model_max_length)
     if not case.xlm:
-        settings["do_lower_case"] = not case.lower  # over what tokenizer.json says
+        settings["do_lower_case"] = not case.lower  # overrides tokenizer.json
     (directory / "tokenizer_config.json").write_text(json.dumps(settings | special, indent=1) + "\n")
     if case.modules is not None:
         library = "sentence_transformers.models."
@@ -328,7 +328,7 @@ def outputs(case: Case, model, item, prompt: dict) -> torch.Tensor:
 
 @torch.no_grad()
 def expected(case: Case, directory: Path) -> dict[str, torch.Tensor]:
-    """Each input by itself, so that nothing is padded: lengths, ids, states, results."""
+    """Runs each input alone, so that nothing is padded. Returns lengths, ids, states and results."""
     model = load(case, directory)
     states: dict[str, list] = {}
     lengths, ids, results = [], [], []
@@ -340,7 +340,7 @@ def expected(case: Case, directory: Path) -> dict[str, torch.Tensor]:
 
         return hook
 
-    # The encoder's forward may be called past its hooks: its embeddings' is not.
+    # The encoder's forward may be called without its hooks, but that of its embeddings is called with them.
     def seen(_module, _args, kwargs):
         ids.append(kwargs["input_ids"][0].clone())
 
@@ -355,14 +355,14 @@ def expected(case: Case, directory: Path) -> dict[str, torch.Tensor]:
     out = {name: torch.cat(parts) for name, parts in states.items()}
     out |= dict(ids=torch.cat(ids), lengths=torch.tensor(lengths), result=torch.stack(results))
     if case.prompts is not None:
-        # The same texts under a prompt by its name, and under one of the caller's.
+            # The same texts under a prompt given by name, and under a prompt given as text.
         for key, prompt in (("result_query", dict(prompt_name="query")), ("result_own", dict(prompt="My own: "))):
             out[key] = torch.stack([outputs(case, model, item, prompt) for item in case.inputs])
     return {name: value.contiguous() for name, value in out.items()}
 
 
 def mistakes(case: Case, model):
-    """Mistakes that a second implementation could make, each as a context."""
+    """Yields the name of each mistake and a context in which the model makes it."""
     inner = encoder(model)
 
     @contextlib.contextmanager
@@ -419,7 +419,7 @@ def check_sensitivity() -> None:
     for mistake, names in caught.items():
         print(f"{mistake}: {', '.join(names)}")
     if not all(caught.values()):
-        raise SystemExit("a mistake is noticed by no case")
+        raise SystemExit("no case notices one of the mistakes")
 
 
 def main() -> None:

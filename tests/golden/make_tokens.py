@@ -1,20 +1,18 @@
 """Writes tokenizer/, tokens.json and, given the released vocabulary, tokens_qwen3.json.
 
-    python make_tokens.py                           # tokenizer/ and tokens.json
+    python make_tokens.py                           # write tokenizer/ and tokens.json
     python make_tokens.py --tokenizer FILE          # check FILE against tokens_qwen3.json
-    python make_tokens.py --tokenizer FILE --write  # rewrite tokens_qwen3.json
+    python make_tokens.py --tokenizer FILE --write  # write tokens_qwen3.json again
 
-FILE is the tokenizer.json of any Qwen3 model; it is 11 MB and not kept here.
+FILE is the tokenizer.json of any Qwen3 model; it has 11 MB and is not part of the repository.
 
-A prompt is laid out as the reference embedding script does: instruction and content
-through the chat template, each `<|image_pad|>` then repeated once for every merged
-patch, and the whole string encoded with special tokens on.
+A prompt is laid out as in the reference embedding script: instruction and content go through the chat template, each
+`<|image_pad|>` is repeated once for every merged patch, and the whole string is encoded with special tokens.
 
-Over-long input: the reference passes truncation=True, so the tokenizer keeps the
-first tokens and its post-processor's own, and the end of the prompt is lost (with
-an image among the lost tokens its processor raises an error). `truncated` holds
-that behaviour. An implementation that cuts the user's text instead, so that the
-prompt's end survives, differs from the reference there, and only there.
+Input that is too long: the reference passes truncation=True, so the tokenizer keeps the first tokens and those of its
+post-processor, and the end of the prompt is lost (if an image is among the lost tokens, its processor raises an error).
+`truncated` stores this behaviour. An implementation that cuts the user's text instead, so that the prompt's end survives,
+differs from the reference here and nowhere else.
 """
 
 import argparse
@@ -111,7 +109,7 @@ TRUNCATED = [("a dog on the beach with a ball", 12), ("a dog on the beach with a
 
 
 def conversation(text: str | None, images: list[Image.Image], instruction: str | None) -> list[dict]:
-    """System message and user message, by the reference script's rules."""
+    """The system message and the user message, by the rules of the reference script."""
     instruction = (instruction or "").strip()
     if instruction and not unicodedata.category(instruction[-1]).startswith("P"):
         instruction += "."
@@ -170,7 +168,7 @@ def string_entries(tokenizer: Qwen2Tokenizer) -> list[dict]:
 
 
 def from_file(path: Path) -> Qwen2Tokenizer:
-    """The fast class over a bare tokenizer.json, with the settings Qwen models ship."""
+    """Loads a bare tokenizer.json with the settings of released Qwen models."""
     with tempfile.TemporaryDirectory() as directory:
         qwen2_tokenizer.save(Tokenizer.from_file(str(path)), Path(directory))
         return Qwen2Tokenizer.from_pretrained(directory)
@@ -199,7 +197,7 @@ def main() -> None:
         stored = json.loads(released.read_text(encoding="utf-8"))
         wrong = [name for name in now if now[name] != stored.get(name)]
         if wrong:
-            raise SystemExit(f"{arguments.tokenizer} gives other ids in: {', '.join(wrong)}")
+            raise SystemExit(f"{arguments.tokenizer} gives other ids than stored in: {', '.join(wrong)}")
         print(f"{arguments.tokenizer} gives the stored ids")
         return
     directory = HERE / "tokenizer"
@@ -209,8 +207,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as ending_directory:
         qwen2_tokenizer.save(ending, Path(ending_directory))
         ending_tokenizer = Qwen2Tokenizer.from_pretrained(ending_directory)
-        # The same merges with a post-processor that appends <|endoftext|>, as a value to
-        # put in place of tokenizer.json's own.
+        # A post-processor that appends <|endoftext|>, to be used in place of the one in tokenizer.json. The merges are the
+        # same.
         post_processor = json.loads(ending.to_str())["post_processor"]
         appended = {
             "post_processor": post_processor,

@@ -1,6 +1,6 @@
-"""Mistakes that a second implementation of the forward pass could make.
+"""Mistakes that another implementation of the forward pass could make.
 
-Each takes a model and its inputs and returns the embeddings that the mistake gives.
+Each function takes a model and its inputs and returns the embeddings that result from the mistake.
 """
 
 import torch
@@ -11,14 +11,14 @@ from forward_reference import pool, positions, run
 
 
 def explicit_mask(mask: torch.Tensor, causal: bool, padding: bool) -> torch.Tensor:
-    """An additive [b, 1, t, t] mask."""
+    """An additive attention mask of shape [b, 1, t, t]."""
     length = mask.shape[1]
     allowed = torch.ones(len(mask), 1, length, length, dtype=torch.bool)
     if causal:
         allowed &= torch.ones(length, length, dtype=torch.bool).tril()
     if padding:
         allowed &= mask[:, None, None, :].bool()
-    allowed |= torch.eye(length, dtype=torch.bool)  # no row without a key
+    allowed |= torch.eye(length, dtype=torch.bool)  # every row attends to at least one key
     return torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
 
 
@@ -45,7 +45,7 @@ def one_dimensional_positions(model, inputs):
 
 
 def resume_after_every_patch(model, inputs):
-    """Text after an image at the token count instead of the largest position plus one."""
+    """Text after an image continues at the token count instead of at the largest position plus one."""
     right = positions(model, inputs)
     mask = inputs["attention_mask"]
     flat = (mask.cumsum(1) - 1).clamp(min=0)
@@ -56,7 +56,7 @@ def resume_after_every_patch(model, inputs):
 
 
 class patched:
-    """Sets an attribute for the length of a `with` block."""
+    """Replaces an attribute within a `with` block."""
 
     def __init__(self, owner, name, value):
         self.owner, self.name, self.value = owner, name, value
@@ -70,7 +70,7 @@ class patched:
 
 
 def sections_in_a_row(model, inputs):
-    """M-RoPE of Qwen2-VL: [T..., H..., W...] instead of interleaved."""
+    """The M-RoPE of Qwen2-VL: consecutive sections [T..., H..., W...] instead of interleaved ones."""
     rotary = model.language_model.rotary_emb
     sections = list(rotary.mrope_section)
 
@@ -88,7 +88,7 @@ def no_deepstack(model, inputs):
 
 
 def interpolation(change):
-    """The position table resampled in another way."""
+    """The position table is resampled in another way."""
 
     def mistake(model, inputs):
         right = reference.get_vision_interpolation_indices_and_weights
@@ -126,7 +126,7 @@ def attention_across_images(model, inputs):
 
 
 def norms_swapped_in_mergers(model, inputs):
-    """The deepstack mergers' norm over one patch instead of over the merged block."""
+    """The deepstack mergers normalise over one patch instead of over the merged block."""
 
     def forward(self, x):
         if self.use_postshuffle_norm:
@@ -165,7 +165,7 @@ def _skip_head_norm(right):
 
 
 def heads_taken_in_turn(model, inputs):
-    """Grouped heads as 0,1,0,1 instead of 0,0,1,1."""
+    """Query heads share key-value heads in the order 0,1,0,1 instead of 0,0,1,1."""
     saved = []
     for layer in model.language_model.layers:
         attention = layer.self_attn

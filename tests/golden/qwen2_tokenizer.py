@@ -1,8 +1,7 @@
 """A small byte-level BPE tokenizer in Qwen2's style, trained on the text below.
 
-The model family's own vocabulary (151,643 merges, 11 MB) is not ours to ship and
-is not needed to test a tokenizer's behaviour: normaliser, pre-tokenizer pattern,
-special tokens and post-processor are those of Qwen2, only the merges are fewer.
+The model family's own vocabulary (151,643 merges, 11 MB) is not ours to distribute, and a test of a tokenizer's behaviour does
+not need it: normaliser, pre-tokenizer pattern, special tokens and post-processor are those of Qwen2, with fewer merges.
 """
 
 import json
@@ -11,15 +10,14 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers, processors, trainers
 
-# Qwen2's pre-tokenizer pattern. Numbers are split into single digits, a word
-# takes one leading non-letter with it, and punctuation takes trailing newlines.
+# Qwen2's pre-tokenizer pattern. Numbers are split into single digits, a word includes one leading character that is no letter,
+# and punctuation includes trailing newlines.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# In vocabulary order, directly after the merges. The flag says whether the token
-# is "special" in the tokenizer's sense (skipped when decoding, never truncated).
+# In vocabulary order, directly after the merges. The flag is the tokenizer's "special": such tokens are skipped when decoding.
 ADDED_TOKENS = [
     ("<|endoftext|>", True),
     ("<|im_start|>", True),
@@ -49,7 +47,7 @@ ADDED_TOKENS = [
     ("</think>", False),
 ]
 
-# What the processor's template renders for one system and one user message.
+# Renders the same prompt as the released processor's template for a system message and a user message.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message.role + '\\n' -}}"
@@ -93,7 +91,7 @@ SENTENCES = [
 
 
 def corpus() -> list[str]:
-    """Every template filled with a fixed walk over the word lists."""
+    """Fills every template by a fixed walk over the word lists."""
     lines = []
     for step in range(60 * len(SENTENCES)):
         template = SENTENCES[step % len(SENTENCES)]
@@ -108,11 +106,10 @@ def corpus() -> list[str]:
 
 
 def train(size: int, append_end: bool) -> Tokenizer:
-    """A tokenizer of `size` tokens in all, the added ones included.
+    """Trains a tokenizer of `size` tokens in total, added tokens included.
 
-    With `append_end` the post-processor ends every sequence with
-    `<|endoftext|>`, as the Qwen3 embedding tokenizers do; without it nothing is
-    added, as in Qwen2 and Qwen3.
+    With `append_end` the post-processor appends `<|endoftext|>` to every sequence, as the Qwen3 embedding tokenizers do.
+    Without it nothing is appended, as in Qwen2 and Qwen3.
     """
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
     tokenizer.normalizer = normalizers.NFC()

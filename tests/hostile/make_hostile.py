@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Writes hostile and odd image files, for feeding to whatever decodes images.
+"""Writes hostile and unusual image files, to test any image decoder with.
 
 usage: make_hostile.py DIRECTORY
 
-Needs Pillow. The same files every time. Beside them stands manifest.csv with the columns
-`file` and `expected`:
-    ok      a picture, odd as it may be
-    error   no picture can be made of it, or it is over the default limits
-    either  damaged in a way that need not show
-Whatever the file, nothing may crash, hang or take memory out of proportion.
+Needs Pillow. Every run writes the same files. manifest.csv lists them with the columns `file` and `expected`:
+    ok      a picture, even if unusual
+    error   no picture can be decoded, or the file exceeds the default limits
+    either  damaged in a way that a decoder may or may not notice
+A decoder must not crash, hang or use disproportionate memory for any of them.
 """
 
 import csv
@@ -21,12 +20,12 @@ from pathlib import Path
 
 from PIL import Image
 
-CUTS = 28  # truncations per sound file, spread over its length
-FLIPS = 15  # damaged copies per sound file
+CUTS = 28  # truncations per intact file, spread over its length
+FLIPS = 15  # damaged copies per intact file
 
 
 def scene(width=28, height=20):
-    """A picture with edges and slopes, no two of its corners alike."""
+    """A picture with edges and slopes whose corners all differ."""
     image = Image.new("RGB", (width, height))
     for y in range(height):
         for x in range(width):
@@ -42,7 +41,7 @@ def encoded(image, format, **options):
 
 
 def sound_files():
-    """Name to bytes of good files, at least one for each format and way of coding."""
+    """Intact files by name, at least one for each format and coding."""
     image = scene()
     alpha = Image.linear_gradient("L").resize(image.size)
     transparent = image.copy()
@@ -77,20 +76,20 @@ def sound_files():
 
 
 def truncated(name, data):
-    """Some cuts near either end, where headers and trailers are, and some between."""
+    """Truncations near both ends, which hold headers and trailers, and some between."""
     lengths = set(range(1, 11)) | {len(data) - back for back in range(1, 11)}
     lengths |= {len(data) * step // CUTS for step in range(1, CUTS)}
-    # Of an animation only the first picture is read.
+    # Only the first picture of an animation is decoded.
     second = data.find(b"ANMF", data.find(b"ANMF") + 1) if name.endswith(".webp") else -1
     for length in sorted(length for length in lengths if 0 < length < len(data)):
-        # The last bytes may say no more than that the file ends: end markers, checksums. What lacks
-        # only those is read. tests/pictures holds its pixels to those of the whole file.
+        # The last bytes may be only an end marker or a checksum, and a file that lacks only those is decoded.
+        # tests/pictures compares its pixels with those of the intact file.
         trailer = length >= len(data) - 24 or 0 < second <= length
         yield data[:length], "either" if trailer else "error"
 
 
 def damaged(data, rng):
-    """One to four changed bits or bytes; half of the copies are hit in their first 100 bytes."""
+    """Copies with one to four changed bits or bytes; half of the copies are changed within their first 100 bytes."""
     for count in range(FLIPS):
         copy = bytearray(data)
         for _ in range(1 + count % 4):
@@ -104,14 +103,14 @@ def png_chunk(kind, content):
 
 
 def png(width, height, depth, color, data, *before):
-    """A PNG of already compressed `data`, with the chunks `before` it."""
+    """A PNG with `data`, which is already compressed, and with the chunks of `before` in front of it."""
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     chunks = [png_chunk(b"IHDR", header), *before, png_chunk(b"IDAT", data), png_chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def zeros(count):
-    """`count` zero bytes, deflated to a thousandth."""
+    """`count` zero bytes, deflated to about a thousandth."""
     packer = zlib.compressobj(9)
     piece = bytes(1 << 20)
     parts = [packer.compress(piece) for _ in range(count >> 20)]
@@ -120,7 +119,7 @@ def zeros(count):
 
 
 def hostile_png():
-    small = zeros(11 * 10)  # 10 x 10, one byte a pixel and one a row
+    small = zeros(11 * 10)  # 10 × 10 pixels: a byte per pixel and a filter byte per row
     bomb = zeros(256 << 20)
     sound = encoded(scene(), "PNG")
     idat = sound.index(b"IDAT") + 10
@@ -151,7 +150,7 @@ def jpeg_segment(marker, content):
 
 def hostile_jpeg():
     sound = encoded(scene(), "JPEG")
-    frame = sound.index(b"\xff\xc0") + 5  # height and width, after marker, length and precision
+    frame = sound.index(b"\xff\xc0") + 5  # offset of height and width, behind marker, length and precision
     progressive = encoded(scene(), "JPEG", progressive=True)
     scans = progressive.index(b"\xff\xda")
 
@@ -192,7 +191,7 @@ def hostile_gif():
     def gif(canvas, frame, offset=(0, 0)):
         screen = struct.pack("<HHBBB", *canvas, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
         picture = struct.pack("<BHHHHB", 0x2C, *offset, *frame, 0)
-        # One-bit codes: clear, one pixel, end.
+        # Three-bit codes of LZW: clear, one pixel, end.
         return b"GIF89a" + screen + picture + b"\x02\x02\x44\x01\x00;"
 
     yield "one_pixel.gif", gif((1, 1), (1, 1)), "ok"
@@ -266,7 +265,7 @@ def hostile_bmp():
 
 def hostile_tiff():
     def tiff(entries, next_ifd=0, pixels=b"\x80" * 16, ifd_at=8):
-        """16 bytes of pixels behind a directory of (tag, type, count, value)."""
+        """A TIFF with a directory of (tag, type, count, value) and 16 bytes of pixels behind it."""
         directory = struct.pack("<H", len(entries))
         at = 8 + 2 + 12 * len(entries) + 4
         for tag, kind, count, value in entries:

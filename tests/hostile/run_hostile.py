@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Feeds the files that make_hostile.py wrote to a running server, one INSERT for each.
+"""Feeds the files of make_hostile.py to a running server, with one INSERT for each file.
 
-usage: run_hostile.py [DIRECTORY]      (PGHOST, PGUSER and the like say where the server is)
+usage: run_hostile.py [DIRECTORY]      (PGHOST, PGUSER and the other libpq variables name the server)
 
-Without a directory the files are made first, in a temporary one. One session reads them all. A
-file is embedded, or is an error with SQLSTATE 22P03 (malformed), 22023 (no picture that is read) or
-54000 (over a limit); nothing is inserted then, the backend lives, and photosearch.image_problem
-says the same. Needs what tests/client/requirements.txt
-names. The last line counts the files; the exit status is 1 where one failed.
+Without a directory the files are written to a temporary one first. One session reads them all. A file is either embedded, or
+an error with SQLSTATE 22P03 (malformed), 22023 (not a supported picture) or 54000 (over a limit). After an error nothing is
+inserted, the backend is still alive, and photosearch.image_problem returns the same message. The reference is manifest.csv, which
+make_hostile.py writes without decoding anything.
+Run alone: tests/cluster.sh run DIR VENV/bin/python tests/hostile/run_hostile.py, with the packages of
+tests/client/requirements.txt. The last line counts the files; the exit status is 1 if one failed.
 """
 
 import csv
@@ -24,7 +25,7 @@ STATES = ("22P03", "22023", "54000")
 
 
 def resident_peak_mib(pid):
-    """The most memory that the backend has had, where this machine can tell."""
+    """The backend's peak resident memory, or None if the system does not tell."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -33,10 +34,10 @@ def resident_peak_mib(pid):
 
 
 def insert(connection, name, data):
-    """What became of a file: "ok", or the error's SQLSTATE and message."""
+    """The outcome for a file: "ok", or the SQLSTATE and message of the error."""
     try:
         connection.execute("INSERT INTO album VALUES (%s, %b, embed_image(%s, %b))", [name, data, MODEL, data])
-        # The same through a generated column.
+        # The same picture through a generated column.
         connection.execute("INSERT INTO generated (name, image) VALUES (%s, %b)", [name, data])
     except psycopg.Error as error:
         if error.sqlstate is None:
@@ -75,7 +76,7 @@ def main(directory):
         if expected != "either" and (state == "ok") != (expected == "ok"):
             wrong.append(f"expected {expected}")
         if any(c in said for c in "\n\0") or "panic" in said:
-            wrong.append("not a message for a person")
+            wrong.append("the message is not readable text")
         if wrong:
             print(f"FAILED  {name}: {', '.join(wrong)}; got {state} {said}")
             failed += 1
@@ -83,9 +84,9 @@ def main(directory):
             passed += 1
     if not connection.closed:
         checks = {
-            "one row for each picture": connection.execute("SELECT (SELECT count(*) FROM album), (SELECT count(e) FROM generated)").fetchone() == (inserted, inserted),
-            "one backend for all": connection.execute("SELECT pg_backend_pid()").fetchone() == (pid,),
-            "pictures among them": inserted > 0,
+            "every picture is stored as one row": connection.execute("SELECT (SELECT count(*) FROM album), (SELECT count(e) FROM generated)").fetchone() == (inserted, inserted),
+            "one backend read all files": connection.execute("SELECT pg_backend_pid()").fetchone() == (pid,),
+            "some files are pictures": inserted > 0,
         }
         for check, holds in checks.items():
             passed, failed = passed + holds, failed + (not holds)

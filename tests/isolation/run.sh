@@ -1,12 +1,12 @@
 #!/bin/sh
-# Runs the isolation specs: sessions side by side, in the order that each permutation says, against a
-# running server, by Postgres' own pg_isolation_regress.
+# Runs the isolation specs with Postgres' pg_isolation_regress against a running server: concurrent
+# sessions whose steps run in the order of each permutation.
 #
-#   tests/cluster.sh run DIR tests/isolation/run.sh [spec...]
+#   tests/cluster.sh run DIR sh tests/isolation/run.sh [spec...]
 #
-# Without names every spec of the schedule is run. What was seen, and the differences, are left in
-# target/regress/isolation/. The database "isolation_regression" is dropped and made again; setup.sql
-# makes what the specs share.
+# Without names every spec of the schedule is run. Output and differences are left in
+# target/regress/isolation/. The database "isolation_regression" is dropped and created again;
+# setup.sql creates the functions that the specs share.
 set -eu
 
 pg_config=${PG_CONFIG:-pg_config}
@@ -15,7 +15,7 @@ root=$(realpath "$input/../..")
 output=${CARGO_TARGET_DIR:-$root/target}/regress/isolation
 database=isolation_regression
 mkdir -p "$output"
-# A step that takes longer than so many seconds hangs: it is cancelled.
+# Seconds after which a step counts as hanging and is cancelled.
 export PGISOLATIONTIMEOUT="${PGISOLATIONTIMEOUT:-30}"
 [ $# -gt 0 ] || set -- --schedule="$input/schedule"
 

@@ -1,8 +1,9 @@
--- What the specs share.
+-- What the specs share: a table of photos, and functions that query it by each kind of scan. The reference for every index
+-- scan is a sequential scan under the same snapshot.
 CREATE EXTENSION photosearch;
 
--- Photos. Beside '[1,0,0,0]' the similarities are 1, 1, 0.8, exactly 0.6, 0, 0 and -1. Codes decide all of
--- them but number 4 at the threshold 0.6: its row is looked at. Vacuum and analyze come only when a spec says so.
+-- Photos. Their similarities to '[1,0,0,0]' are 1, 1, 0.8, exactly 0.6, 0, 0 and -1. At the threshold 0.6 the codes of the
+-- index decide all of them except number 4, whose row has to be read. The table is vacuumed and analyzed only by a step.
 CREATE PROCEDURE make_photos() LANGUAGE plpgsql AS $$
 BEGIN
     CREATE TABLE photos (id int PRIMARY KEY, note text, e mrl_vector(4)) WITH (autovacuum_enabled = off, fillfactor = 50);
@@ -13,20 +14,20 @@ BEGIN
 END
 $$;
 
--- The photos that match, as a condition that an index answers, and as one that is only good for a sequential scan.
--- Both are inlined.
+-- Whether a photo matches: as a condition that the index can answer, and as one that only a sequential scan can. Both
+-- functions are inlined.
 CREATE FUNCTION is_baby(e mrl_vector) RETURNS boolean LANGUAGE sql IMMUTABLE AS
     $$ SELECT coarse_match(e, '[1,0,0,0]', 0.6, 4) $$;
 CREATE FUNCTION is_baby_by_scan(e mrl_vector) RETURNS boolean LANGUAGE sql IMMUTABLE AS
     $$ SELECT coarse_match(e, '[1,0,0,0]', 0.6, 4) IS TRUE $$;
 
--- Lets the planner use one kind of scan alone, or all with NULL.
+-- Restricts the planner to one kind of scan; NULL allows all kinds.
 CREATE FUNCTION scan_by(kind text) RETURNS void LANGUAGE sql AS $$
     SELECT set_config('enable_' || k, (k = coalesce(kind, k))::text, true) FROM unnest(ARRAY['seqscan', 'bitmapscan', 'indexscan']) AS k
 $$;
 
--- What a statement returns by each kind of scan, all by one snapshot: a stable function goes by that of the statement
--- which calls it.
+-- The answers of a statement by each kind of scan. All use one snapshot, because a stable function uses the snapshot of
+-- the statement that calls it.
 CREATE FUNCTION by_each_scan(statement text, kinds text[]) RETURNS text[] STABLE LANGUAGE plpgsql AS $$
 DECLARE
     kind text;
@@ -42,8 +43,8 @@ BEGIN
 END
 $$;
 
--- Which rows the condition finds. An error where a sequential scan, a bitmap scan and a plain index scan differ, or
--- the plan is another one.
+-- The rows that satisfy the condition. Raises an error if a sequential scan, a bitmap scan and a plain index scan find
+-- different rows, or if a plan does not use its kind of scan.
 CREATE FUNCTION found(condition text DEFAULT 'is_baby(e)') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     kinds text[] := ARRAY['seqscan', 'bitmapscan', 'indexscan'];
@@ -72,7 +73,7 @@ BEGIN
 END
 $$;
 
--- How many entries the index has, dead ones too.
+-- The number of entries in the index, dead ones included.
 CREATE FUNCTION entries() RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM scan_by('bitmapscan');
@@ -82,7 +83,7 @@ BEGIN
 END
 $$;
 
--- What a cursor has left: how many rows, what sums their ids have, which notes.
+-- Summarises the rows that remain in a cursor: their number, the sum of their ids, their notes.
 CREATE FUNCTION rest(c refcursor) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     photo record;

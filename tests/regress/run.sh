@@ -1,11 +1,13 @@
 #!/bin/sh
-# Runs a folder of SQL files with expected output by pg_regress, against a running server.
+# Runs a directory of SQL files with pg_regress against a running server and compares the output with the
+# expected files.
 #
-#   tests/cluster.sh run DIR tests/regress/run.sh tests/regress [test...]
-#   tests/cluster.sh run DIR tests/regress/run.sh tests/bridge
+#   tests/cluster.sh run DIR sh tests/regress/run.sh tests/regress [test...]
+#   tests/cluster.sh run DIR sh tests/regress/run.sh tests/bridge
 #
-# Without names every test of the folder's schedule is run. What was seen, and the differences,
-# are left in target/regress/. The database "regression" is dropped and made again.
+# Without test names, the directory's schedule is run. A single test of tests/regress needs the test setup before
+# it: `tests/regress setup coarse`. Output and differences are left in target/regress/. The database "regression"
+# is dropped and created again.
 set -eu
 
 pg_config=${PG_CONFIG:-pg_config}

@@ -1,9 +1,10 @@
-"""Writes texts.json and embeddings.f32: 200 texts, and what sentence-transformers makes of them with
-all-MiniLM-L6-v2 (requirements.txt; model.txt names the package that has the model).
+"""Writes texts.json and embeddings.f32: 200 texts, and the embeddings that sentence-transformers computes for them with
+all-MiniLM-L6-v2.
 
     python make_golden.py MODEL_DIRECTORY
 
-embeddings.f32 has 200 × 384 values, little-endian f32, row by row.
+Needs the packages of requirements.txt; model.txt names the package that contains the model. embeddings.f32 has 200 × 384
+values, little-endian f32, row by row.
 """
 
 import itertools

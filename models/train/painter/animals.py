@@ -1,4 +1,4 @@
-"""A dog (long snout, hanging ears), a cat (pointed ears, whiskers, a long tail), a bird."""
+"""Paints a dog (long snout, hanging ears), a cat (pointed ears, whiskers, a long tail) and a bird."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLACK: Colour = (25, 20, 22)
 
 
 def _dog_profile(pen: Pen, u: float, v: float, coat: Colour, dark: Colour, rng: Random) -> None:
-    """A head seen from the side, around (u, v), looking right."""
+    """Paints a head seen from the side, around (u, v), facing right."""
     pen.disc(u, v, 0.17, coat)
     pen.polygon(
         [(u + 0.04, v - 0.08), (u + 0.32, v + 0.0), (u + 0.34, v + 0.1), (u + 0.28, v + 0.14), (u + 0.02, v + 0.15)],

@@ -1,4 +1,4 @@
-"""What the camera does to a scene: light, tint, blur, noise, compression."""
+"""Applies a camera's effects to a scene: light, tint, blur, noise, compression."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image, ImageFilter
 
 
 def develop(image: Image.Image, rng: Random, *, sharpness: float) -> Image.Image:
-    """Light, tint, blur and noise. `sharpness`: pixels of this picture for each pixel that the model
-    will see, so that blur means the same at every size."""
+    """Applies light, tint, blur and noise. `sharpness`: pixels of this picture per pixel of the model's input, so that blur has
+    the same effect at every size."""
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.55) * sharpness))
     gain = rng.uniform(0.78, 1.18)
@@ -25,7 +25,7 @@ def develop(image: Image.Image, rng: Random, *, sharpness: float) -> Image.Image
 
 
 def recompress(image: Image.Image, quality: int) -> Image.Image:
-    """The picture as it comes back from a JPEG file of that quality."""
+    """The picture after JPEG compression with that quality."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")

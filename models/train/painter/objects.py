@@ -1,4 +1,4 @@
-"""Things that are neither people nor animals: cake, car, bicycle, tree, flower, boat, house, balloon."""
+"""Paints things that are neither people nor animals: cake, car, bicycle, tree, flower, boat, house, balloon."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GLASS: Colour = (175, 215, 240)
 
 
 def cake(pen: Pen, rng: Random, pose: str) -> None:
-    """With burning candles, always."""
+    """Paints a cake, always with burning candles."""
     sponge = rng.choice([(235, 190, 120), (120, 70, 40), (250, 215, 220), (250, 240, 215), (200, 225, 245)])
     icing = rng.choice([(255, 250, 245), (250, 160, 190), (95, 55, 35), (150, 210, 240), (190, 160, 230)])
     if sum(abs(a - b) for a, b in zip(sponge, icing, strict=True)) < 90:

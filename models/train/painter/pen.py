@@ -1,8 +1,7 @@
-"""A pen with its own coordinate system, so that a thing is drawn once and appears anywhere.
+"""A pen with a coordinate system of its own, so that a thing is drawn by the same code at every place and size.
 
-A thing is drawn in its own units: the origin is the middle of its foot, y points down, and its
-height is 1 (so its top lies at y = -1). The pen moves it to its place, scales it, mirrors it and
-leans it over.
+A thing is drawn in its own units: the origin is the middle of its foot, y points down, and its height is 1 (so its top lies at
+y = -1). The pen moves, scales, mirrors and tilts it.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from PIL import ImageDraw
 
 Colour = tuple[int, int, int]
 
-# Points of a unit circle, enough for curves of up to some 150 pixels.
+# Points of a unit circle, enough for curves of up to about 150 pixels.
 _CIRCLE = [(math.cos(i * math.pi / 12), math.sin(i * math.pi / 12)) for i in range(24)]
 
 
 @dataclass(frozen=True)
 class Hand:
-    """Another painter's hand, for a second test: other proportions and unsteady lines."""
+    """Another style of drawing, for a second test: other proportions and unsteady lines."""
 
     stretch: float
-    """How much wider than tall things become."""
+    """The factor of the width relative to the height."""
     wobble: float
-    """How far points stray, in units."""
+    """The displacement of points, in units."""
     phase: float
 
     def move(self, u: float, v: float) -> tuple[float, float]:
@@ -46,7 +45,7 @@ class Hand:
 
 
 class Pen:
-    """Draws shapes given in a thing's own units (see the module's text)."""
+    """Draws shapes given in a thing's own units (see the module's docstring)."""
 
     def __init__(
         self,
@@ -61,8 +60,8 @@ class Pen:
         edge: float = 0.012,
         hand: Hand | None = None,
     ) -> None:
-        """`x`, `y`: the foot in pixels. `size`: pixels a unit. `lean`: radians. `ink`: the outline's
-        colour, None for no outlines. `edge`: their width in units. `hand`: None for the usual one."""
+        """`x`, `y`: the foot in pixels. `size`: pixels per unit. `lean`: radians. `ink`: the colour of outlines, None for no
+        outlines. `edge`: the width of outlines in units. `hand`: None for the usual style."""
         self.draw = draw
         self.x, self.y, self.size = x, y, size
         self.side = -1.0 if mirrored else 1.0
@@ -73,7 +72,7 @@ class Pen:
         self.edge = edge
 
     def at(self, u: float, v: float) -> tuple[float, float]:
-        """The pixel at which the point (u, v) of the thing lies."""
+        """The pixel of the point (u, v) of the thing."""
         if self.hand is not None:
             u, v = self.hand.move(u, v)
         return (
@@ -114,7 +113,7 @@ class Pen:
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], fill, edge=edge)
 
     def line(self, points: list[tuple[float, float]], width: float, fill: Colour, *, edge: bool = False) -> None:
-        """A stroke of `width` units with round joints and, from three points on, round ends."""
+        """A stroke of `width` units with round joints, and with round ends if it has three points or more."""
         pixels = [self.at(u, v) for u, v in points]
         if edge and self.ink is not None:
             self.draw.line(
@@ -159,7 +158,7 @@ def hsv(h: float, s: float, v: float) -> Colour:
 
 
 def near(rng: Random, colour: Colour, spread: int = 18) -> Colour:
-    """A colour like `colour`."""
+    """A colour similar to `colour`."""
     return tuple(min(255, max(0, c + rng.randint(-spread, spread))) for c in colour)  # type: ignore[return-value]
 
 
@@ -169,7 +168,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def mix(a: Colour, b: Colour, t: float) -> Colour:
-    """The colour a part `t` of the way from `a` to `b`."""
+    """The colour at `t`, from 0 to 1, between `a` and `b`."""
     return tuple(int(p + (q - p) * t) for p, q in zip(a, b, strict=True))  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""Where a scene plays: the background, and where things can stand, float and hang in it."""
+"""Paints the place of a scene: the background, and where things can stand, float and hang in it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .pen import Colour, Pen, dark, hsv, mix, near, pastel, shade, vivid
 
 @dataclass(frozen=True)
 class Place:
-    """Heights are fractions of the picture's, from the top."""
+    """A place. Heights are fractions of the picture's height, from the top."""
 
     name: str
     horizon: float
-    """Feet stand below it."""
+    """The height below which feet stand."""
     water: tuple[float, float] | None = None
-    """The band in which a boat's waterline lies."""
+    """The band that contains the waterline of a boat."""
     shows: str | None = None
-    """The concept that the place itself is: beach or snow."""
+    """The concept that the place itself shows: beach or snow."""
 
 
 def _bands(image: Image.Image, stops: list[tuple[float, Colour]]) -> None:
-    """Fills the picture with colours that run from stop to stop, top to bottom."""
+    """Fills the picture with a vertical gradient through the stops."""
     column = Image.new("RGB", (1, 64))
     pixels = []
     for i in range(64):
@@ -39,7 +39,7 @@ def _bands(image: Image.Image, stops: list[tuple[float, Colour]]) -> None:
 
 
 def _bands_below(image: Image.Image, horizon: float, near_horizon: Colour, bottom: Colour) -> None:
-    """The same for the part below the horizon only."""
+    """Fills the part below the horizon with a vertical gradient."""
     w, h = image.size
     top = int(horizon * h)
     column = Image.new("RGB", (1, 2))
@@ -197,7 +197,7 @@ def snow(image: Image.Image, draw: ImageDraw.ImageDraw, rng: Random) -> Place:
 
 
 def flakes(draw: ImageDraw.ImageDraw, w: int, h: int, rng: Random) -> None:
-    """Falling snow, in front of everything but small."""
+    """Falling snow in front of everything, with small flakes."""
     for _ in range(rng.randint(25, 80)):
         x, y, r = rng.uniform(0, w), rng.uniform(0, h), rng.uniform(0.004, 0.011) * h
         draw.ellipse((x - r, y - r, x + r, y + r), fill=(252, 253, 255))
@@ -273,7 +273,7 @@ def room(image: Image.Image, draw: ImageDraw.ImageDraw, rng: Random) -> Place:
 
 
 def backdrop(image: Image.Image, _: ImageDraw.ImageDraw, rng: Random) -> Place:
-    """A photographer's cloth: one colour that runs into another."""
+    """A photographer's backdrop: a gradient between two colours."""
     tone = rng.choice([pastel(rng), dark(rng), hsv(rng.random(), 0.4, 0.7)])
     _bands(image, [(0, tone), (1, shade(tone, rng.uniform(0.75, 1.25)))])
     return Place("backdrop", rng.uniform(0.35, 0.6))

@@ -1,10 +1,9 @@
-"""Scenes: which things meet where, and the truth about what can be seen.
+"""Composes scenes: which things are shown together, and the truth about what can be seen.
 
-The rule of truth: a thing is present when, and only when, it was painted; and it is painted only
-where at least `INSIDE` of its box lies within the picture, where its box and another's overlap by at
-most a fifth of the smaller, and where it is as tall as `SIZES` says (a wide thing in a narrow picture:
-four fifths of it). What cannot be placed so is left out of the picture and of the truth. `beach` and
-`snow` are places: they fill the background.
+The rule of truth: a thing is present if and only if it was painted. It is painted only if at least `INSIDE` of its box lies
+within the picture, its box and another one overlap by at most a fifth of the smaller, and it is as tall as `SIZES` says (a wide
+thing in a narrow picture: four fifths of that). A thing that cannot be placed so is left out of the picture and of the truth.
+`beach` and `snow` are places: they fill the background.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ CONCEPTS = (
 )  # fmt: skip
 THINGS = {**PEOPLE, **ANIMALS, **OBJECTS}
 
-# Heights as fractions of the picture's shorter side: least and greatest for a thing on its own.
+# Least and greatest height of a thing that is alone, as fractions of the picture's shorter side.
 SIZES = {
     "baby": (0.36, 0.75), "child": (0.48, 0.85), "adult": (0.62, 0.95),
     "dog": (0.38, 0.7), "cat": (0.38, 0.7), "bird": (0.34, 0.65),
     "cake": (0.34, 0.65), "car": (0.28, 0.5), "bicycle": (0.36, 0.58), "tree": (0.5, 0.9),
     "flower": (0.36, 0.75), "boat": (0.26, 0.5), "house": (0.42, 0.75), "balloon": (0.42, 0.75),
 }  # fmt: skip
-# How often a thing is chosen, relative to the others.
+# Relative frequencies of the things.
 WEIGHTS = {
     "baby": 1.5, "child": 1.1, "adult": 1.2, "dog": 1.6, "cat": 1.5, "bird": 1.5,
     "cake": 0.9, "car": 0.9, "bicycle": 0.9, "tree": 0.9,
     "flower": 0.9, "boat": 0.9, "house": 0.9, "balloon": 0.9,
 }  # fmt: skip
-# The same for places, and what does not belong there.
+# Relative frequencies of the places, and the things that do not occur in them.
 PLACE_WEIGHTS = {"meadow": 2.2, "street": 1.6, "beach": 1.4, "snow": 1.4, "lake": 1.2, "room": 2.2, "backdrop": 0.8}
 NOT_IN = {
     "room": {"car", "tree", "house", "boat"},
@@ -50,14 +49,14 @@ NOT_IN = {
     "beach": set(), "lake": set(),
 }  # fmt: skip
 
-# How much of a thing's box lies within the picture, at least: in albums, and in training, which is harder.
+# Least part of a thing's box that lies within the picture: in albums, and in training, which is harder.
 INSIDE, TRAINING_INSIDE = 0.92, 0.85
 
-# Shape of a photo -> how often.
+# Aspect ratio of a photo -> frequency.
 SHAPES = {(4, 3): 0.45, (3, 4): 0.25, (1, 1): 0.12, (3, 2): 0.12, (16, 9): 0.06}
-# How many things a photo holds beside its place -> how often: a family's album, mostly one or two.
+# Number of things in a photo besides its place -> frequency. A family's album has mostly one or two.
 CROWDING = {0: 0.04, 1: 0.44, 2: 0.31, 3: 0.13, 4: 0.06, 5: 0.02}
-# The same for training: crowded pictures are the hard ones, so there are more of them.
+# The same for training, with more crowded pictures, because these are harder.
 TRAINING_CROWDING = {0: 0.04, 1: 0.34, 2: 0.32, 3: 0.18, 4: 0.08, 5: 0.04}
 
 
@@ -68,7 +67,7 @@ Key = TypeVar("Key")
 
 @dataclass
 class Thing:
-    """One thing in a picture; its box in fractions of the picture."""
+    """A thing in a picture. Its box is given in fractions of the picture."""
 
     name: str
     pose: str
@@ -76,7 +75,7 @@ class Thing:
 
 
 class Site(NamedTuple):
-    """Where a thing will be painted: its foot (x, y), its height and its box, in pixels."""
+    """The place where a thing is to be painted: its foot (x, y), its height and its box, in pixels."""
 
     name: str
     painter: Callable[[Pen, Random, str], None]
@@ -98,13 +97,13 @@ class Scene:
 
     @property
     def concepts(self) -> frozenset[str]:
-        """What the picture shows."""
+        """The concepts that the picture shows."""
         names = {thing.name for thing in self.things}
         return frozenset(names | {self.place_shows} if self.place_shows else names)
 
 
 def pick(rng: Random, weights: dict[Key, float]) -> Key:
-    """One key of `weights`, as likely as its weight."""
+    """A random key of `weights`, drawn with its weight."""
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
@@ -117,7 +116,7 @@ def _area(box: Box) -> float:
 
 
 def _foot(name: str, width: float, size: float, place: Place, w: int, h: int, rng: Random) -> tuple[float, float]:
-    """Where the foot of a thing could go, in pixels."""
+    """A random position for the foot of a thing, in pixels."""
     half = width * size / 2
     x = rng.uniform(min(half * 0.8, w / 2), max(w - half * 0.8, w / 2))
     if name == "boat" and place.water:
@@ -130,7 +129,7 @@ def _foot(name: str, width: float, size: float, place: Place, w: int, h: int, rn
 
 
 def _arrange(names: list[str], place: Place, w: int, h: int, inside: float, stretch: float, rng: Random) -> list[Site]:
-    """Finds room for the things, one after another, by the rule of truth above; far ones come first."""
+    """Places the things one after another by the rule of truth. Returns them from far to near."""
     placed: list[Site] = []
     crowd = min(1.0, max(0.0, (len(names) - 1) / 4))
     for name in names:
@@ -158,7 +157,7 @@ def _arrange(names: list[str], place: Place, w: int, h: int, inside: float, stre
                 continue
             placed.append(Site(name, painter, pose, x, y, size, box))
             break
-    # Far things first; what floats comes last.
+    # Far things are painted first, things in the air last.
     return sorted(placed, key=lambda site: (site.name == "balloon" or site.pose == "flying", site.y))
 
 
@@ -172,7 +171,7 @@ def compose(
     place: str | None = None,
     hand: Hand | None = None,
 ) -> Scene:
-    """Paints a scene of `width` x `height` pixels, without antialiasing and before any camera."""
+    """Paints a scene of `width` x `height` pixels, without antialiasing and without a camera's effects."""
     image = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(image)
     name = place or pick(rng, PLACE_WEIGHTS)
@@ -184,10 +183,10 @@ def compose(
     for _ in range(pick(rng, crowding)):
         chosen = pick(rng, {k: v for k, v in weights.items() if k not in names})
         names.append(chosen)
-        if chosen == "baby":  # somebody is with the baby
+        if chosen == "baby":  # an adult is often with the baby
             weights["adult"] *= 1.5
     if len(names) == 1 and rng.random() < 0.12:
-        names.append(names[0])  # two of a kind
+        names.append(names[0])  # two of the same kind
     things = []
     for thing, painter, pose, x, y, size, box in _arrange(
         names, ground, width, height, inside, hand.stretch if hand else 1.0, rng
@@ -217,8 +216,8 @@ def _shadow(draw: ImageDraw.ImageDraw, box: Box, y: float, h: int, image: Image.
 
 
 def paint_small(seed: int, shape: tuple[int, int], grid: tuple[int, int]) -> Scene:
-    """A training picture: painted at some three times the model's size, then resized as the model's
-    preprocessing resizes. `shape`: the photo's aspect; `grid`: (width, height) that the model sees."""
+    """A training picture: painted at about three times the size of the model's input, then resized as in the model's
+    preprocessing. `shape`: the photo's aspect ratio; `grid`: (width, height) of the model's input."""
     rng = Random(f"train {seed}")
     w, h = photo_size(shape, 336)
     scene = compose(rng, w, h, crowding=TRAINING_CROWDING, inside=TRAINING_INSIDE)
@@ -236,8 +235,8 @@ def paint_photo(
     crowding: dict[int, float] = CROWDING,
     other_hand: bool = False,
 ) -> Scene:
-    """A photo for an album or an evaluation, as a camera would leave it but not yet compressed.
-    `other_hand`: drawn with proportions and lines that training never shows."""
+    """A photo for an album or an evaluation, with a camera's effects, not yet compressed. `other_hand`: draw with proportions
+    and lines that training never shows."""
     rng = Random(f"photo {seed}")
     w, h = photo_size(pick(rng, SHAPES), longest)
     hand = Hand.another(Random(f"hand {seed}")) if other_hand else None
@@ -247,7 +246,7 @@ def paint_photo(
 
 
 def photo_size(shape: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(width, height) in pixels of a photo of that aspect; a square one is a little smaller."""
+    """(width, height) in pixels of a photo of that aspect ratio; a square photo is a little smaller."""
     a, b = shape
     if a == b:
         longest = longest * 5 // 6

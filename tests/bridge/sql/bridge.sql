@@ -1,17 +1,19 @@
--- Moving between photosearch and pgvector. The rows are there before the bridge is.
+-- The extension photosearch_pgvector: casts between mrl_vector and pgvector's types. The reference is pgvector itself, by its
+-- binary output. Run alone: tests/cluster.sh run DIR sh tests/regress/run.sh tests/bridge
+-- The rows are stored before the extension is created.
 CREATE EXTENSION photosearch;
 CREATE EXTENSION vector;
 CREATE TABLE album (id int PRIMARY KEY, e mrl_vector(3), v vector(3), h halfvec(3));
 INSERT INTO album VALUES (1, '[1,2,3]', '[4,5,6]', '[7,8,9]');
 
--- Without the bridge: by way of real[].
+-- Without the extension, values are cast by way of real[].
 SELECT v::real[]::mrl_vector AS from_vector, h::real[]::mrl_vector AS from_halfvec, e::real[]::vector AS to_vector FROM album;
 SELECT v::mrl_vector FROM album;
 
 CREATE EXTENSION photosearch_pgvector;
 SELECT v::mrl_vector AS from_vector, h::mrl_vector AS from_halfvec, e::vector AS to_vector, e::halfvec AS to_halfvec FROM album;
 
--- Assignment needs no cast, and checks the column's dimensions.
+-- An assignment needs no explicit cast, and it checks the column's dimensions.
 UPDATE album SET e = v, v = e, h = e;
 INSERT INTO album VALUES (2, '[-0,65504,6e-8]'::halfvec, '[-0,65504,6e-8]'::mrl_vector, '[-0,65504,6e-8]'::mrl_vector);
 TABLE album ORDER BY id;
@@ -21,7 +23,7 @@ INSERT INTO album (id, v) VALUES (3, '[1,2]'::mrl_vector);
 SELECT '[1,2]'::vector::mrl_vector(3);
 SELECT NULL::vector::mrl_vector IS NULL AS no_vector, NULL::mrl_vector::halfvec IS NULL AS no_mrl_vector;
 
--- Every finite half, 63,488 of them, keeps its bits both ways: subnormals and -0 too.
+-- Each of the 63,488 finite halves keeps its bits in both directions, subnormals and -0 included.
 CREATE TABLE halves AS
     SELECT sign, exponent / 8 AS part, array_agg(
         sign::float8 * CASE exponent
@@ -37,11 +39,11 @@ SELECT sum(vector_dims(h)) AS halves,
        count(DISTINCT halfvec_send(h)) AS vectors
 FROM halves;
 
--- From vector the values are rounded, to the nearest half; what does not fit is named.
+-- From vector, values are rounded to the nearest half; a value that is out of range is named.
 SELECT '[0.1,2049,65519]'::vector::mrl_vector;
 SELECT '[1,70000]'::vector::mrl_vector;
 
--- No cast is implicit, so nothing has two readings.
+-- No cast is implicit, so no expression is ambiguous.
 SELECT castsource::regtype, casttarget::regtype, castcontext FROM pg_cast
 WHERE 'mrl_vector'::regtype IN (castsource, casttarget) AND ('{vector,halfvec}'::regtype[] && ARRAY[castsource, casttarget]::regtype[])
 ORDER BY castsource::regtype::text, casttarget::regtype::text;
@@ -58,15 +60,15 @@ SELECT e <=> h FROM album;
 SELECT fine_score(e, v) FROM album;
 SELECT '[1,2,3]' <=> '[1,2,3]';
 
--- The casts are inlined: what remains is the way through real[].
+-- The casts are inlined: the plan shows the casts through real[].
 EXPLAIN (VERBOSE, COSTS OFF) SELECT v::mrl_vector, e::halfvec FROM album;
 
--- Dropping the bridge leaves the rows, and it can be made again.
+-- Dropping the extension keeps the rows, and it can be created again.
 DROP EXTENSION photosearch_pgvector;
 SELECT v::mrl_vector FROM album;
 CREATE EXTENSION photosearch_pgvector;
 
--- Dropping pgvector takes the bridge and pgvector's own columns, and nothing of photosearch's.
+-- Dropping pgvector drops photosearch_pgvector and the columns of pgvector's types, and nothing of photosearch.
 DROP EXTENSION vector;
 SET client_min_messages = warning;
 DROP EXTENSION vector CASCADE;
@@ -74,7 +76,7 @@ RESET client_min_messages;
 SELECT extname FROM pg_extension WHERE extname IN ('photosearch', 'vector', 'photosearch_pgvector');
 TABLE album ORDER BY id;
 
--- Dropping photosearch takes the bridge, and nothing of pgvector's.
+-- Dropping photosearch drops photosearch_pgvector, and nothing of pgvector.
 DROP TABLE album, halves;
 CREATE EXTENSION vector;
 CREATE EXTENSION photosearch_pgvector;
@@ -89,8 +91,8 @@ TABLE theirs;
 DROP TABLE theirs;
 DROP EXTENSION vector;
 
--- In schemas of their own, with names that need quotes, beside types that only look right, and
--- whatever the search_path is later.
+-- Each extension in its own schema, with a name that needs quotes; types of the same names in public; and another
+-- search_path afterwards.
 CREATE SCHEMA "Search";
 CREATE SCHEMA "pg's vectors";
 CREATE SCHEMA "100% bridge";
@@ -106,7 +108,7 @@ DROP EXTENSION photosearch_pgvector, photosearch, vector;
 DROP DOMAIN public.vector, public.mrl_vector;
 DROP SCHEMA "Search", "pg's vectors", "100% bridge";
 
--- A schema's name may hold anything, a statement too: the script runs none of it.
+-- A schema's name may contain a statement: the extension's script does not run it.
 \set hostile '"x\nCREATE ROLE regress_photosearch_planted SUPERUSER;\n--"'
 CREATE SCHEMA :hostile;
 CREATE EXTENSION vector SCHEMA :hostile;
@@ -117,7 +119,7 @@ SELECT count(*) AS casts FROM pg_cast JOIN pg_proc AS p ON p.oid = castfunc JOIN
 DROP EXTENSION photosearch_pgvector, photosearch, vector;
 DROP SCHEMA :hostile;
 
--- CASCADE brings what the bridge needs.
+-- CASCADE creates the extensions that photosearch_pgvector requires.
 SET client_min_messages = warning;
 CREATE EXTENSION photosearch_pgvector CASCADE;
 RESET client_min_messages;

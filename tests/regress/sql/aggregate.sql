@@ -1,23 +1,24 @@
--- sum and avg.
+-- The aggregates sum and avg: alone, in windows, in parallel and spilled to disk. The reference is plain SQL over arrays in
+-- double precision.
 SELECT sum(v), avg(v) FROM (VALUES ('[1,2,3]'::mrl_vector), (NULL), ('[4,-2,0.5]')) AS x (v);
 SELECT sum(v), avg(v) FROM (SELECT '[1]'::mrl_vector AS v WHERE false) AS x;
 SELECT sum(v), avg(v) FROM (VALUES (NULL::mrl_vector)) AS x (v);
 SELECT g, avg(v) FROM (VALUES (1, '[1,2]'::mrl_vector), (1, '[3,4]'), (2, NULL), (3, '[1]')) AS x (g, v) GROUP BY g ORDER BY g;
 SELECT sum(DISTINCT v), sum(v) FILTER (WHERE v > '[1]'), sum(v ORDER BY v) FROM (VALUES ('[1]'::mrl_vector), ('[1]'), ('[2]')) AS x (v);
 
--- The sum is wide: only a result has to fit into halves, not what comes on the way.
+-- The state is wider than a half: only the result has to be in the range of halves, not the intermediate sums.
 SELECT avg(v) FROM (VALUES ('[65504]'::mrl_vector), ('[65504]')) AS x (v);
 SELECT sum(v) FROM (VALUES ('[65504]'::mrl_vector), ('[65504]'), ('[-65504]')) AS x (v);
 SELECT avg(v), sum(v) FROM (SELECT '[0.1]'::mrl_vector AS v FROM generate_series(1, 1000)) AS x;
 
--- Windows: the state goes on after a result.
+-- In a window the state is used further after a result was read from it.
 SELECT i, sum(v) OVER (ORDER BY i), avg(v) OVER (ORDER BY i ROWS 1 PRECEDING)
 FROM (SELECT i, ARRAY[i, -i]::mrl_vector AS v FROM generate_series(1, 4) AS i) AS x;
 
 SELECT raised($$SELECT sum(v) FROM (VALUES ('[65504]'::mrl_vector), ('[65504]')) AS x (v)$$);
 SELECT raised($$SELECT avg(v) FROM (VALUES ('[1,2]'::mrl_vector), ('[1,2,3]')) AS x (v)$$);
 
--- Parallel workers add up to the same, in a group and in all; so does a hash that spills.
+-- Parallel workers give the same result as one process, per group and over all rows; so does a hash aggregate that spills.
 CREATE TABLE many AS SELECT i % 100 AS g, some_vector(i, 24) AS v FROM generate_series(1, 5000) AS i;
 ANALYZE many;
 SET max_parallel_workers_per_gather = 0;
@@ -36,10 +37,10 @@ RESET parallel_setup_cost;
 RESET parallel_tuple_cost;
 RESET min_parallel_table_scan_size;
 SET work_mem = '64kB';
-SELECT count(*) AS groups, bool_and(spilt.mean = v) AS each_its_own
+SELECT count(*) AS groups, bool_and(spilt.mean = v) AS mean_equals_value
 FROM (SELECT v, avg(v) AS mean FROM many GROUP BY v) AS spilt;
 RESET work_mem;
--- And to what plain arithmetic gives, rounded once.
+-- The results equal sums in double precision that are rounded to halves once.
 SELECT count(*) AS groups, bool_and(total = slow) AS equal
 FROM serial JOIN (
     SELECT g, array_agg(total ORDER BY d)::mrl_vector AS slow
@@ -47,8 +48,8 @@ FROM serial JOIN (
     GROUP BY g) AS slow USING (g);
 DROP TABLE many, serial, serial_all;
 
--- The sums count towards work_mem: a hash aggregate goes to disk where they are larger than the
--- planner thinks, here 128 kB a group.
+-- The states count towards work_mem: a hash aggregate spills to disk if they are larger than the planner estimates, here
+-- 128 kB for each group.
 CREATE TABLE groups AS SELECT g, array_fill(g % 7, ARRAY[16000])::mrl_vector AS v FROM generate_series(1, 300) AS g;
 ANALYZE groups;
 CREATE FUNCTION batches(query text) RETURNS int LANGUAGE plpgsql AS $$

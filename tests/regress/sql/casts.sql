@@ -1,26 +1,26 @@
--- Between mrl_vector and arrays.
+-- Casts between mrl_vector and arrays, text and JSON.
 SELECT '{1,-2.5,3e-3}'::real[]::mrl_vector, '{1,-2.5,3e-3}'::double precision[]::mrl_vector,
        '{1,-2,3}'::integer[]::mrl_vector, '{1,-2.5,3e-3}'::numeric[]::mrl_vector;
 SELECT '[1,-2.5,0.1,-0]'::mrl_vector::real[];
 SELECT ARRAY[1, 2.5, 3]::mrl_vector(3), (ARRAY[9, 1, 2])[2:3]::mrl_vector;
 
--- Storing an array needs no cast; reading one into real[] neither.
+-- An assignment casts an array to a vector, and a vector to real[], without an explicit cast.
 CREATE TABLE arrays (e mrl_vector(2), r real[]);
 INSERT INTO arrays VALUES (ARRAY[1, 2], '[1,2]'::mrl_vector), (ARRAY[0.5, 2], NULL), ('{1e0,2e0}'::real[], NULL), ('{1e0,2e0}'::double precision[], NULL);
 TABLE arrays;
--- Nothing is implicit: an array is not a vector in an expression.
+-- No cast is implicit: in an expression an array is not taken for a vector.
 SELECT e FROM arrays WHERE e = ARRAY[1, 2];
 SELECT fine_score('[1,2]', ARRAY[1, 2]);
 SELECT castsource::regtype, casttarget::regtype, castcontext FROM pg_cast
 WHERE 'mrl_vector'::regtype IN (castsource, casttarget) ORDER BY castsource::regtype::text, casttarget::regtype::text;
 
--- By way of text, and of the row and array forms of Postgres.
+-- Casts through text, and vectors within rows, arrays and JSON.
 SELECT '[1,2]'::text::mrl_vector, '[1,2]'::mrl_vector::text || '!', ARRAY['[1,2]', NULL]::mrl_vector[];
 SELECT row_to_json(x) FROM (SELECT '[1,2]'::mrl_vector AS e) AS x;
 SELECT * FROM jsonb_to_record('{"e": "[1,2]"}') AS x (e mrl_vector(2));
 SELECT * FROM json_to_record('{"e": [1,2]}') AS x (e mrl_vector(2));
 
--- Every finite half is the same after a trip through real[].
+-- Every finite half is unchanged by a round trip through real[].
 WITH halves AS (
     SELECT sign, exponent / 8 AS part, array_agg(
         sign::float8 * CASE exponent
@@ -33,7 +33,7 @@ SELECT sum(cardinality(r)) AS halves, bool_and(r::mrl_vector::real[] = r) AS equ
        bool_and(array_send(r::mrl_vector::real[]) = array_send(r)) AS same_bits
 FROM halves;
 
--- Errors.
+-- Arrays that are not vectors.
 SELECT value, raised(format('SELECT %s::mrl_vector', value)) FROM unnest(ARRAY[
     $$'{}'::real[]$$, $$'{NULL}'::real[]$$, $$'{1,NULL}'::integer[]$$, $$'{{1,2},{3,4}}'::real[]$$, $$'{{1,2}}'::numeric[]$$,
     $$'{NaN}'::real[]$$, $$'{Infinity}'::real[]$$, $$'{65520}'::real[]$$, $$'{-1e38}'::real[]$$,
@@ -44,6 +44,6 @@ SELECT value, raised(format('SELECT %s::mrl_vector', value)) FROM unnest(ARRAY[
 SELECT raised('INSERT INTO arrays VALUES (ARRAY[1, 2, 3])'), raised('SELECT ARRAY[1, 2]::mrl_vector(3)');
 DROP TABLE arrays;
 
--- A double that lies just above the middle of two halves is read as real first, as real[] and
--- the text form are: all ways in give one answer.
+-- A double that lies just above the middle of two halves is rounded to real first, as real[] and the text form are, so
+-- that every input gives the same vector.
 SELECT '{1.00048828126}'::double precision[]::mrl_vector = '[1.00048828126]' AS same;

@@ -1,9 +1,10 @@
--- What the extension consists of, so that a change shows.
+-- The objects of the extension as the catalogs describe them. A change of a name, a cost, a volatility or a privilege
+-- shows here.
 SELECT p.oid::regprocedure AS function, provolatile AS volatile, proisstrict AS strict, proparallel AS parallel, procost AS cost
 FROM pg_proc AS p JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' JOIN pg_extension AS x ON x.oid = d.refobjid
 WHERE extname = 'photosearch' AND prokind = 'f' ORDER BY p.oid::regprocedure::text;
 
--- Every object says what it is.
+-- Every object has a comment, except casts, operator classes and operator families.
 SELECT pg_describe_object(d.classid, d.objid, 0) AS no_comment
 FROM pg_depend AS d JOIN pg_extension AS x ON x.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
 WHERE extname = 'photosearch' AND deptype = 'e' AND obj_description(d.objid, d.classid::regclass::name) IS NULL
@@ -11,13 +12,13 @@ WHERE extname = 'photosearch' AND deptype = 'e' AND obj_description(d.objid, d.c
 ORDER BY 1;
 SELECT obj_description(oid) FROM pg_extension WHERE extname = 'photosearch';
 
--- None is usable by nobody, and none by more than should be.
+-- Every role may use the schema photosearch, and none may create objects in it.
 SELECT nspname, has_schema_privilege('pg_monitor', oid, 'USAGE') AS usage, has_schema_privilege('pg_monitor', oid, 'CREATE') AS "create" FROM pg_namespace WHERE nspname = 'photosearch';
 
 -- Operators: commutators, negators and estimators.
 SELECT oid::regoperator AS operator, oprcode AS function, nullif(oprcom, 0)::regoperator AS commutator, nullif(oprnegate, 0)::regoperator AS negator, oprrest AS restrict, oprjoin AS join
 FROM pg_operator WHERE 'mrl_vector'::regtype IN (oprleft, oprright) ORDER BY oid::regoperator::text;
--- What stands behind an operator does what it says, and nothing is missing in a class.
+-- The operator classes, and a btree index whose order amcheck verifies.
 CREATE EXTENSION amcheck;
 SELECT opcname, amname, opcdefault FROM pg_opclass JOIN pg_am AS a ON a.oid = opcmethod WHERE opcintype = 'mrl_vector'::regtype ORDER BY amname;
 CREATE TABLE checked AS SELECT some_vector(i % 50, 5) AS e FROM generate_series(1, 500) AS i;
@@ -26,5 +27,5 @@ SELECT bt_index_parent_check('checked_btree', true);
 DROP TABLE checked;
 DROP EXTENSION amcheck;
 
--- Settings.
+-- Settings, with their limits.
 SELECT name, vartype, unit, context, boot_val, min_val, max_val, short_desc FROM pg_settings WHERE name LIKE 'photosearch.%' ORDER BY name;

@@ -1,4 +1,5 @@
--- Every kind of clause that the planner can hand to an index, by every kind of plan: the answer is that of a sequential scan.
+-- Every kind of clause that the planner can hand to an index, by every kind of plan, serial and parallel. The reference is a
+-- sequential scan: every plan must return its rows.
 CREATE TABLE album (id int PRIMARY KEY, year int, e mrl_vector(32));
 INSERT INTO album SELECT i, 2000 + i % 20, CASE WHEN i % 50 > 0 THEN some_vector(i, 32) END FROM generate_series(1, 3000) AS i;
 CREATE INDEX album_e ON album USING mrl (e);
@@ -10,7 +11,8 @@ ANALYZE album, queries;
 SET photosearch.coarse_threshold = 0.8; SET photosearch.coarse_dims = 32;
 SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0;
 
--- How many rows a statement finds, and by which scans of album: or which plan finds others.
+-- Runs a statement by each kind of scan. Returns the number of rows and the scans of album that were used; or, if a plan
+-- returns other rows than the first one, that plan and both answers.
 CREATE FUNCTION agrees(statement text, OUT answer text, OUT scans text) LANGUAGE plpgsql AS $$
 DECLARE
     kinds text[] := ARRAY['seqscan', 'bitmapscan', 'indexscan'];
@@ -57,27 +59,27 @@ $$;
 SELECT condition, agrees.* FROM unnest(ARRAY[
     -- One operator.
     'coarse_match(e, some_vector(7, 32), 0.8, 32)', 'NOT coarse_match(e, some_vector(7, 32), 0.8, 32)', 'e @~ some_vector(7, 32)', 'some_vector(7, 32) @~ e',
-    -- Several at once.
+    -- Several conditions at once.
     'e @~ some_vector(7, 32) AND e !@~ some_vector(9, 32)', 'e @~ some_vector(7, 32) AND year = 2007', 'e @~ some_vector(7, 32) AND e IS NOT NULL',
-    -- Arrays.
+    -- Arrays of queries.
     'e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)])', 'e @~ ANY (ARRAY[some_vector(7, 32), NULL, some_vector(7, 32)])', 'e @~ ANY (NULL::mrl_vector[])', 'e @~ ANY (''{}''::mrl_vector[])',
     'e @~ ALL (ARRAY[some_vector(7, 32), some_vector(8, 32)])', 'NOT e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)])', 'e !@~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)])',
     'e @~ ANY (ARRAY(SELECT q FROM queries))', 'e @~ ANY (SELECT q FROM queries)', 'e @~ ALL (SELECT q FROM queries)', 'e @~ (SELECT q FROM queries ORDER BY q LIMIT 1)',
     'e @~ ANY (ARRAY[mrl_probe(some_vector(7, 32), 0.8, 32), mrl_probe(some_vector(8, 32), 0.9, 16)])',
     'e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)]) AND e @~ some_vector(7, 32)', 'e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)]) AND year < 2010',
     'e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)]) AND e @~ ANY (ARRAY[some_vector(8, 32), some_vector(9, 32)])',
-    -- OR, and AND within.
+    -- OR, and AND within OR.
     'e @~ some_vector(7, 32) OR e @~ some_vector(8, 32)', '(e @~ some_vector(7, 32) AND e !@~ some_vector(9, 32)) OR (e @~ some_vector(8, 32) AND year = 2008)',
     'e @~ ANY (ARRAY[some_vector(7, 32), some_vector(8, 32)]) OR e @~ some_vector(9, 32)', 'e @~ some_vector(7, 32) OR year = 2008', 'NOT (e @~ some_vector(7, 32) OR e @~ some_vector(8, 32))',
     'e @~ some_vector(7, 32) AND (year = 2007 OR e @~ some_vector(8, 32))', '(e @~ some_vector(7, 32) OR e @~ some_vector(8, 32)) AND (e @~ some_vector(7, 32) OR e @~ some_vector(9, 32))',
-    -- NULL tests, and NULL.
+    -- NULL tests and NULL queries.
     'e IS NULL', 'e IS NOT NULL', 'e @~ NULL', '(e @~ some_vector(7, 32)) IS NULL', '(e @~ some_vector(7, 32)) IS TRUE', '(e @~ some_vector(7, 32)) IS NOT TRUE', 'e @~ some_vector(7, 32) IS DISTINCT FROM true',
-    -- Rows and cases.
+    -- Row comparisons, CASE and other expressions around the operator.
     '(e, year) = (some_vector(7, 32), 2007)', '(year, e) < (2001, some_vector(7, 32))', 'ROW(e @~ some_vector(7, 32), year) = ROW(true, 2007)', 'CASE WHEN year = 2007 THEN e @~ some_vector(7, 32) END',
     'COALESCE(e @~ some_vector(7, 32), true)', 'e @~ some_vector(year, 32)', 'e = some_vector(7, 32)', 'year = ANY (ARRAY[2007, 2008]) AND e @~ some_vector(7, 32)'
 ]) AS condition, agrees('SELECT id FROM album WHERE ' || condition);
 
--- Joins: the query is the column of another table, of a function, or of the row outside.
+-- Joins: the query is a column of another table, the result of a function in FROM, or a column of an outer query.
 SELECT query, agrees.* FROM unnest(ARRAY[
     'SELECT id FROM queries, album WHERE e @~ q', 'SELECT id FROM queries LEFT JOIN album ON e @~ q', 'SELECT id FROM queries, album WHERE coarse_match(e, q, t, 32)', 'SELECT id FROM queries, album WHERE e @~ ANY (ARRAY[q, some_vector(7, 32)])',
     'SELECT id FROM album WHERE EXISTS (SELECT FROM queries WHERE e @~ q)', 'SELECT id FROM album WHERE NOT EXISTS (SELECT FROM queries WHERE e @~ q) AND id < 500',

@@ -1,4 +1,4 @@
--- pg_dump, and a restore into another database.
+-- A database is dumped by pg_dump and restored into another one, which must give the same answers.
 CREATE DATABASE photosearch_original;
 CREATE DATABASE photosearch_copy;
 \c photosearch_original

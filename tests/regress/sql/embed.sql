@@ -1,6 +1,7 @@
--- Embedding in the server. The values belong to the model: only what must hold of any is shown.
+-- Embedding in the server. The values of vectors belong to the model, so only properties that hold for every model are
+-- shown; tests/golden compares the values with the reference implementation.
 
--- A BMP of the given size, its upper half in one colour (blue, green, red), its lower in another.
+-- A BMP file of the given size. Its upper and its lower half have one colour each, given as bytes blue, green, red.
 CREATE FUNCTION little_endian(n integer, bytes integer) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
     SELECT string_agg(substring(int4send(n) FROM i FOR 1), '' ORDER BY i DESC) FROM generate_series(5 - bytes, 4) AS i
 $$;
@@ -15,36 +16,36 @@ CREATE TABLE pictures (name text PRIMARY KEY, image bytea);
 INSERT INTO pictures VALUES ('red over blue', bmp(32, 32, '\x0000ff', '\xff0000')), ('blue over red', bmp(32, 32, '\xff0000', '\x0000ff')), ('wide', bmp(96, 16, '\x00ff00', '\x0000ff')),
     ('png', '\x89504e470d0a1a0a0000000d4948445200000020000000200802000000fc18eda30000002a4944415478daedd0b10900300cc030ffff749a27321404de056eeab400000000f005601200000000b6073687fc2e0a770b2b0000000049454e44ae426082');
 
--- What the server has.
+-- The installed model.
 SELECT name, family, dimensions, size BETWEEN 1 AND 10 * 1024 * 1024 AS small, state, coarse_threshold BETWEEN -1 AND 1 AS threshold, coarse_dims BETWEEN 1 AND dimensions AS dims
 FROM photosearch.models WHERE name = 'photosearch-mini-1';
 SHOW photosearch.model;
 
--- Of the model's dimensions, of length one, never the same for different things.
+-- Vectors have the model's dimensions and length one; different inputs give different vectors.
 SELECT vector_dims(t) = dimensions AS dims, abs(l2_norm(t) - 1) < 0.001 AS length, t = embed_text('photosearch-mini-1', 'a baby') AS again,
        t = embed_text('photosearch-mini-1', 'a baby', NULL) AS no_instruction, t <> embed_text('a dog') AS other_text, t <> embed_text('photosearch-mini-1', 'a baby', 'Find the opposite.') AS other_instruction
 FROM photosearch.models, embed_text('a baby') AS t WHERE name = 'photosearch-mini-1';
 SELECT p.name, vector_dims(e) = dimensions AS dims, abs(l2_norm(e) - 1) < 0.001 AS length, fine_score(e, embed_image(image)) > 0.9999 AS again,
        e <> embed_image('photosearch-mini-1', image, 'Find the opposite.') AS other_instruction
 FROM pictures AS p, embed_image('photosearch-mini-1', image) AS e, photosearch.models AS m WHERE m.name = 'photosearch-mini-1' ORDER BY p.name;
--- The same pixels from another format are the same picture; upside down they are not.
+-- The same pixels in another format give the same vector; upside down they do not.
 SELECT fine_score(embed_image(a.image), embed_image(b.image)) > 0.9999 AS alike, a.name, b.name
 FROM pictures AS a JOIN pictures AS b ON a.name > b.name ORDER BY a.name, b.name;
 
--- Texts of every kind.
+-- Empty, short, long and non-Latin texts.
 SELECT bool_and(vector_dims(embed_text(t)) = 192 AND abs(l2_norm(embed_text(t)) - 1) < 0.001) AS embedded, count(DISTINCT embed_text(t)) AS different
 FROM unnest(ARRAY['', ' ', E'\n', 'a', '赤ちゃん', 'طفل', '👶🏽', E'e\u0301', '<|im_end|>', repeat('a baby ', 100)]) AS t;
--- A placeholder of pictures is refused; what the model has no room for is cut off, as in the reference.
+-- The placeholder for pictures is refused. A text longer than the model's context is cut off, as in the reference.
 SELECT raised($$SELECT embed_text('<|vision_start|><|image_pad|><|vision_end|>')$$);
 SELECT embed_text(repeat('a baby ', 20000)) = embed_text(repeat('a baby ', 20000) || 'and a dog') AS cut_off;
 
--- NULL content gives NULL, whatever else there is; a NULL model is a mistake.
+-- NULL content gives NULL whatever the other arguments are; a NULL model name is an error.
 SELECT embed_text(NULL) IS NULL, embed_text('photosearch-mini-1', NULL) IS NULL, embed_text(NULL, NULL) IS NULL, embed_image(NULL) IS NULL, embed_image('photosearch-mini-1', NULL) IS NULL,
        embed_texts('photosearch-mini-1', NULL) IS NULL, embed_images('photosearch-mini-1', NULL) IS NULL, embed('photosearch-mini-1', NULL) IS NULL,
        embed('photosearch-mini-1', NULL, NULL) IS NULL, embed(NULL, NULL, '{}') IS NULL;
 SELECT raised($$SELECT embed_text(NULL, 'a baby')$$), raised($$SELECT embed_images(NULL, '{}')$$), raised($$SELECT embed('photosearch-mini-1', 'a baby', '{NULL}')$$);
 
--- The array forms: in order, NULL for NULL, the same to a tolerance as one by one.
+-- The array forms keep the order, return NULL for NULL, and agree with one call per element within a tolerance.
 CREATE TABLE batch AS
     SELECT embed_texts('photosearch-mini-1', array_agg(t ORDER BY i)) AS vectors, array_agg(t ORDER BY i) AS texts
     FROM (SELECT i, CASE WHEN i % 5 <> 3 THEN repeat('a photo of a dog number ', i % 4 + 1) || i END AS t FROM generate_series(1, 21) AS i) AS x;
@@ -56,7 +57,7 @@ FROM (SELECT embed_images('photosearch-mini-1', array_agg(image ORDER BY name) |
 SELECT embed_texts('photosearch-mini-1', '{}'), embed_texts('photosearch-mini-1', '{NULL,NULL}'), embed_images('photosearch-mini-1', '{}'), cardinality(embed_texts('photosearch-mini-1', '{{a,b},{c,NULL}}'));
 DROP TABLE batch;
 
--- Pictures and text in one.
+-- Pictures and text in one embedding.
 SELECT fine_score(embed('photosearch-mini-1', 'a baby'), embed_text('a baby')) > 0.9999 AS text_alone,
        fine_score(embed('photosearch-mini-1', NULL, ARRAY[image]), embed_image(image)) > 0.9999 AS picture_alone,
        embed('photosearch-mini-1', 'a baby', ARRAY[image]) NOT IN (embed_image(image), embed_text('a baby')) AS both,
@@ -64,7 +65,7 @@ SELECT fine_score(embed('photosearch-mini-1', 'a baby'), embed_text('a baby')) >
        embed('photosearch-mini-1', 'a baby', ARRAY[image, other]) <> embed('photosearch-mini-1', 'a baby', ARRAY[other, image]) AS their_order
 FROM pictures, bmp(64, 32, '\x000000', '\xffffff') AS other WHERE name = 'red over blue';
 
--- Tables that embed by themselves. A generated column needs the model named.
+-- Tables whose generated columns embed. A generated column has to name the model.
 CREATE TABLE album (id int PRIMARY KEY, caption text, image bytea,
     e mrl_vector(192) GENERATED ALWAYS AS (embed_image('photosearch-mini-1', image)) STORED,
     c mrl_vector GENERATED ALWAYS AS (embed('photosearch-mini-1', caption, ARRAY[image])) STORED);
@@ -80,7 +81,7 @@ SELECT raised('INSERT INTO album VALUES (9, ''no picture'', ''junk'')'), raised(
 SELECT count(*) AS as_before FROM album;
 DROP TABLE album, wrong;
 
--- Pictures that are none. (tests/hostile has hundreds.)
+-- Bytes that are no picture. (tests/hostile has hundreds of such files.)
 SELECT input, raised(format('SELECT embed_image(%L::bytea)', input)) FROM unnest('{"",junk,GIF89a,"\\x89504e470d0a1a0a","\\xffd8ff","\\x424d"}'::text[]) AS input;
 SELECT raised($$SELECT embed_image(substring(image FOR 60)) FROM pictures WHERE name = 'png'$$) LIKE '22P03 %' AS cut_short;
 SELECT raised($$SELECT embed_images('photosearch-mini-1', array_agg(image ORDER BY name) || 'junk'::bytea) FROM pictures$$), raised($$SELECT embed('photosearch-mini-1', 'a', ARRAY[image, 'junk']) FROM pictures WHERE name = 'png'$$);
@@ -91,7 +92,7 @@ SET photosearch.max_embed_memory = '1MB';
 SELECT raised($$SELECT embed_image(image) FROM pictures WHERE name = 'png'$$);
 RESET photosearch.max_embed_memory;
 
--- Why a picture can't be embedded, without an error: what a backfill steps over.
+-- image_problem returns the reason why a picture can't be embedded, instead of an error, so that a backfill can skip it.
 SELECT name, photosearch.image_problem(image) AS problem FROM pictures ORDER BY name;
 SELECT photosearch.image_problem(input::bytea) AS problem FROM unnest('{"",junk,GIF89a,"\\x89504e470d0a1a0a","\\xffd8ff",%PDF-1.7}'::text[]) AS input;
 SELECT photosearch.image_problem(NULL), photosearch.image_problem(substring(image FOR 60)) FROM pictures WHERE name = 'png';
@@ -102,7 +103,7 @@ RESET photosearch.max_embed_memory;
 RESET photosearch.max_image_size;
 SELECT raised($$SELECT photosearch.image_problem(image, 'no-such-model') FROM pictures WHERE name = 'png'$$);
 
--- Models that there are not, and names that would climb.
+-- Models that do not exist, and names that would leave the directory of models.
 SELECT model, raised(format('SELECT embed_text(%L, ''a baby'')', model)) FROM unnest(ARRAY['no-such-model', 'Photosearch-mini-1', '', '.', '..', '../x', '../models/photosearch-mini-1', '/etc', 'a/b', 'a\b', ' photosearch-mini-1', 'é', 'x' || chr(10)]) AS model;
 SET photosearch.model = '../x';
 SELECT raised($$SELECT embed_text('a baby')$$), raised($$SELECT coarse_match('[1]', '[1]')$$);
@@ -110,25 +111,25 @@ SET photosearch.model = '';
 SELECT raised($$SELECT embed_text('a baby')$$);
 RESET photosearch.model;
 
--- A directory of the server's own: models are found there first, and what is wrong with one is
--- said. Installed models are found all the same.
+-- With photosearch.model_dir set, models are looked up in that directory first, and photosearch.models shows what is
+-- wrong with each. Installed models are found as well.
 COPY (SELECT 1) TO PROGRAM 'mkdir -p regress_models/empty regress_models/broken regress_models/.hidden regress_models/other && touch regress_models/file && echo "{" >regress_models/broken/config.json && echo "{\"model_type\": \"clip\"}" >regress_models/other/config.json';
 SELECT set_config('photosearch.model_dir', current_setting('data_directory') || '/regress_models', false) IS NOT NULL AS set;
-SELECT name, family, dimensions, state = 'ready' AS ready, state <> '' AS says_why FROM photosearch.models WHERE name IN ('empty', 'broken', 'file', '.hidden', 'other', 'photosearch-mini-1') ORDER BY name;
+SELECT name, family, dimensions, state = 'ready' AS ready, state <> '' AS has_state FROM photosearch.models WHERE name IN ('empty', 'broken', 'file', '.hidden', 'other', 'photosearch-mini-1') ORDER BY name;
 SELECT model, left(raised(format('SELECT embed_text(%L, ''a baby'')', model)), 5) FROM unnest('{empty,broken,file,.hidden,other}'::text[]) AS model;
 SELECT vector_dims(embed_text('a baby'));
 COPY (SELECT 1) TO PROGRAM 'rm -r regress_models';
 SELECT count(*) FROM photosearch.models WHERE name = 'photosearch-mini-1';
 RESET photosearch.model_dir;
 
--- What stands in a filter is embedded once, not once a row, also a picture, and a text too long to
--- be remembered: row by row these would take a good part of an hour.
+-- An uncorrelated argument in a filter is embedded once, not once per row: also a picture, and a text that is too long
+-- for the cache. Embedding it for each row would exceed the timeout many times over.
 SET statement_timeout = '60s';
 SELECT count(*) FROM generate_series(1, 100000) AS i WHERE vector_dims(embed_image((SELECT image FROM pictures WHERE name = 'png'))) = i;
 SELECT count(*) FROM generate_series(1, 20000) AS i WHERE vector_dims(embed_text((SELECT repeat('a baby ', 2000)))) = i;
 RESET statement_timeout;
 
--- Cancelled, before a model is loaded and while it works: the session lives on.
+-- A statement is cancelled before a model is loaded, and while the model runs. The session goes on.
 \c
 SET statement_timeout = 50;
 \set VERBOSITY sqlstate
@@ -138,7 +139,7 @@ SELECT cardinality(embed_texts('photosearch-mini-1', array_agg('a baby and ' || 
 RESET statement_timeout;
 SELECT vector_dims(embed_text('a baby')), fine_score(embed_text('a baby'), embed_text('a baby')) > 0.9999 AS same;
 
--- Within one transaction an error undoes what was embedded before it, and a savepoint what came after.
+-- Within a transaction, rolling back to a savepoint undoes the rows embedded after it and keeps those before it.
 BEGIN;
 CREATE TABLE notes (t text, e mrl_vector);
 INSERT INTO notes SELECT t, embed_text(t) FROM unnest('{a,b}'::text[]) AS t;
@@ -147,7 +148,7 @@ INSERT INTO notes SELECT t, embed_image(t::bytea) FROM unnest('{c,d}'::text[]) A
 ROLLBACK TO s;
 SELECT count(*), count(e) FROM notes;
 COMMIT;
--- An index on an expression is advised against, but the named form may stand in one.
+-- Indexes on expressions are not recommended. The form that names its model is immutable and may be used in one.
 SELECT raised('CREATE INDEX ON notes USING hash (embed_text(t))');
 CREATE INDEX notes_hash ON notes USING hash (embed_text('photosearch-mini-1', t));
 SELECT count(*) FROM notes WHERE embed_text('photosearch-mini-1', t) = embed_text('photosearch-mini-1', 'a');

@@ -1,7 +1,8 @@
--- The access method: whatever is asked, its scans find what a sequential scan finds.
+-- The access method mrl. The reference for every index scan is a sequential scan, which must return the same rows;
+-- photosearch.check_index compares the entries with the table.
 CREATE TABLE photos (id int PRIMARY KEY, year int, e mrl_vector(64));
 INSERT INTO photos SELECT i, 2000 + i % 20, some_vector(i, 64) FROM generate_series(1, 600) AS i;
--- Duplicates, opposites, vectors of zeros, a prefix of zeros, NULLs.
+-- Duplicates, opposites, zero vectors, zero prefixes, NULLs.
 INSERT INTO photos SELECT 1000 + i, 2030, some_vector(i, 64) FROM generate_series(1, 30) AS i;
 INSERT INTO photos SELECT 2000 + i, 2031, some_vector(i, 64) * -2 FROM generate_series(1, 30) AS i;
 INSERT INTO photos SELECT 3000 + i, 2032, array_fill(0, ARRAY[64])::mrl_vector FROM generate_series(1, 3) AS i;
@@ -11,8 +12,8 @@ CREATE INDEX photos_e ON photos USING mrl (e) WITH (prefix_dims = 32);
 ANALYZE photos;
 SELECT * FROM photosearch.check_index('photos_e');
 
--- The rows that a statement finds, by a sequential scan, a bitmap scan and a plain index scan: "differs", or "no
--- index", or how many there are.
+-- Runs a statement by a sequential scan, a bitmap scan and a plain index scan. Returns the number of rows; or "no index"
+-- if a plan does not use the index; or "differs" if a scan returns other rows than the sequential scan.
 CREATE FUNCTION found(statement text, index text DEFAULT 'photos_e') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     kinds text[] := ARRAY['seqscan', 'bitmapscan', 'indexscan'];
@@ -46,7 +47,7 @@ BEGIN
 END
 $$;
 
--- Every form of the filter, alone and together.
+-- Every form of the filter, alone and combined.
 SET photosearch.coarse_threshold = 0.5; SET photosearch.coarse_dims = 32;
 SELECT condition, found('SELECT id FROM photos WHERE ' || condition)
 FROM unnest(ARRAY[
@@ -66,11 +67,12 @@ FROM unnest(ARRAY[
     $$e IS NOT NULL AND coarse_match(e, array_fill(0, ARRAY[64])::mrl_vector, 0.0, 32)$$,
     $$coarse_match(e, array_fill(0, ARRAY[64])::mrl_vector, 0.1, 32)$$
 ]) AS condition;
--- A NULL that is known only when the scan runs.
+-- The query is NULL, which is known only when the scan runs.
 SELECT found('SELECT id FROM photos WHERE coarse_match(e, (SELECT e FROM photos WHERE id = 4001), 0.5, 32)');
 EXPLAIN (COSTS OFF) SELECT id FROM photos WHERE e @~ mrl_probe('[1,2]', 0.5, 1) OR e !@~ mrl_probe('[1,2]', 0.5, 1);
 
--- Any number of dimensions, any threshold: at those of rows, and the next numbers beside them.
+-- Any number of dimensions and any threshold: the thresholds are similarities of rows, and the next numbers above and
+-- below.
 SELECT dims, count(*), array_agg(DISTINCT answer) FILTER (WHERE answer !~ '^\d+ rows$') AS wrong
 FROM unnest(ARRAY[1, 2, 16, 31, 32, 33, 48, 64]) AS dims,
     LATERAL (SELECT slow_similarity(a.e, b.e, dims)::real AS t FROM photos AS a, photos AS b WHERE a.id IN (5, 17) AND b.id IN (5, 1005, 2005, 80, 333)) AS similarities,
@@ -80,7 +82,7 @@ GROUP BY dims ORDER BY dims;
 SELECT threshold, found(format('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), %L, 32)', threshold)) AS matches, found(format('SELECT id FROM photos WHERE NOT coarse_match(e, some_vector(5, 64), %L, 32)', threshold)) AS others
 FROM unnest(ARRAY['-1', '-0.5', '0', '0.5', '1']) AS threshold;
 
--- The query from elsewhere: a subselect, a function in FROM, a parameter, another table's column.
+-- The query comes from a subquery, a function in FROM, a parameter, or a column of another table.
 SELECT found('SELECT id FROM photos WHERE coarse_match(e, (SELECT e FROM photos WHERE id = 7), 0.5, 32)');
 SELECT found('SELECT id FROM photos, some_vector(3 + (random() * 0)::int, 64) AS q WHERE coarse_match(e, q, 0.5, 32)');
 SELECT found('SELECT b.id FROM (SELECT e FROM photos WHERE id < 9 OFFSET 0) AS a, photos AS b WHERE coarse_match(b.e, a.e, 0.5, 32)');
@@ -101,7 +103,7 @@ RESET enable_seqscan;
 SELECT count(*) FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.5, 32) OR coarse_match(e, some_vector(6, 64), 0.5, 20);
 DEALLOCATE by_query;
 
--- Part of an answer: LIMIT, a cursor.
+-- A part of an answer: LIMIT, and a cursor.
 BEGIN;
 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
 SELECT count(*) FROM (SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.1, 32) LIMIT 7) AS s;
@@ -113,7 +115,7 @@ MOVE ALL FROM c;
 CLOSE c;
 ROLLBACK;
 
--- What a query can't be compared with is an error where there is a row to compare, and only there.
+-- A query that can't be compared with the rows is an error if there is a row to compare, and only then.
 SELECT raised($$SELECT found('SELECT id FROM photos WHERE coarse_match(e, ''[1,2,3]'', 0.5, 2)')$$);
 SET enable_seqscan = off;
 SELECT raised($$SELECT id FROM photos WHERE coarse_match(e, '[1,2,3]', 0.5, 2)$$);
@@ -125,7 +127,7 @@ CREATE TABLE empty (id int, e mrl_vector(64));
 CREATE INDEX empty_e ON empty USING mrl (e);
 SELECT id FROM empty WHERE coarse_match(e, '[1,2,3]', 0.5, 2);
 SELECT id FROM empty WHERE e @~ some_vector(5, 64);
--- All rows are dead, or invisible.
+-- All rows are dead or invisible.
 INSERT INTO empty VALUES (1, some_vector(1, 64));
 DELETE FROM empty;
 SELECT id FROM empty WHERE coarse_match(e, '[1,2,3]', 0.5, 2);
@@ -164,7 +166,7 @@ SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.
 INSERT INTO photos SELECT i, 2000 + i % 20, some_vector(i, 64) FROM generate_series(1, 300) AS i;
 SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)');
 
--- Kinds of indexes: several on a table, partial, on an expression, concurrently; a longer prefix.
+-- Kinds of indexes: several on one table, partial, on an expression, built concurrently, with a longer prefix.
 CREATE INDEX CONCURRENTLY photos_whole ON photos USING mrl (e) WITH (prefix_dims = 64);
 CREATE INDEX photos_new ON photos USING mrl (e) WITH (prefix_dims = 8) WHERE year >= 2010;
 CREATE INDEX photos_half ON photos USING mrl ((subvector(e, 1, 16)::mrl_vector(16)));
@@ -182,7 +184,7 @@ SELECT found('SELECT id FROM photos WHERE year >= 2010 AND coarse_match(e, some_
 SELECT * FROM photosearch.check_index('photos_new');
 DROP INDEX photos_new, photos_half;
 
--- Kinds of tables: unlogged, temporary, partitioned, a domain, other storage.
+-- Kinds of tables: unlogged, temporary, partitioned, with a domain as type, with other storage.
 CREATE UNLOGGED TABLE fast AS SELECT id, e::mrl_vector FROM photos;
 SELECT raised('CREATE INDEX ON fast USING mrl (e)');
 ALTER TABLE fast ALTER e TYPE mrl_vector(64);
@@ -247,20 +249,20 @@ ALTER INDEX photos_e RESET (prefix_dims);
 ALTER TABLE photos ALTER e TYPE mrl_vector(32) USING subvector(e, 1, 32);
 SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 32), 0.3, 20)');
 SELECT * FROM photosearch.check_index('photos_e');
--- A column whose dimensions are lifted: the index still takes only those that it was made for.
+-- The column loses its declared dimensions: the index still accepts only vectors of the dimensions it was built for.
 ALTER TABLE photos ALTER e TYPE mrl_vector;
 SELECT raised('INSERT INTO photos VALUES (600, 2000, ''[1,2,3]'')');
 SELECT raised('REINDEX INDEX photos_e');
 SELECT found('SELECT id FROM photos WHERE coarse_match(e, some_vector(5, 32), 0.3, 20)');
 
--- An exclusion constraint would mean something else in each session: refused, for a table without rows too.
+-- An exclusion constraint with @~ would depend on each session's settings, so it is refused, also for an empty table.
 CREATE TABLE apart (id int, e mrl_vector(64));
 SELECT raised('ALTER TABLE apart ADD CONSTRAINT apart_e EXCLUDE USING mrl (e WITH @~)'),
        split_part(raised('CREATE TABLE apart_too (e mrl_vector(64), EXCLUDE USING mrl (e WITH @~))'), ' /', 1),
        split_part(raised('CREATE UNLOGGED TABLE apart_too (e mrl_vector(64), EXCLUDE USING mrl (e WITH @~))'), ' /', 1);
 DROP TABLE apart;
 
--- A table whose access method is another one than heap, even by name alone, is heap's if its routine is.
+-- A table access method of another name is accepted if its handler is that of heap.
 CREATE ACCESS METHOD heap_too TYPE TABLE HANDLER heap_tableam_handler;
 CREATE TABLE other (id int, e mrl_vector(64)) USING heap_too;
 INSERT INTO other SELECT i, some_vector(i, 64) FROM generate_series(1, 20) AS i;
@@ -268,7 +270,7 @@ CREATE INDEX ON other USING mrl (e);
 DROP TABLE other;
 DROP ACCESS METHOD heap_too;
 
--- What sweeps have done.
+-- The counters of sweeps (scans over the codes of all entries).
 CREATE TABLE album (id int, e mrl_vector(64));
 INSERT INTO album SELECT i, some_vector(i, 64) FROM generate_series(1, 400) AS i;
 CREATE INDEX album_e ON album USING mrl (e) WITH (prefix_dims = 32);
@@ -281,7 +283,7 @@ SELECT count(*) FROM generate_series(1, 5) AS i, album WHERE coarse_match(e, som
 SELECT index, sweeps, entries FROM photosearch.last_sweep();
 SELECT count(*) FROM album WHERE coarse_match(e, some_vector(5, 64), 0.9, 32) OR coarse_match(e, some_vector(6, 64), 0.9, 32);
 SELECT index, sweeps, entries FROM photosearch.last_sweep();
--- Of vectors out of line, only those of undecided rows are read.
+-- Of vectors stored out of line, only those of undecided rows are read.
 CREATE TABLE wide (id int, e mrl_vector(1100));
 INSERT INTO wide SELECT i, some_vector(i, 1100) FROM generate_series(1, 60) AS i;
 CREATE INDEX wide_e ON wide USING mrl (e);
@@ -296,8 +298,8 @@ COMMIT;
 DROP TABLE wide;
 RESET enable_seqscan;
 
--- What a sweep is expected to cost: less for the prefix that is coded than for a shorter one, most for a longer one,
--- which a sequential scan answers better.
+-- Costs of a sweep: the coded prefix costs less than a shorter one; a prefix longer than the coded one costs most, and
+-- a sequential scan is cheaper for it.
 CREATE FUNCTION cost(dims int) RETURNS numeric LANGUAGE plpgsql AS $$
 DECLARE
     plan json;
@@ -318,12 +320,12 @@ SELECT count(*) FROM generate_series(1, 3) AS i, album WHERE coarse_match(e, som
 SELECT pg_stat_get_xact_numscans('album_e'::regclass) - :before AS counted;
 COMMIT;
 
--- The opclass.
+-- The operator class.
 SELECT opcname, opcdefault, amvalidate(c.oid) FROM pg_opclass AS c JOIN pg_am AS a ON opcmethod = a.oid WHERE amname = 'mrl';
 SELECT amopstrategy, amopopr::regoperator FROM pg_amop JOIN pg_am AS a ON amopmethod = a.oid WHERE amname = 'mrl' ORDER BY 1;
 SELECT name, pg_index_has_property('album_e'::regclass, name) FROM unnest(ARRAY['clusterable', 'index_scan', 'bitmap_scan', 'backward_scan']) AS name;
 
--- Under row-level security, behind a security barrier, without a right to the table.
+-- Row-level security, a security-barrier view, and a role without privilege on the table.
 SET client_min_messages = warning;
 DROP ROLE IF EXISTS regress_photosearch_guest;
 RESET client_min_messages;
@@ -341,7 +343,7 @@ SET ROLE regress_photosearch_guest;
 SELECT found('SELECT id FROM owned WHERE coarse_match(e, some_vector(5, 64), 0.3, 32)', 'owned_e');
 SELECT found('SELECT id FROM shown WHERE NOT coarse_match(e, some_vector(5, 64), 0.3, 32)', 'owned_e');
 SELECT raised($$SELECT * FROM photosearch.check_index('owned_e')$$);
--- Counters would tell of hidden rows: whom a policy or a view keeps from them does not see any.
+-- The counters could reveal hidden rows, so a role that a policy or a view restricts gets no counters.
 SET enable_seqscan = off;
 SELECT count(*) FROM owned WHERE coarse_match(e, some_vector(5, 64), 0.3, 32);
 SELECT count(*) FROM photosearch.last_sweep();
@@ -358,7 +360,7 @@ RESET ROLE;
 DROP TABLE owned CASCADE;
 DROP ROLE regress_photosearch_guest;
 
--- check_index runs the code of an index with its owner's rights, not the superuser's who calls it.
+-- check_index evaluates index expressions as the owner of the index, not as the superuser who calls it.
 CREATE ROLE regress_photosearch_owner;
 GRANT CREATE ON SCHEMA public TO regress_photosearch_owner;
 SET ROLE regress_photosearch_owner;
@@ -369,14 +371,14 @@ INSERT INTO trap VALUES (1, '[1,2,3,4]');
 CREATE INDEX trap_e ON trap USING mrl ((tell(e)::mrl_vector(4)));
 RESET ROLE;
 SELECT * FROM photosearch.check_index('trap_e');
-SELECT current_user = session_user AS still_oneself;
+SELECT current_user = session_user AS role_is_restored;
 DROP TABLE trap;
 DROP FUNCTION tell;
 DROP FUNCTION whoami;
 REVOKE CREATE ON SCHEMA public FROM regress_photosearch_owner;
 DROP ROLE regress_photosearch_owner;
 
--- Room that vacuum has made is used again, on pages with one place too.
+-- Space that vacuum has freed is used again, also on pages that hold one entry.
 CREATE TABLE churn (id int, e mrl_vector(4096));
 CREATE INDEX churn_e ON churn USING mrl (e) WITH (prefix_dims = 4096);
 CREATE INDEX churn_f ON churn USING mrl (e) WITH (prefix_dims = 1504);
@@ -385,11 +387,11 @@ SELECT pg_relation_size('churn_e') AS e, pg_relation_size('churn_f') AS f \gset
 DELETE FROM churn WHERE id % 3 = 0;
 VACUUM churn;
 INSERT INTO churn SELECT i, array_fill(i, ARRAY[4096])::mrl_vector FROM generate_series(31, 40) AS i;
-SELECT pg_relation_size('churn_e') = :e AS no_growth, pg_relation_size('churn_f') = :f AS none_here;
+SELECT pg_relation_size('churn_e') = :e AS no_growth, pg_relation_size('churn_f') = :f AS no_growth_either;
 SELECT * FROM photosearch.check_index('churn_e');
 DROP TABLE churn;
 
--- A parallel scan finds the same.
+-- A parallel scan returns the same rows as a serial one.
 SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET max_parallel_workers_per_gather = 2;
 INSERT INTO album SELECT i, some_vector(i, 64) FROM generate_series(401, 3000) AS i;

@@ -1,4 +1,4 @@
--- Packing, preparing and quantising models, and the memory of a forward pass.
+-- Preparing and quantising models, the privileges for it, and the limit on the memory of a forward pass.
 SELECT photosearch.prepare_model('photosearch-mini-1') > 1000000 AS mapped;
 SELECT packed, dtype, kernel IS NOT NULL AS kernel, mapped_size > 1000000 AS mapped, length(fingerprint) AS fingerprint
 FROM photosearch.models WHERE name = 'photosearch-mini-1';
@@ -11,7 +11,7 @@ SELECT photosearch.quantize_model('photosearch-mini-1', 'photosearch-mini-1');
 \set VERBOSITY default
 SELECT photosearch.quantize_model('photosearch-mini-1', 'mini-int8');
 
--- Only a superuser replaces or makes a model.
+-- Only a superuser may replace a prepared model or make a new one.
 CREATE ROLE regress_photosearch_user;
 SET ROLE regress_photosearch_user;
 SELECT photosearch.prepare_model('photosearch-mini-1') > 1000000 AS mapped;
@@ -21,12 +21,12 @@ SHOW photosearch.cache_dir;
 RESET ROLE;
 DROP ROLE regress_photosearch_user;
 
--- A forward pass that would take too much is refused, and the session goes on.
+-- A forward pass that needs more than photosearch.max_embed_memory is refused, and the session goes on.
 SET photosearch.max_embed_memory = '1MB';
 \set VERBOSITY sqlstate
 SELECT embed_text(repeat('a baby and a dog ', 500));
 \set VERBOSITY default
 SELECT fine_score(embed_text('a baby'), embed_text('a baby')) > 0.999999 AS same;
--- Many short texts go through in parts.
+-- An array of many short texts is embedded in several passes that fit the limit.
 SELECT array_length(embed_texts('photosearch-mini-1', array_agg('a baby ' || i)), 1) FROM generate_series(1, 100) i;
 RESET photosearch.max_embed_memory;

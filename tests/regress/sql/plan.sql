@@ -1,5 +1,4 @@
--- Planning: the function forms become the operators, wherever they stand, so that all of them
--- reach an index.
+-- Planning: the function forms become operators in every position of a query, so that each of them can use an index.
 CREATE TABLE album (id int PRIMARY KEY, e mrl_vector(4));
 INSERT INTO album SELECT i, some_vector(i, 4) FROM generate_series(1, 100) AS i;
 ANALYZE album;
@@ -11,16 +10,16 @@ EXPLAIN (COSTS OFF) SELECT id FROM album WHERE NOT e @~ mrl_probe('[1,2,3,4]', 0
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]');
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE NOT coarse_match(e, '[1,2,3,4]');
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(query => '[1,2,3,4]', embedding => e, threshold => 0.5, dims => 1 + 1);
--- "Skip these but show me all of those", in one statement.
+-- Two inclusions and one exclusion in one statement.
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,0,0,0]', 0.5, 2) AND NOT coarse_match(e, '[0,1,0,0]', 0.5, 2) OR coarse_match(e, '[0,0,0,1]', 0.1, 4);
 
--- NULLs and mistakes in constants: a NULL never matches, a mistake is named.
+-- Constants that are NULL or invalid: a NULL never matches; an invalid constant is an error that names it.
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, NULL, 0.5, 2);
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]', NULL, 2);
 SELECT split_part(raised('EXPLAIN SELECT id FROM album WHERE ' || condition), ' /', 1) AS raised
 FROM unnest(ARRAY[$$coarse_match(e, '[1,2,3,4]', 0.5, 5)$$, $$coarse_match(e, '[1,2,3,4]', 'NaN', 2)$$, $$coarse_match(e, '[1,2', 0.5, 2)$$]) AS condition;
 
--- Outside WHERE, in joins, in a view, with a function that is called for each row.
+-- Outside WHERE, in joins, in a view, in an SQL function.
 EXPLAIN (VERBOSE, COSTS OFF) SELECT coarse_match(e, '[1,2,3,4]', 0.5, 2) FROM album;
 EXPLAIN (COSTS OFF) SELECT count(*) FROM album AS a JOIN album AS b ON coarse_match(a.e, b.e, 0.5, 2);
 EXPLAIN (COSTS OFF) SELECT count(*) FROM album AS a LEFT JOIN album AS b ON coarse_match(a.e, b.e) AND a.id < b.id;
@@ -30,7 +29,7 @@ SELECT pg_get_viewdef('matches');
 CREATE FUNCTION find(q mrl_vector) RETURNS SETOF int LANGUAGE sql STABLE AS $$ SELECT id FROM album WHERE coarse_match(e, q, 0.5, 2) $$;
 EXPLAIN (COSTS OFF) SELECT * FROM find('[1,2,3,4]');
 
--- Prepared statements: a plan for the values, and one for any.
+-- Prepared statements with custom plans and with generic plans.
 PREPARE by_query (mrl_vector, real, int) AS SELECT count(*) FROM album WHERE coarse_match(e, $1, $2, $3);
 PREPARE by_settings (mrl_vector) AS SELECT count(*) FROM album WHERE coarse_match(e, $1);
 EXPLAIN (COSTS OFF) EXECUTE by_query('[1,2,3,4]', 0.5, 2);
@@ -55,7 +54,7 @@ BEGIN
 END
 $$;
 RESET plan_cache_mode;
-SELECT plan, count(*), bool_and(matches = (SELECT count(*) FROM album WHERE slow_similarity(e, query, dims) >= 0.5)) AS right, count(DISTINCT matches) > 3 AS telling
+SELECT plan, count(*), bool_and(matches = (SELECT count(*) FROM album WHERE slow_similarity(e, query, dims) >= 0.5)) AS right, count(DISTINCT matches) > 3 AS answers_differ
 FROM answers GROUP BY plan ORDER BY plan;
 -- The settings are read when the statement runs, not when it is planned.
 SET plan_cache_mode = force_generic_plan;
@@ -67,7 +66,7 @@ SET photosearch.coarse_threshold = 0.5;
 RESET plan_cache_mode;
 DEALLOCATE ALL;
 
--- Estimates neither fail nor claim the impossible, with statistics of values in place.
+-- With statistics on the column, no estimate fails and none lies outside 1 to the number of rows.
 CREATE FUNCTION estimate(condition text) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     plan json;
@@ -80,7 +79,7 @@ SELECT condition, estimate(condition) BETWEEN 1 AND 100 AS possible FROM unnest(
     $$coarse_match(e, '[1,2,3,4]', 0.5, 2)$$, $$NOT coarse_match(e, '[1,2,3,4]', 0.5, 2)$$, $$e @~ mrl_probe('[1,2,3,4]', -1, 2)$$,
     $$e @~ (SELECT mrl_probe('[1,2,3,4]', -1, 2))$$, $$e !@~ (SELECT mrl_probe('[1,2,3,4]', -1, 2))$$]) AS condition;
 
--- What goes parallel: a query that is a constant, a parameter or an uncorrelated subquery.
+-- A scan is parallel if the query is a constant, a parameter or an uncorrelated subquery.
 SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]', 0.5, 2);
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]');
@@ -96,7 +95,7 @@ SET plan_cache_mode = force_generic_plan;
 EXPLAIN (COSTS OFF) EXECUTE parameter('[1]');
 RESET plan_cache_mode;
 DEALLOCATE parameter;
--- The immutable form is folded, so the scan goes parallel too; its plan would show the vector.
+-- The immutable form is folded to a constant, so its scan is parallel too. The vector is cut out of the plan shown.
 DO $$
 DECLARE
     plan text;
@@ -108,12 +107,12 @@ BEGIN
     RAISE NOTICE E'\n%', seen;
 END
 $$;
--- A worker embeds nothing: with the stable form in FROM the filter stays with the leader.
+-- No worker embeds: if the stable form stands in FROM, the leader evaluates the filter.
 EXPLAIN (COSTS OFF) SELECT id FROM photos, embed_text('a baby') AS q WHERE coarse_match(e, q);
--- Parallel and serial answers are the same.
+-- Parallel and serial scans return the same rows.
 SELECT count(*) AS parallel FROM photos WHERE coarse_match(e, some_vector(5, 192), 0.05, 32) \gset
 SET max_parallel_workers_per_gather = 0;
-SELECT count(*) = :parallel AS same, count(*) BETWEEN 1 AND 199 AS telling FROM photos WHERE coarse_match(e, some_vector(5, 192), 0.05, 32);
+SELECT count(*) = :parallel AS same, count(*) BETWEEN 1 AND 199 AS some_but_not_all FROM photos WHERE coarse_match(e, some_vector(5, 192), 0.05, 32);
 RESET max_parallel_workers_per_gather; RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size;
 DROP VIEW matches;
 DROP FUNCTION find, estimate;

@@ -1,5 +1,5 @@
--- Row-level security: a role under a policy gets the plans that its owner gets, the right rows,
--- and nothing of the hidden ones.
+-- Row-level security. A role that a policy restricts gets the plans that the owner gets, gets exactly the rows that the
+-- policy shows, and learns nothing about the hidden rows from errors, estimates or functions.
 SET client_min_messages = warning;
 DROP ROLE IF EXISTS regress_photosearch_guest, regress_photosearch_nobody;
 RESET client_min_messages;
@@ -12,20 +12,19 @@ CREATE POLICY own ON album USING (owner = current_user);
 GRANT SELECT ON album TO regress_photosearch_guest;
 
 SET ROLE regress_photosearch_guest;
--- One filter: the operator need not wait for the policy. (With an index it becomes its condition.)
+-- The operator is leakproof, so it may run before the policy's condition. (With an index it is the index condition.)
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, some_vector(5, 16), 0.2, 8);
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE NOT coarse_match(e, '[1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]');
 SELECT count(*) AS mine, count(*) FILTER (WHERE id % 3 <> 0) AS others FROM album WHERE coarse_match(e, some_vector(5, 16), 0.2, 8);
 SELECT count(*) AS mine, count(*) FILTER (WHERE id % 3 <> 0) AS others FROM album WHERE NOT coarse_match(e, some_vector(5, 16), 0.2, 8);
 SELECT count(*) AS all_of_mine FROM album;
 
--- A function that tells is not leakproof: it sees only the role's own rows.
+-- A function that raises notices is not leakproof: it is called for the role's own rows only.
 CREATE FUNCTION pg_temp.tell(id int) RETURNS bool LANGUAGE plpgsql COST 0.0001 AS $$ BEGIN IF id % 3 <> 0 THEN RAISE NOTICE 'saw %', id; END IF; RETURN true; END $$;
 SELECT count(*) FROM album WHERE coarse_match(e, some_vector(5, 16), -1, 8) AND pg_temp.tell(id);
 SELECT count(*) FROM album WHERE fine_score(e, some_vector(5, 16)) > -2 AND pg_temp.tell(id);
 
--- A hidden row of other dimensions can make itself known by its number of dimensions, and by
--- nothing else.
+-- A hidden row of other dimensions can cause an error that shows its number of dimensions, and nothing else of it.
 RESET ROLE;
 INSERT INTO album VALUES (91, 'host', '[0.125,0.25,0.375]');
 SET ROLE regress_photosearch_guest;
@@ -34,7 +33,7 @@ SELECT count(*) FROM album WHERE fine_score(e, some_vector(5, 16)) > -2;
 DROP FUNCTION pg_temp.tell;
 RESET ROLE;
 
--- What EXPLAIN shows to a role that sees no row does not depend on what the hidden rows show.
+-- What EXPLAIN shows to a role that sees no row does not depend on the vectors of the hidden rows.
 CREATE FUNCTION plan_of(query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     line text;
@@ -58,12 +57,12 @@ CREATE TABLE asked (q mrl_vector(16));
 INSERT INTO asked VALUES (some_vector(1, 16));
 ANALYZE asked;
 GRANT SELECT ON asked TO regress_photosearch_guest;
-SELECT count(DISTINCT plan_of(format('SELECT id FROM hidden WHERE coarse_match(e, some_vector(%s, 16), 0.9, 16)', seed))) > 1 AS the_owner_sees_a_difference FROM generate_series(1, 3) AS seed;
+SELECT count(DISTINCT plan_of(format('SELECT id FROM hidden WHERE coarse_match(e, some_vector(%s, 16), 0.9, 16)', seed))) > 1 AS owner_gets_different_plans FROM generate_series(1, 3) AS seed;
 SET ROLE regress_photosearch_guest;
 SELECT count(DISTINCT plan_of(format('SELECT id FROM hidden WHERE %scoarse_match(e, some_vector(%s, 16), 0.9, 16)', negation, seed))) AS plans FROM generate_series(1, 3) AS seed, unnest(ARRAY['', 'NOT ']) AS negation;
 SELECT count(*) FROM hidden WHERE coarse_match(e, some_vector(1, 16), 0.9, 16);
 
--- Which forms reach the index: all.
+-- Every form can use the index.
 SET enable_seqscan = off;
 SELECT form, plan_of('SELECT id FROM ' || form) ~ 'Index Scan .*hidden_e' AS indexed FROM unnest(ARRAY[
     'hidden WHERE coarse_match(e, some_vector(1, 16), 0.9, 16)', 'hidden WHERE coarse_match(e, (SELECT some_vector(1, 16)), 0.9, 16)',
@@ -77,12 +76,12 @@ DEALLOCATE by_parameter;
 RESET plan_cache_mode; RESET enable_seqscan;
 RESET ROLE;
 DROP TABLE hidden, asked;
--- What stands in rows that a view or a policy hides does not get into errors: neither values, nor one bit by an argument that
--- chooses between vectors of different dimensions.
+-- Errors reveal nothing of rows that a view or a policy hides: neither a value, nor one bit of it through an argument
+-- that chooses between vectors of different dimensions.
 CREATE TYPE one_vector AS (e mrl_vector);
 CREATE TABLE salaries (id int, salary int, ratio float8, e mrl_vector);
 INSERT INTO salaries VALUES (1, 123456, 77.25, '[1]');
--- Dear, so that whatever may be evaluated before it is.
+-- An expensive function, so that every condition that the planner may evaluate before it is evaluated first.
 CREATE FUNCTION shown(id int) RETURNS boolean LANGUAGE plpgsql COST 1000000 AS 'BEGIN RETURN id < 0; END';
 CREATE VIEW few WITH (security_barrier) AS SELECT * FROM salaries WHERE shown(id);
 CREATE TABLE policed (id int, salary int, ratio float8, e mrl_vector);
@@ -114,12 +113,13 @@ FROM unnest(ARRAY[
     $$e @~ mrl_leakproof_probe(CASE WHEN salary > 100000 THEN '[1]'::mrl_vector ELSE '[1,2]' END, 0.5, 2)$$,
     $$e @~ ANY (ARRAY[CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END])$$,
     $$e !@~ ALL (ARRAY['[1]', CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END])$$]) AS condition;
--- The last of these errors do not depend on a value of a row. Without a policy such arguments are as good as any others.
+-- The errors with SQLSTATE 0A000 depend on the form of the expression, not on a value of a row. A role that no policy
+-- restricts may use such arguments with @~ like any others.
 RESET ROLE;
 SELECT raised($$SELECT id FROM policed WHERE e @~ CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END$$),
        raised($$SELECT id FROM policed WHERE e @~ ANY (ARRAY[CASE WHEN salary > 0 THEN '[1]'::mrl_vector ELSE '[1]' END])$$),
        (SELECT count(*) FROM policed WHERE e @~ CASE WHEN salary > 0 THEN '[1]'::mrl_vector ELSE '[1,2]' END) AS found;
--- What is shown of a visible row is right: the condition waits for the policy.
+-- The condition is evaluated after the policy, and the rows that the policy shows are filtered correctly.
 INSERT INTO policed VALUES (-1, 10, 0.5, '[1]'), (-2, 10, 0.5, '[-1]');
 SET ROLE regress_photosearch_guest;
 EXPLAIN (COSTS OFF) SELECT id FROM policed WHERE e @~ CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END;
@@ -134,22 +134,22 @@ RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
 DROP TYPE one_vector;
 DROP FUNCTION plan_of;
 
--- Which functions are leakproof.
+-- The functions that are marked leakproof.
 SELECT oid::regprocedure FROM pg_proc WHERE proleakproof AND probin LIKE '%photosearch%' ORDER BY oid::regprocedure::text;
 DROP TABLE album;
 DROP ROLE regress_photosearch_guest;
 
--- A user without any privilege embeds and searches; the directory of models is the superuser's.
+-- A role without any privilege can embed and search. Only a superuser sets or sees the directory of models.
 CREATE ROLE regress_photosearch_nobody;
 SET ROLE regress_photosearch_nobody;
 SELECT vector_dims(embed_text('a baby')) > 0 AS embeds, (SELECT count(*) > 0 FROM photosearch.models) AS lists;
 SELECT raised($$SET photosearch.model_dir = '/'$$), raised('SHOW photosearch.model_dir'), raised('SET photosearch.max_image_size = 1');
 SET photosearch.model = 'photosearch-mini-1'; SET photosearch.coarse_dims = 3;
--- It may not have a model packed ahead, nor change what a name stands for.
+-- The role may neither prepare a model for all sessions nor change which model a name denotes.
 SELECT raised($$SELECT photosearch.prepare_model('photosearch-mini-1')$$), raised($$SELECT photosearch.quantize_model('photosearch-mini-1', 'x')$$);
 RESET ROLE;
 RESET photosearch.model; RESET photosearch.coarse_dims;
--- Who may embed, and who may see which models there are, is narrowed by privileges.
+-- Privileges on the functions restrict who may embed and who may list the models.
 BEGIN;
 REVOKE EXECUTE ON FUNCTION embed_text(text), embed_text(text, text, text), photosearch.list_models() FROM PUBLIC;
 SET LOCAL ROLE regress_photosearch_nobody;

@@ -1,4 +1,4 @@
--- The extension in a schema of its own, and a search_path that is set against it.
+-- The extension in a schema with a name that needs quotes, and with a hostile search_path.
 CREATE DATABASE photosearch_elsewhere;
 \c photosearch_elsewhere
 CREATE SCHEMA "My Photos";
@@ -11,7 +11,7 @@ SELECT name, state FROM photosearch.models WHERE name = 'photosearch-mini-1';
 SELECT "My Photos".vector_dims("My Photos".embed_text('a baby'));
 SELECT "My Photos".embed_texts('photosearch-mini-1', '{a,NULL,b}') IS NOT NULL AS array_form;
 
--- Everything that the rewrite needs, in a schema that comes first, and wrong.
+-- A schema that comes first in search_path and holds a false version of everything that the rewritten query names.
 CREATE SCHEMA trap;
 CREATE DOMAIN trap.mrl_vector AS text;
 CREATE DOMAIN trap.mrl_probe AS text;
@@ -30,14 +30,14 @@ SET search_path = '';
 EXPLAIN (COSTS OFF) SELECT id FROM public.album WHERE "My Photos".coarse_match(e, '[1,0]', 0.5, 2);
 RESET search_path;
 
--- A name that is taken already is not taken over.
+-- CREATE EXTENSION does not take over an existing schema of the name photosearch.
 DROP EXTENSION photosearch CASCADE;
 CREATE SCHEMA photosearch;
 CREATE EXTENSION photosearch;
 DROP SCHEMA photosearch;
 CREATE EXTENSION photosearch;
 
--- Dropped, it leaves nothing, and it can be made again.
+-- DROP EXTENSION leaves no object, and the extension can be created again.
 DROP SCHEMA trap CASCADE;
 DROP TABLE album;
 DROP EXTENSION photosearch;

@@ -1,13 +1,14 @@
--- What ANALYZE keeps of a column of vectors, and the estimates that come of it.
+-- The statistics that ANALYZE keeps for a column of vectors, and the planner's estimates from them. The reference for an
+-- estimate is the number of rows that the statement returns.
 CREATE TABLE album (id int, e mrl_vector(32));
--- Ten scenes of 400 photos each; every twentieth photo has no embedding yet.
+-- Ten scenes of 400 photos each; every twentieth photo has no embedding.
 INSERT INTO album SELECT i, CASE WHEN i % 20 <> 0 THEN some_vector(i % 10, 32) * 2 + some_vector(i, 32) END FROM generate_series(1, 4000) AS i;
 ANALYZE album;
 SELECT round(stanullfrac::numeric, 2) AS nulls, stawidth, round(stadistinct::numeric, 2) AS "distinct", stakind1, stakind2, staop1, array_length(stavalues1::text::text[], 1) AS values, length((stavalues1::text::text[])[1]::bytea) = 8 + 3000 * (2 + 32) AS size
 FROM pg_statistic WHERE starelid = 'album'::regclass AND staattnum = 2;
 SELECT most_common_vals, histogram_bounds, n_distinct < 0 AS "distinct" FROM pg_stats WHERE tablename = 'album' AND attname = 'e';
 
--- The rows that EXPLAIN expects at the top, and the rows that there are. Within a factor of 3?
+-- expected: the rows that EXPLAIN estimates. foreseen: whether that estimate is within a factor of 3 of the rows returned.
 CREATE FUNCTION expected(query text) RETURNS float LANGUAGE plpgsql AS $$
 DECLARE
     plan json;
@@ -22,7 +23,7 @@ DECLARE
     counted float;
 BEGIN
     EXECUTE format('SELECT count(*) FROM (%s) AS x', query) INTO counted;
-    -- The planner expects one row at least, but for conditions that are never true.
+    -- The planner estimates at least one row, except for conditions that are never true.
     counted := greatest(counted, 1);
     expected := greatest(expected, 1);
     IF counted <= 3 * expected AND expected <= 3 * counted THEN
@@ -32,11 +33,11 @@ BEGIN
     RETURN false;
 END
 $$;
--- The prior is another answer than most of these.
+-- The queries below have answers of different sizes, so the estimate without statistics would be wrong for most.
 SELECT count(*) FILTER (WHERE coarse_match(e, q, 0.6, 16)) BETWEEN 200 AND 800 AS some, count(*) FILTER (WHERE coarse_match(e, q, 0.1, 16)) > 1200 AS many, count(*) FILTER (WHERE coarse_match(e, q, 0.999, 16)) < 5 AS none
 FROM album, some_vector(3, 32) AS q;
 
--- A constant, a folded call, the settings, the negations, together.
+-- Constants, folded calls, settings, negations, and combinations.
 SET photosearch.coarse_threshold = 0.6; SET photosearch.coarse_dims = 16;
 SELECT condition, foreseen('SELECT FROM album WHERE ' || condition) FROM unnest(ARRAY[
     'coarse_match(e, some_vector(3, 32), 0.6, 16)', 'coarse_match(e, some_vector(3, 32), 0.1, 16)', 'coarse_match(e, some_vector(3, 32), 0.999, 16)',
@@ -48,8 +49,8 @@ SELECT condition, foreseen('SELECT FROM album WHERE ' || condition) FROM unnest(
     'coarse_match(e, some_vector(3, 32) * 0, 0, 16)', 'coarse_match(e, some_vector(3, 32) * 0, 0.1, 16)']) AS condition
 UNION ALL SELECT 'a literal', foreseen(format('SELECT FROM album WHERE coarse_match(e, %L, 0.6, 16)', some_vector(3, 32)));
 
--- Stable calls are evaluated while planning: in the filter, in FROM, in a subselect. A volatile one
--- is not, nor one that is too dear.
+-- Stable calls are evaluated while planning: in the filter, in FROM, in a subquery. Volatile calls and expensive calls
+-- are not.
 CREATE FUNCTION found(seed int) RETURNS mrl_vector LANGUAGE plpgsql STABLE COST 1 AS $$ BEGIN RETURN some_vector(seed, 32); END $$;
 CREATE FUNCTION drawn(seed int) RETURNS mrl_vector LANGUAGE plpgsql VOLATILE COST 1 AS $$ BEGIN RETURN some_vector(seed, 32); END $$;
 CREATE FUNCTION dear(seed int) RETURNS mrl_vector LANGUAGE plpgsql STABLE COST 10000000 AS $$ BEGIN RAISE NOTICE 'called'; RETURN some_vector(seed, 32); END $$;
@@ -63,10 +64,10 @@ SELECT query, foreseen(query) FROM unnest(ARRAY[
 SELECT query, expected(query) FROM unnest(ARRAY[
     'SELECT FROM album, drawn(3) AS q WHERE coarse_match(e, q)', 'SELECT FROM album WHERE coarse_match(e, (SELECT drawn(3)), 0.1, 16)', 'SELECT FROM album, dear(3) AS q WHERE coarse_match(e, q)',
     'SELECT FROM album, LATERAL found(id) AS q WHERE coarse_match(e, q)', 'SELECT FROM album WHERE coarse_match(e, (SELECT found(3) LIMIT 1))',
-    -- The threshold alone can tell.
+    -- The threshold -1 alone decides.
     'SELECT FROM album, drawn(3) AS q WHERE coarse_match(e, q, -1, 16)']) AS query;
 
--- Prepared statements: the values where the plan is made for them.
+-- Prepared statements: a custom plan is estimated by the parameters' values.
 PREPARE by_query (mrl_vector, float) AS SELECT FROM album WHERE coarse_match(e, $1, $2, 16);
 SET plan_cache_mode = force_custom_plan;
 SELECT threshold, expected(format('EXECUTE by_query(%L, %s)', some_vector(3, 32), threshold)) / count(*) FILTER (WHERE coarse_match(e, some_vector(3, 32), threshold, 16)) BETWEEN 1.0 / 3 AND 3 AS foreseen
@@ -76,7 +77,7 @@ SELECT expected(format('EXECUTE by_query(%L, 0.1)', some_vector(3, 32)));
 RESET plan_cache_mode;
 DEALLOCATE by_query;
 
--- Joins: a photo's like in the same table and in another, and whether there is any.
+-- Joins: similar photos in the same table and in another one, and semi- and anti-joins.
 CREATE TABLE others AS SELECT id, e FROM album WHERE id <= 300;
 ALTER TABLE others ALTER e TYPE mrl_vector(32);
 ANALYZE others;
@@ -86,8 +87,8 @@ SELECT query, foreseen(query) FROM unnest(ARRAY[
     'SELECT FROM album WHERE EXISTS (SELECT FROM others WHERE coarse_match(album.e, others.e, 0.6, 16) AND others.id < 4)',
     'SELECT FROM album WHERE NOT EXISTS (SELECT FROM others WHERE coarse_match(album.e, others.e, 0.6, 16) AND others.id < 4)']) AS query;
 
--- Vectors of other dimensions in a column without a number: no error while planning, and a filter
--- speaks of its own.
+-- A column without declared dimensions that holds vectors of several: planning raises no error, and the estimate for a
+-- query is made from the vectors of its dimensions.
 CREATE TABLE mixed (model text, e mrl_vector);
 INSERT INTO mixed SELECT CASE WHEN i % 4 = 0 THEN 'short' ELSE 'long' END, CASE WHEN i % 4 = 0 THEN some_vector(i % 10, 8) + some_vector(i, 8) ELSE some_vector(i % 10, 300) * 2 + some_vector(i, 300) END FROM generate_series(1, 2000) AS i;
 ANALYZE mixed;
@@ -96,7 +97,7 @@ SELECT expected($$SELECT FROM mixed WHERE model = 'short' AND coarse_match(e, so
     (SELECT count(*) FROM (SELECT e FROM mixed WHERE model = 'long' OFFSET 0) AS x WHERE coarse_match(e, some_vector(3, 300), 0.6, 300)) BETWEEN 1.0 / 3 AND 3 AS long;
 SELECT expected('SELECT FROM mixed WHERE ' || condition) FROM unnest(ARRAY['coarse_match(e, some_vector(3, 5), 0.5, 5)', 'coarse_match(e, found(3), 0.5, 16)', 'e @~ (SELECT found(3))']) AS condition;
 SELECT expected('SELECT FROM album, some_vector(3, 5) AS q WHERE ' || condition) > 0 AS no_error FROM unnest(ARRAY['coarse_match(e, q)', 'coarse_match(e, q, 0.5, 3)']) AS condition;
--- An unknown model, or one whose vectors these are not: the error is the execution's.
+-- An unknown model, or a model of other dimensions, causes no error while planning; the execution reports it.
 RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
 SELECT expected('SELECT FROM album WHERE coarse_match(e, some_vector(3, 32))'), expected('SELECT FROM album AS a, others AS b WHERE coarse_match(a.e, b.e)');
 SELECT split_part(raised('SELECT count(*) FROM album WHERE coarse_match(e, some_vector(3, 32))'), ' /', 1) AS raised;
@@ -104,7 +105,7 @@ SET photosearch.model = 'none';
 SELECT expected('SELECT FROM album WHERE coarse_match(e, some_vector(3, 32))');
 RESET photosearch.model;
 
--- No statistics, no rows, nothing but NULLs, no target.
+-- No statistics, no rows, only NULLs, a statistics target of 0.
 CREATE TABLE bare (e mrl_vector(32)) WITH (autovacuum_enabled = off);
 ANALYZE bare;
 SELECT count(*) FROM pg_statistic WHERE starelid = 'bare'::regclass;
@@ -123,7 +124,7 @@ ALTER TABLE bare ALTER e SET STATISTICS 0;
 DELETE FROM pg_statistic WHERE starelid = 'bare'::regclass;
 ANALYZE bare;
 SELECT count(*) FROM pg_statistic WHERE starelid = 'bare'::regclass;
--- Whatever stands in the slot, planning goes on.
+-- Invalid contents of the statistics slot do not disturb planning.
 ALTER TABLE bare ALTER e SET STATISTICS -1;
 ANALYZE bare;
 SET allow_system_table_mods = on;
@@ -134,7 +135,7 @@ UPDATE pg_statistic SET stakind1 = 18256, stavalues1 = NULL WHERE starelid = 'ba
 SELECT expected('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)') <> :known AS prior;
 RESET allow_system_table_mods;
 
--- Partitions, and the table that they make; a domain; an expression with an index.
+-- Partitions and their parent; a domain; an indexed expression.
 CREATE TABLE years (year int, e mrl_vector(32)) PARTITION BY LIST (year);
 CREATE TABLE year_1 PARTITION OF years FOR VALUES IN (1);
 CREATE TABLE year_2 PARTITION OF years FOR VALUES IN (2);
@@ -149,8 +150,8 @@ CREATE INDEX ON domains (subvector(more, 1, 32));
 ANALYZE domains;
 SELECT foreseen('SELECT FROM domains WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)'), foreseen('SELECT FROM domains WHERE coarse_match(subvector(more, 1, 32), some_vector(3, 32), 0.6, 16)');
 
--- A role that may not see all rows gets the prior, whatever it looks for: by an estimate from hidden rows EXPLAIN would
--- tell what they show.
+-- A role that may not see all rows gets the estimate without statistics for every query, because EXPLAIN would otherwise
+-- reveal what hidden rows contain.
 CREATE ROLE regress_photosearch_guest;
 ALTER TABLE album ENABLE ROW LEVEL SECURITY;
 CREATE POLICY few ON album USING (id % 2 = 0);
@@ -160,12 +161,12 @@ SELECT count(DISTINCT expected(format('SELECT FROM album WHERE coarse_match(e, s
        count(DISTINCT expected(format('SELECT FROM album AS a JOIN album AS b ON coarse_match(a.e, b.e, %s, 16)', threshold))) AS of_joins, (SELECT count(*) FROM pg_stats WHERE tablename = 'album') AS sees
 FROM generate_series(1, 10) AS seed, unnest('{-0.5,0.1,0.9}'::float8[]) AS threshold;
 RESET ROLE;
-SELECT count(DISTINCT expected(format('SELECT FROM album WHERE coarse_match(e, some_vector(%s, 32), 0.1, 16)', seed))) > 1 AS the_owner_gets_better_ones FROM generate_series(1, 10) AS seed;
+SELECT count(DISTINCT expected(format('SELECT FROM album WHERE coarse_match(e, some_vector(%s, 32), 0.1, 16)', seed))) > 1 AS owner_gets_different_estimates FROM generate_series(1, 10) AS seed;
 DROP TABLE album, others, mixed, bare, years, domains;
 DROP DOMAIN embedding;
 DROP ROLE regress_photosearch_guest;
 
--- The price: a vector out of line costs many times one in its row, the whole more than a prefix.
+-- Costs: a vector out of line costs many times as much as one in its row, and a whole vector more than a prefix.
 CREATE TABLE inside (e mrl_vector(128));
 INSERT INTO inside SELECT some_vector(1, 128) FROM generate_series(1, 100);
 CREATE TABLE outside (e mrl_vector(2048));
@@ -174,7 +175,7 @@ CREATE TABLE plain (e mrl_vector(2048));
 ALTER TABLE plain ALTER e SET STORAGE plain;
 INSERT INTO plain SELECT some_vector(1, 2048) FROM generate_series(1, 100);
 ANALYZE inside; ANALYZE outside; ANALYZE plain;
--- Units of cpu_operator_cost a row, above what the scan itself costs.
+-- The cost of a condition per row, in units of cpu_operator_cost, without the cost of the scan itself.
 CREATE FUNCTION price(relation regclass, condition text) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     whole json;

@@ -1,15 +1,16 @@
--- mrl_vector as a person types and sees it.
+-- The type mrl_vector: text form, rounding, dimensions of a column, storage, norms and parts. Every expected value is
+-- computed by hand from the definition of IEEE half precision.
 SELECT '[1,2,3]'::mrl_vector;
 SELECT ' [ 1 , -2.5 ,	3e-3, .5, 5., +1 ] '::mrl_vector;
 SELECT '[0.1,65504,-65504,-0]'::mrl_vector;
 
--- Halves: rounded to the nearest, subnormals kept, less than half of the smallest is zero.
+-- Values are rounded to the nearest half. Subnormals are kept; values below half of the smallest subnormal become zero.
 SELECT '[2047,2048,2049,2051,65519,6e-8,1e-8,1e-60]'::mrl_vector;
 
--- What is printed reads back as the same bits.
+-- The printed form reads back as the same bits.
 SELECT bool_and(mrl_vector_send(v) = mrl_vector_send(v::text::mrl_vector)) FROM generate_series(1, 100) AS i, some_vector(i, 64) AS v;
 
--- Errors.
+-- Invalid text.
 SELECT left(input, 12) AS input, raised(format('SELECT %L::mrl_vector', input))
 FROM unnest(ARRAY['', ' ', '1,2', '[', '[]', '[ ]', '[1', '[1,', '[1,]', '[,1]', '[1,,2]', '[1 2]', '[1]x', '[1]]', '[[1]]',
     '{1}', '[a]', '[0x1]', '[1_0]', '[1;2]', '[--1]', '[NaN]', '[1,inf]', '[-Infinity]', '[1,65520]', '[-1e60]', '[１]',
@@ -18,7 +19,7 @@ SELECT raised(format('SELECT %L::mrl_vector', '[' || repeat('1,', 16000) || '1]'
 SELECT vector_dims(('[' || repeat('1,', 15999) || '1]')::mrl_vector);
 SELECT '[1,2'::mrl_vector;
 
--- A column with a number of dimensions.
+-- A column with a declared number of dimensions refuses vectors of any other.
 CREATE TABLE typed (e mrl_vector(3));
 \d typed
 INSERT INTO typed VALUES ('[1,2,3]'), (NULL);
@@ -34,7 +35,7 @@ SELECT '[1,2,3]'::mrl_vector(3), '[1,2,3]'::mrl_vector::mrl_vector(3), NULL::mrl
 SELECT typmod, raised(format('SELECT %L::mrl_vector(%s)', '[1,2]', typmod))
 FROM unnest('{2,3,16000,0,-1,16001,99999999999,"2,2",2.5,"''x''"}'::text[]) AS typmod;
 
--- Stored out of line and uncompressed, so that a prefix can be read alone.
+-- Large vectors are stored out of line and uncompressed, so that a prefix can be read without the rest.
 SELECT typlen, typalign, typstorage FROM pg_type WHERE oid = 'mrl_vector'::regtype;
 CREATE TABLE stored (e mrl_vector);
 INSERT INTO stored VALUES (some_vector(1, 8)), (some_vector(1, 100)), (some_vector(1, 2048)), (array_fill(1, ARRAY[2048])::mrl_vector);
@@ -44,7 +45,7 @@ INSERT INTO stored SELECT array_fill(0.5, ARRAY[2048])::mrl_vector;
 SELECT bool_and(e = e::text::mrl_vector) AS intact, min(pg_column_size(e)) < 200 AS compressed FROM stored WHERE vector_dims(e) >= 100;
 DROP TABLE stored;
 
--- Norms and parts.
+-- Norms, subvectors and truncation.
 SELECT vector_dims('[1,2,3]'::mrl_vector), l2_norm('[3,4]'::mrl_vector), l2_norm('[0,0]'::mrl_vector);
 SELECT l2_normalize('[3,-4]'::mrl_vector), l2_normalize('[0,0]'::mrl_vector), l2_normalize('[6e-8]'::mrl_vector);
 SELECT subvector('[1,2,3,4]'::mrl_vector, 2, 2), subvector('[1,2,3,4]'::mrl_vector, 3, 10), subvector('[1,2,3,4]'::mrl_vector, -1, 3);
