@@ -1,10 +1,11 @@
 #!/bin/sh
 # Builds libwebp, libtiff, libheif and its decoders libde265 and aom from Debian's sources for the fuzzer:
-# with the address sanitizer, and with the counters that tell the fuzzer which code an input reaches.
-# The system's own libraries are blind to both. They are left in fuzz/target/libraries.
+# with the address sanitizer, and with the counters that tell the fuzzer which code an input reaches. The
+# system's libraries have neither. The results are in fuzz/target/libraries.
 #
-# Installs what they need, hence run as root. Takes about ten minutes. Sources that stand in
-# fuzz/target/libraries/src already are built as they are; without that folder they are fetched anew.
+# Run as root, because it installs the packages that the build needs. Takes about ten minutes. Sources
+# that are already in fuzz/target/libraries/src are not downloaded again; remove that directory to get
+# the newest ones.
 set -eu
 
 cd "$(dirname "$0")"
@@ -17,7 +18,8 @@ zlib1g-dev"
 dpkg-query -W $packages >/dev/null 2>&1 ||
     env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $packages >/dev/null
 
-# The system's sources of Debian's packages, as sources of source packages, beside the system's own.
+# Lists of source packages, made from the system's lists of Debian's binary packages. The system's lists
+# stay unchanged.
 lists=$prefix/lists
 mkdir -p "$lists/sources" "$lists/state/partial"
 for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
@@ -35,8 +37,8 @@ from_debian() {
         -o Dir::Etc::SourceParts="$lists/sources" -o Dir::State::Lists="$lists/state" \
         -o APT::Sandbox::User=root "$@")
 }
-# The newest version of a package that the mirror has in full. Another one than is installed, whose
-# library is $2, may lack its fixes, or have some that it lacks.
+# Downloads the newest version of the source package $1 that the mirror has completely. Warns if it is
+# not the version of the installed library package $2, as the two may differ in their fixes.
 fetch() {
     ls -d "$prefix/src/$1"-*/ 2>/dev/null && return
     [ -n "${updated:-}" ] || from_debian apt-get update
@@ -46,7 +48,7 @@ fetch() {
         sort -uVr); do
         if from_debian apt-get source "$1=$version" >/dev/null 2>&1; then
             echo "$1 $version"
-            [ "$installed" = "$version" ] || echo "warning: installed is $2 $installed" >&2
+            [ "$installed" = "$version" ] || echo "warning: the installed $2 is $installed" >&2
             return
         fi
     done
@@ -67,7 +69,7 @@ build() {
     source=$(echo "$prefix/src/$1"-*/)
     shift
     echo "${source%/}"
-    # Not a release: assertions are compiled, as far as Debian's packages have them.
+    # Build type None, which keeps assertions, as in Debian's packages.
     rm -rf "$source/build-fuzz"
     cmake -S "$source" -B "$source/build-fuzz" -DCMAKE_BUILD_TYPE=None -DBUILD_SHARED_LIBS=OFF \
         -DCMAKE_INSTALL_PREFIX="$prefix" -DCMAKE_INSTALL_LIBDIR=lib -DCMAKE_PREFIX_PATH="$prefix" \
@@ -84,13 +86,13 @@ build tiff -Djbig=OFF -Dlerc=OFF -Dcxx=OFF -Dtiff-tools=OFF -Dtiff-tests=OFF -Dt
 build libde265 -DENABLE_SDL=OFF -DENABLE_ENCODER=OFF -DENABLE_DECODER=OFF
 build aom -DCONFIG_AV1_ENCODER=0 -DENABLE_DOCS=0 -DENABLE_EXAMPLES=0 -DENABLE_TESTS=0 \
     -DENABLE_TESTDATA=0 -DENABLE_TOOLS=0
-# With dav1d, which Debian's has too, libheif might choose that.
+# Without dav1d, which libheif would prefer to aom.
 build libheif -DENABLE_PLUGIN_LOADING=OFF -DWITH_LIBDE265=ON -DWITH_AOM_DECODER=ON \
     -DWITH_AOM_ENCODER=OFF -DWITH_DAV1D=OFF -DWITH_X265=OFF -DWITH_RAV1E=OFF -DWITH_SvtEnc=OFF \
     -DWITH_EXAMPLES=OFF -DWITH_GDK_PIXBUF=OFF -DBUILD_TESTING=OFF
 
-# What static libraries need stands behind them. libjpeg is the one of turbojpeg-sys, whose interface
-# is that of libjpeg-dev.
+# Static libraries need the libraries that they call after them on the linker's command line. libjpeg is
+# not listed: turbojpeg-sys links it, with the same interface as libjpeg-dev.
 libs() {
     sed -i "s/^Libs: .*/Libs: -L\${libdir} $2/" "$prefix/lib/pkgconfig/$1.pc"
 }
@@ -99,5 +101,5 @@ libs libwebpdemux "-lwebpdemux -lwebp -lm"
 libs libtiff-4 "-ltiff -lwebp -lzstd -llzma -ldeflate -lz -lm"
 libs libde265 "-lde265 -lstdc++ -lm"
 libs libheif "-lheif -lde265 -laom -lstdc++ -lpthread -lm"
-# Cargo does not see that libraries have changed.
+# Cargo does not notice changed libraries, so remove what was built with the previous ones.
 rm -rf target/*/release/build/photosearch-image-* target/*/release/.fingerprint/photosearch-*

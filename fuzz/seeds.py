@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Files for the fuzzer to start from: small ones of every coding that tests/pictures makes.
+"""Writes files from which the fuzzer starts: small files of every coding that tests/pictures makes.
 
 usage: seeds.py DIRECTORY
 
-They are left in DIRECTORY/jpeg, tiff, heif, webp and others. Needs what tests/pictures/run_pictures.py
-needs, and takes a few minutes.
+The files are in the subdirectories jpeg, tiff, heif, webp and others of DIRECTORY. Needs what
+tests/pictures/run_pictures.py needs, and takes a few minutes.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "pictu
 
 import run_pictures  # noqa: E402
 
-# Larger files are changed and run more slowly, and say no more.
+# Larger files make the fuzzer slower and do not reach more code.
 MOST_BYTES = 6000
 OF_A_CODING = 2
 TARGETS = ["jpeg", "tiff", "heif", "webp"]
 
 
 def target(group):
-    """The target that a group's files are for: `jpeg/grey` and `damage/jpeg/0` are both JPEG."""
+    """The fuzz target for the files of a group: `jpeg` for `jpeg/grey` and for `damage/jpeg/0`."""
     return next((word for word in group.split("/") if word in TARGETS), "others")
 
 

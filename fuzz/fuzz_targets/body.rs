@@ -1,22 +1,23 @@
-//! What every target does with its bytes.
+//! The common part of all targets: decodes an input and checks the result.
 
 use photosearch_image::{Limits, Picture, RgbImage, open};
 
 use crate::heap;
 
-/// Little, so that a decoder which takes more than it counted shows.
+/// The limit for a decoding in bytes. It is low, so that a decoder that takes more memory than it has
+/// counted is noticed.
 const MEMORY: u64 = 64 << 20;
-/// What decoders hold beside what they count: names, tables, messages.
+/// A margin in bytes for memory that decoders do not count: names, tables, messages.
 const UNCOUNTED: u64 = 4 << 20;
-/// Of so many files one is decoded twice.
+/// One file in this many is decoded twice.
 const TWICE: u32 = 8;
-/// Pixels of a large picture, which takes its time to say little that is new.
+/// A picture with more pixels than this is large: decoding it is slow and rarely reaches new code.
 const LARGE: u32 = 1 << 20;
-/// Of so many large pictures one is decoded.
+/// One large picture in this many is decoded.
 const ONE_LARGE: u32 = 64;
 
-/// Decodes `bytes` in full and for a small size, where they begin as a file of the target's
-/// formats does. A panic of a decoder ends the fuzzer, although callers would get an error.
+/// Decodes `bytes` in full and for a small size, if `begins` says that they start like a file of the
+/// target's formats. A panic of a decoder, which callers would get as an error, ends the fuzzer.
 pub fn decode(bytes: &[u8], begins: impl Fn(&[u8]) -> bool) {
     if !begins(bytes) {
         return;
@@ -24,7 +25,7 @@ pub fn decode(bytes: &[u8], begins: impl Fn(&[u8]) -> bool) {
     let Some(size) = counted(|| opened(bytes).map(|picture| picture.size())) else {
         return;
     };
-    // Steady for a file, and else any number.
+    // A pseudorandom number that is the same each time for a file.
     let chance = bytes.iter().fold(1_u32, |sum, &byte| {
         sum.wrapping_mul(0x0100_0193) ^ u32::from(byte)
     }) >> 8;
@@ -36,17 +37,17 @@ pub fn decode(bytes: &[u8], begins: impl Fn(&[u8]) -> bool) {
     if let Some(image) = &whole {
         assert_eq!((image.width(), image.height()), size);
     }
-    // Of damaged data, libde265 reads memory that it has not written. On a server that memory is zero
-    // (`ZeroedMemory` in heif.cc), which the sanitizer's allocator does not know.
+    // From damaged data, libde265 reads memory that it has not written. `ZeroedMemory` in heif.cc zeroes
+    // that memory on a server, but it has no effect on the sanitizer's allocator.
     let by_libde265 = bytes.windows(4).any(|name| name == b"hvc1");
     if chance.is_multiple_of(TWICE) && !by_libde265 {
-        // Other bytes lie in memory that nobody has written yet.
+        // Decode again with other content in newly allocated memory.
         let again = heap::filled(0x55, || in_full(bytes));
         assert!(whole == again, "the pixels of two decodings differ");
     }
     drop(whole);
 
-    // Files have few pixels: small sizes, so that all scales of a decoder come up.
+    // The files have few pixels, so wanted sizes are small, to reach all scales of a decoder.
     let wanted = (1 + chance / TWICE % 24, 1 + chance / TWICE / 24 % 16);
     if let Some(image) = counted(|| scaled(bytes, wanted)) {
         let got = (image.width(), image.height());
@@ -80,12 +81,12 @@ fn resized(bytes: &[u8], wanted: (u32, u32)) -> Option<RgbImage> {
     opened(bytes)?.decode_to(wanted.0, wanted.1, &|| false).ok()
 }
 
-/// Runs `work`, which must not take more memory than it was allowed.
+/// Runs `work` and checks that it has not taken more memory than the limit.
 fn counted<T>(work: impl FnOnce() -> T) -> T {
     let (result, most) = heap::most(work);
     assert!(
         most <= MEMORY + UNCOUNTED,
-        "{} MB were taken of {} MB",
+        "decoding took {} MB, more than {} MB",
         most >> 20,
         MEMORY >> 20
     );

@@ -1,7 +1,7 @@
 //! BMP by the `image` crate.
 //!
-//! Unlike our own, the memory of this crate is taken without a way to fail: where the system has
-//! none left although the limit allowed it, the process aborts.
+//! The `image` crate aborts the process if one of its allocations fails. The samples are read into a
+//! buffer of this crate, whose allocation can fail with an error.
 
 use std::error::Error as _;
 use std::io::Cursor;
@@ -15,7 +15,8 @@ use super::work::{Layout, Source, Work};
 use super::{CUT_SHORT, ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "BMP";
-/// Memory that the decoder may take besides the picture: tables, colour profiles.
+/// The most memory in bytes that the decoder may take in addition to the picture, for tables and colour
+/// profiles.
 const WORKING_MEMORY: u64 = 64 << 20;
 
 /// A BMP whose header has been read.
@@ -62,8 +63,7 @@ impl Source for Bmp<'_> {
             }
             ColorType::Rgba8 => {
                 let pixels = samples.as_chunks::<4>().0;
-                // Tools that take screenshots leave the alpha channel empty. Every viewer shows such
-                // a picture, so it is not transparent.
+                // Screenshot tools leave the alpha channel at 0. Viewers show such a picture as opaque.
                 let opaque = pixels.iter().all(|pixel| pixel[3] == 0);
                 for (to, &[r, g, b, alpha]) in to.iter_mut().zip(pixels) {
                     *to = rgb::on_white([r, g, b], if opaque { 255 } else { alpha });
@@ -92,7 +92,7 @@ fn from_library(error: image::ImageError) -> ImageError {
                 what: format!("{FORMAT}, {variant}"),
             }
         }
-        // The cause says what is wrong; the wrapper says again which format it is.
+        // The source error says what is wrong; the outer error only repeats the format.
         image::ImageError::Decoding(error) => match error.source() {
             Some(cause) => malformed(cause.to_string()),
             None => malformed(error.to_string()),
@@ -112,11 +112,14 @@ fn malformed(reason: impl Into<String>) -> ImageError {
     }
 }
 
-/// Follows the runs of a BMP in RLE8 or RLE4 and sees whether they draw every pixel: the decoder
-/// fills in for what is missing. A run-length
-/// coding may leave pixels out; what they look like is up to the viewer.
+/// Checks that the runs of a BMP in RLE8 or RLE4 draw every pixel. Run-length coding allows pixels that
+/// no run draws; the format does not say what they look like, and the decoder would make them black.
+/// A file whose header cannot be read passes, since the decoder will refuse it.
 ///
-/// Source: Microsoft, "Bitmap Compression". A header that cannot be read is left to the decoder.
+/// Source: Microsoft, "Bitmap Compression".
+///
+/// # Errors
+/// [`ImageError::Unsupported`] if runs skip pixels, [`ImageError::Malformed`] if the data end early.
 fn check_runs(bytes: &[u8]) -> Result<(), ImageError> {
     let field = |at: usize| bytes.get(at..).and_then(u32_le);
     let (Some(pixels), Some(width), Some(height), Some(compression)) =
@@ -125,7 +128,7 @@ fn check_runs(bytes: &[u8]) -> Result<(), ImageError> {
         return Ok(());
     };
     let in_nibbles = match compression {
-        // The first header of OS/2 is shorter, and has pixels here.
+        // The header of OS/2 1.x is shorter than 40 bytes and has no field `compression`.
         _ if field(14).is_none_or(|length| length < 40) => return Ok(()),
         1 => false,
         2 => true,
@@ -139,7 +142,7 @@ fn check_runs(bytes: &[u8]) -> Result<(), ImageError> {
     let left_out = || ImageError::Unsupported {
         what: "BMP, run-length coding that leaves pixels out".into(),
     };
-    // The pixel that is drawn next: `x` of the row `y`, both from 0.
+    // The position of the next pixel: column `x` of row `y`, counted from 0.
     let (mut x, mut y) = (0, 0);
     while let Some((&[count, value], rest)) = data.split_first_chunk() {
         data = rest;
@@ -195,7 +198,7 @@ mod tests {
         assert_eq!(bmp(1, &[&row[..], &[0, 0], &row].concat()), Ok(()));
         assert_eq!(bmp(2, &[0, 3, 0x78, 0x90, 0, 0, 3, 0x55, 0, 1]), Ok(()));
         assert_eq!(bmp(0, &[]), Ok(()));
-        // As many pixels as a literal can have: their bytes are no runs.
+        // The longest literal, of 255 pixels: its bytes are not taken for runs.
         let longest = [&[0, 255][..], &[0; 256], &[0, 0, 3, 5]].concat();
         assert_eq!(bmp(1, &longest), Ok(()));
 
@@ -209,7 +212,7 @@ mod tests {
         let unsupported = |result| matches!(result, Err(ImageError::Unsupported { .. }));
         assert!(unsupported(bmp(1, &[2, 7, 0, 0, 3, 5, 0, 1])));
         assert!(unsupported(bmp(1, &[3, 7, 0, 2, 1, 1, 0, 1])));
-        // A header that is cut short is for the decoder to refuse.
+        // A header that is cut short passes: the decoder refuses it.
         for length in 0..34 {
             assert_eq!(check_runs(&vec![1; length]), Ok(()));
         }

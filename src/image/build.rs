@@ -1,7 +1,7 @@
-//! Compiles the C and C++ files of this room, one for each library, and links those libraries.
+//! Compiles the C and C++ files of this crate, one for each library, and links those libraries.
 //!
-//! libjpeg-turbo is built from source by `turbojpeg-sys`, because distributions carry versions
-//! without lossless JPEG. libtiff, libwebp and libheif are the system's, so that its security
+//! `turbojpeg-sys` builds libjpeg-turbo from source, because distributions have versions without
+//! lossless JPEG. libtiff, libwebp and libheif are those of the system, so that the system's security
 //! updates reach the server without a new build of photosearch.
 
 use std::env;
@@ -40,8 +40,8 @@ fn main() -> Result<(), Failure> {
             .atleast_version("1.15")
             .cargo_metadata(false)
             .probe("libheif")?;
-        // With libde265's own interface its warnings of damaged data become errors (see heif.cc).
-        // Without it HEIC is read as well, yet less damage is noticed.
+        // With libde265's headers, heif.cc turns the library's warnings about damaged data into
+        // errors. Without them HEIC is read, too, but less damage is noticed.
         let de265 = pkg_config::Config::new()
             .cargo_metadata(false)
             .probe("libde265")
@@ -62,7 +62,7 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Compiles a file of C, or of C++ where its name ends in `.cc`, with a macro defined.
+/// Compiles a C file, or a C++ file if its name ends in `.cc`, with the macro `defined`.
 fn compile(source: &str, includes: impl IntoIterator<Item = PathBuf>, defined: Option<&str>) {
     println!("cargo:rerun-if-changed={source}");
     println!("cargo:rerun-if-changed=failure.h");
@@ -81,7 +81,8 @@ fn compile(source: &str, includes: impl IntoIterator<Item = PathBuf>, defined: O
         .compile(&format!("photosearch_{name}"));
 }
 
-/// Links the system's library. It has to follow the C file that calls it, hence after [`compile`].
+/// Links a library of the system. To be called after [`compile`], as the linker needs a library after
+/// the objects that call it.
 fn link(library: &pkg_config::Library) {
     for path in &library.link_paths {
         println!("cargo:rustc-link-search=native={}", path.display());

@@ -1,28 +1,31 @@
-/* How the C files of this room report a failure to Rust. The mirror of `Failure` in failure.rs. */
+/*
+ * How the C and C++ files of this crate report a failure to Rust. failure.rs has the same struct and
+ * numbers.
+ */
 #ifndef PHOTOSEARCH_FAILURE_H
 #define PHOTOSEARCH_FAILURE_H
 
 enum photosearch_kind {
     PHOTOSEARCH_OK = 0,
-    /* The file contradicts its format, or data of the picture are missing. */
+    /* The file violates its format, or data of the picture are missing. */
     PHOTOSEARCH_DAMAGED = 1,
-    /* The file is sound, but of a kind that the library does not read. */
+    /* The file is valid, but of a variant that is not read. */
     PHOTOSEARCH_UNSUPPORTED = 2,
-    /* The library would have taken more memory than it was given. */
+    /* The library would have taken more memory than the limit. */
     PHOTOSEARCH_TOO_MUCH_MEMORY = 3,
-    /* The system had no memory left. */
+    /* The system has no memory left. */
     PHOTOSEARCH_OUT_OF_MEMORY = 4,
-    /* The caller's `stop` asked for the end. */
+    /* `stop` returned non-zero. */
     PHOTOSEARCH_STOPPED = 5,
 };
 
 struct photosearch_failure {
     int kind;
-    /* What is wrong, in the library's words; empty where the kind says all. Ends in a 0. */
+    /* What is wrong, often in the library's words; may be empty for the last three kinds. Ends in a 0. */
     char message[256];
 };
 
-/* Non-zero where the caller wants the work to end. Called from time to time with `context`. */
+/* Called from time to time with `context`. Returns non-zero if the caller wants the work to end. */
 typedef int (*photosearch_stop)(void *context);
 
 #endif

@@ -1,4 +1,4 @@
-//! How the C files of this room report a failure: the mirror of `failure.h`.
+//! How the C and C++ files of this crate report a failure: the Rust side of `failure.h`.
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -11,7 +11,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// For C to fill in.
+    /// No failure. The C functions take a pointer to it and fill it in.
     pub const NONE: Failure = Failure {
         kind: 0,
         message: [0; 256],
@@ -21,13 +21,13 @@ impl Failure {
         self.kind == 0
     }
 
-    /// As an error about a file of `format`, a picture of `size` pixels (0 while the size is not
-    /// known), which had `limit` bytes of memory left to it.
+    /// The error for a file of `format`. `size` is the size of the picture, (0, 0) while it is
+    /// unknown; `limit` is [`Limits::max_memory`](super::Limits::max_memory).
     pub fn error(&self, format: &'static str, size: (u32, u32), limit: u64) -> ImageError {
         let bytes = self.message.map(|byte| byte.cast_unsigned());
         let end = bytes.iter().position(|&byte| byte == 0);
         let message = String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]);
-        // Messages of libraries quote the file, so control characters go.
+        // Messages of libraries quote the file, so they can contain control characters.
         let message = message.replace(char::is_control, " ");
         let (width, height) = size;
         match self.kind {
@@ -50,12 +50,14 @@ impl Failure {
     }
 }
 
-/// A question that C asks from time to time: whether the caller wants the work to end.
+/// A function that C calls from time to time, with a context. It returns non-zero if the caller wants
+/// the work to end.
 pub(super) type Stop = extern "C" fn(*mut c_void) -> c_int;
 
 /// The [`Stop`] whose context is a `*const &dyn Fn() -> bool`.
-pub(super) extern "C" fn ask(context: *mut c_void) -> c_int {
-    // SAFETY: whoever passes this function passes a pointer to a question that outlives the call.
+pub(super) extern "C" fn stop_if_cancelled(context: *mut c_void) -> c_int {
+    // SAFETY: code that passes this function to C passes a pointer to such a reference as the context,
+    // and the reference outlives the call into C.
     let cancelled = unsafe { &*context.cast::<&dyn Fn() -> bool>() };
     c_int::from(cancelled())
 }

@@ -1,4 +1,4 @@
-//! GIF by the `gif` crate: the first picture.
+//! GIF by the `gif` crate: the first picture of the file.
 
 use std::io::Cursor;
 
@@ -13,7 +13,7 @@ const FORMAT: &str = "GIF";
 /// A GIF that has been read up to the pixels of its first picture.
 pub(super) struct Gif<'a> {
     decoder: Decoder<Cursor<&'a [u8]>>,
-    /// Where the picture lies on the logical screen.
+    /// The position of the picture on the logical screen.
     left: u32,
     top: u32,
     width: u32,
@@ -24,8 +24,8 @@ impl<'a> Gif<'a> {
     pub fn open(bytes: &'a [u8]) -> Result<Self, ImageError> {
         let mut options = DecodeOptions::new();
         options.set_color_output(ColorOutput::RGBA);
-        // What is read before the pixels: palettes and metadata, of at most the file's length. The
-        // pixels are read into memory of ours.
+        // The limit would apply to palettes and metadata, which are no longer than the file. The
+        // pixels are read into a buffer of this crate.
         options.set_memory_limit(MemoryLimit::Unlimited);
         let mut decoder = options
             .read_info(Cursor::new(bytes))
@@ -49,7 +49,7 @@ impl<'a> Gif<'a> {
 }
 
 impl Source for Gif<'_> {
-    /// The logical screen, or more where the picture goes beyond it, as browsers show it.
+    /// The logical screen, enlarged if the picture extends beyond it, as browsers do.
     fn layout(&self) -> Layout {
         Layout {
             width: u32::from(self.decoder.width()).max(self.left + self.width),
@@ -61,7 +61,7 @@ impl Source for Gif<'_> {
     fn decode(mut self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
         let Layout { width, height, .. } = self.layout();
         let mut image = work.canvas(width, height)?;
-        // What the picture leaves of the screen is transparent.
+        // The screen around the picture is transparent.
         image.pixels.fill(255);
         let mut samples = work.bytes(4 * u64::from(self.width) * u64::from(self.height))?;
         work.check_cancelled()?;

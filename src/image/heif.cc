@@ -1,13 +1,12 @@
 /*
- * HEIC and AVIF over libheif: a file with one coded picture in, planes of RGB or of grey out.
+ * HEIC and AVIF by libheif: decodes a file with one coded picture into planes of RGB or grey.
  *
- * heif.rs reads the container itself, and gives libheif a file of its own making for each coded
- * picture in it (each tile of a grid). So libheif never sees a stranger's container, whose many
- * kinds of boxes it asserts things about, and it decodes no tile, mask or thumbnail that was not
- * looked at before.
+ * heif.rs reads the container itself. For each coded picture in it (each tile of a grid), it writes a
+ * file and gives that to libheif. So libheif never reads a container from a stranger, in which invalid
+ * boxes can violate its assertions, and it decodes only pictures that heif.rs has checked.
  *
- * libheif is C++ behind an interface for C, and lets exceptions out of it: std::bad_alloc above
- * all. One that reached a Rust frame would end the server, so all calls stand in try blocks here.
+ * libheif is C++ with a C interface, and its functions can throw exceptions, mostly std::bad_alloc. An
+ * exception that reached a Rust frame would end the server, so this file calls them in try blocks.
  */
 #include <algorithm>
 #include <cstddef>
@@ -32,12 +31,12 @@
 extern "C" {
 #include "failure.h"
 
-/* What to decode. The mirror of `Request` in heif.rs. */
+/* What to decode. `Request` in heif/planes.rs is the same struct. */
 struct photosearch_heif_request {
     const uint8_t *file;
     size_t length;
     uint32_t width, height;
-    /* Bytes that libheif may take. */
+    /* The most memory in bytes that libheif may take. */
     uint64_t memory;
     /* 1 for AV1, 0 for HEVC. */
     int av1;
@@ -45,18 +44,17 @@ struct photosearch_heif_request {
     int grey;
 };
 
-/* The planes of a picture, each of the size that was requested. The mirror of `Planes` in heif.rs. */
+/* The planes of a picture, each of the requested size. `Rows` in heif/planes.rs is the same struct. */
 struct photosearch_heif_planes {
     const uint8_t *rows[3];
     /* Bytes from a row to the next. */
     size_t strides[3];
-    /* Bits of a sample. One byte up to 8, else two in the machine's order. */
+    /* Bits of a sample. Up to 8 bits it has one byte, else two in the machine's byte order. */
     uint32_t depth;
 };
 }
 
 namespace {
-
 
 struct Release {
     void operator()(heif_context *context) const { heif_context_free(context); }
@@ -73,7 +71,7 @@ void report(photosearch_failure *failure, int kind, const char *message)
     snprintf(failure->message, sizeof failure->message, "%s", message);
 }
 
-/* Reports an error of libheif, whose message may live only as long as what made it. */
+/* Copies an error of libheif to `failure`. Its message may become invalid with the object that made it. */
 bool succeeded(const heif_error &error, photosearch_failure *failure)
 {
     switch (error.code) {
@@ -91,16 +89,17 @@ bool succeeded(const heif_error &error, photosearch_failure *failure)
         report(failure, PHOTOSEARCH_UNSUPPORTED, error.message);
         return false;
     default:
-        /* Nothing is wrong with the container, and decoders hardly say what they met. */
+        /* The container is valid, and the messages of decoders say little. */
         report(failure, PHOTOSEARCH_DAMAGED, "its data cannot be decoded");
         return false;
     }
 }
 
 /*
- * While it lives, memory that malloc gives is zero. Of damaged data libde265 makes pictures with memory
- * that it has not written: so they are the same each time, and show nothing of what that memory held
- * before. (glibc fills new memory with the complement of this setting.)
+ * While an object of this type lives, malloc returns zeroed memory. From damaged data, libde265 makes
+ * pictures with memory that it has not written. Zeroed memory makes them reproducible, and keeps them
+ * from showing earlier content of the memory. (glibc fills new memory with the complement of
+ * M_PERTURB.)
  */
 struct ZeroedMemory {
 #ifdef __GLIBC__
@@ -113,10 +112,10 @@ struct ZeroedMemory {
 #ifdef PHOTOSEARCH_LIBDE265
 
 /*
- * libheif's own plugin for libde265 throws the warnings of that library away. libde265 shows
- * damaged data as whatever they give, and only warns: a search must not take that for the photo.
- * So libheif is given another plugin for HEVC, in which warnings are errors. It also does without
- * the thread that libheif's plugin starts.
+ * A plugin with which libheif decodes HEVC by libde265, and which turns libde265's warnings into
+ * errors. libde265 decodes damaged data to the end and only warns, and libheif's own plugin ignores
+ * the warnings; a search must not take the result for the photo. This plugin also does not start a
+ * thread, as libheif's does.
  */
 namespace hevc {
 
@@ -129,12 +128,12 @@ const char *name() { return "libde265, for photosearch"; }
 /* A picture that is being decoded. */
 struct Decoder {
     de265_decoder_context *context;
-    /* Of the luma plane, before the picture is cropped. The stride is in bytes. */
+    /* The luma plane before the picture is cropped. The stride is in bytes. */
     uint8_t *luma;
     int width, height, stride, depth;
 };
 
-/* What a luma sample is before it is decoded. */
+/* The value of a luma sample before it is decoded. */
 uint16_t noise(const Decoder &decoder, int x, int y)
 {
     uint32_t mixed = (static_cast<uint32_t>(y) << 16 | static_cast<uint32_t>(x)) * 2654435761u;
@@ -142,15 +141,15 @@ uint16_t noise(const Decoder &decoder, int x, int y)
 }
 
 /*
- * Allocates the planes of a picture, with noise in that of luma. libde265 takes a picture for
- * complete when its data end, and does not clear its memory: a slice that is missing would show
- * what that memory held before. `is_complete` looks for the noise.
+ * Allocates the planes of a picture and fills the luma plane with noise. libde265 takes a picture for
+ * complete when its data end, and does not clear its memory, so a missing slice would show earlier
+ * content of the memory. `is_complete` looks for the noise.
  */
 int get_planes(de265_decoder_context *context, de265_image_spec *spec, de265_image *picture,
                void *state)
 {
     Decoder &decoder = *static_cast<Decoder *>(state);
-    /* Set by `create`. It applies to the samples' filter only from here on. */
+    /* `create` has disabled the filter SAO. Enable it before the samples are filtered. */
     de265_set_parameter_bool(context, DE265_DECODER_PARAM_DISABLE_SAO, 0);
     de265_chroma chroma = de265_get_chroma_format(picture);
     int planes = chroma == de265_chroma_mono ? 1 : 3;
@@ -212,8 +211,9 @@ bool is_noise(const Decoder &decoder, int x, int y)
 }
 
 /*
- * Whether every block was decoded. No block of a picture is smaller than 16 x 16, but at its right
- * and lower edge. The filters of neighbours change up to three samples within a block's edges.
+ * Whether every block was decoded, which means that none still has its noise. Coding tree blocks have
+ * at least 16 x 16 samples, except at the right and lower edge. Filtering of neighbours changes up to
+ * three samples inside the edges of a block, so these are not compared.
  */
 bool is_complete(const Decoder &decoder)
 {
@@ -231,7 +231,7 @@ bool is_complete(const Decoder &decoder)
     return true;
 }
 
-/* It is asked for by its name alone. */
+/* The lowest priority: the plugin is selected by its ID. */
 int priority(heif_compression_format format) { return format == heif_compression_HEVC ? 1 : 0; }
 
 heif_error create(void **out)
@@ -244,7 +244,7 @@ heif_error create(void **out)
         delete decoder;
         return no_memory;
     }
-    /* Where this filter is on, libde265 does not ask for planes, so it is set until it does. */
+    /* While SAO is on, libde265 does not call get_planes, which enables it. */
     de265_set_parameter_bool(decoder->context, DE265_DECODER_PARAM_DISABLE_SAO, 1);
     de265_image_allocation allocation = {get_planes, release_planes};
     de265_set_image_allocation_functions(decoder->context, &allocation, decoder);
@@ -259,7 +259,7 @@ void release(void *state)
     delete decoder;
 }
 
-/* NAL units with lengths of 32 bits before them, which heif.rs measured. */
+/* Passes NAL units, with a length of 32 bits before each, to libde265. */
 heif_error push_all(de265_decoder_context *context, const uint8_t *bytes, size_t size)
 {
     while (size >= 4) {
@@ -275,7 +275,7 @@ heif_error push_all(de265_decoder_context *context, const uint8_t *bytes, size_t
     return size == 0 && de265_flush_data(context) == DE265_OK ? fine : failed;
 }
 
-/* libheif lets an exception pass without releasing the decoder. */
+/* Turns exceptions into errors: libheif would not release the decoder after an exception. */
 template <class F> heif_error caught(F call)
 {
     try {
@@ -295,7 +295,7 @@ heif_error push(void *state, const void *data, size_t size)
     });
 }
 
-/* Whether libde265 warned of damage, rather than of what it does not make use of. */
+/* Whether libde265 has warned of damage. Warnings about its threads and about SEI are ignored. */
 bool warned(de265_decoder_context *context)
 {
     for (;;) {
@@ -353,7 +353,7 @@ heif_error decode_picture(const Decoder &decoder, heif_image **out)
     de265_chroma chroma = de265_get_chroma_format(picture);
     Owned<heif_image> image;
     heif_image *raw_image = nullptr;
-    /* libheif numbers the formats of chroma as HEVC does. */
+    /* The chroma formats have the same numbers in libheif and in HEVC. */
     heif_error made = heif_image_create(
         de265_get_image_width(picture, 0), de265_get_image_height(picture, 0),
         chroma == de265_chroma_mono ? heif_colorspace_monochrome : heif_colorspace_YCbCr,
@@ -379,9 +379,9 @@ const char id[] = "photosearch";
 
 bool register_plugin()
 {
-    /* libheif reads it whenever it decodes, until the process ends. */
+    /* Static, because libheif keeps a pointer to the plugin. */
     static heif_decoder_plugin plugin = {};
-    /* From 1.21 on libheif takes no plugin of this version. */
+    /* libheif accepts plugins of this version up to 1.20. */
     if (heif_get_version_number() >= LIBHEIF_MAKE_VERSION(1u, 21u, 0u))
         return false;
     plugin.plugin_api_version = 3;
@@ -401,8 +401,8 @@ bool register_plugin()
 #endif
 
 /*
- * Once in a process, for good: libheif counts, and would load its plugins anew each time the count
- * leaves 0. Whoever comes second waits for the first.
+ * Initialises libheif once in a process, and never releases it: libheif counts the users, and would
+ * load its plugins again each time the count rises from 0.
  */
 bool ready()
 {
@@ -411,10 +411,10 @@ bool ready()
 }
 
 /*
- * The decoder to ask for, or NULL for whichever libheif prefers, which for AV1 is dav1d. aom sees
- * to it that the data of each tile of a frame end where they should, and so finds nearly all
- * damage; dav1d does not before 1.4, and finds a third of it since. aom takes twice the time, but
- * has no threads.
+ * The ID of the decoder to use, or NULL for the one that libheif prefers, which is dav1d for AV1. aom is
+ * better at finding damage: it checks that the data of each tile of a frame end where they should, and
+ * so finds nearly all damage. dav1d before 1.4 has no such check, and later versions find a third of the
+ * damage. aom takes twice the time, but starts no threads.
  */
 const char *choose(heif_compression_format format)
 {
@@ -439,11 +439,11 @@ const char *choose(heif_compression_format format)
 void limit(heif_context *context, const photosearch_heif_request &request)
 {
     uint32_t longest = request.width > request.height ? request.width : request.height;
-    /* 1.15 compares with "not less than" for some pictures. */
+    /* Plus 1, because libheif 1.15 refuses some pictures whose side equals the limit. */
     heif_context_set_maximum_image_size_limit(context, static_cast<int>(longest) + 1);
     /*
-     * No threads of libheif's own. dav1d, and libheif's own plugin for libde265, start threads all the
-     * same; those inherit our signal mask.
+     * No threads of libheif. dav1d, and libheif's plugin for libde265, still start threads; these
+     * inherit the signal mask of this thread.
      */
     heif_context_set_max_decoding_threads(context, 0);
 #if LIBHEIF_HAVE_VERSION(1, 19, 0)
@@ -461,7 +461,7 @@ bool decode(const photosearch_heif_request &request, Owned<heif_image> &image,
             photosearch_failure *failure)
 {
     if (!ready()) {
-        report(failure, PHOTOSEARCH_UNSUPPORTED, "because libheif does not start");
+        report(failure, PHOTOSEARCH_UNSUPPORTED, "as libheif cannot be initialised");
         return false;
     }
     heif_compression_format format = request.av1 ? heif_compression_AV1 : heif_compression_HEVC;
@@ -487,8 +487,8 @@ bool decode(const photosearch_heif_request &request, Owned<heif_image> &image,
     Owned<heif_image_handle> handle(raw_handle);
 
     /*
-     * Not `strict_decoding`: for one picture, all that it adds is an error where the coded data
-     * name colours by a number that is not assigned, and heif.rs decides about colours.
+     * `strict_decoding` is not set: for a single picture it only adds an error if the coded data state
+     * unassigned colour numbers, and heif.rs has checked the colours.
      */
     options->decoder_id = decoder;
     heif_image *raw_image = nullptr;
@@ -502,8 +502,9 @@ bool decode(const photosearch_heif_request &request, Owned<heif_image> &image,
     return true;
 }
 
-bool look(const photosearch_heif_request &request, const heif_image *image,
-          photosearch_heif_planes *planes, photosearch_failure *failure)
+/* Stores in `planes` where the samples are, after a check of their size and depth. */
+bool find_planes(const photosearch_heif_request &request, const heif_image *image,
+                 photosearch_heif_planes *planes, photosearch_failure *failure)
 {
     static const heif_channel colours[3] = {heif_channel_R, heif_channel_G, heif_channel_B};
     static const heif_channel greys[1] = {heif_channel_Y};
@@ -519,7 +520,7 @@ bool look(const photosearch_heif_request &request, const heif_image *image,
             heif_image_get_width(image, channels[i]) != static_cast<int>(request.width) ||
             heif_image_get_height(image, channels[i]) != static_cast<int>(request.height) ||
             static_cast<size_t>(stride) < static_cast<size_t>(request.width) * (depth > 8 ? 2 : 1)) {
-            report(failure, PHOTOSEARCH_DAMAGED, "its data are not of the size that it states");
+            report(failure, PHOTOSEARCH_DAMAGED, "its data have another size than it states");
             return false;
         }
         planes->depth = static_cast<uint32_t>(depth);
@@ -530,9 +531,9 @@ bool look(const photosearch_heif_request &request, const heif_image *image,
 } // namespace
 
 /*
- * Decodes the primary picture of a file. Returns it, to be released by photosearch_heif_free, and
- * where its planes are; or NULL, and the failure. libheif can't be interrupted meanwhile: it looks
- * at its `cancel_decoding` only between the tiles of a grid.
+ * Decodes the primary picture of a file. Returns it and stores its planes in `planes`; the caller
+ * releases it by photosearch_heif_free. Or returns NULL and the reason in `failure`. This cannot be
+ * interrupted: libheif calls `cancel_decoding` only between the tiles of a grid.
  */
 extern "C" heif_image *photosearch_heif_decode(const photosearch_heif_request *request,
                                                photosearch_heif_planes *planes,
@@ -541,7 +542,8 @@ extern "C" heif_image *photosearch_heif_decode(const photosearch_heif_request *r
     ZeroedMemory zeroed;
     try {
         Owned<heif_image> image;
-        if (decode(*request, image, failure) && look(*request, image.get(), planes, failure))
+        if (decode(*request, image, failure) &&
+            find_planes(*request, image.get(), planes, failure))
             return image.release();
     } catch (const std::bad_alloc &) {
         report(failure, PHOTOSEARCH_OUT_OF_MEMORY, "");

@@ -1,9 +1,10 @@
-//! HEIC and AVIF. The container is read here; its coded pictures are decoded by libheif, one by
-//! one (`heif.cc` says why).
+//! HEIC and AVIF. This module reads the container; libheif decodes its coded pictures one by one, for
+//! the reasons that `heif.cc` states.
 //!
-//! A picture is one coded item or a grid of them, its transparency another such. `clap`, `irot` and
-//! `imir` apply in the order in which the file lists them; an EXIF orientation repeats them, so it
-//! is not looked at. Thumbnails, depths, gain maps and the like are not decoded.
+//! A picture is one coded item or a grid of them. Its transparency is another item or grid. The
+//! properties `clap`, `irot` and `imir` apply in the order in which the file lists them. EXIF is
+//! ignored, because its orientation only repeats those properties. Thumbnails, depth maps, gain maps
+//! and other auxiliary pictures are not decoded.
 
 use std::borrow::Cow;
 
@@ -19,20 +20,21 @@ mod read;
 mod single;
 #[cfg(test)]
 mod tests;
-mod turn;
+mod transform;
 
 use container::Item;
-use items::Shown;
+use items::PrimaryPicture;
 use planes::Planes;
 use read::Bytes;
-use turn::Turn;
+use transform::Transform;
 
-/// What is wrong with a file, which the error will name.
+/// An error in a file, without the name of its format, which [`Self::error`] adds.
 #[derive(Debug)]
 enum Fault {
     Damaged(Cow<'static, str>),
     Unsupported(Cow<'static, str>),
-    TooLarge(ImageError),
+    /// The size is beyond the limits of [`RgbImage`].
+    Size(ImageError),
 }
 
 impl Fault {
@@ -57,17 +59,17 @@ impl Fault {
             Fault::Unsupported(what) => ImageError::Unsupported {
                 what: format!("{format}, {what}"),
             },
-            Fault::TooLarge(error) => error,
+            Fault::Size(error) => error,
         }
     }
 }
 
-/// What a coded picture states of itself.
+/// The format of a coded picture, as the coded data state it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Format {
     width: u32,
     height: u32,
-    /// The size before the decoder crops it.
+    /// The size before the decoder crops the picture.
     coded_width: u32,
     coded_height: u32,
     chroma: Chroma,
@@ -76,22 +78,27 @@ struct Format {
     colours: Colours,
 }
 
-/// How many samples of colour there are for each of brightness.
+/// Chroma subsampling: the resolution of chroma in relation to luma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Chroma {
+    /// No chroma: monochrome, 4:0:0.
     None,
+    /// 4:2:0.
     Quarter,
+    /// 4:2:2.
     Half,
+    /// 4:4:4.
     Full,
 }
 
-/// Colours by their numbers in ITU-T H.273.
+/// A description of colours, by the code points of ITU-T H.273.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Colours {
     primaries: u16,
     transfer: u16,
     matrix: u16,
-    /// Black is 0 and white the largest sample; otherwise 16 and 235, or their like.
+    /// Black is 0 and white is the largest sample. In the limited range they are 16 and 235 for 8
+    /// bits, and multiples of these for more bits.
     full_range: bool,
 }
 
@@ -103,15 +110,16 @@ impl Colours {
         full_range: false,
     };
 
-    /// Red, green and blue as they are, or brightness in place of green.
-    const PLAIN: Colours = Colours {
+    /// The identity matrix: the planes are green, blue and red, or the only plane takes the place of
+    /// green.
+    const IDENTITY: Colours = Colours {
         primaries: 1,
         transfer: 13,
         matrix: 0,
         full_range: true,
     };
 
-    /// Of the first `colr` that states them (ISO/IEC 14496-12, 12.1.5).
+    /// The colours in the first `colr` property of type `nclx` (ISO/IEC 14496-12, 12.1.5).
     fn of(item: &Item<'_>) -> Result<Option<Self>, Fault> {
         let colr = item
             .properties
@@ -130,8 +138,7 @@ impl Colours {
         }))
     }
 
-    /// Whether red, green and blue can be had of them as they should. The other matrices are such
-    /// as libheif takes for one of these.
+    /// Refuses matrices that libheif would convert to RGB with the coefficients of another matrix.
     fn check(&self, chroma: Chroma) -> Result<(), Fault> {
         match self.matrix {
             _ if chroma == Chroma::None => Ok(()),
@@ -154,61 +161,61 @@ enum Codec {
 /// A coded picture.
 struct Coded<'a> {
     codec: Codec,
-    /// Content of the box that configures the decoder.
+    /// The content of the decoder configuration box, `hvcC` or `av1C`.
     configuration: &'a [u8],
     data: Cow<'a, [u8]>,
     format: Format,
-    /// The colours that libheif is told.
+    /// The colours that the file for libheif states.
     shown_as: Colours,
-    /// Of what libheif returns: whether black is 16 rather than 0.
+    /// Whether the samples that libheif returns are in the limited range.
     limited_range: bool,
 }
 
-/// A coded picture, or several of one size side by side.
+/// A picture made of tiles of one size, or of a single tile.
 struct Grid<'a> {
     width: u32,
     height: u32,
     columns: u32,
     tile_width: u32,
     tile_height: u32,
-    /// Row by row.
+    /// The tiles, row by row.
     tiles: Vec<Coded<'a>>,
 }
 
-/// A HEIF file whose items were read.
+/// A HEIF file whose items have been read.
 pub(super) struct Heif<'a> {
     name: &'static str,
-    shown: Shown<'a>,
+    primary: PrimaryPicture<'a>,
 }
 
 impl<'a> Heif<'a> {
-    /// Reads a file that its brands call `name`.
+    /// Reads a file whose brands state the format `name`.
     ///
     /// # Errors
-    /// A container or coded pictures that are cut short or contradict themselves; kinds that are
-    /// not read; a size that no picture can have.
+    /// The container or a coded picture is cut short or inconsistent, a variant is not read, or the
+    /// size is beyond the limits of [`RgbImage`].
     pub fn open(bytes: &'a [u8], name: &'static str) -> Result<Self, ImageError> {
-        // Items in several pieces are copied together, and parameter sets without what hides start codes in
-        // them: no more than the file, each.
+        // Reading copies items that are stored in several extents, and parameter sets without their
+        // emulation prevention bytes. Each of the two copies is at most as long as the file.
         if !system_has(3 * bytes.len() as u64 + (1 << 20)) {
             return Err(ImageError::OutOfMemory {
                 width: 0,
                 height: 0,
             });
         }
-        let shown = Shown::read(bytes).map_err(|fault| fault.error(name))?;
-        Ok(Heif { name, shown })
+        let primary = PrimaryPicture::read(bytes).map_err(|fault| fault.error(name))?;
+        Ok(Heif { name, primary })
     }
 
-    /// Memory that decoding takes at once, beside the picture in RGB.
+    /// The memory in bytes that decoding takes at any one time, without the picture in RGB.
     fn memory(&self) -> u64 {
-        let grids = std::iter::once(&self.shown.colour).chain(&self.shown.alpha);
+        let grids = std::iter::once(&self.primary.colour).chain(&self.primary.alpha);
         let tiles = grids.flat_map(|grid| &grid.tiles);
         let copied = |tile: &Coded<'_>| match &tile.data {
             Cow::Owned(data) => data.len() as u64,
             Cow::Borrowed(_) => 0,
         };
-        // What items in several pieces were copied together for, and one tile at a time.
+        // The copies of items stored in several extents, and one tile at a time.
         let held: u64 = tiles.clone().map(copied).sum();
         held + tiles.map(Coded::memory).max().unwrap_or(0)
     }
@@ -216,32 +223,38 @@ impl<'a> Heif<'a> {
 
 impl Source for Heif<'_> {
     fn layout(&self) -> Layout {
-        let turn = &self.shown.turn;
+        let transform = &self.primary.transform;
         Layout {
-            width: turn.width(),
-            height: turn.height(),
-            orientation: turn.orientation(),
+            width: transform.width(),
+            height: transform.height(),
+            orientation: transform.orientation(),
         }
     }
 
     fn decode(self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
-        let Shown {
+        let PrimaryPicture {
             colour,
             alpha,
             premultiplied,
-            turn,
-        } = &self.shown;
+            transform,
+        } = &self.primary;
         work.take(self.memory())?;
-        let mut image = work.canvas(turn.width(), turn.height())?;
+        let mut image = work.canvas(transform.width(), transform.height())?;
         work.confirm()?;
-        colour.decode(self.name, turn, work, &mut image, Planes::write_colours)?;
+        colour.decode(
+            self.name,
+            transform,
+            work,
+            &mut image,
+            Planes::write_colours,
+        )?;
         if let Some(alpha) = alpha {
             let write = if *premultiplied {
-                Planes::write_rest
+                Planes::write_premultiplied
             } else {
                 Planes::write_on_white
             };
-            alpha.decode(self.name, turn, work, &mut image, write)?;
+            alpha.decode(self.name, transform, work, &mut image, write)?;
         }
         Ok(image)
     }
@@ -260,7 +273,7 @@ impl<'a> Grid<'a> {
         }
     }
 
-    /// A grid of tiles, of which there is at least one, in rows of `columns`.
+    /// A grid of `tiles` in rows of `columns` tiles.
     fn of_tiles(
         width: u32,
         height: u32,
@@ -274,12 +287,12 @@ impl<'a> Grid<'a> {
         let missing = || Fault::damaged("tiles of the picture are missing");
         let (tile_width, tile_height) = sizes.next().ok_or_else(missing)?;
         if sizes.any(|size| size != (tile_width, tile_height)) {
-            return Err(Fault::damaged("its tiles are of several sizes"));
+            return Err(Fault::damaged("its tiles have different sizes"));
         }
         if u64::from(tile_width) * u64::from(columns) < u64::from(width)
             || u64::from(tile_height) * rows < u64::from(height)
         {
-            return Err(Fault::damaged("its tiles do not cover it"));
+            return Err(Fault::damaged("its tiles do not cover the picture"));
         }
         Ok(Grid {
             width,
@@ -291,12 +304,13 @@ impl<'a> Grid<'a> {
         })
     }
 
-    /// Decodes tile by tile, and has `write` put each row that is seen where it belongs: of the
-    /// planes the row `y` from the column `x` on.
+    /// Decodes tile by tile into `image`. For each row of a tile that is inside the crop, calls
+    /// `write(planes, x, y, to)`, which writes the row `y` of the tile, from its column `x` on, into
+    /// the pixels `to`.
     fn decode(
         &self,
         name: &'static str,
-        turn: &Turn,
+        transform: &Transform,
         work: &Work<'_>,
         image: &mut RgbImage,
         write: impl Fn(&Planes, u32, u32, &mut [[u8; 3]]),
@@ -306,16 +320,17 @@ impl<'a> Grid<'a> {
         for (tile, index) in self.tiles.iter().zip(0..) {
             let left = index % self.columns * self.tile_width;
             let top = index / self.columns * self.tile_height;
-            let across = turn.columns(left, self.tile_width);
-            let down = turn.rows(top, self.tile_height);
+            let across = transform.columns(left, self.tile_width);
+            let down = transform.rows(top, self.tile_height);
             if across.is_empty() || down.is_empty() {
                 continue;
             }
-            // libheif can't be interrupted within a tile.
+            // libheif cannot be interrupted within a tile.
             work.check_cancelled()?;
             let planes = Planes::decode(tile, name, work)?;
             for y in down {
-                let start = (y - turn.top()) as usize * row + (across.start - turn.left()) as usize;
+                let start = (y - transform.top()) as usize * row
+                    + (across.start - transform.left()) as usize;
                 let to = &mut pixels[start..start + across.len()];
                 write(&planes, across.start - left, y - top, to);
             }
@@ -325,27 +340,27 @@ impl<'a> Grid<'a> {
 }
 
 impl Coded<'_> {
-    /// Memory that decoding takes.
+    /// The memory in bytes that libheif and its decoder take for this picture.
     fn memory(&self) -> u64 {
         let format = &self.format;
         let side = |side: u32| u64::from(side).next_multiple_of(128) + 128;
         let area = side(format.coded_width).saturating_mul(side(format.coded_height));
         let sample = if format.depth > 8 { 2 } else { 1 };
-        // Halves of samples for a pixel: coded ones, and what libheif makes of them.
+        // Half samples per pixel: in the coded picture, and in libheif's conversion of it.
         let (coded, made) = match format.chroma {
             Chroma::None => (2, 2),
             Chroma::Quarter => (3, 6),
             Chroma::Half => (4, 6),
             Chroma::Full => (6, 6),
         };
-        // The decoder has the picture and a copy after its filters, libheif another copy. Beside
-        // the samples the decoder keeps what it knows of each block: aom so much of the smallest.
+        // The decoder holds the picture and a filtered copy, libheif another copy. The decoder also
+        // holds data about each block; aom holds them for the smallest block size.
         let samples = area.saturating_mul(sample * (3 * coded + made)) / 2;
         let blocks = match self.codec {
             Codec::Hevc => 2 * area,
             Codec::Av1 => 12 * area,
         };
-        // The coded data are copied into a file, out of it, and into the decoder.
+        // The coded data are copied into a file for libheif, out of it, and into the decoder.
         samples + blocks + 5 * self.data.len() as u64 + (16 << 20)
     }
 }

@@ -1,13 +1,14 @@
 /*
- * JPEG over libjpeg's own interface, which unlike TurboJPEG's tells its warnings apart by code.
+ * JPEG by libjpeg-turbo. This file uses libjpeg's interface, whose warnings have codes, rather than
+ * TurboJPEG's.
  *
- * libjpeg reports an error by a function that must not return. Here that function is a longjmp to
- * the setjmp of the call which Rust made into this file, so no jump ever crosses a Rust frame:
- * `stop`, the only call from here into Rust, returns normally.
+ * libjpeg reports an error by calling a function that must not return. Here that function does a
+ * longjmp to the setjmp in the function of this file that Rust has called. No jump crosses a Rust
+ * frame, because `stop`, the only Rust function that this file calls, returns normally.
  *
- * libjpeg decodes a damaged file to the end and only warns. A viewer can show that; a search must
- * not take it for the photo. So every warning is an error here, except those that say nothing
- * about pixels (see `warned`).
+ * libjpeg decodes a damaged file to the end and only warns. A viewer may show the result, but a search
+ * must not take it for the photo. So a warning is an error here, unless it has no bearing on pixels
+ * (see `handle_warning`).
  */
 #include <limits.h>
 #include <setjmp.h>
@@ -22,30 +23,30 @@
 #include "failure.h"
 
 /*
- * A scan costs a pass over all coefficients, yet a few bytes of file: a file of thousands of scans
- * is an attack. Encoders write about ten.
+ * The most scans of a file. A scan costs a pass over all coefficients but only a few bytes of the file,
+ * so thousands of scans are an attack. Encoders write about ten.
  */
 #define MAX_SCANS 64
 
 /*
- * Bytes that some cameras write before each restart marker. More than this is no alignment, but
- * what a decoder leaves that lost its way in damaged data.
+ * The most padding bytes before a restart marker, which some cameras write. More unread bytes mean
+ * that damaged data have led the decoder astray.
  */
 #define MAX_RESTART_PADDING 16
 /*
- * Bytes that libjpeg reads ahead of the code that it decodes. At a restart marker it counts those as
- * skipped, too (jdhuff.c, process_restart).
+ * The most bytes that libjpeg reads ahead of the code that it decodes. At a restart marker it counts
+ * them as skipped, too (jdhuff.c, process_restart).
  */
 #define READ_AHEAD 8
 /*
- * Zeros can be codes of a Huffman table. So many of them before padding, more than are read ahead,
- * are taken for padding that was decoded: the file was not written to its end.
+ * Zero bytes can be valid Huffman codes. If this many of them, more than are read ahead, precede the
+ * padding at the end, then padding was decoded as data: the file was not written to its end.
  */
 #define DECODED_ZEROS (READ_AHEAD + 1)
 
 /*
- * The beginning of libjpeg's own struct of this name (jpegint.h), which is not among its installed
- * headers. libjpeg-turbo is built from the source that Cargo.lock names.
+ * The first fields of libjpeg's struct of this name, which is in jpegint.h, a header that is not
+ * installed. Cargo.lock fixes the version of libjpeg-turbo, so the layout is known.
  */
 struct jpeg_marker_reader {
     void (*reset_marker_reader)(j_decompress_ptr info);
@@ -68,19 +69,19 @@ struct photosearch_jpeg {
     void *context;
     const uint8_t *bytes;
     size_t length;
-    /* The file has ended, and libjpeg was given an end-of-image marker of ours. */
+    /* 1 if the file has ended and libjpeg reads `end_of_image` instead. */
     int ended;
     int several_scans;
 };
 
-/* What the header says. The mirror of `Header` in jpeg.rs. */
+/* What the header says. `Header` in jpeg.rs is the same struct. */
 struct photosearch_jpeg_header {
     uint32_t width, height;
-    /* Components of a row as it is read: 1 grey, 3 RGB, 4 CMYK with 255 for no ink. */
+    /* Components of the decoded rows: 1 grey, 3 RGB, 4 CMYK in which 255 means no ink. */
     uint32_t components;
     /* Bits of a sample, 2 to 16. */
     uint32_t precision;
-    /* Bytes of all coefficients, where libjpeg keeps them until the last scan. */
+    /* Bytes of all coefficients if there are several scans, since libjpeg then keeps them; else 0. */
     uint64_t memory;
 };
 
@@ -93,7 +94,7 @@ static void fail(struct photosearch_jpeg *jpeg, int kind, const char *message)
     longjmp(jpeg->jump, 1);
 }
 
-/* libjpeg's own message of what happened last, as a failure. */
+/* Fails with libjpeg's message for its last error or warning. */
 static void fail_with_message(struct photosearch_jpeg *jpeg, int kind)
 {
     char message[JMSG_LENGTH_MAX];
@@ -101,14 +102,14 @@ static void fail_with_message(struct photosearch_jpeg *jpeg, int kind)
     fail(jpeg, kind, message);
 }
 
-static struct photosearch_jpeg *of(j_common_ptr info)
+static struct photosearch_jpeg *decoder_of(j_common_ptr info)
 {
     return info->client_data;
 }
 
 static void error_exit(j_common_ptr info)
 {
-    struct photosearch_jpeg *jpeg = of(info);
+    struct photosearch_jpeg *jpeg = decoder_of(info);
     switch (jpeg->errors.msg_code) {
     case JERR_OUT_OF_MEMORY:
         fail(jpeg, PHOTOSEARCH_OUT_OF_MEMORY, "");
@@ -122,11 +123,11 @@ static void error_exit(j_common_ptr info)
         fail(jpeg, PHOTOSEARCH_DAMAGED, "it has no pixels");
         break;
     case JERR_ARITH_NOTIMPL:
-        /* Of the codings that libjpeg-turbo knows, the one whose arithmetic variant is missing. */
+        /* libjpeg-turbo reads arithmetic coding, except of lossless files. */
         fail(jpeg, PHOTOSEARCH_UNSUPPORTED, "lossless arithmetic coding");
         break;
     case JERR_CONVERSION_NOTIMPL:
-        /* Asked for only where the file is lossless and not in RGB, grey or CMYK. */
+        /* libjpeg lacks none of the conversions asked for here, except for lossless files. */
         fail(jpeg, PHOTOSEARCH_UNSUPPORTED, "lossless coding of YCbCr or YCCK");
         break;
     case JERR_SOF_UNSUPPORTED:
@@ -149,13 +150,14 @@ static void error_exit(j_common_ptr info)
 
 static void output_message(j_common_ptr info)
 {
-    /* A server has no terminal. */
+    /* By default libjpeg writes to standard error. */
     (void)info;
 }
 
 /*
- * Whether the bytes that libjpeg skipped before a marker are padding. While it warns of them, the
- * source still stands directly behind them (jdmarker.c, next_marker), or at the end marker of ours.
+ * Whether all bytes that libjpeg skipped before a marker are padding, 0x00 or 0xff. When libjpeg warns,
+ * the source's position is directly after the skipped bytes (jdmarker.c, next_marker), or in
+ * `end_of_image`.
  */
 static int skipped_padding(const struct photosearch_jpeg *jpeg, size_t skipped)
 {
@@ -170,7 +172,7 @@ static int skipped_padding(const struct photosearch_jpeg *jpeg, size_t skipped)
     return 1;
 }
 
-/* Whether `count` bytes before the place `end` of the file are zeros. */
+/* Whether the `count` bytes before the offset `end` of the file are all zero. */
 static int zeros_before(const struct photosearch_jpeg *jpeg, size_t end, size_t count)
 {
     if (end < count || end > jpeg->length)
@@ -181,7 +183,7 @@ static int zeros_before(const struct photosearch_jpeg *jpeg, size_t end, size_t 
     return 1;
 }
 
-/* Bytes without a code were skipped before a marker. */
+/* Handles the warning that libjpeg skipped bytes before `marker`. */
 static void skipped_bytes(struct photosearch_jpeg *jpeg, size_t skipped, int marker)
 {
     if (jpeg->info.input_scan_number == 0)
@@ -190,21 +192,21 @@ static void skipped_bytes(struct photosearch_jpeg *jpeg, size_t skipped, int mar
         skipped <= MAX_RESTART_PADDING + READ_AHEAD)
         return; /* cameras pad restart intervals */
     if (!skipped_padding(jpeg, skipped))
-        fail(jpeg, PHOTOSEARCH_DAMAGED, "its data go on behind the last row of pixels");
-    /* Zeros pad the file before its end marker. */
+        fail(jpeg, PHOTOSEARCH_DAMAGED, "its data go on after the last row of pixels");
+    /* The file is padded before its end marker. */
     if (!jpeg->ended) {
         size_t end = (size_t)(jpeg->source.next_input_byte - jpeg->bytes);
         if (zeros_before(jpeg, end - skipped, DECODED_ZEROS))
-            fail(jpeg, PHOTOSEARCH_DAMAGED, "zeros stand in place of its last data");
+            fail(jpeg, PHOTOSEARCH_DAMAGED, "its last data are replaced by zeros");
     }
 }
 
-/* A warning, which is an error unless it says nothing about pixels. */
-static void warned(struct photosearch_jpeg *jpeg)
+/* Handles a warning: it is an error, unless it has no bearing on pixels. */
+static void handle_warning(struct photosearch_jpeg *jpeg)
 {
     switch (jpeg->errors.msg_code) {
     case JWRN_ADOBE_XFORM:    /* libjpeg and every viewer take it for YCbCr or YCCK */
-    case JWRN_JFIF_MAJOR:     /* a version of the header, which means nothing */
+    case JWRN_JFIF_MAJOR:     /* an unknown version of JFIF, whose fields are not used */
     case JWRN_NOT_SEQUENTIAL: /* parameters of a scan that sequential files don't use */
     case JWRN_BOGUS_ICC:      /* profiles are not read */
         return;
@@ -229,11 +231,14 @@ static void warned(struct photosearch_jpeg *jpeg)
 
 static void emit_message(j_common_ptr info, int level)
 {
-    struct photosearch_jpeg *jpeg = of(info);
+    struct photosearch_jpeg *jpeg = decoder_of(info);
     if (level < 0)
-        warned(jpeg);
+        handle_warning(jpeg);
     else if (jpeg->errors.msg_code == JTRC_RST)
-        /* What was read ahead of this marker is padding. Else the next warning would have its sum. */
+        /*
+         * Bytes read ahead of a restart marker are padding. Without this, libjpeg would add them to the
+         * count of its next warning.
+         */
         jpeg->info.marker->discarded_bytes = 0;
 }
 
@@ -244,7 +249,7 @@ static void init_source(j_decompress_ptr info)
 
 static boolean fill_input_buffer(j_decompress_ptr info)
 {
-    struct photosearch_jpeg *jpeg = of((j_common_ptr)info);
+    struct photosearch_jpeg *jpeg = decoder_of((j_common_ptr)info);
     jpeg->ended = 1;
     jpeg->source.next_input_byte = end_of_image;
     jpeg->source.bytes_in_buffer = sizeof end_of_image;
@@ -271,7 +276,7 @@ static void term_source(j_decompress_ptr info)
 
 static void progress_monitor(j_common_ptr info)
 {
-    struct photosearch_jpeg *jpeg = of(info);
+    struct photosearch_jpeg *jpeg = decoder_of(info);
     if (jpeg->info.input_scan_number > MAX_SCANS)
         fail(jpeg, PHOTOSEARCH_DAMAGED, "it has too many scans");
     if (jpeg->stop != NULL && jpeg->stop(jpeg->context))
@@ -286,16 +291,16 @@ static int create(struct photosearch_jpeg *jpeg)
     return 1;
 }
 
-/* A decoder for these bytes, which must outlive it; NULL where memory is out. */
+/* Makes a decoder for these bytes, which must outlive it. NULL if memory is exhausted. */
 struct photosearch_jpeg *photosearch_jpeg_new(const uint8_t *bytes, size_t length)
 {
     struct photosearch_jpeg *jpeg = calloc(1, sizeof *jpeg);
     if (jpeg == NULL)
         return NULL;
     /*
-     * Memory cards leave zeros behind the end marker, or in place of it. libjpeg would take them
-     * for codes where data are missing too, and show a picture that is not there. One zero may be
-     * the last byte of the data.
+     * Memory cards leave zeros after the end marker, or in place of it. If data are missing as well,
+     * libjpeg would decode the zeros as codes. Cut them off, except one, which may be the last byte of
+     * the data.
      */
     while (length > 1 && bytes[length - 1] == 0 && bytes[length - 2] == 0)
         length--;
@@ -326,25 +331,28 @@ struct photosearch_jpeg *photosearch_jpeg_new(const uint8_t *bytes, size_t lengt
 
 void photosearch_jpeg_free(struct photosearch_jpeg *jpeg)
 {
-    /* Releases memory alone, and reports nothing. */
+    /* Without a setjmp: this function only frees memory, and never calls error_exit. */
     jpeg_destroy_decompress(&jpeg->info);
     free(jpeg);
 }
 
-/* The functions below ask `stop`, with `context`, from time to time whether to end. */
+/*
+ * Sets the function that the calls below ask, with `context`, whether to end; NULL for none. They fail
+ * with PHOTOSEARCH_STOPPED if it returns non-zero.
+ */
 void photosearch_jpeg_stop_by(struct photosearch_jpeg *jpeg, photosearch_stop stop, void *context)
 {
     jpeg->stop = stop;
     jpeg->context = context;
 }
 
-/* What went wrong in the last call that returned 0. Lives as long as the decoder. */
+/* The reason why the last call returned 0. Valid as long as the decoder. */
 const struct photosearch_failure *photosearch_jpeg_failure(const struct photosearch_jpeg *jpeg)
 {
     return &jpeg->failure;
 }
 
-/* Reads up to the first scan. Like the functions below, returns 1, or 0 where it failed. */
+/* Reads the header, up to the first scan. Like the functions below, returns 1, or 0 if it failed. */
 int photosearch_jpeg_read_header(struct photosearch_jpeg *jpeg,
                                  struct photosearch_jpeg_header *header)
 {
@@ -382,7 +390,7 @@ int photosearch_jpeg_read_header(struct photosearch_jpeg *jpeg,
     jpeg->several_scans = jpeg_has_multiple_scans(info);
     header->memory = 0;
     if (jpeg->several_scans) {
-        /* All coefficients are kept, each component's blocks filled up to whole units. */
+        /* The blocks of each component are padded to whole MCUs. */
         for (int i = 0; i < info->num_components; i++) {
             const jpeg_component_info *component = &info->comp_info[i];
             uint64_t across = component->width_in_blocks + (uint64_t)component->h_samp_factor;
@@ -393,7 +401,10 @@ int photosearch_jpeg_read_header(struct photosearch_jpeg *jpeg,
     return 1;
 }
 
-/* The coefficients of the current scan, in `accuracy`, which has 255 for what was never sent. */
+/*
+ * Enters the current scan in `accuracy`, which has for each coefficient the number of low bits that no
+ * scan has sent yet; 255 for a coefficient without any scan.
+ */
 static void note_scan(struct photosearch_jpeg *jpeg, uint8_t accuracy[][DCTSIZE2])
 {
     struct jpeg_decompress_struct *info = &jpeg->info;
@@ -409,8 +420,8 @@ static void note_scan(struct photosearch_jpeg *jpeg, uint8_t accuracy[][DCTSIZE2
 }
 
 /*
- * Reads all scans, and sees whether they hold every coefficient in full: a file that ends between
- * two scans is decoded without a warning.
+ * Reads all scans and checks that they have sent every coefficient in full. libjpeg does not warn if a
+ * file ends between two scans.
  */
 static void read_scans(struct photosearch_jpeg *jpeg)
 {
@@ -436,8 +447,8 @@ static void read_scans(struct photosearch_jpeg *jpeg)
 }
 
 /*
- * Begins to decode at 1/`divisor` (1, 2, 4, 8) of the size. libjpeg may take `memory` bytes.
- * `width` and `height` become those of the rows.
+ * Begins to decode at 1/`divisor` (1, 2, 4 or 8) of the size. libjpeg may take `memory` bytes. Stores
+ * the size of the decoded picture in `width` and `height`.
  */
 int photosearch_jpeg_start(struct photosearch_jpeg *jpeg, uint32_t divisor, uint64_t memory,
                            uint32_t *width, uint32_t *height)
@@ -458,8 +469,8 @@ int photosearch_jpeg_start(struct photosearch_jpeg *jpeg, uint32_t divisor, uint
 }
 
 /*
- * Decodes the next `count` rows into `rows`, one after another, each sample a byte, or a machine
- * word of 16 bits where the precision is above 8.
+ * Decodes the next `count` rows into `rows`, without gaps. A sample has one byte, or two in the
+ * machine's byte order if the precision is above 8 bits.
  */
 int photosearch_jpeg_read_rows(struct photosearch_jpeg *jpeg, void *rows, uint32_t count)
 {
@@ -485,7 +496,7 @@ int photosearch_jpeg_read_rows(struct photosearch_jpeg *jpeg, void *rows, uint32
     return 1;
 }
 
-/* Reads up to the end marker, which may be absent behind the last row. */
+/* Reads up to the end marker. The marker may be missing. */
 int photosearch_jpeg_finish(struct photosearch_jpeg *jpeg)
 {
     struct jpeg_decompress_struct *info = &jpeg->info;
@@ -494,7 +505,7 @@ int photosearch_jpeg_finish(struct photosearch_jpeg *jpeg)
     if (jpeg->several_scans)
         jpeg_finish_output(info);
     jpeg_finish_decompress(info);
-    /* An arithmetic decoder goes on with zeros where its data end, and can't tell. */
+    /* The arithmetic decoder reads zeros after the end of its data, without a warning. */
     if (jpeg->ended && info->arith_code)
         fail(jpeg, PHOTOSEARCH_DAMAGED, "the file is cut short");
     return 1;

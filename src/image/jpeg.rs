@@ -1,19 +1,19 @@
-//! JPEG by libjpeg-turbo. Which of its warnings are errors stands in `jpeg.c`.
+//! JPEG by libjpeg-turbo, which `jpeg.c` calls.
 
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use image::metadata::Orientation;
-// Links libjpeg-turbo, whose functions `jpeg.c` calls.
+// Not called from Rust, but links libjpeg-turbo.
 use turbojpeg_sys as _;
 
-use super::failure::{Failure, Stop, ask};
+use super::failure::{Failure, Stop, stop_if_cancelled};
 use super::work::{Layout, Source, Work};
 use super::{ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "JPEG";
-/// Rows that are decoded between two looks at whether to stop.
+/// The number of rows that are decoded between two checks for a cancel.
 const ROWS: usize = 16;
 
 /// `struct photosearch_jpeg` in `jpeg.c`.
@@ -55,15 +55,16 @@ pub(super) struct Jpeg<'a> {
     decoder: NonNull<Decoder>,
     header: Header,
     orientation: Orientation,
-    /// Bytes that libjpeg keeps while it decodes, beside the rows that it returns.
+    /// Bytes that libjpeg takes while it decodes, without the rows that it returns.
     memory: u64,
-    /// The decoder points into the file.
+    /// The decoder holds a pointer to the file's bytes.
     file: PhantomData<&'a [u8]>,
 }
 
 impl<'a> Jpeg<'a> {
     pub fn open(bytes: &'a [u8]) -> Result<Self, ImageError> {
-        // SAFETY: the bytes outlive the decoder, by this type's lifetime.
+        // SAFETY: the pointer is valid for `bytes.len()` bytes, and by the lifetime of `Jpeg` the bytes
+        // outlive the decoder.
         let decoder = unsafe { photosearch_jpeg_new(bytes.as_ptr(), bytes.len()) };
         let mut jpeg = Jpeg {
             decoder: NonNull::new(decoder).ok_or(ImageError::OutOfMemory {
@@ -75,32 +76,33 @@ impl<'a> Jpeg<'a> {
             memory: 0,
             file: PhantomData,
         };
-        // SAFETY: a decoder that was made above; the header is ours.
+        // SAFETY: the decoder was made above and is not null; the header is valid for writes.
         let read = unsafe { photosearch_jpeg_read_header(decoder, &mut jpeg.header) };
         jpeg.check(read, 0)?;
-        // Where a file is lossless, libjpeg keeps a sample in place of each block of 8 × 8 coefficients.
+        // For a lossless file, libjpeg keeps single samples in place of blocks of 8 × 8 coefficients.
         let lossless =
             Segments(bytes.get(2..).unwrap_or_default()).any(|(marker, _)| marker == 0xc3);
         let coefficients = jpeg.header.memory / if lossless { 64 } else { 1 };
-        // Beside them tables, and a few rows of each component in several stages.
+        // In addition, libjpeg takes tables, and buffers of a few rows for each component.
         jpeg.memory = coefficients + 512 * u64::from(jpeg.header.width) + (1 << 20);
         Ok(jpeg)
     }
 
-    /// The failure of a call that returned 0.
+    /// Turns the result of a C function, which is 0 if it failed, into the error.
     fn check(&self, returned: c_int, limit: u64) -> Result<(), ImageError> {
         if returned != 0 {
             return Ok(());
         }
-        // SAFETY: the failure is a part of the decoder, and nothing changes it meanwhile.
+        // SAFETY: the failure is a part of the decoder, and no C function runs while it is borrowed.
         let failure = unsafe { &*photosearch_jpeg_failure(self.decoder.as_ptr()) };
         let size = (self.header.width, self.header.height);
         Err(failure.error(FORMAT, size, limit))
     }
 
-    /// How many times smaller the picture may be decoded: both sides stay at least twice the
-    /// wanted ones. The transform of an 8 × 8 block gives 4 × 4, 2 × 2 or 1 pixel as cheaply as 64;
-    /// other divisors are slower than decoding in full.
+    /// The largest divisor of the size by which the picture can be decoded, with both sides at least
+    /// twice the wanted ones. Only powers of 2 are used: from a block of 8 × 8 coefficients, libjpeg
+    /// computes 4 × 4, 2 × 2 or 1 pixels at least as fast as 8 × 8. Other divisors are slower than
+    /// decoding in full.
     fn divisor(&self, wanted: Option<(u32, u32)>) -> u32 {
         let Some((across, down)) = wanted else {
             return 1;
@@ -122,7 +124,7 @@ impl<'a> Jpeg<'a> {
         work.confirm()?;
 
         let (mut width, mut height) = (0, 0);
-        // SAFETY: the decoder has read its header; both sizes are ours.
+        // SAFETY: the decoder has read its header; both sizes are valid for writes.
         let started = unsafe {
             photosearch_jpeg_start(decoder, divisor, work.left() + own, &mut width, &mut height)
         };
@@ -149,13 +151,13 @@ impl<'a> Jpeg<'a> {
                 }
             }
         }
-        // SAFETY: all rows were read.
+        // SAFETY: the decoder was started above, and all its rows were read.
         let finished = unsafe { photosearch_jpeg_finish(decoder) };
         self.check(finished, work.limit())?;
         Ok(image)
     }
 
-    /// Reads all rows of an RGB picture of 8 bits to where they belong.
+    /// Reads all rows of an RGB picture with samples of 8 bits into `image`.
     fn read_rgb(&self, image: &mut RgbImage, work: &Work<'_>) -> Result<(), ImageError> {
         let row = 3 * image.width() as usize;
         for group in image.pixels.chunks_mut(ROWS * row) {
@@ -164,11 +166,11 @@ impl<'a> Jpeg<'a> {
         Ok(())
     }
 
-    /// Reads `count` rows, which `rows` must have room for. `T` is as wide as libjpeg's samples: a
-    /// byte up to a precision of 8 bits, else a word.
+    /// Reads the next `count` rows into `rows`, whose length must suffice for them. `T` must have the
+    /// size of libjpeg's samples: a byte for a precision of up to 8 bits, else two bytes.
     fn read_rows<T>(&self, rows: &mut [T], count: u32, work: &Work<'_>) -> Result<(), ImageError> {
         work.check_cancelled()?;
-        // SAFETY: by the contract above the rows fit.
+        // SAFETY: by the contract above, the rows fit into `rows`.
         let read = unsafe {
             photosearch_jpeg_read_rows(self.decoder.as_ptr(), rows.as_mut_ptr().cast(), count)
         };
@@ -176,8 +178,8 @@ impl<'a> Jpeg<'a> {
     }
 
     fn to_rgb<T: Copy + Into<u32>>(&self, row: &[T], to: &mut [u8]) {
-        let most = (1 << self.header.precision) - 1;
-        let level = |sample: T| rgb::scale(sample.into(), most);
+        let max = (1 << self.header.precision) - 1;
+        let level = |sample: T| rgb::scale(sample.into(), max);
         let to = to.as_chunks_mut::<3>().0;
         match self.header.components {
             1 => {
@@ -191,9 +193,9 @@ impl<'a> Jpeg<'a> {
                 }
             }
             _ => {
-                // Adobe's convention: 255 is no ink. Pillow takes every CMYK JPEG so.
+                // Adobe's convention: 255 means no ink. Pillow assumes it for every CMYK JPEG.
                 for (to, cmyk) in to.iter_mut().zip(row.as_chunks::<4>().0) {
-                    *to = rgb::of_cmyk(cmyk.map(|light| 255 - level(light)));
+                    *to = rgb::cmyk_to_rgb(cmyk.map(|light| 255 - level(light)));
                 }
             }
         }
@@ -213,10 +215,11 @@ impl Source for Jpeg<'_> {
         let decoder = self.decoder.as_ptr();
         let cancelled = work.cancelled();
         let context = std::ptr::from_ref(&cancelled).cast_mut().cast();
-        // SAFETY: `cancelled` outlives the calls that ask it, which are all in `read`.
-        unsafe { photosearch_jpeg_stop_by(decoder, Some(ask), context) };
+        // SAFETY: `context` points to `cancelled`, as `stop_if_cancelled` requires. Only the calls in `read` use it,
+        // and `cancelled` outlives them.
+        unsafe { photosearch_jpeg_stop_by(decoder, Some(stop_if_cancelled), context) };
         let image = self.read(work);
-        // SAFETY: the decoder is ours.
+        // SAFETY: the decoder lives as long as `self`.
         unsafe { photosearch_jpeg_stop_by(decoder, None, std::ptr::null_mut()) };
         image
     }
@@ -224,12 +227,12 @@ impl Source for Jpeg<'_> {
 
 impl Drop for Jpeg<'_> {
     fn drop(&mut self) {
-        // SAFETY: made by `open`, and not used after this.
+        // SAFETY: the decoder was made by `open`, and nothing uses it after this call.
         unsafe { photosearch_jpeg_free(self.decoder.as_ptr()) };
     }
 }
 
-/// The orientation in the first EXIF segment that states one.
+/// The orientation that the first EXIF segment with an orientation states.
 fn orientation(bytes: &[u8]) -> Orientation {
     Segments(bytes.get(2..).unwrap_or_default())
         .filter(|(marker, _)| *marker == 0xe1)
@@ -238,15 +241,14 @@ fn orientation(bytes: &[u8]) -> Orientation {
         .unwrap_or(Orientation::NoTransforms)
 }
 
-/// The segments of a JPEG before its first scan (ITU-T T.81, annex B): marker and content.
+/// The segments of a JPEG before its first scan (ITU-T T.81, annex B), as marker and content.
 struct Segments<'a>(&'a [u8]);
 
 impl<'a> Iterator for Segments<'a> {
     type Item = (u8, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        // Bytes that belong to no segment are skipped, as libjpeg does; a marker may be preceded
-        // by any number of 0xff.
+        // Skip bytes between segments, as libjpeg does. Any number of 0xff may precede a marker.
         let at = self
             .0
             .windows(2)
@@ -256,7 +258,7 @@ impl<'a> Iterator for Segments<'a> {
             return None;
         }
         if matches!(marker, 0x01 | 0xd0..=0xd8) {
-            // No length follows.
+            // These markers have no length and no content.
             self.0 = rest;
             return Some((*marker, &[]));
         }

@@ -1,11 +1,9 @@
-//! Pictures: from the bytes of a file to upright 8-bit RGB, and from there to the size a model
-//! wants.
+//! Decodes image files to upright 8-bit RGB, and resizes them for a model.
 //!
-//! Bytes come from people and strangers, so nothing here trusts them. Memory is counted before it
-//! is taken ([`Limits::max_memory`]), and a file that is cut short or damaged is an error, never
-//! half a picture.
+//! Files come from strangers and are not trusted. Memory is counted before it is allocated
+//! ([`Limits::max_memory`]). A file that is cut short or damaged is an error, never half a picture.
 //!
-//! [`open`] reads a file's header, [`Picture::decode`] its pixels. Who decodes what:
+//! [`open`] reads a file's header, [`Picture::decode`] its pixels. The decoders:
 //!
 //! | format | decoder | file |
 //! | --- | --- | --- |
@@ -18,12 +16,12 @@
 //! | BMP | crate `image` | `bmp.rs` |
 //!
 //! The pixels are those of Pillow's `ImageOps.exif_transpose(image).convert("RGB")`, except:
-//! - Any transparency (also of grey with alpha, of palettes and of GIFs) is shown on white.
-//!   Pillow drops the alpha channel and shows whatever colour lies under it.
-//! - 16-bit samples become 8-bit ones by rounding `v / 257`, so that 0 and 65535 map to 0 and 255.
+//! - Transparency of any kind (also of grey with alpha, of palettes and of GIFs) is shown on white.
+//!   Pillow drops the alpha channel and keeps the colours of transparent pixels.
+//! - 16-bit samples become 8-bit samples by rounding `v / 257`, so that 0 and 65535 map to 0 and 255.
 //!   Pillow takes the high byte of colours and turns 16-bit grey white.
-//! - An orientation that stands in XMP alone is not applied, as browsers do not either.
-//! - Damaged data of a JPEG are an error, where Pillow mostly shows what is left.
+//! - An orientation that only XMP states is not applied. Browsers do not apply it either.
+//! - A JPEG with damaged data is an error. Pillow mostly shows the rest of it.
 //! - A BMP whose alpha channel is 0 everywhere is opaque, as viewers show it.
 //!
 //! As in Pillow, colour profiles are ignored.
@@ -49,16 +47,16 @@ pub use open::{FORMATS, open};
 pub use resize::resize_bicubic;
 pub use work::{Limits, Picture};
 
-/// The longest side and the largest area which an [`RgbImage`] can have at all, whatever the
-/// [`Limits`] say: sizes stay within what offsets of 32 bits can address.
+/// The longest side of an [`RgbImage`]. With [`MAX_PIXELS`] it keeps offsets into the pixels within 32
+/// bits, whatever the [`Limits`] are.
 pub const MAX_SIDE: u32 = 65_535;
-/// See [`MAX_SIDE`].
+/// The largest area of an [`RgbImage`]; see [`MAX_SIDE`].
 pub const MAX_PIXELS: u64 = 1 << 28;
 
-/// The reason given where a file ends before its pixels do.
+/// The reason of [`ImageError::Malformed`] for a file that ends before the end of its pixels.
 const CUT_SHORT: &str = "the file is cut short";
 
-/// Why a picture could not be had.
+/// Why an image could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
     #[error("image of {bytes} bytes exceeds the limit of {limit} bytes")]
@@ -67,10 +65,11 @@ pub enum ImageError {
     TooManyPixels { width: u32, height: u32 },
     #[error("image of {width} x {height} pixels exceeds the limit of {MAX_SIDE} pixels per side")]
     TooLong { width: u32, height: u32 },
-    /// Decoding would take more memory than [`Limits::max_memory`]: `bytes` in all, where a
-    /// decoder can tell.
+    /// Decoding would take more memory than [`Limits::max_memory`]: `bytes` in all, if the decoder
+    /// knows. The size is 0 x 0 while it is unknown; the message then leaves it out.
     #[error(
-        "decoding an image of {width} x {height} pixels would take {}more than {} MB",
+        "decoding {} would take {}more than {} MB",
+        image_of(*width, *height),
         .bytes.map_or(String::new(), |bytes| format!("{} MB, ", bytes.div_ceil(1 << 20))),
         limit >> 20
     )]
@@ -80,31 +79,32 @@ pub enum ImageError {
         bytes: Option<u64>,
         limit: u64,
     },
-    /// The system had no more memory, although the limit allowed it.
-    #[error("out of memory while decoding an image of {width} x {height} pixels")]
+    /// The system had no more memory, although the limit allowed it. The size is as in
+    /// [`ImageError::TooMuchMemory`].
+    #[error("out of memory while decoding {}", image_of(*width, *height))]
     OutOfMemory { width: u32, height: u32 },
     #[error("image of {width} x {height} pixels has no pixels")]
     Empty { width: u32, height: u32 },
-    /// Not one of the formats that are read, or a variant of one that is not.
+    /// The format, or the variant of a format, is not read.
     #[error("unsupported image format: {what}")]
     Unsupported { what: String },
-    /// Cut short, damaged, or never an image in the first place.
+    /// The file is cut short, damaged, or not an image.
     #[error("malformed {format} image: {reason}")]
     Malformed {
         format: &'static str,
         reason: String,
     },
-    /// The caller wanted no more of it.
+    /// The caller has cancelled the work.
     #[error("decoding was cancelled")]
     Cancelled,
-    /// The resampling library refused. It has no reason to, after our own checks.
+    /// The resampling library refused the sizes, which does not happen after the checks of this crate.
     #[error("image cannot be resized to {width} x {height} pixels: {reason}")]
     Resize {
         width: u32,
         height: u32,
         reason: String,
     },
-    /// From [`RgbImage::new`] alone.
+    /// Only [`RgbImage::new`] returns this.
     #[error("{bytes} bytes are not {width} x {height} RGB pixels")]
     WrongLength {
         width: u32,
@@ -113,7 +113,15 @@ pub enum ImageError {
     },
 }
 
-/// An upright picture: rows from the top, pixels from the left, each R, G, B, 0..=255.
+/// Names an image by its size in a message; 0 x 0 means that the size is unknown.
+fn image_of(width: u32, height: u32) -> String {
+    match (width, height) {
+        (0, 0) => "an image".into(),
+        (width, height) => format!("an image of {width} x {height} pixels"),
+    }
+}
+
+/// An upright picture in 8-bit RGB: rows from the top, in each row pixels from the left.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: u32,
@@ -122,10 +130,10 @@ pub struct RgbImage {
 }
 
 impl RgbImage {
-    /// Takes `3 * width * height` bytes of interleaved RGB.
+    /// Makes a picture of interleaved RGB, `3 * width * height` bytes.
     ///
     /// # Errors
-    /// A side of 0, a size beyond [`MAX_SIDE`] or [`MAX_PIXELS`], any other number of bytes.
+    /// A side is 0, the size is beyond [`MAX_SIDE`] or [`MAX_PIXELS`], or `pixels` has another length.
     pub fn new(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self, ImageError> {
         if pixels.len() != rgb_len(width, height)? {
             return Err(ImageError::WrongLength {
@@ -149,25 +157,25 @@ impl RgbImage {
         self.height
     }
 
-    /// `3 * width * height` bytes.
+    /// The interleaved RGB samples, `3 * width * height` bytes.
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
 
-    /// The rows from the top, each `3 * width` bytes.
+    /// The rows from the top, of `3 * width` bytes each.
     fn rows_mut(&mut self) -> std::slice::ChunksExactMut<'_, u8> {
         self.pixels.chunks_exact_mut(3 * self.width as usize)
     }
 }
 
 impl std::fmt::Debug for RgbImage {
-    /// Without the pixels, which nobody reads in a log.
+    /// Shows the size only: the pixels would flood a log.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RgbImage({} x {})", self.width, self.height)
     }
 }
 
-/// Whether there can be a picture of this size.
+/// Refuses sizes beyond the limits of [`RgbImage`].
 fn check_size(width: u32, height: u32) -> Result<(), ImageError> {
     if width == 0 || height == 0 {
         return Err(ImageError::Empty { width, height });
@@ -181,14 +189,14 @@ fn check_size(width: u32, height: u32) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// Bytes of an RGB picture of this size, if there can be one.
+/// The length in bytes of an [`RgbImage`] of this size.
 fn rgb_len(width: u32, height: u32) -> Result<usize, ImageError> {
     check_size(width, height)?;
-    // At most 3 << 28: fits a usize of 32 bits too.
+    // At most 3 << 28, which also fits a usize of 32 bits.
     Ok(width as usize * height as usize * 3)
 }
 
-/// So many zeros, `None` where the system has no memory left.
+/// A vector of `length` default values, or `None` if the system has no memory left.
 fn zeroed<T: Clone + Default>(length: usize) -> Option<Vec<T>> {
     let mut zeros = Vec::new();
     zeros.try_reserve_exact(length).ok()?;

@@ -1,20 +1,20 @@
-//! Which format a file is of.
+//! Recognises the format of a file and opens it with the decoder for that format.
 
-use super::work::{Picture, Source, guarded};
+use super::work::{Picture, Source, catch_panics};
 use super::{ImageError, Limits, png, tiff};
 
-/// The formats that this build reads, for messages.
+/// The formats that this build reads, as a list for messages.
 pub const FORMATS: &str = if cfg!(feature = "heif") {
     "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF"
 } else {
     "JPEG, PNG, WebP, GIF, BMP and TIFF"
 };
 
-/// Reads the header of a picture of one of the [`FORMATS`] (the first or primary picture of
-/// several), which is recognised by its content.
+/// Reads the header of a file in one of the [`FORMATS`], which is recognised by its content. Of several
+/// pictures in a file, the first or the primary one is opened.
 ///
 /// # Errors
-/// Whatever is over `limits`, in another format, or damaged in its header. Never panics.
+/// The file is over `limits`, in another format, or its header is damaged. Never panics.
 pub fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Picture<'a>, ImageError> {
     if bytes.len() > limits.max_bytes {
         return Err(ImageError::TooManyBytes {
@@ -26,7 +26,7 @@ pub fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Picture<'a>, ImageEr
         what: describe_unknown(bytes),
     })?;
     let name = format.name();
-    guarded(name, || {
+    catch_panics(name, || {
         Picture::new(name, format.open(bytes, limits)?, *limits)
     })
 }
@@ -35,7 +35,7 @@ pub fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Picture<'a>, ImageEr
 pub(super) enum Format {
     Bmp,
     Gif,
-    /// HEIC, AVIF and their like: the content of a HEIF container is told apart by its brand.
+    /// HEIC, AVIF and other content of a HEIF container, with the name that its brands give.
     Heif(&'static str),
     Jpeg,
     Png,
@@ -50,7 +50,7 @@ impl Format {
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Format::Gif),
             [0xff, 0xd8, 0xff, ..] => Some(Format::Jpeg),
             [0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, ..] => Some(Format::Png),
-            // Classic TIFF, and BigTIFF with offsets of 64 bits.
+            // 42 is classic TIFF, 43 is BigTIFF, which has offsets of 64 bits.
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Format::Tiff),
             [
                 b'R',
@@ -106,7 +106,7 @@ impl Format {
     }
 }
 
-/// "HEIC" or "AVIF" where one of the brands of an ISO media file (ISO/IEC 14496-12, 4.3) says so.
+/// The name of the image format that the brands of an ISO media file (ISO/IEC 14496-12, 4.3) state.
 fn heif_name(bytes: &[u8]) -> Option<&'static str> {
     let length = u32::from_be_bytes(*bytes.first_chunk()?) as usize;
     let major = bytes.get(8..12)?;
@@ -123,7 +123,7 @@ fn heif_name(bytes: &[u8]) -> Option<&'static str> {
         .or(matches!(major, b"mif1" | b"mif2" | b"mif3" | b"miaf" | b"msf1").then_some("HEIF"))
 }
 
-/// What a file that is none of ours looks like, for the message.
+/// Describes a file of an unknown format, for the message.
 fn describe_unknown(bytes: &[u8]) -> String {
     match bytes {
         [] => "no bytes at all".into(),

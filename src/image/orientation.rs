@@ -1,17 +1,17 @@
-//! Turning a picture the way it was taken (EXIF tag 0x0112).
+//! The orientation of a picture (EXIF tag 0x0112), and rotating and mirroring it upright.
 
 use image::metadata::Orientation;
 
 use super::work::Work;
 use super::{ImageError, RgbImage};
 
-/// Side of the squares in which a picture is turned by a quarter, so that the rows that are read
-/// and those that are written stay in the processor's cache.
+/// Side of the squares in which a picture is transposed, so that the rows that are read and the rows
+/// that are written stay in the processor's cache.
 const SQUARE: usize = 32;
 
-/// The orientation that a block of EXIF states. Some writers of WebP and PNG leave the prefix that
-/// belongs to JPEG before it. A block that cannot be read says nothing about the pixels, so it
-/// counts as none.
+/// The orientation that an EXIF block states. The block may have the prefix `Exif\0\0`, which belongs
+/// to JPEG but which some writers of WebP and PNG keep. An EXIF block that cannot be read counts as
+/// upright, since the pixels can be intact.
 pub(super) fn of_exif(exif: &[u8]) -> Orientation {
     let mut exif = exif;
     while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
@@ -20,7 +20,7 @@ pub(super) fn of_exif(exif: &[u8]) -> Orientation {
     Orientation::from_exif_chunk(exif).unwrap_or(Orientation::NoTransforms)
 }
 
-/// Whether an upright picture is as wide as the file's pixels are high.
+/// Whether the orientation swaps width and height.
 pub(super) fn swaps_sides(orientation: Orientation) -> bool {
     match orientation {
         Orientation::NoTransforms
@@ -34,13 +34,13 @@ pub(super) fn swaps_sides(orientation: Orientation) -> bool {
     }
 }
 
-/// Applies `orientation` to pixels as they lie in the file.
+/// Rotates and mirrors the picture of a file so that it is upright.
 pub(super) fn upright(
     mut image: RgbImage,
     orientation: Orientation,
     work: &mut Work<'_>,
 ) -> Result<RgbImage, ImageError> {
-    // Whether the upright picture's x and y count from the far end of the file's.
+    // Whether the x or y axis of the file's picture is reversed in the upright picture.
     let (mirror_x, mirror_y) = match orientation {
         Orientation::NoTransforms | Orientation::Rotate90FlipH => (false, false),
         Orientation::FlipHorizontal | Orientation::Rotate90 => (true, false),
@@ -66,8 +66,8 @@ pub(super) fn upright(
     Ok(image)
 }
 
-/// Rows become columns, from the right where `mirror_x`; columns rows, from the bottom where
-/// `mirror_y`.
+/// Swaps rows and columns. With `mirror_x` the first row becomes the last column; with `mirror_y` the
+/// first column becomes the last row.
 fn transposed(
     image: &RgbImage,
     mirror_x: bool,
@@ -95,10 +95,10 @@ fn transposed(
 
 #[cfg(test)]
 mod tests {
-    use super::super::work::unbounded;
+    use super::super::work::without_limits;
     use super::*;
 
-    /// Shows a picture of distinct red values as rows of those values.
+    /// The red samples of a picture, by row.
     fn rows(image: &RgbImage) -> Vec<Vec<u8>> {
         let row = 3 * image.width() as usize;
         image
@@ -109,9 +109,9 @@ mod tests {
     }
 
     #[test]
-    fn all_eight() {
-        // Per value of the tag: how the 0th row and 0th column of the file look to a viewer
-        // (EXIF 2.32, table of tag 0x0112), here as the upright picture of the rows 123, 456.
+    fn every_value_of_the_tag_is_applied() {
+        // For each value of the tag (EXIF 2.32, table of tag 0x0112): the upright picture of a file
+        // whose rows are 123 and 456.
         let expected: [&[&[u8]]; 8] = [
             &[&[1, 2, 3], &[4, 5, 6]],
             &[&[3, 2, 1], &[6, 5, 4]],
@@ -126,7 +126,7 @@ mod tests {
         let image = RgbImage::new(3, 2, pixels).unwrap();
         for (tag, expected) in (1..=8).zip(expected) {
             let orientation = Orientation::from_exif(tag).unwrap();
-            let turned = unbounded(|work| upright(image.clone(), orientation, work)).unwrap();
+            let turned = without_limits(|work| upright(image.clone(), orientation, work)).unwrap();
             assert_eq!(rows(&turned), expected, "orientation {tag}");
             assert_eq!(
                 swaps_sides(orientation),
@@ -136,9 +136,9 @@ mod tests {
         }
     }
 
-    /// Against the `image` crate's own turning, with sides that are no multiple of a square.
+    /// Compares with the `image` crate; some sides are no multiple of [`SQUARE`].
     #[test]
-    fn larger_than_a_square() {
+    fn pictures_larger_than_a_square_are_oriented() {
         for (width, height) in [(67, 33), (1, 70), (64, 96)] {
             let pixels: Vec<u8> = (0..3 * width * height)
                 .map(|i| (i * i % 251) as u8)
@@ -149,7 +149,8 @@ mod tests {
                 let buffer = image::RgbImage::from_raw(width, height, pixels.clone()).unwrap();
                 let mut expected = image::DynamicImage::ImageRgb8(buffer);
                 expected.apply_orientation(orientation);
-                let turned = unbounded(|work| upright(image.clone(), orientation, work)).unwrap();
+                let turned =
+                    without_limits(|work| upright(image.clone(), orientation, work)).unwrap();
                 assert_eq!(turned.width(), expected.width());
                 assert_eq!(turned.pixels(), expected.as_bytes(), "orientation {tag}");
             }

@@ -1,4 +1,5 @@
-//! PNG by the `png` crate, row by row, so that only the picture in RGB is held.
+//! PNG by the `png` crate. Rows are converted one by one, so that memory holds only one whole picture,
+//! the one in RGB.
 
 use std::io::{Cursor, ErrorKind};
 
@@ -10,8 +11,8 @@ use super::{CUT_SHORT, ImageError, Limits, RgbImage, check_size, orientation, rg
 
 const FORMAT: &str = "PNG";
 
-/// Of each pass of Adam7 the first column, the first row, and the steps to the next of each
-/// (PNG specification, third edition, 8.1).
+/// The passes of Adam7 interlacing: first column, first row, column step, row step (PNG specification,
+/// third edition, 8.1).
 const ADAM7: [(usize, usize, usize, usize); 7] = [
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -21,7 +22,7 @@ const ADAM7: [(usize, usize, usize, usize); 7] = [
     (1, 0, 2, 2),
     (0, 1, 1, 2),
 ];
-/// The one pass of a file that is not interlaced.
+/// The only pass of a file without interlacing.
 const WHOLE: [(usize, usize, usize, usize); 1] = [(0, 0, 1, 1)];
 
 /// A PNG that has been read up to its pixels.
@@ -36,7 +37,7 @@ impl<'a> Png<'a> {
         for (index, (name, content)) in Chunks(bytes.get(8..).unwrap_or_default()).enumerate() {
             match (index, &name) {
                 (0, b"IHDR") => {
-                    // The decoder sizes a buffer by the width before anybody can look at it.
+                    // The decoder allocates a buffer for the stated width before it returns the width.
                     if let (Some(&width), Some(height)) = (content.first_chunk(), content.get(4..))
                         && let Some(&height) = height.first_chunk()
                     {
@@ -53,7 +54,7 @@ impl<'a> Png<'a> {
             }
         }
         let mut options = DecodeOptions::default();
-        // Damage of a chunk of transparency changes the picture, so its checksum counts as well.
+        // tRNS is an ancillary chunk, and damage to it changes the picture.
         options.set_skip_ancillary_crc_failures(false);
         let mut decoder = Decoder::new_with_options(Cursor::new(bytes), options);
         decoder.set_limits(png::Limits {
@@ -86,7 +87,7 @@ impl Source for Png<'_> {
         let samples = Samples::of(self.reader.output_color_type())?;
         let length = self.reader.output_line_size(info.width);
         let length = length.ok_or_else(|| work.out_of_memory())? as u64;
-        // The decoder holds the row, the one before it, and what is inflated ahead.
+        // The decoder holds two rows and data that it has inflated ahead.
         work.take(length.saturating_mul(4) + (1 << 20))?;
         let mut row = work.bytes(length)?;
         let mut image = work.canvas(info.width, info.height)?;
@@ -108,7 +109,7 @@ impl Source for Png<'_> {
                 samples.write(&row, to.skip(left).step_by(across));
             }
         }
-        // The checksum of the last data is behind them. What lacks only its end is whole.
+        // Read on to the checksum of the last data. A file that ends before it still has all pixels.
         match self.reader.read_row(&mut row) {
             Err(DecodingError::IoError(error)) if error.kind() == ErrorKind::UnexpectedEof => {}
             end => drop(end.map_err(from_library)?),
@@ -117,18 +118,18 @@ impl Source for Png<'_> {
     }
 }
 
-/// How the samples of a row lie.
+/// The layout of the samples in a row.
 struct Samples {
-    /// Of a pixel: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+    /// Samples of a pixel: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
     count: usize,
-    /// Two bytes a sample, the high one first.
+    /// Whether a sample has two bytes, the high one first.
     wide: bool,
 }
 
 impl Samples {
     fn of((color, depth): (ColorType, BitDepth)) -> Result<Self, ImageError> {
         let unexpected = || {
-            // EXPAND makes whole bytes of every depth, and colours of a palette.
+            // `Transformations::EXPAND` turns depths below 8 bits and palettes into samples of 8 bits.
             malformed("its samples were not expanded")
         };
         Ok(Samples {
@@ -147,11 +148,11 @@ impl Samples {
         })
     }
 
-    /// Writes the pixels of a row, as many as there is room for.
+    /// Converts the pixels of a row to RGB, until `row` or `to` ends.
     fn write<'p>(&self, row: &[u8], to: impl Iterator<Item = &'p mut [u8; 3]>) {
         if self.wide {
             let words = row.as_chunks::<2>().0;
-            let sample = |two: &[u8; 2]| rgb::of_16_bits(u16::from_be_bytes(*two));
+            let sample = |two: &[u8; 2]| rgb::from_16_bits(u16::from_be_bytes(*two));
             self.write_pixels(words, sample, to);
         } else {
             self.write_pixels(row, |sample| *sample, to);
@@ -183,7 +184,7 @@ impl Samples {
     }
 }
 
-/// The chunks of a PNG: name and content, up to the first that is cut short.
+/// The chunks of a PNG, as name and content, up to the first chunk that is cut short.
 struct Chunks<'a>(&'a [u8]);
 
 impl<'a> Iterator for Chunks<'a> {

@@ -1,35 +1,36 @@
-//! Resizing as Pillow's `Image.resize(size, Image.BICUBIC)` does it.
+//! Resizing like Pillow's `Image.resize(size, Image.BICUBIC)`.
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
-use super::work::{Work, unbounded};
+use super::work::{Work, without_limits};
 use super::{ImageError, RgbImage, check_size};
 
 /// Resizes with Pillow's bicubic filter: a convolution with the cubic kernel of Keys (1981) at
-/// a = -1/2, also known as Catmull-Rom, stretched by the scale when making smaller
-/// (antialiasing), in one direction after the other, rounded to 8 bits after each.
+/// a = -1/2, also known as Catmull-Rom. When the picture is made smaller, the kernel is stretched by
+/// the scale (antialiasing). The two directions are separate passes, each rounded to 8 bits.
 ///
 /// # Errors
-/// A side of 0, a size that no [`RgbImage`] can have, or no memory for it.
+/// A side is 0, the size is beyond the limits of [`RgbImage`], or memory is exhausted.
 pub fn resize_bicubic(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage, ImageError> {
-    unbounded(|work| resized(image, width, height, work))
+    without_limits(|work| resized(image, width, height, work))
 }
 
-/// [`resize_bicubic`], with its memory counted.
+/// As [`resize_bicubic`], with its memory counted in `work`.
 pub(super) fn resized(
     image: &RgbImage,
     width: u32,
     height: u32,
     work: &mut Work<'_>,
 ) -> Result<RgbImage, ImageError> {
-    check_size(width, height)?; // before the first pass is spent on it
+    check_size(width, height)?; // before the first pass, which may be expensive
 
-    // The order matters wherever a sum is clipped to 0 or 255 in between. The library alone would
-    // always go down first. Pillow goes across first, save (since 13.0, found by trying sizes)
-    // where the height shrinks by more than twice what the width does. With this order the
-    // picture between is never larger than both the old and the new one.
+    // The order of the passes changes the result where the first pass clips a sum to 0 or 255. The
+    // library alone would always do the vertical pass first. Pillow does the horizontal pass first,
+    // except (since 13.0, found by experiment) if the height shrinks by more than twice as many
+    // pixels as the width. With this order the intermediate picture is never larger than both the
+    // old and the new picture.
     let shrinks_by = |from: u32, to: u32| u64::from(from.saturating_sub(to));
     let down = shrinks_by(image.height(), height);
     let between = if down > 2 * shrinks_by(image.width(), width) {
@@ -41,7 +42,7 @@ pub(super) fn resized(
     resample(&between, width, height, work)
 }
 
-/// One pass, as one of the sides stays as it is, or a mere copy if both do.
+/// One pass: one of the two sides is that of `image`. If both are, the result is a copy.
 fn resample(
     image: &RgbImage,
     width: u32,
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_size_is_the_same_picture() {
+    fn resizing_to_the_same_size_changes_nothing() {
         let original = image(7, 5, |x, y| (x * 31 + y * 17) as u8);
         assert_eq!(resize_bicubic(&original, 7, 5).unwrap(), original);
     }
@@ -101,8 +102,9 @@ mod tests {
         }
     }
 
-    /// Twice as wide, each sample lies 1/4 of a pixel from the nearest old one, and the kernel
-    /// there is (-9, 111, 29, -3) / 128. An edge, which overshoots, tells it from its relatives.
+    /// At twice the width, each new sample is 1/4 of a pixel away from the nearest old one, where the
+    /// kernel is (-9, 111, 29, -3) / 128. The overshoot at an edge distinguishes it from other cubic
+    /// kernels.
     #[test]
     fn the_kernel_is_keys_at_minus_one_half() {
         let edge = image(8, 1, |x, _| if x < 4 { 50 } else { 178 });
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_sizes() {
+    fn sizes_beyond_the_limits_are_refused() {
         let original = image(3, 60_000, |_, _| 0);
         for (width, height) in [
             (0, 5),
@@ -131,7 +133,7 @@ mod tests {
                 "{width} x {height}"
             );
         }
-        // Across first, this would pass through 65,535 x 60,000.
+        // With the horizontal pass first, the intermediate picture would have 65,535 x 60,000 pixels.
         assert!(resize_bicubic(&original, 65_535, 1).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! The room as a whole: files in, pictures out.
+//! Tests of the whole crate: files of all formats are decoded.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::work::{PANICKED, unbounded};
+use super::work::{PANICKED, without_limits};
 use super::*;
 
 fn golden(name: &str) -> PathBuf {
@@ -26,7 +26,7 @@ fn golden_json(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()
 }
 
-/// Tensors of bytes, rows × columns × samples.
+/// Reads tensors of bytes, rows × columns × samples, by their keys.
 fn golden_pixels(name: &str) -> impl Fn(&str) -> Vec<Vec<Vec<u8>>> {
     let file = std::fs::read(golden(name)).unwrap();
     move |key| {
@@ -41,7 +41,7 @@ fn golden_pixels(name: &str) -> impl Fn(&str) -> Vec<Vec<Vec<u8>>> {
     }
 }
 
-/// Rows of pixels of three samples, as the golden files have them.
+/// A picture as rows of pixels of three samples, the form of [`golden_pixels`].
 fn rows(image: &RgbImage) -> Vec<Vec<Vec<u8>>> {
     let row = 3 * image.width() as usize;
     image
@@ -69,7 +69,7 @@ fn decode_default(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     decode(bytes, &Limits::default())
 }
 
-/// Every file of `tests/golden/modes`: one of each format and way of coding.
+/// All files of `tests/golden/modes`, one for each format and coding, and three files with EXIF.
 fn mode_files() -> Vec<(String, Vec<u8>)> {
     let modes = golden_json("modes/modes.json");
     let names = modes
@@ -94,7 +94,7 @@ fn mode_files() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// A picture of 5 × 3 without any symmetry.
+/// A picture of 5 × 3 pixels without any symmetry.
 fn slope() -> (u32, u32, Vec<u8>) {
     (
         5,
@@ -108,7 +108,7 @@ fn slope() -> (u32, u32, Vec<u8>) {
 fn exif(orientation: u16) -> Vec<u8> {
     let mut block = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01".to_vec();
     block.extend(orientation.to_be_bytes());
-    block.extend([0; 6]); // the rest of the entry, and no further directory
+    block.extend([0; 6]); // the rest of the entry, and the offset of the next directory
     block
 }
 
@@ -136,15 +136,15 @@ fn encode(name: &str, width: u32, height: u32, pixels: &[u8], exif: Option<Vec<u
     out
 }
 
-/// An uncompressed RGB TIFF. The encoder at hand writes no orientation.
+/// An uncompressed RGB TIFF. (The `image` crate's encoder writes no orientation.)
 fn tiff(width: u32, height: u32, pixels: &[u8], orientation: u16) -> Vec<u8> {
     let entries: [(u16, u16, u32, u32); 10] = [
         (256, 4, 1, width),
         (257, 4, 1, height),
-        (258, 3, 3, 8 + 2 + 12 * 10 + 4), // bits per sample, behind the directory
+        (258, 3, 3, 8 + 2 + 12 * 10 + 4), // bits per sample, after the directory
         (259, 3, 1, 1),
         (262, 3, 1, 2),
-        (273, 4, 1, 8 + 2 + 12 * 10 + 4 + 6), // the strip, behind those
+        (273, 4, 1, 8 + 2 + 12 * 10 + 4 + 6), // the strip, after the bits per sample
         (274, 3, 1, u32::from(orientation)),
         (277, 3, 1, 3),
         (278, 4, 1, height),
@@ -163,26 +163,26 @@ fn tiff(width: u32, height: u32, pixels: &[u8], orientation: u16) -> Vec<u8> {
 }
 
 #[test]
-fn every_mode_is_what_the_reference_sees() {
+fn every_mode_is_decoded_as_by_the_reference() {
     let pixels = golden_pixels("modes/pixels.safetensors");
     for mode in golden_json("modes/modes.json").as_array().unwrap() {
         let name = mode["file"].as_str().unwrap();
         let image = decode_default(&golden_file(name)).unwrap();
-        // "intended" where we mean to differ: alpha on white, 16 bits as 8.
+        // "intended" has the pixels where this crate differs on purpose: alpha on white, 16 bits.
         let expected = match mode.get("differs") {
             Some(_) => pixels(&format!("{name}.intended")),
             None => pixels(name),
         };
         let differences = differences(&rows(&image), &expected);
         let worst = *differences.iter().max().unwrap();
-        // Sixteen bits are rounded here and cut off there.
+        // This crate rounds 16 bits to 8; the reference cuts off the low byte.
         let allowed = u8::from(name.starts_with("sixteen"));
         assert!(worst <= allowed, "{name}: off by {worst}");
     }
 }
 
 #[test]
-fn resizing_is_what_the_reference_does() {
+fn pictures_are_resized_as_by_the_reference() {
     let pixels = golden_pixels("preprocess.safetensors");
     let (mut values, mut beyond) = (0, 0);
     for case in golden_json("preprocess.json")["resizes"]
@@ -194,7 +194,7 @@ fn resizing_is_what_the_reference_does() {
         let (width, height) = (number(&case["to"][0]), number(&case["to"][1]));
         let resized = resize_bicubic(&image, width, height).unwrap();
 
-        // The file keeps every so many rows and columns, and the sums of all.
+        // The file has every `stride`-th row and column, and the sums of all samples.
         let rows = rows(&resized);
         let stride = number(&case["stride"]) as usize;
         let every = |row: &Vec<Vec<u8>>| row.iter().step_by(stride).cloned().collect::<Vec<_>>();
@@ -228,7 +228,7 @@ fn resizing_is_what_the_reference_does() {
     );
 }
 
-/// The picture of `tests/golden/preprocess.json`, as its "formula" says.
+/// The picture that "formula" in `tests/golden/preprocess.json` describes.
 fn formula(width: u32, height: u32) -> RgbImage {
     let triangle = |t: u32| (t % 512).min(511 - t % 512);
     let sample = |x: u32, y: u32, c: u32| match (x / 16 + y / 16) % 3 {
@@ -251,7 +251,7 @@ fn orientation_is_applied_in_every_format_that_states_it() {
     let plain = RgbImage::new(width, height, pixels.clone()).unwrap();
     for value in 1..=8u8 {
         let orientation = image::metadata::Orientation::from_exif(value).unwrap();
-        let upright = |plain| unbounded(|work| orientation::upright(plain, orientation, work));
+        let upright = |plain| without_limits(|work| orientation::upright(plain, orientation, work));
         let expected = upright(plain.clone()).unwrap();
         let block = exif(u16::from(value));
         let prefixed = [b"Exif\0\0", block.as_slice()].concat();
@@ -276,7 +276,7 @@ fn orientation_is_applied_in_every_format_that_states_it() {
                 "{format} {value}"
             );
         }
-        // A JPEG's pixels are not quite what went in: compare with the same file unturned.
+        // JPEG is lossy, so compare with the same file without an orientation.
         let plain = decode_default(&encode("a.jpg", width, height, &pixels, None)).unwrap();
         let turned = decode_default(&encode("a.jpg", width, height, &pixels, Some(block))).unwrap();
         assert_eq!(turned, upright(plain).unwrap(), "JPEG {value}");
@@ -284,7 +284,7 @@ fn orientation_is_applied_in_every_format_that_states_it() {
 }
 
 #[test]
-fn metadata_beyond_reading_do_no_harm() {
+fn unreadable_exif_is_ignored() {
     let (width, height, pixels) = slope();
     let mut far = exif(6);
     far[4..8].fill(0xff);
@@ -308,7 +308,7 @@ fn metadata_beyond_reading_do_no_harm() {
     assert_eq!(odd.pixels(), pixels);
 }
 
-/// An error, but not that of a decoder which panicked.
+/// Whether the decoder returned without a panic.
 fn is_sound(result: &Result<RgbImage, ImageError>) -> bool {
     !matches!(result, Err(ImageError::Malformed { reason, .. }) if reason == PANICKED)
 }
@@ -321,7 +321,7 @@ fn a_file_that_is_cut_short_is_an_error() {
             let cut = decode_default(&file[..length]);
             assert!(is_sound(&cut), "{name} cut to {length}");
             match cut {
-                // What lacks only its end is whole: end markers, checksums, padding.
+                // A file may lack its last bytes if they are only end markers, checksums or padding.
                 Ok(image) => {
                     assert_eq!(image, whole, "{name} cut to {length}");
                     assert!(file.len() - length <= 24, "{name} cut to {length}");
@@ -339,7 +339,7 @@ fn a_file_that_is_cut_short_is_an_error() {
 }
 
 #[test]
-fn every_flipped_bit_is_survived() {
+fn no_flipped_bit_makes_a_decoder_panic() {
     let limits = Limits {
         max_memory: 80 << 20,
         ..Limits::default()
@@ -358,7 +358,7 @@ fn every_flipped_bit_is_survived() {
 
 proptest! {
     #[test]
-    fn any_bytes_behind_a_signature_are_survived(
+    fn noise_after_a_signature_makes_no_decoder_panic(
         file in prop::sample::select(mode_files()),
         keep in 0..200_usize,
         noise in prop::collection::vec(any::<u8>(), 0..400),
@@ -369,7 +369,7 @@ proptest! {
     }
 
     #[test]
-    fn any_size_is_survived(
+    fn resizing_to_any_size_does_not_panic(
         from in (1..40_u32, 1..40_u32),
         to in (0..200_u32, 0..200_u32),
         factor in prop::sample::select(vec![1_u32, 1, 1, 10, 65_536, u32::MAX / 200]),
@@ -386,7 +386,7 @@ proptest! {
 }
 
 #[test]
-fn limits_come_before_the_picture() {
+fn limits_are_checked_before_pixels_are_decoded() {
     let png = |width: u32, height: u32| {
         let mut file = encode("a.png", 5, 3, &slope().2, None);
         file[16..20].copy_from_slice(&width.to_be_bytes());
@@ -414,14 +414,14 @@ fn limits_come_before_the_picture() {
         message(&png(0, 7), &limits),
         "image of 0 x 7 pixels has no pixels"
     );
-    // Below the limits it is up to the file, here one whose header checksum is wrong.
+    // Below the limits the decoder reads on, and finds that the header's checksum is wrong.
     assert!(matches!(
         decode(&png(100, 100), &limits),
         Err(ImageError::Malformed { .. })
     ));
 }
 
-/// The least memory with which a file is decoded.
+/// The smallest [`Limits::max_memory`] with which a file is decoded.
 fn least_memory(name: &str, file: &[u8]) -> u64 {
     let (mut too_little, mut enough) = (0, 1 << 30);
     while enough - too_little > 1 {
@@ -447,11 +447,11 @@ fn memory_is_counted_before_it_is_taken() {
     for (name, file) in mode_files() {
         let image = decode_default(&file).unwrap();
         let least = least_memory(&name, &file);
-        // The pixels themselves, and what decoders keep whatever the size.
+        // The pixels, and the memory that a decoder takes for a picture of any size.
         assert!(least >= image.pixels().len() as u64, "{name}: {least}");
         assert!(least < 100 << 20, "{name}: {least}");
     }
-    // Turned by a quarter, a picture is held twice.
+    // A picture that is rotated by a quarter turn takes memory twice.
     let (width, height) = (1600, 1200);
     let pixels: Vec<u8> = (0..3 * width * height).map(|i| (i % 251) as u8).collect();
     let least = |orientation| {
@@ -462,7 +462,7 @@ fn memory_is_counted_before_it_is_taken() {
     assert_eq!(least(6), 6 * u64::from(width * height));
 }
 
-/// 13 MB in a file, and 35 more while it is decoded.
+/// The file has 13 MB, and decoding takes 35 MB more.
 #[test]
 fn a_large_lossless_webp_is_read() {
     let (width, height) = (2200, 2000);
@@ -481,7 +481,7 @@ fn a_large_lossless_webp_is_read() {
     };
     let image = decode(&file, &limits).unwrap();
     assert_eq!(image.pixels(), pixels);
-    // Cancelled in the middle, between two pieces.
+    // Cancel in the middle, between two pieces.
     let asked = std::cell::Cell::new(0);
     let cancelled = open(&file, &limits).unwrap().decode(None, &|| {
         asked.set(asked.get() + 1);
@@ -492,7 +492,7 @@ fn a_large_lossless_webp_is_read() {
 }
 
 #[test]
-fn a_jpeg_that_will_be_made_smaller_is_decoded_smaller() {
+fn a_jpeg_is_decoded_at_a_fraction_of_its_size_for_a_small_wanted_size() {
     let (width, height) = (201, 101);
     let pixels: Vec<u8> = (0..3 * width * height)
         .map(|i| (i / 7 % 256) as u8)
@@ -513,7 +513,7 @@ fn a_jpeg_that_will_be_made_smaller_is_decoded_smaller() {
             turn((image.width(), image.height()))
         };
         assert_eq!(size(None), (201, 101));
-        // At least twice as large as is wanted, on both sides.
+        // Both sides stay at least twice the wanted ones.
         assert_eq!(size(Some((13, 6))), (26, 13));
         assert_eq!(size(Some((13, 7))), (51, 26));
         assert_eq!(size(Some((14, 6))), (51, 26));
@@ -538,7 +538,7 @@ fn decoding_ends_when_it_is_cancelled() {
 }
 
 #[test]
-fn what_is_no_picture_is_named() {
+fn a_file_of_another_format_is_described() {
     for (file, what) in [
         (&b""[..], "no bytes at all"),
         (b"just text", "text"),
@@ -560,7 +560,7 @@ fn what_is_no_picture_is_named() {
 
 #[cfg(not(feature = "heif"))]
 #[test]
-fn without_libheif_its_formats_are_refused_by_name() {
+fn without_libheif_heic_and_avif_are_refused_by_name() {
     for (file, name) in [
         (&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], "HEIC"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "AVIF"),
@@ -577,7 +577,7 @@ fn without_libheif_its_formats_are_refused_by_name() {
 }
 
 #[test]
-fn an_rgb_image_is_as_long_as_its_size_says() {
+fn an_rgb_image_has_the_length_of_its_size() {
     assert!(RgbImage::new(2, 1, vec![0; 6]).is_ok());
     assert_eq!(
         RgbImage::new(2, 1, vec![0; 5]),

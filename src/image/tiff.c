@@ -1,10 +1,10 @@
 /*
- * TIFF over libtiff: it undoes compression, predictors and byte orders, chunk by chunk (a strip or a
- * tile). What the samples mean is decided in tiff.rs: libtiff's own conversion to RGBA takes every
- * fourth sample for alpha.
+ * TIFF by libtiff, which undoes compression, predictors and byte orders, one chunk (a strip or a tile)
+ * at a time. tiff.rs interprets the samples, as libtiff's conversion to RGBA takes every fourth sample
+ * for alpha.
  *
- * libtiff decodes some damaged data to the end and only warns. While pixels are read, a warning is
- * an error here, except those that say nothing about pixels (see `warned`).
+ * libtiff decodes some damaged data to the end and only warns. While pixels are read, a warning is an
+ * error here, unless it has no bearing on pixels (see `handle_warning`).
  */
 #include <stdarg.h>
 #include <stdint.h>
@@ -25,17 +25,17 @@ struct photosearch_tiff {
     int reading;
     /* Whether the failure is about an entry of the directory that pixels depend on. */
     int about_pixels;
-    /* ExtraSamples has fewer kinds than there are samples; libtiff makes up the rest. */
+    /* Whether ExtraSamples states fewer kinds than there are samples; libtiff invents the rest. */
     int kinds_made_up;
-    /* StripByteCounts contradicts the size of the picture; libtiff computes it. */
+    /* Whether StripByteCounts contradicts the size of the picture; libtiff computes it instead. */
     int lengths_made_up;
 };
 
 /*
- * Entries that pixels depend on, as libtiff quotes them. It drops an entry that it cannot read, and
- * goes on as if the file did not have it.
+ * Entries that pixels depend on, as libtiff quotes them in its messages. libtiff drops an entry that it
+ * cannot read and goes on as if the file did not have it.
  */
-static const char *const needed[] = {
+static const char *const pixel_entries[] = {
     "\"BitsPerSample\"",       "\"Compression\"",         "\"PhotometricInterpretation\"",
     "\"FillOrder\"",           "\"JPEGTables\"",          "\"SamplesPerPixel\"",
     "\"RowsPerStrip\"",        "\"PlanarConfiguration\"", "\"Group3Options\"",
@@ -46,25 +46,25 @@ static const char *const needed[] = {
     "\"StripOffsets\"",        "\"TileOffsets\"",
 };
 
-/* What the first directory says. The mirror of `Header` in tiff.rs. */
+/* The content of the first directory. `Header` in tiff.rs is the same struct. */
 struct photosearch_tiff_header {
     uint32_t width, height;
-    /* Size of a chunk; a strip is as wide as the picture. */
+    /* The size of a chunk. A strip is as wide as the picture. */
     uint32_t chunk_width, chunk_height;
-    /* ReferenceBlackWhite and YCbCrCoefficients, where the picture is in YCbCr. */
+    /* ReferenceBlackWhite and YCbCrCoefficients, if the picture is in YCbCr. */
     float black_white[6], luma[3];
     uint16_t tiled, separate;
-    /* The lengths of the strips are not the file's, as those contradict its size. */
+    /* 1 if libtiff has computed the lengths of the strips, since those in the file contradict its size. */
     uint16_t lengths_made_up;
     uint16_t compression, predictor, photometric, ink_set, orientation;
     uint16_t samples, bits, sample_format;
-    /* Kind of each sample beyond the colours, and how many of those kinds are stated. */
+    /* The kinds of the samples after the colours, and the number of kinds that the file states. */
     uint16_t extra_kinds[8], extra_count;
-    /* Pixels across and down that share their chroma. */
+    /* Chroma subsampling: the number of pixels across and down that share their chroma. */
     uint16_t chroma_across, chroma_down;
 };
 
-/* Keeps the first failure: what libtiff says afterwards follows from it. */
+/* Stores a failure. Only the first one is kept, as later ones follow from it. */
 static void fail(struct photosearch_tiff *file, int kind, const char *message)
 {
     if (file->failure.kind != PHOTOSEARCH_OK)
@@ -78,23 +78,23 @@ static void fail_with(struct photosearch_tiff *file, int warning, const char *fo
 {
     char message[256];
     int kind = PHOTOSEARCH_DAMAGED;
-    /* The first failure counts, and a damaged fax has one for each of its rows. */
+    /* Skip the formatting if the message cannot count: a damaged fax has one for each row. */
     if (file->failure.kind != PHOTOSEARCH_OK && (file->reading || file->about_pixels))
         return;
     vsnprintf(message, sizeof message, format, arguments);
     size_t length = strlen(message);
     if (length > 0 && message[length - 1] == '.')
         message[length - 1] = 0;
-    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
-        if (!file->reading && strstr(message, needed[i])) {
+    for (size_t i = 0; i < sizeof pixel_entries / sizeof *pixel_entries; i++)
+        if (!file->reading && strstr(message, pixel_entries[i])) {
             file->about_pixels = 1;
-            file->failure.kind = PHOTOSEARCH_OK; /* What came before is of no use. */
+            file->failure.kind = PHOTOSEARCH_OK; /* replace a failure that has no bearing on pixels */
         }
     if (warning && !file->reading && !file->about_pixels)
-        return; /* unknown entries, types that are not the usual ones */
-    /* libtiff has no codes. */
+        return; /* about unknown entries or unusual types */
+    /* libtiff's errors have no codes, only messages. */
     if (strstr(message, "Cannot handle different values per")) {
-        fail(file, PHOTOSEARCH_UNSUPPORTED, "samples that differ in their bits or in their format");
+        fail(file, PHOTOSEARCH_UNSUPPORTED, "samples with different numbers of bits or formats");
         return;
     }
     if (strstr(message, "limit defined in open options"))
@@ -102,24 +102,24 @@ static void fail_with(struct photosearch_tiff *file, int warning, const char *fo
     fail(file, kind, message);
 }
 
-static int failed(TIFF *tiff, void *user_data, const char *module, const char *format,
+static int handle_error(TIFF *tiff, void *user_data, const char *module, const char *format,
                   va_list arguments)
 {
     (void)tiff;
     (void)module;
     fail_with(user_data, 0, format, arguments);
-    return 1; /* Nothing is left for libtiff's own handler. */
+    return 1; /* libtiff's default handler is not called */
 }
 
-static int warned(TIFF *tiff, void *user_data, const char *module, const char *format,
+static int handle_warning(TIFF *tiff, void *user_data, const char *module, const char *format,
                   va_list arguments)
 {
     struct photosearch_tiff *file = user_data;
     (void)tiff;
     (void)module;
     /*
-     * Pixels are whole: an early version of the compression; a coding that is unusual in TIFF; rows
-     * below the picture in its last strip.
+     * Warnings about files whose pixels are complete: an early version of LZW, a coding that is unusual
+     * in TIFF, rows below the picture in its last strip.
      */
     static const char *const harmless[] = {
         "Old-style LZW codes",
@@ -160,7 +160,7 @@ static toff_t seek(thandle_t handle, toff_t offset, int whence)
 {
     struct photosearch_tiff *file = handle;
     uint64_t from = whence == SEEK_CUR ? file->position : whence == SEEK_END ? file->length : 0;
-    /* A place beyond the end is allowed, and has no bytes. Offsets backwards wrap around. */
+    /* Positions beyond the end are allowed, and reads there return nothing. Negative offsets wrap. */
     file->position = from + offset;
     return file->position;
 }
@@ -177,9 +177,9 @@ static toff_t size(thandle_t handle)
 }
 
 /*
- * Reads the first directory of these bytes, which must outlive what is returned. libtiff may take
- * `memory` bytes at a time. NULL where memory is out; whether it failed tells
- * photosearch_tiff_failure.
+ * Opens a file and reads its first directory. The bytes must outlive the result. libtiff may take up to
+ * `memory` bytes in one allocation. Returns NULL if memory is exhausted; photosearch_tiff_failure tells
+ * whether it failed otherwise.
  */
 struct photosearch_tiff *photosearch_tiff_new(const uint8_t *bytes, size_t length, uint64_t memory)
 {
@@ -193,17 +193,17 @@ struct photosearch_tiff *photosearch_tiff_new(const uint8_t *bytes, size_t lengt
     }
     file->bytes = bytes;
     file->length = length;
-    TIFFOpenOptionsSetErrorHandlerExtR(options, failed, file);
-    TIFFOpenOptionsSetWarningHandlerExtR(options, warned, file);
+    TIFFOpenOptionsSetErrorHandlerExtR(options, handle_error, file);
+    TIFFOpenOptionsSetWarningHandlerExtR(options, handle_warning, file);
     TIFFOpenOptionsSetMaxSingleMemAlloc(options, memory < INT64_MAX ? (tmsize_t)memory : INT64_MAX);
-    /* m: the file is not mapped, so that libtiff reads through the functions above alone. */
+    /* m: no memory mapping, so that libtiff reads only through the functions above. */
     file->tiff = TIFFClientOpenExt("", "rm", file, read_bytes, write_bytes, seek, close_file, size,
                                    NULL, NULL, options);
     TIFFOpenOptionsFree(options);
     if (file->tiff == NULL)
         fail(file, PHOTOSEARCH_DAMAGED, "its directory cannot be read");
     else if (!file->about_pixels)
-        file->failure.kind = PHOTOSEARCH_OK; /* what is of no use may be damaged */
+        file->failure.kind = PHOTOSEARCH_OK; /* damage has no bearing on pixels */
     return file;
 }
 
@@ -214,13 +214,13 @@ void photosearch_tiff_free(struct photosearch_tiff *file)
     free(file);
 }
 
-/* What went wrong first. Lives as long as the file. */
+/* The first failure. Valid as long as the file. */
 const struct photosearch_failure *photosearch_tiff_failure(const struct photosearch_tiff *file)
 {
     return &file->failure;
 }
 
-/* Tells what the directory says. Returns 1, or 0 where it failed. */
+/* Stores the content of the directory in `header`. Returns 1, or 0 if it failed. */
 int photosearch_tiff_read_header(struct photosearch_tiff *file,
                                  struct photosearch_tiff_header *header)
 {
@@ -237,22 +237,22 @@ int photosearch_tiff_read_header(struct photosearch_tiff *file,
         !TIFFGetFieldDefaulted(tiff, TIFFTAG_COMPRESSION, &header->compression) ||
         !TIFFGetFieldDefaulted(tiff, TIFFTAG_SAMPLEFORMAT, &header->sample_format) ||
         !TIFFGetFieldDefaulted(tiff, TIFFTAG_PLANARCONFIG, &planes)) {
-        fail(file, PHOTOSEARCH_DAMAGED, "its directory lacks the size of the picture");
+        fail(file, PHOTOSEARCH_DAMAGED, "its directory does not state the size of the picture");
         return 0;
     }
     if (!TIFFGetField(tiff, TIFFTAG_PHOTOMETRIC, &header->photometric)) {
-        fail(file, PHOTOSEARCH_DAMAGED, "its directory does not say what the samples mean");
+        fail(file, PHOTOSEARCH_DAMAGED, "its directory does not state what the samples mean");
         return 0;
     }
-    /* One bit is what the tag means where it is absent: never of several samples. */
+    /* Without the tag, samples have 1 bit by default, which is never meant for several samples. */
     uint16_t bits;
     if (header->samples > 1 && !TIFFGetField(tiff, TIFFTAG_BITSPERSAMPLE, &bits)) {
-        fail(file, PHOTOSEARCH_DAMAGED, "its directory does not say how many bits a sample has");
+        fail(file, PHOTOSEARCH_DAMAGED, "its directory does not state the bits of a sample");
         return 0;
     }
     /*
-     * libdeflate fills no buffer that the data are too long for, and libtiff takes that for success
-     * (tif_zip.c). zlib fills it.
+     * If the data are too long for the buffer, libdeflate leaves the buffer empty, and libtiff takes that
+     * for success (tif_zip.c). zlib fills the buffer.
      */
     if (header->compression == COMPRESSION_ADOBE_DEFLATE ||
         header->compression == COMPRESSION_DEFLATE)
@@ -266,7 +266,7 @@ int photosearch_tiff_read_header(struct photosearch_tiff *file,
         header->predictor = PREDICTOR_NONE;
     if (TIFFGetField(tiff, TIFFTAG_EXTRASAMPLES, &extra_count, &extra) && extra != NULL) {
         if (file->kinds_made_up)
-            fail(file, PHOTOSEARCH_DAMAGED, "it does not say of all samples what they are");
+            fail(file, PHOTOSEARCH_DAMAGED, "it does not state the kinds of all samples");
         header->extra_count = extra_count;
         for (uint16_t i = 0; i < extra_count && i < 8; i++)
             header->extra_kinds[i] = extra[i];
@@ -278,7 +278,7 @@ int photosearch_tiff_read_header(struct photosearch_tiff *file,
             memcpy(header->luma, values, sizeof header->luma);
         if (TIFFGetFieldDefaulted(tiff, TIFFTAG_REFERENCEBLACKWHITE, &values) && values != NULL)
             memcpy(header->black_white, values, sizeof header->black_white);
-        /* The JPEG decoder then returns RGB, except of planes that are each a JPEG of their own. */
+        /* Has the JPEG decoder return RGB. With separate planes, each is a JPEG of one component. */
         if (header->compression == COMPRESSION_JPEG && !header->separate)
             TIFFSetField(tiff, TIFFTAG_JPEGCOLORMODE, JPEGCOLORMODE_RGB);
     }
@@ -302,7 +302,10 @@ int photosearch_tiff_has_compression(uint16_t compression)
     return TIFFIsCODECConfigured(compression);
 }
 
-/* Copies the palette, `1 << bits` entries of 16 bits for each colour. Returns 0 if there is none. */
+/*
+ * Copies the palette: `1 << bits` entries of 16 bits for each of red, green and blue. Returns 0 if there
+ * is none.
+ */
 int photosearch_tiff_read_palette(struct photosearch_tiff *file, uint16_t bits, uint16_t *red,
                                   uint16_t *green, uint16_t *blue)
 {
@@ -317,9 +320,9 @@ int photosearch_tiff_read_palette(struct photosearch_tiff *file, uint16_t bits, 
 }
 
 /*
- * Decodes the chunk `index`, which has `rows` rows (a tile all of its own), into `to`. Returns 1, or
- * 0 where it failed or the chunk is not of `length` bytes; where `exact`, also if it is not stored in
- * as many.
+ * Decodes the chunk `index` into `to`. `rows` is the number of rows in a strip; it is ignored for a
+ * tile. Fails if the decoded chunk does not have `length` bytes and, if `exact`, also if the stored
+ * chunk does not. Returns 1, or 0 if it failed.
  */
 int photosearch_tiff_read_chunk(struct photosearch_tiff *file, uint32_t index, uint32_t rows,
                                 int exact, uint8_t *to, uint64_t length)
@@ -327,12 +330,12 @@ int photosearch_tiff_read_chunk(struct photosearch_tiff *file, uint32_t index, u
     TIFF *tiff = file->tiff;
     int tiled = TIFFIsTiled(tiff);
     tmsize_t read = -1;
-    /* libtiff takes a place that the directory lacks for 0, where the file's header is. */
+    /* For a chunk without an offset in the directory, libtiff returns 0, where the file's header is. */
     if (TIFFGetStrileOffset(tiff, index) == 0)
         fail(file, PHOTOSEARCH_DAMAGED, "strips or tiles of the picture are missing");
     /*
-     * Of data that are not compressed, libtiff reads as many as it needs, whatever the file states.
-     * Some programs state 0.
+     * Of uncompressed data, libtiff reads as many bytes as it needs, whatever length the file states.
+     * Some programs write a length of 0, which is accepted.
      */
     uint16_t compression = COMPRESSION_NONE;
     TIFFGetField(tiff, TIFFTAG_COMPRESSION, &compression);
@@ -349,6 +352,6 @@ int photosearch_tiff_read_chunk(struct photosearch_tiff *file, uint32_t index, u
         file->reading = 0;
     }
     if (read < 0 || (uint64_t)read != length)
-        fail(file, PHOTOSEARCH_DAMAGED, "its strips or tiles are not of the size that it states");
+        fail(file, PHOTOSEARCH_DAMAGED, "its strips or tiles have another size than it states");
     return file->failure.kind == PHOTOSEARCH_OK;
 }

@@ -1,10 +1,9 @@
-//! TIFF by libtiff: the first picture of the file. `tiff.c` has strips and tiles decoded,
-//! `tiff/samples.rs` unpacks their samples, `tiff/meaning.rs` and `tiff/colour.rs` know what those
-//! show.
+//! TIFF by libtiff: the first picture of the file. `tiff.c` decodes strips and tiles, `tiff/samples.rs`
+//! unpacks their samples, `tiff/interpretation.rs` and `tiff/colour.rs` convert the samples to RGB.
 
 mod colour;
 mod directory;
-mod meaning;
+mod interpretation;
 mod samples;
 #[cfg(test)]
 mod tests;
@@ -18,14 +17,14 @@ use image::metadata::Orientation;
 use super::failure::Failure;
 use super::work::{Layout, Source, Work};
 use super::{ImageError, Limits, RgbImage, check_size};
-use meaning::Meaning;
+use interpretation::Interpretation;
 use samples::Packing;
 
 const FORMAT: &str = "TIFF";
 /// Values of the tag PhotometricInterpretation.
 const PALETTE: u16 = 3;
 const YCBCR: u16 = 6;
-/// Of the tag Compression.
+/// A value of the tag Compression.
 const JPEG: u16 = 7;
 
 /// `struct photosearch_tiff` in `tiff.c`.
@@ -88,22 +87,22 @@ unsafe extern "C" {
 pub(super) struct Tiff<'a> {
     file: NonNull<File>,
     header: Header,
-    /// Chunks are stored in as many bytes as they have.
+    /// Whether the stored chunks must have the length of the decoded ones, as without compression.
     exact: bool,
     packing: Packing,
-    meaning: Meaning,
-    /// Of the file, in bytes.
+    interpretation: Interpretation,
+    /// The length of the file in bytes.
     length: usize,
-    /// libtiff points into the file.
+    /// libtiff holds a pointer to the file's bytes.
     bytes: PhantomData<&'a [u8]>,
 }
 
-/// libtiff's handle, until it is part of a [`Tiff`].
+/// Owns libtiff's handle until a [`Tiff`] takes it over.
 struct Open(NonNull<File>);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // SAFETY: made by `photosearch_tiff_new`, and not used after this.
+        // SAFETY: the file was made by `photosearch_tiff_new`, and nothing uses it after this call.
         unsafe { photosearch_tiff_free(self.0.as_ptr()) };
     }
 }
@@ -113,7 +112,8 @@ impl<'a> Tiff<'a> {
         let directory = directory::check(bytes, limits)?;
         // libtiff takes 0 for no limit.
         let memory = limits.max_memory.saturating_sub(limits.held).max(1);
-        // SAFETY: the bytes outlive the file, by this type's lifetime.
+        // SAFETY: the pointer is valid for `bytes.len()` bytes, and by the lifetime of `Tiff` the bytes
+        // outlive the file.
         let file = unsafe { photosearch_tiff_new(bytes.as_ptr(), bytes.len(), memory) };
         let file = Open(NonNull::new(file).ok_or(ImageError::OutOfMemory {
             width: 0,
@@ -124,7 +124,7 @@ impl<'a> Tiff<'a> {
             if returned != 0 {
                 return Ok(());
             }
-            // SAFETY: the failure is a part of the file, and nothing changes it meanwhile.
+            // SAFETY: the failure is a part of the file, and no C function runs while it is borrowed.
             let failure = unsafe { &*photosearch_tiff_failure(pointer) };
             Err(failure.error(FORMAT, (0, 0), limits.max_memory))
         };
@@ -132,16 +132,16 @@ impl<'a> Tiff<'a> {
         let opened = unsafe { (*photosearch_tiff_failure(pointer)).is_none() };
         check(c_int::from(opened))?;
         let mut header = Header::default();
-        // SAFETY: the file is open; the header is ours.
+        // SAFETY: the file is open; the header is valid for writes.
         check(unsafe { photosearch_tiff_read_header(pointer, &mut header) })?;
         check_size(header.width, header.height)?;
         let exact = directory.check_header(&header)?;
 
         check_compression(&header)?;
-        let mut meaning = Meaning::of(&header)?;
-        if let Meaning::Palette { colours, .. } = &mut meaning {
+        let mut interpretation = Interpretation::of(&header)?;
+        if let Interpretation::Palette { colours, .. } = &mut interpretation {
             let [red, green, blue] = colours.as_mut();
-            // SAFETY: the file is open; the arrays hold 2^8 entries, and `Meaning::of` has refused
+            // SAFETY: the file is open; the arrays hold 2^8 entries, and `Interpretation::of` has refused
             // more bits.
             let read = unsafe {
                 photosearch_tiff_read_palette(
@@ -155,7 +155,7 @@ impl<'a> Tiff<'a> {
             if read == 0 {
                 return Err(malformed("its palette is missing"));
             }
-            meaning.scale_palette();
+            interpretation.scale_palette();
         }
         let packing = Packing::of(&header)?;
         let file = std::mem::ManuallyDrop::new(file).0;
@@ -164,13 +164,14 @@ impl<'a> Tiff<'a> {
             header,
             exact,
             packing,
-            meaning,
+            interpretation,
             length: bytes.len(),
             bytes: PhantomData,
         })
     }
 
-    /// Decodes a chunk of so many rows, which has to be of `to`'s length.
+    /// Decodes the chunk `index` into `to`. The decoded chunk has to have the length of `to`; a strip has
+    /// `rows` rows.
     fn read_chunk(
         &self,
         index: u32,
@@ -191,7 +192,7 @@ impl<'a> Tiff<'a> {
             )
         };
         if read == 0 {
-            // SAFETY: the failure is a part of the file, and nothing changes it meanwhile.
+            // SAFETY: the failure is a part of the file, and no C function runs while it is borrowed.
             let failure = unsafe { &*photosearch_tiff_failure(file) };
             return Err(failure.error(FORMAT, work.size(), work.limit()));
         }
@@ -225,12 +226,12 @@ impl Source for Tiff<'_> {
             chunk_height,
             ..
         } = self.header;
-        // libtiff copies a chunk's encoded bytes out of the file, and its codecs have windows.
+        // libtiff copies the encoded bytes of a chunk from the file, and its codecs allocate windows.
         let chunk_bytes = self.packing.chunk_bytes(chunk_width, chunk_height);
         let window = match self.header.compression {
-            // All coefficients, where there are several scans: libtiff sets no limit of its own.
+            // A JPEG with several scans: libjpeg holds all coefficients, and libtiff sets no limit.
             JPEG => chunk_bytes.saturating_mul(2).saturating_add(1 << 20),
-            // libzstd's own limit, and xz's largest preset.
+            // LZMA: the largest preset of xz. ZSTD: the default limit of libzstd.
             34_925 | 50_000 => 129 << 20,
             _ => 1 << 20,
         };
@@ -249,7 +250,7 @@ impl Source for Tiff<'_> {
         let down = height.div_ceil(chunk_height);
         for chunk_row in 0..down {
             let top = chunk_row * chunk_height;
-            // Tiles are filled up, the last strip is not.
+            // Tiles at the lower edge are padded; the last strip is not.
             let seen = chunk_height.min(height - top);
             let rows = if self.header.tiled != 0 {
                 chunk_height
@@ -273,7 +274,7 @@ impl Source for Tiff<'_> {
                 for y in 0..seen {
                     self.packing.unpack(&chunks, chunk_width, y, &mut row);
                     let start = (top + y) as usize * width as usize + left as usize;
-                    self.meaning
+                    self.interpretation
                         .to_rgb(&row, &mut pixels[start..start + columns]);
                 }
             }
@@ -282,7 +283,7 @@ impl Source for Tiff<'_> {
     }
 }
 
-/// Refuses what libtiff does not decode, by name.
+/// Refuses compressions that are not read, with an error that names them.
 fn check_compression(header: &Header) -> Result<(), ImageError> {
     let refuse = |name| {
         Err(unsupported(&format!(
@@ -294,13 +295,13 @@ fn check_compression(header: &Header) -> Result<(), ImageError> {
         1 => return Ok(()),
         2 | 3 | 4 | 32_771 => "fax",
         5 => "LZW",
-        6 => return refuse("JPEG in its old style"),
+        6 => return refuse("old-style JPEG"),
         JPEG => "JPEG",
         8 | 32_946 => "Deflate",
         32_773 => "PackBits",
         34_925 => "LZMA",
         50_000 => "ZSTD",
-        // libtiff does not compare the size of such a picture with that of its strip.
+        // libtiff does not check that such a picture has the size of its strip.
         50_001 => return refuse("WebP"),
         32_766 => return refuse("NeXT"),
         32_809 => return refuse("ThunderScan"),
@@ -310,23 +311,26 @@ fn check_compression(header: &Header) -> Result<(), ImageError> {
         33_003 | 33_005 | 34_712 => return refuse("JPEG 2000"),
         34_713 => return refuse("Nikon NEF"),
         34_887 => return refuse("LERC"),
-        34_892 => return refuse("JPEG, lossy, of a camera's raw samples"),
+        34_892 => return refuse("lossy JPEG of a camera's raw samples"),
         34_933 => return refuse("PNG"),
         34_934 => return refuse("JPEG XR"),
         50_002 | 52_546 => return refuse("JPEG XL"),
         _ => return refuse("an unknown coding"),
     };
-    // SAFETY: has no preconditions.
+    // SAFETY: the function has no preconditions.
     if unsafe { photosearch_tiff_has_compression(header.compression) } == 0 {
         return Err(unsupported(&format!(
             "{name}, which the system's libtiff was built without"
         )));
     }
     if name == "fax" && (header.bits != 1 || header.samples != 1) {
-        return Err(malformed("fax coding of more than one bit a pixel"));
+        return Err(malformed("fax coding of more than one bit per pixel"));
     }
     if name == "JPEG" && header.bits != 8 {
-        return Err(unsupported(&format!("JPEG of {} bits", header.bits)));
+        return Err(unsupported(&format!(
+            "JPEG with samples of {} bits",
+            header.bits
+        )));
     }
     if header.predictor > 1 && !matches!(header.bits, 8 | 16 | 32) {
         return Err(unsupported(&format!(

@@ -1,8 +1,9 @@
 /*
- * WebP over libwebp, which Pillow uses. libwebpdemux finds the first picture of the file, and
- * libwebp's incremental decoder decodes it: between two pieces of the file the caller may stop it.
+ * WebP by libwebp, the library that Pillow uses. libwebpdemux finds the first picture of the file, and
+ * libwebp's incremental decoder decodes it piece by piece, so that the caller can stop it in between.
  *
- * libwebp takes memory as the file's header asks. How much that is, webp.rs knows before.
+ * libwebp allocates as much memory as the file's header asks for. webp.rs computes the amount before it
+ * calls the decoder.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -14,22 +15,33 @@
 #include "failure.h"
 
 /*
- * Bytes that are decoded between two looks at whether to stop. A lossless picture goes back by up to
- * 8 rows where a piece ends, hence larger pieces.
+ * The decoder gets the file in pieces, and `stop` is asked before each piece. A piece has at most
+ * this many bytes. When a lossless picture is resumed, up to 8 rows are decoded again, hence the larger
+ * pieces.
  */
 #define LOSSY_PIECE ((size_t)1 << 16)
 #define LOSSLESS_PIECE ((size_t)1 << 20)
+/*
+ * A piece also has at most the bytes that this many pixels take on average, but never fewer than
+ * SMALLEST_PIECE.
+ *
+ * libwebp offers no way to stop inside a piece. A bit stream whose codes are empty, or whose bytes are
+ * spread unevenly, can hold all its pixels in one piece: then `stop` waits for the whole picture, 1 to
+ * 3 s for the 16,383 x 16,383 pixels that WebP allows.
+ */
+#define PIECE_PIXELS ((uint64_t)1 << 22)
+#define SMALLEST_PIECE ((size_t)256)
 
-/* What the header says. The mirror of `Header` in webp.rs. */
+/* What the headers say. `Header` in webp.rs is the same struct. */
 struct photosearch_webp_header {
     uint32_t width, height;
-    /* Where the first picture lies on the canvas. */
+    /* The rectangle of the first picture on the canvas. */
     uint32_t left, top, frame_width, frame_height;
-    /* Whether the alpha channel counts. */
+    /* 1 if the picture has an alpha channel. */
     uint32_t has_alpha;
-    /* The file is shorter than it states, and the EXIF that it announces is not in it. */
+    /* 1 if the file announces EXIF, but ends before it. */
     uint32_t lacks_exif;
-    /* In the file: the picture's chunks, headers included, and the content of its EXIF. */
+    /* Offset and length in the file: the picture's chunks with their headers, the content of its EXIF. */
     uint64_t frame, frame_length;
     uint64_t exif, exif_length;
 };
@@ -46,13 +58,11 @@ static int fail_with(struct photosearch_failure *failure, VP8StatusCode status)
     switch (status) {
     case VP8_STATUS_OUT_OF_MEMORY:
         return fail(failure, PHOTOSEARCH_OUT_OF_MEMORY, "");
-    case VP8_STATUS_UNSUPPORTED_FEATURE:
-        return fail(failure, PHOTOSEARCH_UNSUPPORTED, "a frame that is no key frame");
     case VP8_STATUS_NOT_ENOUGH_DATA:
     case VP8_STATUS_SUSPENDED:
         return fail(failure, PHOTOSEARCH_DAMAGED, "the file is cut short");
     case VP8_STATUS_USER_ABORT:
-        /* Rows are given to nobody who could want no more, so it is their alpha that is missing. */
+        /* libwebp also reports this status when the alpha channel of a row cannot be decoded. */
         return fail(failure, PHOTOSEARCH_DAMAGED, "its alpha channel cannot be decoded");
     default:
         return fail(failure, PHOTOSEARCH_DAMAGED, "its data cannot be decoded");
@@ -60,8 +70,7 @@ static int fail_with(struct photosearch_failure *failure, VP8StatusCode status)
 }
 
 /*
- * Reads the header of a file, up to the first picture's. Like the function below, returns 1, or 0
- * where it failed, and why in `failure`.
+ * Reads the headers of a file and of its first picture. Returns 1, or 0 and the reason in `failure`.
  */
 int photosearch_webp_read_header(const uint8_t *bytes, size_t length,
                                  struct photosearch_webp_header *header,
@@ -74,7 +83,7 @@ int photosearch_webp_read_header(const uint8_t *bytes, size_t length,
     WebPChunkIterator exif;
 
     memset(header, 0, sizeof *header);
-    /* The demuxer lets pass what the decoder does not, and the other way round. */
+    /* Check with both libraries: the demuxer accepts headers that the decoder refuses, and vice versa. */
     VP8StatusCode status = WebPGetFeatures(bytes, length, &features);
     if (status == VP8_STATUS_BITSTREAM_ERROR)
         return fail(failure, PHOTOSEARCH_DAMAGED, "its header cannot be read");
@@ -113,18 +122,27 @@ int photosearch_webp_read_header(const uint8_t *bytes, size_t length,
     return 1;
 }
 
+/* The length of the pieces of a frame of `length` bytes: see PIECE_PIXELS. `length` is below 1 << 33. */
+static size_t piece_length(size_t length, uint64_t pixels, size_t longest)
+{
+    uint64_t average = pixels > PIECE_PIXELS ? (uint64_t)length * PIECE_PIXELS / pixels : length;
+    if (average > longest)
+        return longest;
+    return average < SMALLEST_PIECE ? SMALLEST_PIECE : (size_t)average;
+}
+
 /*
- * Decodes the chunks of a picture into rows of `stride` bytes each: RGBA where `has_alpha`, else RGB.
- * They must fit into `size` bytes, else it fails. Asks `stop`, with `context`, from time to time
- * whether to end.
+ * Decodes the chunks of a picture, `frame`, into rows of `stride` bytes each: RGBA if `has_alpha`, else
+ * RGB. Fails if the rows take more than the `size` bytes of `pixels`. Ends when `stop`, which is called
+ * with `context` before each piece, returns non-zero. Returns 1, or 0 and the reason in `failure`.
  */
-int photosearch_webp_decode(const uint8_t *frame, size_t length, int has_alpha, uint8_t *pixels,
-                            int stride, size_t size, photosearch_stop stop, void *context,
+int photosearch_webp_decode(const uint8_t *frame, size_t length, uint64_t pixel_count, int has_alpha,
+                            uint8_t *pixels, int stride, size_t size, photosearch_stop stop, void *context,
                             struct photosearch_failure *failure)
 {
     WebPDecoderConfig config;
     if (!WebPInitDecoderConfig(&config))
-        return fail(failure, PHOTOSEARCH_UNSUPPORTED, "with the version of the system's libwebp");
+        return fail(failure, PHOTOSEARCH_UNSUPPORTED, "as the system's libwebp has an incompatible version");
     config.output.colorspace = has_alpha ? MODE_RGBA : MODE_RGB;
     config.output.is_external_memory = 1;
     config.output.u.RGBA.rgba = pixels;
@@ -135,7 +153,7 @@ int photosearch_webp_decode(const uint8_t *frame, size_t length, int has_alpha, 
         return fail(failure, PHOTOSEARCH_OUT_OF_MEMORY, "");
 
     int lossless = length >= 4 && memcmp(frame, "VP8L", 4) == 0;
-    size_t piece = lossless ? LOSSLESS_PIECE : LOSSY_PIECE;
+    size_t piece = piece_length(length, pixel_count, lossless ? LOSSLESS_PIECE : LOSSY_PIECE);
     size_t given = 0;
     VP8StatusCode status = VP8_STATUS_SUSPENDED;
     while (status == VP8_STATUS_SUSPENDED && given < length) {
@@ -144,8 +162,8 @@ int photosearch_webp_decode(const uint8_t *frame, size_t length, int has_alpha, 
             return fail(failure, PHOTOSEARCH_STOPPED, "");
         }
         /*
-         * A header that has not come to its end is read from its start again, hence with twice as
-         * much of it.
+         * While the header is incomplete, libwebp reads it again from its start with each piece. Double
+         * the length then, so that the whole effort stays linear.
          */
         int width = 0;
         WebPIDecodedArea(decoder, NULL, NULL, &width, NULL);

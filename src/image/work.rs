@@ -1,4 +1,5 @@
-//! What every decoder has in common: a header that is read first, then pixels, within limits.
+//! The interface of all decoders, which first read a file's header and then its pixels, and the limits
+//! under which they work.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,21 +10,22 @@ use super::{ImageError, RgbImage, check_size, orientation, resize, zeroed};
 /// The reason given when a decoder panics.
 pub(super) const PANICKED: &str = "the decoder failed";
 
-/// What a file may cost.
+/// Limits for reading a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Length of the encoded file, in bytes.
+    /// The longest encoded file, in bytes.
     pub max_bytes: usize,
-    /// Memory that decoding may take at any one time, in bytes: the decoded pixels, every copy of
-    /// them, and what the decoder keeps for itself.
+    /// The most memory that decoding may take at any one time, in bytes: the decoded pixels, all
+    /// copies of them, and the decoder's own memory.
     pub max_memory: u64,
-    /// What the caller holds of that memory already, for instance the encoded file.
+    /// The part of [`Self::max_memory`] that the caller has already taken, for instance for the
+    /// encoded file.
     pub held: u64,
 }
 
 impl Default for Limits {
-    /// Roomy enough for the photos of telephones: 200 megapixels take 600 MB, and as much again
-    /// where they have to be turned.
+    /// Enough for photos of telephones: 200 megapixels take 600 MB, and twice that if the picture has
+    /// to be rotated.
     fn default() -> Self {
         Limits {
             max_bytes: 128 << 20,
@@ -33,13 +35,13 @@ impl Default for Limits {
     }
 }
 
-/// A decoder that has read its file's header.
+/// A decoder that has read the header of its file.
 pub(super) trait Source {
-    /// The size of the pixels as they lie in the file, and how they have to be turned.
+    /// The size of the picture as stored in the file, and its orientation.
     fn layout(&self) -> Layout;
 
-    /// The pixels as they lie in the file, of the size in [`Self::layout`], or of a smaller one
-    /// where [`Work::wanted`] allows.
+    /// Decodes the picture as stored in the file. Its size is that of [`Self::layout`], or a smaller
+    /// one if [`Work::wanted`] allows it.
     fn decode(self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError>;
 }
 
@@ -74,7 +76,7 @@ impl<'a> Picture<'a> {
         })
     }
 
-    /// Width and height of the upright picture.
+    /// The width and height of the upright picture.
     pub fn size(&self) -> (u32, u32) {
         let (width, height) = (self.layout.width, self.layout.height);
         if orientation::swaps_sides(self.layout.orientation) {
@@ -84,14 +86,15 @@ impl<'a> Picture<'a> {
         }
     }
 
-    /// The upright picture. Where it will be made smaller anyway, `wanted` is the size (upright)
-    /// that it will be given: then a decoder for which that is cheaper returns it at a half, a
-    /// quarter or an eighth of its size, yet at least twice the wanted width and height.
+    /// Decodes the upright picture. A caller that will resize it can pass the new size (of the upright
+    /// picture) as `wanted`. The decoder may then return the picture at a half, a quarter or an eighth
+    /// of its size, if that is cheaper and still at least twice the wanted width and height.
     ///
-    /// `cancelled` is asked from time to time whether to stop.
+    /// `cancelled` is called from time to time; decoding stops when it returns true.
     ///
     /// # Errors
-    /// A damaged file; a coding that is not read; more memory than the limit. Never panics.
+    /// The file is damaged or uses an unsupported coding, memory is over the limit or exhausted, or
+    /// decoding was cancelled. Never panics.
     pub fn decode(
         self,
         wanted: Option<(u32, u32)>,
@@ -101,11 +104,11 @@ impl<'a> Picture<'a> {
         self.upright(&mut work)
     }
 
-    /// The upright picture made smaller or larger by [`resize_bicubic`](super::resize_bicubic),
-    /// from a scaled decoding as in [`Self::decode`].
+    /// Decodes the upright picture and resizes it with [`resize_bicubic`](super::resize_bicubic). The
+    /// new size is the wanted size of [`Self::decode`].
     ///
     /// # Errors
-    /// As [`Self::decode`]; a size that no picture can have.
+    /// As [`Self::decode`], or the new size is beyond the limits of [`RgbImage`].
     pub fn decode_to(
         self,
         width: u32,
@@ -137,41 +140,43 @@ impl<'a> Picture<'a> {
 
     fn upright(self, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
         let orientation = self.layout.orientation;
-        let image = guarded(self.format, || self.source.decode(work))?;
-        // Only the pixels are left of what the decoder took.
+        let image = catch_panics(self.format, || self.source.decode(work))?;
+        // The decoder has freed all its memory except the pixels.
         work.taken = self.limits.held + image.pixels().len() as u64;
         orientation::upright(image, orientation, work)
     }
 }
 
-/// Whether the system has so much memory at this moment.
+/// Whether this many bytes can be allocated at this moment.
 pub(super) fn system_has(bytes: u64) -> bool {
     let mut lent = Vec::<u8>::new();
     let has = usize::try_from(bytes).is_ok_and(|bytes| lent.try_reserve_exact(bytes).is_ok());
-    // Else the compiler may leave out what nobody uses.
+    // Keeps the compiler from removing the unused allocation.
     std::hint::black_box(&mut lent);
     has
 }
 
-/// Allowance for small allocations of a library that are not counted.
-const SMALL_THINGS: u64 = 2 << 20;
+/// A margin in bytes for the small allocations of a library, which are not counted.
+const SMALL_ALLOCATIONS: u64 = 2 << 20;
 
-/// One decoding: what it may take, and what is wanted of it.
+/// The state of one decoding: its memory, the wanted size, and whether it was cancelled.
 pub(super) struct Work<'a> {
     /// The size of the upright picture, for messages.
     size: (u32, u32),
     limit: u64,
     taken: u64,
-    /// What of that a library will take, and nobody has asked the system for.
+    /// The part of `taken` that a library will allocate, and for which [`Self::confirm`] has not yet
+    /// tried the system.
     unconfirmed: u64,
-    /// The size, as the pixels lie in the file, at which the caller will look at them. A decoder
-    /// may return a smaller picture than the file holds, of at least twice this width and height.
+    /// The size, in the orientation of the file, to which the caller will resize the picture. A
+    /// decoder may return a smaller picture than the file holds, of at least twice this width and
+    /// height.
     pub wanted: Option<(u32, u32)>,
     cancelled: &'a dyn Fn() -> bool,
 }
 
 impl<'a> Work<'a> {
-    /// The question whether to stop.
+    /// The function that tells whether the work was cancelled.
     pub fn cancelled(&self) -> &'a dyn Fn() -> bool {
         self.cancelled
     }
@@ -181,17 +186,17 @@ impl<'a> Work<'a> {
         self.size
     }
 
-    /// Bytes that may still be taken.
+    /// The bytes that may still be taken.
     pub fn left(&self) -> u64 {
         self.limit.saturating_sub(self.taken)
     }
 
-    /// The limit as a whole, for messages.
+    /// The whole limit, for messages.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Counts memory that a library will take. [`Self::confirm`] is to follow.
+    /// Counts memory that a library will allocate. The caller has to call [`Self::confirm`] later.
     ///
     /// # Errors
     /// [`ImageError::TooMuchMemory`].
@@ -202,18 +207,18 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Sees that the system has what [`Self::take`] has counted. Called when our own buffers have been
-    /// allocated, right before the library takes its memory: libraries do not all tell want of memory
-    /// from damage, and some end the process.
+    /// Tries whether the system has the memory that [`Self::take`] has counted. To be called after
+    /// the allocation of all buffers in Rust, right before the library allocates its memory: without
+    /// memory, some libraries report a damaged file, and some end the process.
     ///
     /// # Errors
     /// [`ImageError::OutOfMemory`].
     pub fn confirm(&mut self) -> Result<(), ImageError> {
         let bytes = std::mem::take(&mut self.unconfirmed);
-        self.lend_confirmed(bytes)
+        self.check_system(bytes)
     }
 
-    /// Memory for so many bytes, counted.
+    /// Allocates and counts this many bytes, all 0.
     ///
     /// # Errors
     /// [`ImageError::TooMuchMemory`], [`ImageError::OutOfMemory`].
@@ -221,7 +226,7 @@ impl<'a> Work<'a> {
         self.zeros(length)
     }
 
-    /// So many zeros of a kind, counted.
+    /// Allocates and counts this many default values of an integer type.
     ///
     /// # Errors
     /// As [`Self::bytes`].
@@ -234,27 +239,28 @@ impl<'a> Work<'a> {
         Ok(zeros)
     }
 
-    /// A black picture, counted.
+    /// Allocates and counts a black picture.
     ///
     /// # Errors
-    /// As [`Self::bytes`], or a size that no picture can have.
+    /// As [`Self::bytes`], or the size is beyond the limits of [`RgbImage`].
     pub fn canvas(&mut self, width: u32, height: u32) -> Result<RgbImage, ImageError> {
         check_size(width, height)?;
         let pixels = self.bytes(3 * u64::from(width) * u64::from(height))?;
         RgbImage::new(width, height, pixels)
     }
 
-    /// [`Self::take`] and [`Self::confirm`] of what the library gives back before anything else is counted.
+    /// As [`Self::take`] and [`Self::confirm`], for memory that the library frees again before any
+    /// other memory is counted: it does not stay counted.
     ///
     /// # Errors
     /// As [`Self::bytes`].
-    pub fn lend(&self, bytes: u64) -> Result<(), ImageError> {
+    pub fn take_temporarily(&self, bytes: u64) -> Result<(), ImageError> {
         self.check_limit(bytes)?;
-        self.lend_confirmed(bytes)
+        self.check_system(bytes)
     }
 
-    fn lend_confirmed(&self, bytes: u64) -> Result<(), ImageError> {
-        if system_has(bytes.saturating_add(SMALL_THINGS)) {
+    fn check_system(&self, bytes: u64) -> Result<(), ImageError> {
+        if system_has(bytes.saturating_add(SMALL_ALLOCATIONS)) {
             Ok(())
         } else {
             Err(self.out_of_memory())
@@ -289,7 +295,7 @@ impl<'a> Work<'a> {
     }
 
     /// # Errors
-    /// [`ImageError::Cancelled`] where the caller wants no more of it.
+    /// [`ImageError::Cancelled`] if the caller has cancelled the work.
     pub fn check_cancelled(&self) -> Result<(), ImageError> {
         if self.is_cancelled() {
             return Err(ImageError::Cancelled);
@@ -298,12 +304,12 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Runs a decoder of `format`; a panic becomes an error.
+/// Runs a decoder of `format` and turns a panic into an error.
 ///
-/// The decoders in Rust are safe code, but they are large, and index their way through whatever a
-/// stranger has uploaded: an overflow that nobody has found yet would take down a database session.
-/// They share nothing with us but the file, so nothing is left half changed.
-pub(super) fn guarded<T>(
+/// Decoders index into files from strangers. An arithmetic or index error that nobody has found yet
+/// would otherwise end the database session. A decoder shares only the file with its caller, so a
+/// panic leaves no half-changed state behind.
+pub(super) fn catch_panics<T>(
     format: &'static str,
     decode: impl FnOnce() -> Result<T, ImageError>,
 ) -> Result<T, ImageError> {
@@ -316,7 +322,7 @@ pub(super) fn guarded<T>(
 }
 
 /// Runs `f` without limits.
-pub(super) fn unbounded<T>(f: impl FnOnce(&mut Work<'_>) -> T) -> T {
+pub(super) fn without_limits<T>(f: impl FnOnce(&mut Work<'_>) -> T) -> T {
     f(&mut Work {
         size: (1, 1),
         limit: u64::MAX,

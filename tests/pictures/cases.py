@@ -1,4 +1,4 @@
-"""A file with what has to become of it, and the verdict on what became of it."""
+"""Test cases: a file with the expected result, and the comparison of the result with it."""
 
 import re
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ FAILED = "failed"
 
 
 class Wrong(Exception):
-    """What differs from what was expected."""
+    """The result differs from the expected one; the message says how."""
 
 
 @dataclass
 class Case:
-    """One file; `name` tells it from the others of its group and coding. `expected` is one of the
-    classes below. `wanted` is the size at which the caller will look at the picture, by which a
-    decoder may make it smaller."""
+    """One file. `name` is unique among the files of the same group and coding. `expected` is an object of
+    one of the classes below. `wanted` is the size to which the caller will resize the picture, so that
+    the decoder may return it at a fraction of its size."""
 
     coding: str
     name: str
@@ -47,7 +47,7 @@ def same(got, expected, levels):
 
 
 def differences(got, expected, levels=0):
-    """Raises `Wrong` where two pictures differ by more than `levels` anywhere."""
+    """Raises `Wrong` if any samples of two pictures differ by more than `levels`."""
     must_have_size(got, expected)
     apart = numpy.abs(got.astype(int) - expected.astype(int)).max(axis=-1)
     wrong = apart > levels
@@ -67,7 +67,8 @@ def must_have_pixels(answer):
 
 @dataclass
 class Pillow:
-    """Equal to what Pillow makes of the file. `draft` is what Pillow divides the sides by."""
+    """Expects the pixels that Pillow decodes. `draft` is the divisor for the sides in Pillow's draft
+    mode."""
 
     levels: int = 0
     draft: int | None = None
@@ -76,14 +77,14 @@ class Pillow:
         try:
             expected = reference.pixels(data, self.draft)
         except reference.PillowRefuses as refusal:
-            raise Wrong(f"Pillow can't judge this file: {refusal}") from refusal
+            raise Wrong(f"Pillow refuses this file: {refusal}") from refusal
         differences(must_have_pixels(answer), expected, self.levels)
         return EQUAL
 
 
 @dataclass
 class Pixels:
-    """Equal to pixels that the maker of the file knows. `why` says why Pillow is not the judge."""
+    """Expects the given pixels. `why` says where they come from, or why Pillow's are not used."""
 
     expected: numpy.ndarray
     why: str
@@ -96,8 +97,8 @@ class Pixels:
 
 @dataclass
 class Close:
-    """Close to Pillow's pixels, or to `expected`, for codings whose decoders round in their own way:
-    by the mean difference in levels, and by the cosine of all samples."""
+    """Expects pixels close to `expected`, or to Pillow's, for codings whose decoders differ in rounding.
+    The measures are the mean difference in levels, and the cosine of the two vectors of all samples."""
 
     mean: float
     cosine: float
@@ -110,7 +111,7 @@ class Close:
         mean = numpy.abs(got - expected).mean()
         lengths = numpy.linalg.norm(got) * numpy.linalg.norm(expected)
         cosine = (got * expected).sum() / lengths if lengths else 1
-        # Where hardly a sample differs from 0 the cosine says nothing.
+        # The cosine has no meaning if almost all samples are near 0, so a small mean suffices.
         if mean > self.mean or mean > 1 and cosine < self.cosine:
             raise Wrong(f"differs by {mean:.2f} levels in the mean, cosine {cosine:.5f}")
         return EQUAL
@@ -118,8 +119,9 @@ class Close:
 
 @dataclass
 class Unsupported:
-    """A sound file of a coding that is not read: the message has to contain every one of `words`,
-    so that people learn which coding it is. `why` says why it is not read."""
+    """Expects an error of the class unsupported, for a valid file in a coding that is not read. The
+    message has to contain each of `words`, so that it names the coding. `why` says why the coding is not
+    read."""
 
     words: tuple
     why: str
@@ -135,7 +137,7 @@ class Unsupported:
 
 @dataclass
 class Damaged:
-    """A file that must be an error, because pixels are missing or wrong in it."""
+    """Expects an error of the class malformed, because pixels are missing or wrong in the file."""
 
     def check(self, _, answer):
         if not isinstance(answer, Refusal) or answer.kind != "malformed":
@@ -145,12 +147,12 @@ class Damaged:
 
 @dataclass
 class Maybe:
-    """A damaged file: an error, or, where Pillow shows a picture, that same picture. The pixels of
-    the file before it was damaged, `sound`, are right even where Pillow refuses what is left.
+    """Expects an error, or Pillow's pixels, or `sound`, the pixels of the file before it was damaged, for
+    a damaged file. `sound` is accepted even if Pillow refuses the file.
 
-    `mended` adds what a file may lack here, but not in Pillow, which then judges the mended file.
-    `incomparable` says why the pixels of both decoders may differ, `resized` why they may where the
-    damage gives the picture another size."""
+    `mended` is a function that repairs damage which only Pillow refuses; Pillow then decodes the repaired
+    file. `incomparable` says why the pixels may differ from Pillow's, `resized` why they may differ if
+    the damage has changed the size of the picture."""
 
     sound: numpy.ndarray
     mended: object = None

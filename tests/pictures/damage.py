@@ -1,7 +1,7 @@
-"""Sound files of each format, damaged: blocks overwritten, bits flipped, ends cut off.
+"""Damaged files of each format: bytes are overwritten, bits flipped, ends cut off.
 
-Where Pillow refuses such a file no pixels may come of it here, the decoder must not die, and no file
-takes long. Where both give pixels they are the same.
+The decoder must not crash or take long. If Pillow refuses such a file, the decoder must not return
+pixels; if both return pixels, they must be equal. `Maybe` has the exact rules.
 """
 
 import random
@@ -16,7 +16,7 @@ FORMAT = "damage"
 
 
 def right_lengths(webp):
-    """A WebP that was cut, whose container says that it ends there."""
+    """Changes the lengths in the container of a cut WebP so that it seems complete."""
     webp = bytearray(webp[: len(webp) & ~1])
     at = 12
     while at + 8 < len(webp):
@@ -28,7 +28,7 @@ def right_lengths(webp):
     return bytes(webp)
 
 
-# How a file that was cut is made to look whole.
+# Functions that make a cut file seem complete.
 ENDED = {
     "jpeg": lambda data: data + b"\xff\xd9",
     "png": lambda data: data + chunk(b"IEND", b""),
@@ -41,7 +41,7 @@ ENDED = {
 
 
 def damaged(data, ended, rng, count):
-    """So many damaged copies, each with the name of what was done to it."""
+    """Yields the names and contents of `count` damaged copies."""
     for number in range(count):
         at = rng.randrange(len(data))
         length = rng.choice((16, 40, 100, 512))
@@ -60,7 +60,8 @@ def damaged(data, ended, rng, count):
 
 
 def cases(kind, total, share, many):
-    """`total` damaged files in all, those of one of `share`: its number and how many there are."""
+    """Yields one share of about `total` damaged files. `share` is the index of the share and the number of
+    shares."""
     every = list(FILES[kind]())
     count = total * (10 if many else 1) // len(every)
     for coding, data in every[share[0] :: share[1]]:
@@ -71,19 +72,19 @@ def cases(kind, total, share, many):
             yield Case(coding, name, copy, expected)
 
 
-# What a file may lack here, but not in Pillow: the end marker of a JPEG.
+# Repairs of damage that only Pillow refuses: a JPEG may lack its end marker.
 MENDED = {"jpeg": ENDED["jpeg"]}
 
-BESIDE_FRAME = {"resized": "nothing is drawn beside the frame here, Pillow draws a colour there"}
-CONCEALED = {"levels": 2, "incomparable": "what a decoder shows in place of damaged data is its own choice"}
+AROUND_FRAME = {"resized": "the canvas around the frame is transparent, Pillow fills it with a colour"}
+CONCEALED = {"levels": 2, "incomparable": "decoders differ in what they show in place of damaged data"}
 RULES = {
-    # Fields of 5 and 6 bits are widened to the nearest here, downwards in Pillow.
+    # Samples of 5 and 6 bits are scaled to the nearest level; Pillow rounds down.
     "bmp": {"565": {"levels": 1}},
-    "gif": dict.fromkeys(("256 colours", "interlaced", "transparent", "animated"), BESIDE_FRAME),
+    "gif": dict.fromkeys(("256 colours", "interlaced", "transparent", "animated"), AROUND_FRAME),
     "heif": dict.fromkeys(("HEIC", "HEIC 4:4:4", "HEIC, alpha", "AVIF", "AVIF 4:4:4", "AVIF, alpha"), CONCEALED),
 }
 
-# Damaged files of each format, and the groups that they are made in.
+# For each format, the number of damaged files and the number of groups.
 COUNTS = {
     "jpeg": (4500, 2),
     "png": (1500, 1),

@@ -1,4 +1,4 @@
-"""The example `decode` as a process that is asked for one picture after another."""
+"""Runs the example `decode` as a process and sends it one file name after another."""
 
 import subprocess
 import threading
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy
 
-# Seconds after which a decoder that hangs is ended.
+# Seconds after which a decoder is killed.
 HANGS = 20
 
 
 class Died(Exception):
-    """The process ended, or was ended, while it decoded."""
+    """The process ended or was killed while it decoded a file."""
 
 
 @dataclass
 class Refusal:
-    """What comes in place of pixels: the class of an error, and its message."""
+    """An error of the decoder: its class and its message."""
 
     kind: str
     message: str
@@ -39,8 +39,8 @@ class Decoder:
             self.process.wait()
 
     def decode(self, path):
-        """Pixels of a file or a `Refusal`, and the seconds that it took. Raises `Died`; the next
-        call starts a new process."""
+        """Decodes a file. Returns its pixels or a `Refusal`, and the seconds it took. Raises `Died` if the
+        process ends; the next call starts a new process."""
         if not self.process:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

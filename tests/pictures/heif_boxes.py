@@ -1,12 +1,12 @@
-"""Writes HEIC (and AVIF) files that no encoder at hand writes, out of ones that an encoder wrote.
+"""Makes HEIC and AVIF files that the installed encoders do not write, from files that they have written.
 
-A HEIF file is a container: items, each with coded bytes, properties and references to others.
-`read` takes a file apart into its items, `write` puts items together again; neither looks into the
-coded pictures. On top of them:
+A HEIF file is a container of items. An item has data, properties, and references to other items. `read`
+splits a file into its items, and `write` joins items to a file; neither reads the coded pictures. Two
+functions use them:
 
-- `rewrap` gives a picture properties that crop, rotate and mirror it (in any order), colours by
-  number, an EXIF block that states an orientation, transparency, and boxes with sizes of 64 bits;
-- `grid` makes one picture of several as its tiles, the way telephones write their photos.
+- `rewrap` adds properties that crop, rotate and mirror a picture (in any order), code points of colours,
+  EXIF with an orientation, transparency, or boxes with sizes of 64 bits;
+- `grid` makes a picture from several tiles, as telephones do.
 
 Standards: ISO/IEC 14496-12 (boxes, `iloc`, `iinf`, `iref`) and 23008-12 (everything else).
 """
@@ -21,7 +21,7 @@ ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0"
 class Property:
     name: bytes
     content: bytes
-    # Whoever does not know the property must not show the item.
+    # A reader that does not know the property must not show the item.
     essential: bool = False
 
 
@@ -30,7 +30,7 @@ class Item:
     kind: bytes
     data: bytes
     properties: list[Property] = field(default_factory=list)
-    # By the kind of reference, the items referred to.
+    # From the type of a reference to the IDs of the items that it refers to.
     references: dict[bytes, list[int]] = field(default_factory=dict)
     hidden: bool = False
 
@@ -39,7 +39,7 @@ class Item:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height before any turning, from `ispe`."""
+        """Width and height in `ispe`, before any rotation."""
         return struct.unpack(">II", self.find(b"ispe").content[4:12])
 
 
@@ -58,7 +58,7 @@ class File:
 
 
 def boxes(content: bytes):
-    """Names and contents of the boxes that `content` consists of."""
+    """Yields the names and contents of the boxes in `content`."""
     at = 0
     while at < len(content):
         size, name = struct.unpack_from(">I4s", content, at)
@@ -77,7 +77,7 @@ def child(content: bytes, name: bytes) -> bytes | None:
 
 
 def read(file: bytes) -> File:
-    """Takes a file apart. Items that are neither pictures nor grids (EXIF, XMP) are left out."""
+    """Splits a file into its items. Items other than pictures and grids, such as EXIF, are omitted."""
     meta = child(file, b"meta")[4:]
     (primary,) = struct.unpack_from(">H", child(meta, b"pitm"), 4)
     items = {}
@@ -157,13 +157,13 @@ def full_box(name: bytes, content: bytes, version: int = 0, flags: int = 0, larg
 
 
 def write(file: File, *, large: bool = False) -> bytes:
-    """Puts a file together: the boxes that describe the items, then the data of each.
+    """Writes a file: the boxes that describe the items, then the data of all items.
 
-    With `large`, the sizes of the outermost boxes are of 64 bits.
+    With `large`, the outermost boxes have sizes of 64 bits.
     """
     ftyp = box(b"ftyp", file.brand + bytes(4) + b"mif1" + file.brand)
     data = b"".join(item.data for item in file.items.values())
-    # The place of the data depends on the length of what describes them, but not the other way.
+    # The data follow `meta`, whose length does not depend on the offset in it.
     start = len(ftyp) + len(_meta(file, 0, large)) + (16 if large else 8)
     return ftyp + _meta(file, start, large) + box(b"mdat", data, large)
 
@@ -203,7 +203,8 @@ def _meta(file: File, start: int, large: bool) -> bytes:
 
 
 def clap(left: int, top: int, width: int, height: int, of: tuple[int, int]) -> Property:
-    """Shows a part of a picture of the size `of`: the offsets are those of the middles."""
+    """Crops a picture of the size `of`. The property states the offset of the crop's centre from the
+    picture's centre."""
     across, down = 2 * left + width - of[0], 2 * top + height - of[1]
     return Property(
         b"clap",
@@ -213,7 +214,7 @@ def clap(left: int, top: int, width: int, height: int, of: tuple[int, int]) -> P
 
 
 def irot(quarters: int) -> Property:
-    """Rotates by so many quarter turns to the left."""
+    """Rotates by `quarters` quarter turns counterclockwise."""
     return Property(b"irot", bytes([quarters]), essential=True)
 
 
@@ -223,13 +224,13 @@ def imir(axis: int) -> Property:
 
 
 def nclx(primaries: int, transfer: int, matrix: int, full_range: bool) -> Property:
-    """Colours by their numbers in ITU-T H.273."""
+    """Colours by their code points in ITU-T H.273."""
     numbers = struct.pack(">HHHB", primaries, transfer, matrix, full_range << 7)
     return Property(b"colr", b"nclx" + numbers)
 
 
 def exif(orientation: int) -> bytes:
-    """An EXIF block that states an orientation, as the data of an item."""
+    """The data of an EXIF item with an orientation."""
     tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
     return struct.pack(">I", 6) + b"Exif\0\0" + tiff
 
@@ -247,10 +248,10 @@ def rewrap(
     premultiplied: bool = False,
     large: bool = False,
 ) -> bytes:
-    """The picture of `heic` in a new file.
+    """Writes the picture of `heic` to a new file.
 
-    `transformations` are in the order in which they apply. `colours` replace what the container
-    said of them. `alpha` is another file of a picture as large, whose brightness is the
+    `transformations` are in the order in which they apply. `colours` replace the colours that the
+    container states. `alpha` is another file, with a picture of the same size, whose luma is the
     transparency.
     """
     file = read(heic)
@@ -280,10 +281,10 @@ def grid(
     wide: bool = False,
     large: bool = False,
 ) -> bytes:
-    """One picture of `columns` times `rows` others, of one size each, row by row.
+    """Makes a picture from `columns` x `rows` tiles of the same size, row by row.
 
-    What goes beyond `width` and `height` is cut off. `alpha` are as many files, for the
-    transparency of each tile. With `wide`, the grid states its size in 32 bits.
+    The picture is cropped to `width` x `height`. `alpha` has a file for each tile, with its transparency.
+    With `wide`, the grid states its size in 32 bits.
     """
     assert len(tiles) == columns * rows
     sides = struct.pack(">II" if wide else ">HH", width, height)
@@ -296,7 +297,7 @@ def grid(
     ids = []
     for tile in tiles:
         part = read(tile).picture
-        assert part.kind != b"grid", "a tile of a grid is no grid"
+        assert part.kind != b"grid", "a tile must not be a grid"
         part.properties += tile_transformations
         ids.append(_add(file, part))
     picture.references[b"dimg"] = ids
@@ -322,7 +323,7 @@ def _replace_colours(item: Item, colours: Property):
 
 def _add_alpha(file: File, of: int, alpha: bytes, premultiplied: bool):
     item = read(alpha).picture
-    assert item.kind != b"grid", "a coded picture is wanted for the transparency"
+    assert item.kind != b"grid", "transparency must not be a grid"
     item.properties.append(Property(b"auxC", bytes(4) + ALPHA))
     item.references[b"auxl"] = [of]
     identifier = _add(file, item)

@@ -1,4 +1,4 @@
-"""A JPEG taken apart and put together again (ITU-T T.81, annex B)."""
+"""Splits a JPEG into its segments, and joins segments to a JPEG (ITU-T T.81, annex B)."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ FRAMES = {marker for marker in range(0xC0, 0xD0) if marker not in (DHT, 0xC8, 0x
 
 @dataclass
 class Part:
-    """A segment, and behind it what lies before the next: entropy-coded data where it is a scan."""
+    """A segment, and the bytes between it and the next segment, which are entropy-coded data after SOS."""
 
     marker: int
     content: bytes
@@ -30,10 +30,10 @@ def parts(jpeg):
     while jpeg[at + 1] != EOI:
         marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
         content = jpeg[at + 4 : at + 2 + length]
-        at = behind = at + 2 + length
+        at = after = at + 2 + length
         while jpeg[at] != 0xFF or jpeg[at + 1] == 0 or 0xD0 <= jpeg[at + 1] <= 0xD7:
             at += 1
-        found.append(Part(marker, content, jpeg[behind:at]))
+        found.append(Part(marker, content, jpeg[after:at]))
     return found
 
 
@@ -42,12 +42,12 @@ def joined(found, end=b"\xff\xd9"):
 
 
 def restart_markers(data):
-    """Where in entropy-coded data the restart markers stand."""
+    """The offsets of the restart markers in entropy-coded data."""
     return [at for at in range(len(data) - 1) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7]
 
 
 def with_segments(jpeg, position, *segments):
-    """Puts segments behind so many that are there."""
+    """Inserts segments before the one at `position`, counted as in `parts`."""
     found = parts(jpeg)
     head = b"\xff\xd8" + b"".join(part.bytes() for part in found[:position])
     return head + b"".join(segments) + b"".join(part.bytes() for part in found[position:]) + b"\xff\xd9"

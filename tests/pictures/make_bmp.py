@@ -1,4 +1,4 @@
-"""BMP of every header, depth, mask and run-length coding, by a writer of our own."""
+"""BMP files with every header, depth, mask and run-length coding, written by this module."""
 
 import struct
 
@@ -12,16 +12,16 @@ FORMAT = "bmp"
 
 
 RGB, RLE8, RLE4, BITFIELDS, ALPHABITFIELDS = 0, 1, 2, 3, 6
-# OS/2's, Windows 3's, with masks, with a mask for alpha, and those of Windows 95 and 98.
+# Lengths of headers: OS/2, Windows 3, with masks, with a mask for alpha, Windows 95, Windows 98.
 HEADERS = [12, 40, 52, 56, 108, 124]
 
 WHY = "these pixels were encoded"
-LEFT_OUT = Unsupported(("BMP", "run-length", "leaves pixels out"), "nothing says which colour such pixels have")
+LEFT_OUT = Unsupported(("BMP", "run-length", "leaves pixels out"), "the format does not define their colour")
 
 
 def header(length, size, bits, compression=RGB, colors=0, masks=(), top_down=False):
-    """An information header of so many bytes. Masks stand in it from 52 bytes on, behind it in one
-    of 40."""
+    """An information header of `length` bytes. Masks are inside a header of 52 bytes or more, and after a
+    header of 40 bytes."""
     width, height = size
     if length == 12:
         return struct.pack("<IHHHH", 12, width, height, 1, bits)
@@ -42,7 +42,7 @@ def bmp(info, colors, pixels, gap=0):
 
 
 def rows(data, top_down=False):
-    """Height x length bytes as rows of a multiple of four bytes, from the bottom."""
+    """Height x length bytes as rows that are padded to a multiple of four bytes, from the bottom."""
     padded = numpy.pad(data, ((0, 0), (0, -data.shape[1] % 4)))
     return (padded if top_down else padded[::-1]).tobytes()
 
@@ -53,12 +53,12 @@ def packed(indices, bits):
 
 
 def color_table(colors, entry):
-    """Blue, green, red, and a fourth byte where an entry has four."""
+    """A color table with entries of blue, green and red, and a fourth byte if `entry` is 4."""
     return numpy.pad(colors[:, ::-1], ((0, 0), (0, entry - 3))).tobytes()
 
 
 def indices_of(size, bits):
-    """Indices with runs of one colour, so that run-length coding has something to do."""
+    """Indices with runs of one value, for run-length coding."""
     indices = words(*size, bits, 1)[..., 0] >> (16 - bits)
     indices[size[1] // 3 :, size[0] // 2 :] = (1 << bits) - 1
     return indices
@@ -72,7 +72,7 @@ def palettes(many):
             expected = Pixels(colors[indices], WHY)
             for length in HEADERS:
                 if length in (52, 56):
-                    continue  # those have masks
+                    continue  # these headers are for masks
                 table = color_table(colors, 3 if length == 12 else 4)
                 for top_down in (False, True) if length != 12 else (False,):
                     info = header(length, size, bits, top_down=top_down)
@@ -86,7 +86,7 @@ def palettes(many):
 
 
 def run_length(row, bits, absolute):
-    """A row as runs, or, where `absolute`, as literal indices where there are three and more."""
+    """A row as runs or, if `absolute`, as literal indices; fewer than three indices are always runs."""
     out, at = b"", 0
     while at < len(row):
         if absolute and len(row) - at >= 3:
@@ -149,7 +149,8 @@ MASKS = {
 
 
 def field(samples, mask):
-    """Bytes as a field of so many bits, and these bits as bytes again."""
+    """Scales bytes to the bits of a mask. Returns them shifted to the mask's position, the unshifted
+    values, and the largest value."""
     shift = (mask & -mask).bit_length() - 1
     most = mask >> shift
     values = (samples.astype(numpy.uint64) * most + 127) // 255
@@ -157,7 +158,7 @@ def field(samples, mask):
 
 
 def colors_of_words(size, bits, masks, samples):
-    """The words of a picture, and the pixels which they mean, alpha last."""
+    """The words of a picture as bytes, and the pixels that they represent, alpha last."""
     word, shown = numpy.zeros(size[::-1], numpy.uint32), []
     for channel, mask in enumerate(masks):
         if mask:
@@ -174,7 +175,7 @@ def masks(many):
         for what, (bits, of_channels) in MASKS.items():
             pixels, shown = colors_of_words(size, bits, of_channels, samples)
             truth = on_white(shown[..., :3], shown[..., 3]) if of_channels[3] else shown
-            # One level where a field of 5 or 6 bits is widened: to the nearest, or downwards.
+            # Scaling of samples of 4 to 10 bits may round to the nearest level or down.
             expected = Pixels(truth, WHY, levels=1 if bits == 16 or what == "10 bits" else 0)
             for length in (40, 52, 56, 108, 124):
                 if of_channels[3] and length < 56:
@@ -190,7 +191,7 @@ def masks(many):
                 pixels, shown = colors_of_words(size, bits, of_channels, samples)
                 truth = shown[..., :3] if alpha == 0 else on_white(shown[..., :3], shown[..., 3])
                 info = header(124, size, bits, BITFIELDS, 0, of_channels)
-                why = "an alpha channel that is 0 everywhere was not drawn" if alpha == 0 else WHY
+                why = "a picture whose alpha is 0 everywhere is opaque" if alpha == 0 else WHY
                 name = f"{alpha} {what} {sides(size)}"
                 yield Case("the same alpha everywhere", name, bmp(info, b"", rows(pixels)), Pixels(truth, why))
 
@@ -219,12 +220,12 @@ def unsupported(many):
     for size in sizes(many):
         indices, picture = indices_of(size, 8), scene(*size)
         table, name = color_table(palette(256), 4), sides(size)
-        refused = Unsupported(("BMP", "header", "64"), "crate image does not read headers of OS/2 2")
+        refused = Unsupported(("BMP", "header", "64"), "the crate image does not read headers of OS/2 2.x")
         data = bmp(header(64, size, 8), table, rows(indices.astype(numpy.uint8)))
         yield Case("header of 64", name, data, refused)
         for compression, kind in ((4, "JPEG"), (5, "PNG")):
             data = bmp(header(40, size, 0, compression), b"", encoded(picture, kind))
-            refused = Unsupported(("BMP", kind), "for printers; no program writes such files")
+            refused = Unsupported(("BMP", kind), "only sent to printers, not written to files")
             yield Case(f"{kind} in BMP", name, data, refused)
 
 

@@ -1,4 +1,4 @@
-"""GIF by Pillow, and the same pictures in other containers: local palettes, offsets, canvases."""
+"""GIF files by Pillow, and its pictures in other containers: local palettes, offsets, other canvases."""
 
 import struct
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ FORMAT = "gif"
 
 @dataclass
 class Frame:
-    """One picture of a GIF: its palette as RGB bytes, its indices in LZW, and what stands before."""
+    """One picture of a GIF. The palette is RGB bytes; `data` are the indices in LZW."""
 
     size: tuple
     palette: bytes
@@ -34,7 +34,7 @@ def depth(palette):
 
 
 def frame_of(gif):
-    """The picture of a GIF that Pillow wrote."""
+    """The first picture of a GIF that Pillow has written."""
     at, palette = 13, b""
     if gif[10] & 0x80:
         palette = gif[at : at + (6 << (gif[10] & 7))]
@@ -53,13 +53,13 @@ def frame_of(gif):
 
 
 def gif(canvas, frames, palette=b"", version=b"GIF89a", background=0):
-    """A file with frames that are bytes already."""
+    """A GIF with `frames`, which are bytes."""
     flags = 0x80 | depth(palette) - 1 if palette else 0
     return version + struct.pack("<HHBBB", *canvas, flags | 0x70, background, 0) + palette + b"".join(frames) + b";"
 
 
 def control(transparent=None, disposal=0):
-    """The extension before a frame."""
+    """The graphic control extension, which precedes a frame."""
     flags = disposal << 2 | (transparent is not None)
     return b"\x21\xf9\4" + struct.pack("<BHB", flags, 5, transparent or 0) + b"\0"
 
@@ -100,21 +100,21 @@ def containers(many):
             both = gif(size, [frame.bytes()], other.palette)
             yield Case("local and global palette", name, both)
             data = gif(size, [frame.bytes(control=control(transparent))], background=1)
-            expected = Pixels(hidden, "index transparent by the extension before the frame")
+            expected = Pixels(hidden, "the graphic control extension states the transparent index")
             yield Case("local palette, transparent", name, data, expected)
             comment = b"\x21\xfe\7comment\0"
             looped = b"\x21\xff\x0bNETSCAPE2.0\3\1\0\0\0"
             data = gif(size, [comment, looped, frame.bytes(), comment])
             yield Case("other extensions", name, data)
             for disposal in range(4):
-                # Of several frames the first is shown, whatever becomes of it.
+                # The first frame is shown, whatever its disposal method.
                 frames = [frame.bytes(control=control(None, disposal)), other.bytes(control=control(0, disposal))]
                 yield Case("several frames", f"{disposal} {name}", gif(size, frames))
             for offset, canvas in (((0, 0), (3, 2)), ((2, 1), (3, 2)), ((3, 2), (3, 2))):
                 canvas = (size[0] + canvas[0], size[1] + canvas[1])
                 on_canvas = numpy.full((canvas[1], canvas[0], 3), 255, numpy.uint8)
                 on_canvas[offset[1] :, offset[0] :][: size[1], : size[0]] = shown
-                expected = Pixels(on_canvas, "nothing is drawn beside the frame: transparent, as browsers show it")
+                expected = Pixels(on_canvas, "the canvas around the frame is transparent, as in browsers")
                 place = f"{offset[0]} {offset[1]} {sides(canvas)} {name}"
                 yield Case("frame within the canvas", place, gif(canvas, [frame.bytes(offset)]), expected)
                 with_palette = gif(canvas, [frame.bytes(offset, local=False)], frame.palette, background=1)
@@ -122,10 +122,10 @@ def containers(many):
             small = (max(size[0] // 2, 1), max(size[1] - 3, 1))
             yield Case("frame larger than the canvas", name, gif(small, [frame.bytes()]))
             whole = gif(size, [frame.bytes()])
-            expected = Pixels(shown, "only the end is missing or odd: no index is")
+            expected = Pixels(shown, "the trailer is missing or followed by junk, and no index is missing")
             yield Case("no trailer", name, whole[:-1], expected)
             yield Case("zeros in place of the trailer", name, whole[:-1] + bytes(500), expected)
-            yield Case("junk behind the trailer", name, whole + b"junk" * 50, expected)
+            yield Case("junk after the trailer", name, whole + b"junk" * 50, expected)
 
 
 def animations(many):

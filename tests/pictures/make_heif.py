@@ -1,5 +1,5 @@
-"""HEIC and AVIF by libheif's and libavif's programs, by pillow-heif and by Pillow: chromas, depths,
-ranges, matrices, alpha, grids, crops, turns."""
+"""HEIC and AVIF files by libheif's and libavif's programs, by pillow-heif and by Pillow: subsamplings,
+depths, ranges, matrices, alpha, grids, crops, rotations."""
 
 from functools import partial
 from itertools import product
@@ -15,16 +15,16 @@ FORMAT = "heif"
 SIZES = [(16, 16), (17, 33), (64, 48), (130, 70)]
 MORE_SIZES = [(1, 1), (1, 17), (2, 3), (33, 17), (100, 100), (257, 129), (640, 480)]
 
-# libheif's own conversion to RGB rounds once more.
+# libheif's conversion to RGB rounds once more.
 HEIC = Pillow(levels=1)
-# Un-multiplied by Pillow from 8 bits, which loses more where little shows.
+# Pillow divides colours of 8 bits by alpha, which loses precision if alpha is small.
 PREMULTIPLIED = Pillow(levels=2)
-# Decoders of AVIF enlarge halved chroma in their own ways, which shows most on small pictures.
+# AVIF decoders differ in the upsampling of chroma, with the largest differences in small pictures.
 HALVED_CHROMA = Close(mean=4, cosine=0.999)
 SMALL_HALVED_CHROMA = Close(mean=8, cosine=0.997)
-# Pillow's conversion from YCbCr of more than 8 bits or of limited range is off by more than a level.
+# Pillow's conversion of YCbCr with more than 8 bits or a limited range is off by more than one level.
 FULL_CHROMA = Close(mean=1.5, cosine=0.9999)
-LOSSLESS = "coded without loss: the pixels that were encoded"
+LOSSLESS = "lossless: these pixels were encoded"
 
 
 def sizes(many):
@@ -36,7 +36,7 @@ def halved_chroma(size):
 
 
 def soft_scene(width, height, seed=0):
-    """The scene without edges, for pictures whose chroma is halved."""
+    """A blurred `scene`, for pictures with subsampled chroma."""
     return numpy.asarray(Image.fromarray(scene(width, height, seed)).filter(ImageFilter.GaussianBlur(3)))
 
 
@@ -106,10 +106,10 @@ def by_pillow_heif(many):
     for size in sizes(many):
         upright = Image.fromarray(reference.pixels(encoded(scene(*size), "HEIF")))
         for value in range(1, 9):
-            # pillow-heif writes irot and imir for an orientation, and turns halved chroma before it
-            # enlarges it, which moves it by half a pixel where a side is odd.
+            # pillow-heif writes an orientation as irot and imir. When it decodes, it rotates subsampled
+            # chroma before it upsamples it, which shifts the chroma by half a pixel if a side is odd.
             data = encoded(scene(*size), "HEIF", exif=exif(value, prefix=b"Exif\0\0"))
-            expected = Pixels(reference.turned(upright, value), "turned behind the enlarging of chroma", levels=1)
+            expected = Pixels(reference.turned(upright, value), "rotated after the upsampling of chroma", levels=1)
             yield Case("HEIC, turned", f"{value} {sides(size)}", data, expected)
         frames = [Image.fromarray(scene(*size, seed)) for seed in range(3)]
         data = encoded(frames[0], "HEIF", save_all=True, append_images=frames[1:])
@@ -181,7 +181,7 @@ def by_avifenc(content, many):
 
 
 def grids(many):
-    """AVIF of several coded pictures, and cropped ones. Pillow does not crop."""
+    """AVIF grids, and cropped AVIF, which Pillow does not crop."""
     for columns, rows in ((2, 1), (1, 2), (2, 2), (3, 2)):
         for chroma in ("420", "444"):
             cells = [encoded(soft_scene(64, 64, seed), "PNG") for seed in range(columns * rows)]

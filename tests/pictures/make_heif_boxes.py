@@ -1,5 +1,6 @@
-"""HEIC and AVIF as telephones write them: grids of tiles, turned by the container and by EXIF besides,
-cropped, with transparency in tiles. No encoder at hand writes these; heif_boxes.py does."""
+"""HEIC and AVIF files as telephones write them: grids of tiles, rotated by the container with an EXIF
+orientation as well, cropped, with transparency in tiles. The installed encoders do not write such files,
+so heif_boxes.py does."""
 
 from itertools import product
 
@@ -12,9 +13,9 @@ from tools import alpha_slope, encoded, grey_scene, on_white, sides, through_fil
 
 FORMAT = "heif"
 
-WHY = "the pixels of the coded pictures, put together and turned by numpy"
+WHY = "the pixels of the coded pictures, joined and rotated by numpy"
 
-# Name to what the container says, and what that does to the rows and columns of an array.
+# Names, properties of the container, and their effect on an array.
 TURNS = {
     f"irot {quarters}": ([irot(quarters)], lambda a, quarters=quarters: numpy.rot90(a, quarters))
     for quarters in range(4)
@@ -35,7 +36,7 @@ def avif(samples, *options):
     return avifenc(encoded(samples, "PNG"), *options)
 
 
-# Format to an encoder, and whether its files are judged to the level.
+# Encoders, and the limits for the difference from the expected pixels; None allows one level.
 ENCODERS = {
     "HEIC": (heif_enc, None),
     "HEIC 4:4:4": (lambda samples: heif_enc(samples, "-p", "chroma=444"), None),
@@ -49,7 +50,7 @@ def expected(pixels, limits):
 
 
 def turned(many):
-    """The container's turns, alone and with an EXIF orientation that repeats them or lies."""
+    """Rotations by the container, without and with an EXIF orientation, which is ignored."""
     for what, (encode, limits) in ENCODERS.items():
         for size in ((64, 48), (33, 17)):
             plain = encode(soft_scene(*size))
@@ -80,7 +81,7 @@ def cropped(many):
 
 
 def tiled(many):
-    """Grids whose last tiles go beyond the picture."""
+    """Grids, of which some have tiles that extend beyond the picture."""
     layouts = [(2, 2, 128, 128), (2, 2, 100, 90), (3, 2, 150, 66), (1, 3, 64, 190), (4, 1, 200, 64)]
     for (what, (encode, limits)), (columns, rows, width, height) in product(ENCODERS.items(), layouts):
         tiles = [encode(soft_scene(64, 64, seed)) for seed in range(columns * rows)]

@@ -1,4 +1,4 @@
-"""JPEG as encoders write it: samplings, entropy codings, scans, colours, precisions, sizes."""
+"""JPEG files as encoders write them: all samplings, entropy codings, scans, colours, precisions, sizes."""
 
 from functools import partial
 
@@ -12,14 +12,14 @@ from tools import encoded, exif, grey_scene, levels_of, piped, pnm, rgb, scene, 
 FORMAT = "jpeg"
 
 
-# Horizontal x vertical factors of Y, Cb, Cr; one for all that are left.
+# Sampling factors, horizontal x vertical, of Y, Cb and Cr. Components that are not listed have 1x1.
 SAMPLINGS = [
     "1x1", "2x1", "1x2", "2x2", "4x1", "1x4", "4x2", "2x4", "3x1", "1x3", "3x2", "2x3",
     "2x2,2x1,2x1", "2x2,1x2,1x2", "2x2,2x1,1x2", "2x2,1x1,2x2", "4x1,2x1,1x1",
     "1x1,2x2,2x2", "1x1,2x1,1x1", "1x1,1x1,2x2", "1x1,1x2,2x1", "1x2,2x1,1x1", "2x1,1x1,2x1",
     "2x1,2x2,2x2", "1x2,2x2,2x2", "2x1,2x1,2x1", "1x2,1x2,1x2",
 ]  # fmt: skip
-# These fit no scan of all three components.
+# Factors that are too large for a scan with all three components.
 LARGE_SAMPLINGS = ["2x2,2x2,2x2", "4x2,2x1,2x1", "4x4", "3x3", "4x3", "3x4", "4x4,2x2,2x2", "1x1,4x4,4x4"]
 
 # Scripts of `cjpeg -scans`.
@@ -99,7 +99,7 @@ def colors(many):
 
 
 def with_transform(data, transform):
-    """Changes the transform of Adobe's marker, the last byte of its segment."""
+    """Changes the colour transform in Adobe's marker segment, its last byte."""
     at = data.index(b"\xff\xee\x00\x0eAdobe") + 15
     return data[:at] + bytes([transform]) + data[at + 1 :]
 
@@ -110,12 +110,12 @@ def without_adobe(data):
 
 
 def adobe(transform):
-    """Adobe's marker segment."""
+    """Adobe's marker segment with a colour transform."""
     return b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
 
 
 def transforms(many):
-    """Adobe's marker says which colours three or four components are."""
+    """Files with and without Adobe's marker, which states the colours of three or four components."""
     for size in sizes(many):
         name = sides(size)
         jfif = cjpeg(scene(*size))
@@ -138,7 +138,7 @@ def qualities(many):
 
 
 def twins(many):
-    """The same coefficients in another coding give the same pixels."""
+    """Files with the same coefficients in different codings, which have the same pixels."""
     for size in sizes(many):
         for sampling in ("1x1", "2x1", "2x2", "1x1,2x2,2x2"):
             source = cjpeg(scene(*size, 9), "-sample", sampling, "-quality", "92")
@@ -153,13 +153,13 @@ def twins(many):
                 yield Case(f"transcoded: {coding}", name, jpegtran(source, *options), expected)
 
 
-# Sizes at which the caller looks at a picture of 130 x 70, by what its sides are then divided by:
-# both stay at least twice as long.
+# For a picture of 130 x 70 pixels: divisors, and wanted sizes for which the decoder uses them. Both sides
+# of the result are at least twice the wanted ones.
 DIVIDED = {1: (33, 18), 2: (32, 17), 4: (16, 9), 8: (8, 4)}
 
 
 def scaled(coding, many):
-    """Decoding at a half, a quarter and an eighth equals Pillow's draft mode."""
+    """Files that are decoded at a half, a quarter and an eighth of their size, as in Pillow's draft mode."""
     script, options = SCRIPTS.get(coding, (None, ENTROPY.get(coding)))
     for sampling in SAMPLINGS if many else SAMPLINGS[:14] + SAMPLINGS[18:21]:
         data = cjpeg(scene(130, 70), "-sample", sampling, *options, script=script)
@@ -185,11 +185,11 @@ def scaled_colors(many):
         for divisor, (across, down) in DIVIDED.items():
             wanted = (down, across) if orientation > 4 else (across, down)
             name = str(orientation)
-            yield Case(f"turned, at 1/{divisor}", name, data, Pillow(draft=divisor), wanted)
+            yield Case(f"EXIF orientation, at 1/{divisor}", name, data, Pillow(draft=divisor), wanted)
 
 
 def lossless(many):
-    """SOF3 has the pixels themselves, of 2 to 16 bits; Pillow opens it at 8 bits alone."""
+    """Lossless files (SOF3) with samples of 2 to 16 bits. Pillow only opens those of 8 bits."""
     for bits in range(2, 17):
         kind = numpy.uint8 if bits <= 8 else numpy.uint16
         for size in sizes(many) if bits in (8, 12, 16) or many else [(17, 33)]:
@@ -211,8 +211,8 @@ def color_of(channels):
 
 
 def twelve_bits(many):
-    """Extended sequential DCT of 12 bits, which Pillow does not open; another build of libjpeg-turbo
-    gives the samples."""
+    """Extended sequential DCT with samples of 12 bits. Pillow does not open these files, so imagecodecs,
+    with a libjpeg-turbo of its own, decodes the expected samples."""
     for size in sizes(many):
         for channels, color in ((1, "grey"), (3, "YCbCr")):
             samples = words(*size, 3, channels) >> 4
@@ -221,7 +221,8 @@ def twelve_bits(many):
                 data = imagecodecs.jpeg8_encode(samples, level=95, bitspersample=12, subsampling=subsampling)
                 shown = rgb(levels_of(imagecodecs.jpeg8_decode(data), 4095))
                 name = f"{subsampling} {sides(size)}"
-                yield Case(f"12 bits, {color}", name, data, Pixels(shown, "Pillow reads 8 bits alone"))
+                expected = Pixels(shown, "decoded by imagecodecs, as Pillow only reads 8 bits")
+                yield Case(f"12 bits, {color}", name, data, expected)
 
 
 def groups():

@@ -1,5 +1,5 @@
-"""JPEG as cameras, scanners, webcams and cards leave it: what is odd and can be read, what has to be
-refused by its name, and what is damaged."""
+"""Unusual JPEG files as cameras, scanners, webcams and memory cards leave them: readable ones,
+unsupported ones, and damaged ones."""
 
 import io
 
@@ -55,12 +55,12 @@ XMP_ORIENTATION = (
     b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/></rdf:RDF></x:xmpmeta>'
 )
 PHOTOSHOP = segment(APP13, b"Photoshop 3.0\0" + bytes(40))
-# EXIF with one entry that is not the orientation (the resolution's unit).
+# EXIF whose only entry is the unit of the resolution, not an orientation.
 WITHOUT_ORIENTATION = exif_segment(b"II*\0\x08\0\0\0\x01\0\x28\x01\x03\0\x01\0\0\0\x02\0\0\0" + bytes(4))
 
 
 def orientations(many):
-    """The orientation of EXIF, wherever it stands."""
+    """EXIF with an orientation, at different positions in the file."""
     for size in [(17, 33), (40, 24)]:
         source = cjpeg(scene(*size, 1), "-sample", "2x2")
         for value in range(10):
@@ -68,10 +68,10 @@ def orientations(many):
                 block = exif_segment(exif(value, order))
                 places = {
                     "first": (0, [block]),
-                    "behind JFIF": (1, [block]),
-                    "behind XMP": (1, [XMP, block]),
-                    "behind Photoshop's": (1, [PHOTOSHOP, block]),
-                    "behind a comment": (1, [segment(COM, b"\xff\xda made by a test"), block]),
+                    "after JFIF": (1, [block]),
+                    "after XMP": (1, [XMP, block]),
+                    "after Photoshop's segment": (1, [PHOTOSHOP, block]),
+                    "after a comment": (1, [segment(COM, b"\xff\xda made by a test"), block]),
                     "before the scan": (-1, [block]),
                 }
                 for place, (position, segments) in places.items():
@@ -80,10 +80,10 @@ def orientations(many):
                     yield Case(f"EXIF {place}", name, data)
             upright = Pixels(
                 reference.pixels(with_segments(source, 0, exif_segment(exif(value)))),
-                "Pillow looks at the first EXIF segment alone, here the first that states an orientation counts",
+                "Pillow only reads the first EXIF segment; the first one that states an orientation counts",
             )
             xmp = XMP_ORIENTATION % value
-            stored = Pixels(reference.pixels(source), "Pillow applies an orientation of XMP, browsers do not")
+            stored = Pixels(reference.pixels(source), "Pillow applies an orientation in XMP, browsers do not")
             data = with_segments(source, 1, segment(APP1, xmp))
             yield Case("orientation in XMP alone", f"{value} {sides(size)}", data, stored)
             data = with_segments(source, 0, WITHOUT_ORIENTATION, exif_segment(exif(value)))
@@ -91,16 +91,16 @@ def orientations(many):
 
 
 def ends(many):
-    """Nothing is missing but the end marker, or something stands in its place or behind it."""
+    """Files without an end marker, or with other bytes in its place or after it."""
     for coding in CODINGS:
         for size in sizes(many):
             whole = coded(coding, size)
-            expected = Pixels(reference.pixels(whole), "the whole file's: no coefficient is missing")
+            expected = Pixels(reference.pixels(whole), "the pixels of the complete file: no coefficient is missing")
             body = whole[:-2]
-            behind = {
-                "zeros behind the end marker": whole + bytes(5000),
-                "junk behind the end marker": whole + bytes(range(256)) * 3,
-                "another JPEG behind": whole + whole,
+            after = {
+                "zeros after the end marker": whole + bytes(5000),
+                "junk after the end marker": whole + bytes(range(256)) * 3,
+                "another JPEG after the end marker": whole + whole,
                 "fill bytes before the end marker": body + b"\xff" * 9 + b"\xff\xd9",
             }
             instead = {
@@ -110,21 +110,21 @@ def ends(many):
                 "0xff in place of the end marker": body + b"\xff" * 700,
             }
             name = f"{coding} {sides(size)}"
-            for what, data in behind.items():
+            for what, data in after.items():
                 yield Case(what, name, data, expected)
             for what, data in instead.items():
-                # An arithmetic code may leave out zeros at its end, so that without an end marker
-                # nobody knows whether data are missing.
+                # An arithmetic encoder may omit zeros at the end of its data, so without an end marker
+                # missing data cannot be detected.
                 of_code = Damaged() if "arithmetic" in coding else expected
                 yield Case(what, name, data, of_code)
 
 
 def padding(many):
-    """Bytes that belong to nothing."""
+    """Files with bytes that belong to no segment and to no data."""
     for size in sizes(many):
         for coding in ("restart after each block", "restart after each row"):
             source = coded(coding, size)
-            expected = Pixels(reference.pixels(source), "bytes before a restart marker mean nothing")
+            expected = Pixels(reference.pixels(source), "bytes before a restart marker are ignored")
             for count in (1, 2, 3, 4, 7, 16):
                 for filling in (b"\0", b"\xff", b"\x5a"):
                     found = parts(source)
@@ -132,7 +132,7 @@ def padding(many):
                     name = f"{coding} {count} {filling.hex()} {sides(size)}"
                     yield Case("bytes before restart markers", name, joined(found), expected)
         source = coded("baseline", size)
-        expected = Pixels(reference.pixels(source), "bytes between segments mean nothing")
+        expected = Pixels(reference.pixels(source), "bytes between segments are ignored")
         for position in range(1, len(parts(source))):
             for junk in (b"\0", b"\x01\x02\x03", b"\xff", b"\xff" * 40, b"\0" * 100, b"junk \xff\0 junk"):
                 data = with_segments(source, position, junk)
@@ -149,7 +149,7 @@ def padded_restarts(data, filling):
 
 
 def webcams(many):
-    """Files of webcams lack the Huffman tables, which are then those of annex K."""
+    """Files without Huffman tables, as webcams write them. The tables are those of annex K."""
     for size in sizes(many):
         for color, data in {
             "YCbCr": cjpeg(scene(*size), "-sample", "2x1"),
@@ -157,12 +157,12 @@ def webcams(many):
         }.items():
             stripped = joined([part for part in parts(data) if part.marker != DHT])
             yield Case("no Huffman tables", f"{color} {sides(size)}", stripped)
-            expected = Pixels(reference.pixels(data), "the tables left out were the standard ones")
+            expected = Pixels(reference.pixels(data), "the omitted tables are those of annex K")
             yield Case("no Huffman tables", f"truth {color} {sides(size)}", stripped, expected)
 
 
 def several_pictures(many):
-    """Of several pictures in a file the first is shown."""
+    """Files with several pictures, of which the first is shown."""
     for size in sizes(many):
         first, second = (Image.fromarray(scene(*size, seed)) for seed in (1, 2))
         out = io.BytesIO()
@@ -175,7 +175,7 @@ def several_pictures(many):
 
 
 def changed_frame(data, change):
-    """Applies `change` to the content of the frame header, as a bytearray."""
+    """The parts of a JPEG whose frame header `change`, which gets a bytearray, has changed in place."""
     found = parts(data)
     for part in found:
         if part.marker in FRAMES:
@@ -196,18 +196,18 @@ def unsupported(many):
         found = changed_frame(source, without_height)
         lines = size[1].to_bytes(2, "big")
         found.append(Part(DNL, lines))
-        refused = Unsupported(("JPEG", "DNL"), "the height stands behind the pixels, libjpeg can't read it there")
+        refused = Unsupported(("JPEG", "DNL"), "libjpeg cannot read a height that follows the pixels")
         yield Case("height in a DNL marker", name, joined(found), refused)
 
         two = two_components(size)
-        refused = Unsupported(("JPEG", "2 components"), "no standard says what two components are")
+        refused = Unsupported(("JPEG", "2 components"), "no standard defines the colours of two components")
         yield Case("two components", name, two, refused)
 
         for marker, what in ((SOF5, "hierarchical"), (0xC6, "hierarchical"), (0xC7, "hierarchical")):
             found = parts(source)
             for part in found:
                 part.marker = marker if part.marker == SOF0 else part.marker
-            refused = Unsupported(("JPEG", what), "libjpeg does not read it, nor does anything else")
+            refused = Unsupported(("JPEG", what), "neither libjpeg nor other libraries read it")
             yield Case(f"frame of SOF{marker - 0xC0}", name, joined(found), refused)
         found = parts(cjpeg(grey_scene(*size), "-grayscale"))
         for part in found:
@@ -216,19 +216,19 @@ def unsupported(many):
         yield Case("lossless arithmetic", name, joined(found), refused)
 
         data = imagecodecs.jpeg8_encode(scene(*size), lossless=True, predictor=1, colorspace="RGB")
-        refused = Unsupported(("JPEG", "lossless"), "libjpeg converts no colours of lossless files")
+        refused = Unsupported(("JPEG", "lossless"), "libjpeg does not convert the colours of lossless files")
         ycbcr = with_segments(data, 0, segment(APP0, b"JFIF\0\1\1\0\0\1\0\1\0\0"))
         yield Case("lossless YCbCr", name, ycbcr, refused)
 
         def fractional(content):
             content[7], content[10], content[13] = 0x31, 0x21, 0x11
 
-        refused = Unsupported(("JPEG", "fractional sampling"), "libjpeg enlarges by whole factors alone")
+        refused = Unsupported(("JPEG", "fractional sampling"), "libjpeg only upsamples by integer factors")
         yield Case("fractional sampling", name, joined(changed_frame(source, fractional)), refused)
 
 
 def two_components(size):
-    """A file of two grey planes in one scan each."""
+    """A JPEG with two grey components, in a scan each."""
     found = parts(coded("a scan for each component", size, "1x1"))
     for part in found:
         if part.marker == SOF0:
@@ -240,14 +240,15 @@ def two_components(size):
 
 
 def damaged(many):
-    """Decoders that show what is left would show a wrong picture."""
+    """Files with damage that must be noticed: restart markers in the wrong order, missing scans, missing
+    data."""
     for size in [size for size in sizes(many) if size[0] > 8]:
         name = sides(size)
         source = coded("restart after each block", size)
         for what, change in {
             "swapped": lambda digits: digits[:1] + digits[2:3] + digits[1:2] + digits[3:],
             "all the same": lambda digits: [0xD0] * len(digits),
-            "one left out": lambda digits: digits[:1] + [None] + digits[2:],
+            "with one missing": lambda digits: digits[:1] + [None] + digits[2:],
             "numbered from 1": lambda digits: [0xD0 + (digit - 0xD0 + 1) % 8 for digit in digits],
         }.items():
             found = parts(source)
@@ -262,11 +263,11 @@ def damaged(many):
                     yield Case("cut between two scans", file_name, joined(found[:index], end), Damaged())
             for skipped in scans[:-1]:
                 rest = found[:skipped] + found[skipped + 1 :]
-                yield Case("a scan left out", f"{coding} {skipped} {name}", joined(rest), Damaged())
+                yield Case("a scan is missing", f"{coding} {skipped} {name}", joined(rest), Damaged())
         for coding in CODINGS:
             whole = coded(coding, size)
-            # An arithmetic code may leave out zeros at its end, so where an end marker follows
-            # nobody can see that data are missing.
+            # An arithmetic encoder may omit zeros at the end of its data, so missing data before an end
+            # marker cannot be detected.
             ended = Maybe(reference.pixels(whole)) if "arithmetic" in coding else Damaged()
             start = whole.index(b"\xff\xda") + 14
             for step in range(1, 8):
@@ -276,11 +277,12 @@ def damaged(many):
                 yield Case("cut, with an end marker", cut_name, whole[:at] + b"\xff\xd9", ended)
                 for zeros in (len(whole) - at, 4096):
                     zeros_name = f"{zeros} {cut_name}"
-                    yield Case("cut, zeros behind", zeros_name, whole[:at] + bytes(zeros), Damaged())
+                    yield Case("cut, zeros appended", zeros_name, whole[:at] + bytes(zeros), Damaged())
 
 
 def renumbered(data, change):
-    """Entropy-coded data whose restart markers, as a list, were changed; None leaves one out."""
+    """Entropy-coded data with the restart markers that `change` makes of the list of its markers. None
+    removes a marker."""
     at = restart_markers(data)
     pieces, start = [], 0
     for position, marker in zip(at, change([data[position + 1] for position in at]), strict=True):
@@ -292,7 +294,8 @@ def renumbered(data, change):
 
 
 def blocks(many):
-    """Bytes of entropy-coded data overwritten: Pillow may or may not refuse them."""
+    """Files in which entropy-coded data are overwritten, which must be noticed. Pillow does not always
+    notice it."""
     for size in [(130, 70)]:
         source = cjpeg(scene(*size, 3), "-quality", "95")
         start = source.index(b"\xff\xda") + 14

@@ -1,5 +1,5 @@
-"""PNG of every colour type, depth, interlacing, filter and transparency, by a writer of our own, and
-what Pillow writes beside (animations)."""
+"""PNG files of every colour type, depth, interlacing, filter and transparency, written by this module,
+and animations by Pillow."""
 
 import io
 import zlib
@@ -22,9 +22,9 @@ COLORS = {
     GREY_ALPHA: ("grey and alpha", 2, (8, 16)),
     RGB_ALPHA: ("RGB and alpha", 4, (8, 16)),
 }
-# Of each pass the first column and row, and the steps to the next of each.
+# The passes of Adam7 interlacing: first column, first row, column step, row step.
 ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-# The last takes each filter in turn.
+# The last one uses a different filter for each row, in turn.
 FILTERS = ["none", "sub", "up", "average", "Paeth", "in turn"]
 
 
@@ -33,7 +33,8 @@ def chunk(name, content):
 
 
 def filtered(rows, step, kind):
-    """Rows of bytes behind their filters, `step` bytes a pixel."""
+    """Applies the filter `kind` to rows of bytes, with `step` bytes per pixel. Each row is preceded by the
+    number of its filter."""
     out = []
     above = numpy.zeros(rows.shape[1], int)
     for y, row in enumerate(rows.astype(int)):
@@ -59,8 +60,8 @@ def packed(samples, depth):
 
 
 def png(samples, color, depth, interlaced=False, kind=0, before=b"", after=b"", level=6, pieces=1, ended=True):
-    """A file of height x width x channels samples. `before` and `after` are chunks around the data,
-    which are cut into so many pieces."""
+    """A PNG of height x width x channels samples. `before` and `after` are chunks around the IDAT chunks,
+    of which there are `pieces`."""
     height, width, channels = samples.shape
     step = max(channels * depth // 8, 1)
     passes = ADAM7 if interlaced else [(0, 0, 1, 1)]
@@ -84,7 +85,7 @@ def palette(entries):
 
 
 def transparency(color, depth, samples):
-    """The content of tRNS and whether each pixel is transparent; of a palette, each pixel's alpha."""
+    """The content of a tRNS chunk, and the alpha of each pixel."""
     if color == PALETTE:
         alphas = (numpy.arange((1 << depth) // 2 + 1) * 83 % 256).astype(numpy.uint8)
         return alphas.tobytes(), numpy.append(alphas, numpy.full(256, 255, numpy.uint8))[samples[..., 0]]
@@ -94,7 +95,7 @@ def transparency(color, depth, samples):
 
 
 def shown(samples, color, depth):
-    """The colours of the samples, and their alpha or None."""
+    """The colours of samples, and their alpha or None."""
     if color == PALETTE:
         return palette(1 << depth)[samples[..., 0]], None
     levels = levels_of(samples, (1 << depth) - 1)
@@ -115,7 +116,7 @@ def combinations(color, many):
                     content, alpha = transparency(color, depth, samples)
                     extra = chunk(b"tRNS", content)
                 truth = colors if alpha is None else on_white(colors, alpha)
-                expected = Pixels(truth, "the samples that were encoded, of 16 bits by rounding v / 257")
+                expected = Pixels(truth, "the samples that were encoded; 16 bits become round(v / 257)")
                 for interlaced in (False, True):
                     for kind, filters in enumerate(FILTERS):
                         data = png(samples, color, depth, interlaced, kind, plte + extra)
@@ -124,7 +125,7 @@ def combinations(color, many):
 
 
 def by_pillow(many):
-    """The same codings judged by Pillow, as a check of the truth that the others are compared to."""
+    """The same codings compared with Pillow, to check the expected pixels of `combinations`."""
     for color, (what, channels, depths) in COLORS.items():
         for depth in depths:
             if depth == 16:
@@ -142,7 +143,7 @@ def by_pillow(many):
 
 
 def containers(many):
-    """Chunks around the data, and how the data are cut up and compressed."""
+    """Files with additional chunks, with several IDAT chunks, and with different compression levels."""
     for size in sizes(many):
         samples = samples_of(size, 3, 8)
         name = sides(size)
@@ -172,19 +173,19 @@ def containers(many):
         for what, extra in others.items():
             data = png(samples, RGB, 8, before=extra)
             yield Case("other chunks", f"{what} {name}", data)
-        expected = Pixels(samples.astype(numpy.uint8), "only the end is missing or odd: no sample is")
+        expected = Pixels(samples.astype(numpy.uint8), "only IEND is damaged or missing")
         yield Case("no IEND", name, png(samples, RGB, 8, ended=False), expected)
         yield Case("half of IEND", name, whole[:-6], expected)
         yield Case("zeros in place of IEND", name, png(samples, RGB, 8, ended=False) + bytes(600), expected)
-        yield Case("zeros behind IEND", name, whole + bytes(600), expected)
-        yield Case("junk behind IEND", name, whole + b"junk" * 100, expected)
+        yield Case("zeros after IEND", name, whole + bytes(600), expected)
+        yield Case("junk after IEND", name, whole + b"junk" * 100, expected)
         refused = Unsupported(("PNG", "CgBI"), "Apple's variant, whose pixels are premultiplied and swapped")
         apple = SIGNATURE + chunk(b"CgBI", b"\x50\0\x20\2") + whole[8:]
         yield Case("CgBI", name, apple, refused)
 
 
 def animations(many):
-    """Of an animation the picture that programs without animations show."""
+    """Animations, which show the picture that programs without support for animations show."""
     for size in sizes(many):
         frames = [Image.fromarray(scene(*size, seed)) for seed in range(3)]
         for default in (False, True):

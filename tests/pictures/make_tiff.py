@@ -1,4 +1,4 @@
-"""TIFF by tifffile, libtiff's tools and a writer of our own: photometrics, depths, extra samples,
+"""TIFF files by tifffile, libtiff's tools and tiff_parts.py: all photometrics, depths, extra samples,
 compressions, predictors, planes, strips and tiles, byte orders, fill orders."""
 
 import io
@@ -54,12 +54,12 @@ def written(samples, **options):
 
 
 def inks_shown(inks):
-    """CMYK of 8 bits as Pillow shows it."""
+    """CMYK of 8 bits converted to RGB by Pillow."""
     return numpy.asarray(Image.fromarray(inks, "CMYK").convert("RGB"))
 
 
 def kinds(size):
-    """Name to samples, options of tifffile, and the pixels that they show."""
+    """A dictionary from names to samples, options of tifffile, and the expected pixels."""
     color, grey, alpha = scene(*size), grey_scene(*size), alpha_slope(*size)
     wide, wide_grey = words(*size), words(*size, 1, 1)[..., 0]
     wide_alpha = alpha.astype(numpy.uint16) * 257
@@ -115,7 +115,7 @@ COMPRESSIONS = [
 
 
 def matrix(what, many):
-    """One kind of samples in every compression, layout and byte order."""
+    """The samples `what` of `kinds` in every compression, layout and byte order."""
     orders = cycle(ORDERS)
     for size in sizes(many):
         samples, options, shown = kinds(size)[what]
@@ -139,7 +139,7 @@ def matrix(what, many):
 
 
 LAYOUTS = {"strip": {}, "strips": {"rowsperstrip": 5}, "tiles": {"tile": (16, 16)}}
-# Rounded once more where colours are divided by their alpha and laid on white.
+# Alpha causes another rounding.
 LEVELS = {"RGB, premultiplied alpha": 1, "RGB, alpha, 16 bits": 1}
 
 
@@ -185,7 +185,7 @@ def deep_shown(what, samples, bits):
 
 
 def depths(what, many):
-    """Every number of bits by a writer of our own, and from there by libtiff in its compressions."""
+    """Samples of every number of bits, written by tiff_parts.py."""
     photometric, channels, extra, of_bits = DEPTHS[what]
     orders = cycle(ORDERS)
     for bits, size in product(of_bits, sizes(many)):
@@ -197,7 +197,7 @@ def depths(what, many):
             tags = [(320, SHORT, (palette(1 << bits).T.astype(int) * 257).ravel().tolist())]
         if photometric == CMYK:
             tags = [(332, SHORT, [1])]
-        # One level where alpha is rounded in between, or the samples are narrowed by shifting.
+        # Alpha causes another rounding.
         expected = Pixels(deep_shown(what, samples, bits), WHY, levels=1 if "alpha" in what else 0)
         expected = UNUSUAL.get((what, bits), expected)
         for layout, separate, fill_order in product(("strip", "strips", "tiles"), (False, True), (1, 2)):
@@ -220,7 +220,7 @@ def depths(what, many):
             yield Case(f"{what}, {bits} bits" + ", bits reversed" * (fill_order == 2), name, data, expected)
 
 
-# What is not read, or read in another way.
+# Depths with another expected result.
 UNUSUAL = {("grey", 24): Unsupported(("TIFF", "24 bits"), "no program writes such pictures")}
 
 TIFFCP = {
@@ -262,7 +262,6 @@ def by_tiffcp(what, many):
         if bits == 1:
             photometric = WHITE_IS_ZERO if "white" in what else BLACK_IS_ZERO
             samples = (grey_scene(*size)[..., None] > 100).astype(numpy.uint64)
-            # The white of a fax is coded in long runs.
             source = tiff(samples, 1, photometric)
             grey = rgb((samples[..., 0] * 255).astype(numpy.uint8))
             shown = 255 - grey if "white" in what else grey
@@ -273,14 +272,14 @@ def by_tiffcp(what, many):
             if compression.startswith("g") and bits != 1 or "predictor" in compression and bits == 1:
                 continue
             if "separate" in layout and (not what.startswith("RGB") or "16 bits" in what):
-                continue  # tiffcp separates samples of 8 bits alone
+                continue  # tiffcp only separates samples of 8 bits
             data = tiffcp(source, *TIFFCP[compression], *TIFFCP_LAYOUTS[layout])
             expected = Pixels(shown, WHY, levels=LEVELS.get(what, 0))
             yield Case(f"{what}, {compression} by tiffcp, {layout}", sides(size), data, expected)
 
 
 def jpegs(many):
-    """JPEG within TIFF, of whole strips and of tiles."""
+    """JPEG in TIFF, in strips and tiles."""
     for size in sizes(many):
         sources = {
             "RGB": written(scene(*size), photometric="rgb"),
@@ -303,11 +302,11 @@ def jpegs(many):
 
 
 def ycbcr(many):
-    """YCbCr without JPEG: the chroma of each block of pixels lies behind its luma."""
+    """YCbCr without JPEG, with chroma subsampling."""
     for size, (across, down) in product(sizes(many), ((1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (1, 2))):
         picture = numpy.asarray(Image.fromarray(scene(*size)).convert("YCbCr"))
         units, shown = chroma_units(picture, across, down)
-        expected = Pixels(shown, WHY, levels=2)  # by integers here, in Pillow, and in libtiff
+        expected = Pixels(shown, WHY, levels=2)  # the conversions round differently
         for compression, code, compress in ((1, "uncompressed", bytes), (5, "LZW", imagecodecs.lzw_encode)):
             data = tiff(
                 picture,
@@ -321,8 +320,8 @@ def ycbcr(many):
 
 
 def chroma_units(picture, across, down):
-    """For each block of across x down pixels its luma and one Cb and Cr (TIFF 6.0, section 21), and
-    the RGB pixels which that shows."""
+    """Data units, which have for each block of across x down pixels the luma and one Cb and Cr (TIFF 6.0,
+    section 21), and the RGB pixels that they represent."""
     height, width = picture.shape[:2]
     padded = numpy.pad(picture, ((0, -height % down), (0, -width % across), (0, 0)), "edge")
     blocks = padded.reshape(padded.shape[0] // down, down, padded.shape[1] // across, across, 3).swapaxes(1, 2)
@@ -334,7 +333,7 @@ def chroma_units(picture, across, down):
 
 
 def odd(many):
-    """Orientation, several pages, and what has no pixels that everybody agrees on."""
+    """Orientations, several pages, CIELab, WebP in TIFF and floating-point samples."""
     for size in sizes(many):
         picture = scene(*size)
         for value in range(10):
@@ -347,18 +346,18 @@ def odd(many):
         yield Case("several pages", sides(size), out.getvalue())
         lab = numpy.asarray(ImageCms.applyTransform(Image.fromarray(picture), TO_LAB))
         webp = written(picture, photometric="rgb", compression="webp", compressionargs=LOSSLESS_WEBP)
-        refused = Unsupported(("TIFF", "WebP"), "libtiff does not compare its size with that of the strip")
+        refused = Unsupported(("TIFF", "WebP"), "libtiff does not check that it has the size of its strip")
         yield Case("WebP in TIFF", sides(size), webp, refused)
         yield Case("CIELab", sides(size), tiff(lab, 8, CIELAB), Close(1.5, 0.999, picture))
         for bits, kind in ((32, numpy.float32), (64, numpy.float64), (16, numpy.float16)):
             for photometric, channels, color in ((BLACK_IS_ZERO, 1, "grey"), (RGB, 3, "RGB")):
                 samples = (picture[..., :channels] / 255).astype(kind)
                 data = tiff(samples, bits, photometric, sample_format=FLOAT)
-                refused = Unsupported(("TIFF", "float"), "no standard says which numbers are black and white")
+                refused = Unsupported(("TIFF", "float"), "no standard defines which numbers are black and white")
                 yield Case(f"floats of {bits} bits, {color}", sides(size), data, refused)
 
 
-# Compression by tifffile to its number, which the message has to name.
+# Compressions of tifffile, and their numbers, which the message has to name.
 COMPRESSIONS_REFUSED = {"jpeg2000": 34712, "jpegxr": 34934, "jpegxl": 50002, "png": 34933, "lerc": 34887}
 PHOTOMETRICS_REFUSED = {"colour filter array": 32803, "ICCLab": 9, "linear raw": 34892, "mask": MASK}
 
@@ -368,19 +367,19 @@ def unsupported(many):
         color = scene(*size)
         for compression, number in COMPRESSIONS_REFUSED.items():
             data = written(color, photometric="rgb", compression=compression)
-            refused = Unsupported(("TIFF", str(number)), "no library at hand reads it, or photos don't use it")
+            refused = Unsupported(("TIFF", str(number)), "libtiff does not read it, or photos do not use it")
             yield Case(f"{compression} in TIFF", sides(size), data, refused)
         bits = tiff((color[..., :1] > 100).astype(numpy.uint64), 1, BLACK_IS_ZERO)
-        refused = Unsupported(("TIFF", "34661"), "photos don't use it")
+        refused = Unsupported(("TIFF", "34661"), "photos do not use it")
         yield Case("JBIG in TIFF", sides(size), tiffcp(bits, "-c", "jbig"), refused)
         old = tiff(color, 8, YCBCR, compression=6, tags=[(530, SHORT, [1, 1])])
-        refused = Unsupported(("TIFF", "JPEG", "old"), "each program wrote it in its own way")
+        refused = Unsupported(("TIFF", "JPEG", "old"), "programs differ in how they write it")
         yield Case("old-style JPEG in TIFF", sides(size), old, refused)
         for what, photometric in PHOTOMETRICS_REFUSED.items():
             channels = 3 if photometric in (9, 34892) else 1
             bits = 1 if photometric == MASK else 8
             data = tiff(color[..., :channels].astype(numpy.uint64) >> (8 - bits), bits, photometric)
-            refused = Unsupported(("TIFF", str(photometric)), "not a picture to be looked at, or no library reads it")
+            refused = Unsupported(("TIFF", str(photometric)), "not for viewing, or libtiff does not convert it")
             yield Case(what, sides(size), data, refused)
 
 

@@ -1,4 +1,4 @@
-"""WebP by libwebp's programs and by Pillow: lossy, lossless, with alpha, animated, turned."""
+"""WebP files by libwebp's programs and by Pillow: lossy, lossless, with alpha, animated, with EXIF."""
 
 import numpy
 from cases import Case, Pillow
@@ -54,7 +54,7 @@ def cwebp(png, *options):
 
 
 def pictures(size):
-    """The same picture without and with alpha, in grey, and of few colours, as PNG."""
+    """PNG files of the same picture: in RGB, with alpha, in grey, with few colours."""
     color = scene(*size)
     few = Image.fromarray(color).quantize(5).convert("RGB")
     return {
@@ -88,7 +88,7 @@ def orientations(many):
 
 
 def animations(many):
-    """The first frame is shown."""
+    """Animations, of which the first frame is shown."""
     for size in sizes(many):
         name = sides(size)
         frames = [Image.fromarray(scene(*size, seed)) for seed in range(3)]
@@ -112,7 +112,7 @@ def animations(many):
 
 
 def canvases(many):
-    """A first frame that leaves some of its canvas."""
+    """Animations whose first frame does not cover the canvas."""
     for size in sizes(many):
         name = sides(size)
         color = scene(*size)
@@ -124,17 +124,17 @@ def canvases(many):
                 frames = ["-frame", "IN0", "+50+2+4+0+b", "-frame", "IN1", "+50+6+2"]
                 inputs = [(".webp", first), (".webp", second)]
                 data = through_files(["webpmux", *frames, "-bgcolor", "255,9,99,199", "-o", "OUT"], inputs, ".webp")
-                yield Case("beside the frame", f"{what} {lossless} {name}", data)
+                yield Case("around the frame", f"{what} {lossless} {name}", data)
 
 
 def ends(many):
-    """What stands behind the end that the header states belongs to no picture."""
+    """Files with bytes after the end that their header states, which are ignored."""
     for size in sizes(many):
         for lossless in (False, True):
             whole = encoded(scene(*size), "WEBP", lossless=lossless)
-            for what, behind in (("zeros", bytes(500)), ("junk", b"junk" * 50)):
+            for what, rest in (("zeros", bytes(500)), ("junk", b"junk" * 50)):
                 name = f"{lossless} {sides(size)}"
-                yield Case(f"{what} behind the end", name, whole + behind)
+                yield Case(f"{what} after the end", name, whole + rest)
 
 
 def groups():

@@ -1,8 +1,8 @@
-"""The judge: what Pillow makes of a file, as upright RGB on white.
+"""The reference: decodes a file with Pillow to upright RGB on white.
 
-Pillow's own `convert("RGB")` is not asked where it loses what a file says: it drops an alpha
-channel, shows 16-bit grey as white, and takes the high byte of 16-bit colours. Transparency is laid
-on white here; makers of files with 16 bits know the truth themselves.
+Pillow's `convert("RGB")` loses information: it drops an alpha channel, shows 16-bit grey as white, and
+takes the high byte of 16-bit colours. So this module composites transparency on white, and files with
+16-bit colours are compared with the samples that were encoded.
 """
 
 import contextlib
@@ -13,9 +13,9 @@ import numpy
 import pillow_heif
 from PIL import Image, ImageOps
 
-# AVIF is judged by Pillow's own plugin.
+# Only HEIC: Pillow reads AVIF with a plugin of its own.
 pillow_heif.register_heif_opener()
-# The tests' own files are small, whatever a damaged header says.
+# The files of the tests are small. A damaged header can state a large size.
 Image.MAX_IMAGE_PIXELS = 1 << 26
 
 
@@ -28,14 +28,14 @@ class PillowCannotJudge(Exception):
 
 
 def turned(image, orientation):
-    """Pillow's image turned by an EXIF orientation, as an array."""
+    """A Pillow image rotated and mirrored by an EXIF orientation, as an array."""
     tagged = image.copy()
     tagged.getexif()[0x0112] = orientation
     return numpy.asarray(ImageOps.exif_transpose(tagged))
 
 
 def opened(data, draft=None):
-    """Pillow's image of a file, with its pixels."""
+    """Opens and decodes a file. Returns a Pillow image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -44,22 +44,22 @@ def opened(data, draft=None):
                 image.draft("RGB", (image.width // draft, image.height // draft))
             image.load()
             return image
-    except Exception as error:  # Pillow's plugins raise whatever their format leads to
+    except Exception as error:  # Pillow's plugins raise many types of errors
         raise PillowRefuses(f"{type(error).__name__}: {error}") from error
 
 
 def pixels(data, draft=None):
-    """Upright RGB as an array. `draft` is what JPEG's sides are divided by while decoding."""
+    """Upright RGB as an array. `draft` is the divisor for the sides of a JPEG while it is decoded."""
     image = opened(data, draft)
     if image.mode in ("I;16", "I;16B"):
-        # Pillow's own conversion shows all but the darkest 256 levels as white.
+        # Pillow's conversion shows all but the darkest 256 levels as white.
         levels = ((numpy.asarray(image).astype(numpy.uint32) + 128) // 257).astype(numpy.uint8)
         image = Image.fromarray(levels)
     elif image.mode in ("I", "F"):
-        raise PillowCannotJudge(f"samples of mode {image.mode} have no black and no white")
+        raise PillowCannotJudge(f"samples of mode {image.mode} have no defined black and white")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # EXIF that cannot be read says nothing about the pixels.
+        # EXIF that cannot be read is ignored.
         with contextlib.suppress(Exception):
             image = ImageOps.exif_transpose(image)
         if not image.has_transparency_data:

@@ -1,29 +1,29 @@
 #!/usr/bin/env python3
-"""Decodes files of every coding that the encoders at hand write, and compares their pixels.
+"""Decodes files in every coding that the installed encoders write, and compares their pixels.
 
 usage: run_pictures.py DECODE [--only PREFIX] [--many] [--list] [--times] [--keep DIRECTORY]
 
-DECODE is the example of the crate photosearch-image:
+DECODE is the example `decode` of the crate photosearch-image:
 
     cargo build --release -p photosearch-image --example decode
     python run_pictures.py target/release/examples/decode
 
-The rule: the upright RGB pixels of a file equal Pillow's, or those that the file's maker put in
-where Pillow is the odd one; or the file is refused by the name of its coding, where its maker says
-that it is not read (`Unsupported`): a coding that is refused newly is a failure. What Pillow refuses
-as damaged is an error here. Each file is a test; all are made when the test runs, the same ones every
-time.
+Each file is a test. The files are made when the test runs, and are the same every time. A test passes
+if:
+- the upright RGB pixels equal Pillow's, or, if Pillow is known to be wrong, those that were encoded;
+- the case expects `Unsupported`, and the error names the coding;
+- the file is damaged, and an error is returned. If Pillow refuses it as damaged, pixels are a failure.
 
---only PREFIX   only the groups whose names start so: `jpeg`, `damage/tiff`, `png/grey`, which takes
-                seconds; --times shows the names
---many          more sizes, and ten times as many damaged files: about five minutes, for one
---list          only the number of files of each coding
---times         how long each group took
---keep          leaves the files in this directory, each under its group's name
+--only PREFIX     only the groups whose names start with PREFIX, such as `jpeg`, `damage/tiff` or
+                  `png/grey`; --times shows the names
+--many            more sizes, and ten times as many damaged files; takes about five minutes
+--list            only print the number of files of each coding
+--times           print the time that each group took
+--keep DIRECTORY  leave the files in DIRECTORY, in a subdirectory for each group
 
-Needs what requirements.txt names, and from Debian: libheif-examples, libavif-bin,
-libjpeg-turbo-progs, libtiff-tools, webp. The last line counts the files; the exit status is 1
-where one failed.
+Needs the packages in requirements.txt, and from Debian: libheif-examples, libavif-bin,
+libjpeg-turbo-progs, libtiff-tools, webp. The last line states how many files passed and failed; the exit
+status is 1 if any failed.
 """
 
 import argparse
@@ -49,8 +49,8 @@ import make_tiff
 import make_webp
 from decoder import Decoder, Died
 
-# Modules with `FORMAT`, and `groups()`: from a name to a function that yields cases, given whether many
-# are wanted.
+# Each module has `FORMAT`, and `groups()`, which returns a dictionary from a group's name to a function.
+# The function yields the group's cases; its argument is the option --many.
 MAKERS = [
     make_jpeg,
     make_odd_jpeg,
@@ -64,7 +64,7 @@ MAKERS = [
     damage,
 ]
 
-# A file that takes longer is a failure: all of them are small.
+# The files are small, so a longer time is a failure.
 SECONDS = 2
 
 
@@ -79,7 +79,7 @@ class Result:
 
 
 def groups(only):
-    """From the name of each group to its maker."""
+    """A dictionary from the names of groups that start with `only` to their functions."""
     return {
         f"{maker.FORMAT}/{name}": make
         for maker in MAKERS
@@ -89,7 +89,7 @@ def groups(only):
 
 
 def run_case(case, decoder, path):
-    """Outcome, what is wrong, seconds."""
+    """Runs a case. Returns the outcome, a description of the failure, and the seconds it took."""
     path.write_bytes(case.data)
     try:
         answer, seconds = decoder.decode(path)
@@ -104,12 +104,12 @@ def run_case(case, decoder, path):
 
 
 def silence():
-    """The libraries below Pillow write what they think of damaged files to standard error."""
+    """Closes standard error, to which the libraries below Pillow write warnings about damaged files."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def run_group(name, arguments, directory):
-    """The results of a group's files, and how long all of it took. Runs in a process of its own."""
+    """Runs all cases of a group, in a process of its own. Returns their results, and the seconds it took."""
     started = time.monotonic()
     directory = Path(directory) / name
     directory.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,8 @@ def run_group(name, arguments, directory):
 
 
 def run_all(arguments, directory):
-    """The results of all groups. A group that fails to make its files is a failed test."""
+    """Runs all groups. Returns their results, and the seconds for each group. A group whose files cannot
+    be made counts as a failed test."""
     results, seconds = [], {}
     with ProcessPoolExecutor(os.cpu_count(), initializer=silence) as pool:
         names = groups(arguments.only)
@@ -144,7 +145,7 @@ def run_all(arguments, directory):
             name = pending[done]
             try:
                 group, seconds[name] = done.result()
-            except Exception as error:  # whatever stopped it, the other groups go on
+            except Exception as error:  # any error: the other groups go on
                 group = [Result(name, "(none)", "", cases.FAILED, f"{type(error).__name__}: {error}")]
             for result in group:
                 if result.outcome == cases.FAILED:

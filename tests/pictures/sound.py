@@ -1,4 +1,5 @@
-"""Sound files of every format, which damage.py damages: from the name of a coding to a file."""
+"""Valid files of every format, which damage.py damages. Each function yields the names of codings and
+files."""
 
 import numpy
 from make_bmp import (
@@ -83,7 +84,7 @@ def webps():
 
 def tiffs():
     source = written(scene(*SMALL), photometric="rgb")
-    # Versions of libzstd differ in what they see of damage.
+    # Without zstd: versions of libzstd differ in the damage that they notice.
     for compression in ("none", "packbits", "lzw", "lzw, predictor", "zip", "zip, predictor", "lzma"):
         yield compression, tiffcp(source, "-r", "8", *TIFFCP[compression])
     bits = tiff((grey_scene(*SIZE)[..., None] > 100).astype(numpy.uint64), 1, BLACK_IS_ZERO)
@@ -99,11 +100,11 @@ def heifs():
         yield coding, through_files(command, [(".png", encoded(scene(*SIZE), "PNG"))], ".heic")
     clear = encoded(numpy.dstack([scene(*SIZE), alpha_slope(*SIZE)]), "PNG")
     yield "HEIC, alpha", through_files(["heif-enc", "-o", "OUT", "IN0"], [(".png", clear)], ".heic")
-    # Without colour, as decoders enlarge halved chroma in their own ways.
+    # Without colour, as decoders differ in the upsampling of chroma.
     yield "AVIF", avifenc(encoded(rgb(grey_scene(*SIZE)), "PNG"), "-y", "420")
     yield "AVIF 4:4:4", avifenc(encoded(scene(*SIZE), "PNG"))
     yield "AVIF, alpha", avifenc(clear)
 
 
-# From each format to its files.
+# The function for each format.
 FILES = {"jpeg": jpegs, "png": pngs, "gif": gifs, "bmp": bmps, "webp": webps, "tiff": tiffs, "heif": heifs}

@@ -1,5 +1,5 @@
-"""A writer of TIFF for layouts that encoders don't write: any number of bits, any samples, in strips or
-tiles, in either byte order, in classic TIFF or BigTIFF (TIFF 6.0; BigTIFF)."""
+"""Writes TIFF files that encoders do not write: samples of any number of bits and of any meaning, in
+strips or tiles, in either byte order, in classic TIFF or BigTIFF (TIFF 6.0; BigTIFF)."""
 
 import struct
 
@@ -13,7 +13,7 @@ SHORT, LONG, LONG8 = 3, 4, 16
 
 
 def packed(samples, bits, order):
-    """Height x length samples as height x bytes, rows filled up to whole bytes."""
+    """Height x length samples as height x bytes. Rows are padded to whole bytes."""
     if samples.dtype.kind == "f" or bits in (16, 32, 64):
         kind = samples.dtype.kind if samples.dtype.kind == "f" else "u"
         return samples.astype(f"{order}{kind}{bits // 8}").view(numpy.uint8).reshape(samples.shape[0], -1)
@@ -22,7 +22,8 @@ def packed(samples, bits, order):
 
 
 def pieces(plane, rows, tile):
-    """Strips of so many rows, or tiles of so many pixels a side, of height x width x channels."""
+    """Splits height x width x channels samples into strips of `rows` rows or, if `tile` is not None, into
+    tiles of `tile` x `tile` pixels."""
     if not tile:
         return [plane[top : top + rows] for top in range(0, plane.shape[0], rows)]
     height, width = plane.shape[:2]
@@ -49,8 +50,8 @@ def tiff(
     compress=bytes,
     tags=(),
 ):
-    """A file of height x width x channels samples. `compress` is applied to each strip or tile;
-    `tags` are further (tag, type, values)."""
+    """A TIFF of height x width x channels samples. `compress` is applied to each strip or tile. `tags` are
+    additional entries: tag, type, values."""
     height, width, channels = samples.shape
     rows = rows or height
     planes = [samples[..., channel, None] for channel in range(channels)] if separate else [samples]
@@ -80,8 +81,8 @@ def tiff(
 
 
 def file(entries, data, of_data, order, big):
-    """A directory with what its entries point to, and the data, whose offsets and lengths are the
-    tags `of_data`."""
+    """A TIFF with a directory of `entries`, and `data`, whose offsets and lengths become the two tags
+    `of_data`."""
     pointer, count_kind, space = (LONG8, "Q", 8) if big else (LONG, "I", 4)
     at = 16 if big else 8
     offsets = []
@@ -91,21 +92,21 @@ def file(entries, data, of_data, order, big):
     body = b"".join(content + b"\0" * (len(content) % 2) for content in data)
     entries = [*entries, (of_data[0], pointer, offsets), (of_data[1], pointer, [len(content) for content in data])]
     directory = struct.pack(order + ("Q" if big else "H"), len(entries))
-    behind = b""
+    values_after = b""
     after = at + len(directory) + len(entries) * (20 if big else 12) + space
     for tag, kind, values in sorted(entries):
         value = struct.pack(f"{order}{len(values)}{ {SHORT: 'H', LONG: 'I', LONG8: 'Q'}[kind] }", *values)
         if len(value) > space:
-            value, behind = (
-                struct.pack(order + count_kind, after + len(behind)),
-                behind + value + b"\0" * (len(value) % 2),
+            value, values_after = (
+                struct.pack(order + count_kind, after + len(values_after)),
+                values_after + value + b"\0" * (len(value) % 2),
             )
         directory += struct.pack(f"{order}HH{count_kind}", tag, kind, len(values)) + value.ljust(space, b"\0")
     mark = b"II" if order == "<" else b"MM"
     head = struct.pack(order + "HHHQ", 43, 8, 0, at) if big else struct.pack(order + "HI", 42, at)
-    return mark + head + body + directory + bytes(space) + behind
+    return mark + head + body + directory + bytes(space) + values_after
 
 
 def reversed_bits(data):
-    """Bytes whose lowest bit comes first."""
+    """Reverses the bits of each byte."""
     return numpy.packbits(numpy.unpackbits(numpy.frombuffer(data, numpy.uint8), bitorder="little")).tobytes()

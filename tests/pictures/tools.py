@@ -1,4 +1,4 @@
-"""What the makers of files share: pictures to encode, and encoders that are programs."""
+"""Functions for the modules that make files: pictures to encode, and calls of encoders."""
 
 import io
 import subprocess
@@ -18,8 +18,8 @@ def sizes(many):
 
 
 def scene(width, height, seed=0):
-    """A picture of height x width x 3 bytes: slopes, hard edges, a patch of noise, pure colours. No
-    two corners are alike, so a picture that is turned or shifted differs."""
+    """A picture of height x width x 3 bytes, with gradients, hard edges, noise and pure colours. Its
+    corners differ, so that a rotated, mirrored or shifted picture differs, too."""
     rng = numpy.random.default_rng([seed, width, height])
     y, x = numpy.mgrid[0:height, 0:width]
     across, down = x / max(width - 1, 1), y / max(height - 1, 1)
@@ -38,12 +38,12 @@ def scene(width, height, seed=0):
 
 
 def grey_scene(width, height, seed=0):
-    """The same as height x width bytes."""
+    """`scene` in grey, as height x width bytes."""
     return numpy.asarray(Image.fromarray(scene(width, height, seed)).convert("L"))
 
 
 def words(width, height, seed=0, channels=3):
-    """A picture of 16 bits: slopes through all levels, then noise in the low bytes."""
+    """A picture with samples of 16 bits: the high bytes are those of `scene`, the low bytes are noise."""
     rng = numpy.random.default_rng([seed, width, height, channels])
     extra = scene(width, height, seed + 1)
     samples = numpy.concatenate([scene(width, height, seed), extra], axis=-1)[..., :channels]
@@ -58,23 +58,23 @@ def alpha_slope(width, height):
 
 
 def levels_of(samples, most):
-    """Samples of 0..=most on the scale of 0..=255, rounded."""
+    """Samples scaled from 0..=most to 0..=255, rounded."""
     return ((samples.astype(numpy.uint64) * 255 + most // 2) // most).astype(numpy.uint8)
 
 
 def rgb(samples):
-    """Grey samples as RGB; RGB as it is."""
+    """Grey samples as RGB; RGB is returned unchanged."""
     return numpy.repeat(samples[..., None], 3, axis=-1) if samples.ndim == 2 else samples
 
 
 def on_white(color, alpha):
-    """Colours under an alpha channel, both of 8 bits, on white."""
+    """Colours of 8 bits composited over white by an alpha channel of 8 bits."""
     alpha = alpha[..., None].astype(numpy.uint32)
     return ((255 * (255 - alpha) + rgb(color) * alpha + 127) // 255).astype(numpy.uint8)
 
 
 def encoded(image, kind, **options):
-    """What Pillow writes. `image` is one of Pillow's, or an array."""
+    """A file encoded by Pillow. `image` is a Pillow image or an array."""
     if isinstance(image, numpy.ndarray):
         image = Image.fromarray(image)
     out = io.BytesIO()
@@ -88,12 +88,12 @@ def pnm(samples):
 
 
 def sides(size):
-    """A size as a part of a name."""
+    """A size as text, for names."""
     return f"{size[0]}x{size[1]}"
 
 
 def exif(orientation, order="<", prefix=b""):
-    """An EXIF block that states an orientation and nothing else."""
+    """An EXIF block with an orientation as its only entry."""
     mark = b"II" if order == "<" else b"MM"
     number = lambda value, size: value.to_bytes(size, "little" if order == "<" else "big")  # noqa: E731
     entry = number(0x0112, 2) + number(3, 2) + number(1, 4) + number(orientation, 2) + bytes(2)
@@ -105,7 +105,7 @@ class EncoderFailed(Exception):
 
 
 def piped(command, data):
-    """Standard output of a program that gets `data` as standard input."""
+    """Runs a program with `data` as standard input. Returns its standard output."""
     done = subprocess.run(list(map(str, command)), input=data, capture_output=True)
     if done.returncode != 0 or not done.stdout:
         raise EncoderFailed(f"{' '.join(map(str, command))}: {done.stderr.decode(errors='replace').strip()}")
@@ -113,9 +113,9 @@ def piped(command, data):
 
 
 def through_files(command, inputs, suffix):
-    """The file that a program writes. In `command`, IN0, IN1, ... stand for files that hold
-    `inputs`, each a pair of a suffix and bytes, and OUT for the file to write, whose name ends in
-    `suffix`."""
+    """Runs a program and returns the file that it writes. In `command`, IN0, IN1, ... are replaced by
+    names of files with the contents of `inputs`, which are pairs of a suffix and bytes. OUT is replaced
+    by the name of the file to write, which ends in `suffix`."""
     with tempfile.TemporaryDirectory(prefix="photosearch-encoder-") as directory:
         names = {"OUT": f"{directory}/out{suffix}"}
         for index, (ending, data) in enumerate(inputs):

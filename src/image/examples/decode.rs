@@ -2,9 +2,9 @@
 //!
 //! usage: decode [--wanted WIDTHxHEIGHT] [--memory BYTES] < LIST
 //!
-//! LIST has the name of a file on each line. For each, standard output gets one line, and the
-//! pixels behind it: `ok WIDTH HEIGHT` and 3 × WIDTH × HEIGHT bytes of RGB, or
-//! `error CLASS MESSAGE` and nothing; CLASS is `malformed`, `unsupported`, `large` or `other`.
+//! LIST has a file name on each line. For each file, the program writes one line to standard output:
+//! `ok WIDTH HEIGHT`, followed by 3 × WIDTH × HEIGHT bytes of RGB, or `error CLASS MESSAGE`. CLASS is
+//! `malformed`, `unsupported`, `large` or `other`.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut wanted = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let value = arguments.next().ok_or("an option lacks its value")?;
+        let value = arguments.next().ok_or("an option has no value")?;
         match argument.as_str() {
             "--wanted" => {
                 let (width, height) = value.split_once('x').ok_or("not WIDTHxHEIGHT")?;

@@ -1,37 +1,37 @@
-//! What the coded data of an AV1 picture (AV1 bitstream specification) say of themselves: the size
-//! that a decoder will take memory for, and the colours.
+//! Reads from the coded data of an AV1 picture the size, for which a decoder will allocate memory, and
+//! the colours. Section numbers are those of the AV1 bitstream specification.
 
 use super::read::{Bits, Bytes};
 use super::{Chroma, Colours, Fault, Format};
 
-/// Kinds of OBUs (6.2.2).
+/// Types of OBUs (6.2.2).
 const SEQUENCE_HEADER: u8 = 1;
 const FRAME_HEADER: u8 = 3;
 const TILE_GROUP: u8 = 4;
 const FRAME: u8 = 6;
 
-/// Frames of a picture. Several are layers, each better than the one before, of which the last is
-/// shown; AV1 has four of them at most.
+/// The most frames of a picture. Several frames are layers of increasing quality, of which the last is
+/// shown; AV1 allows four.
 const MAX_FRAMES: usize = 4;
 
-/// OBUs of a picture: a frame has at most 4096 tiles, and encoders group them.
+/// The most OBUs of a picture. A frame has at most 4096 tiles, and encoders group them.
 const MAX_UNITS: usize = 4096;
 
-/// A value that is chosen frame by frame.
+/// The value of a sequence header's field that each frame states itself (`SELECT_…` in 5.5.1).
 const SELECT: u32 = 2;
 
-/// A coded picture: its OBUs as they are given to the decoder.
+/// A coded picture in the form in which the decoder gets it.
 pub(super) struct Picture {
-    /// Content of an `av1C` box without OBUs.
+    /// The content of an `av1C` box without OBUs.
     pub configuration: Vec<u8>,
     pub data: Vec<u8>,
 }
 
 struct Unit<'a> {
     kind: u8,
-    /// With the header, where the length stands in it.
+    /// The header with its length, if it has one, and the content.
     whole: &'a [u8],
-    /// Bytes of the header, without the length.
+    /// The header without its length.
     head: &'a [u8],
     content: &'a [u8],
 }
@@ -75,7 +75,7 @@ impl<'a> Units<'a> {
     }
 }
 
-/// 4.10.5.
+/// Reads a number in LEB128 (4.10.5).
 fn leb128(bytes: &mut Bytes<'_>) -> Result<usize, Fault> {
     let mut number = 0;
     for index in 0..8 {
@@ -88,7 +88,7 @@ fn leb128(bytes: &mut Bytes<'_>) -> Result<usize, Fault> {
     Err(Fault::damaged("a number in its headers is too large"))
 }
 
-/// The size and the colours that a picture's sequence header states.
+/// The format that the sequence header of a picture states.
 pub(super) fn format(av1c: &[u8], data: &[u8]) -> Result<Format, Fault> {
     let mut sequence: Option<Sequence> = None;
     let (mut frames, mut resized) = (0, false);
@@ -127,7 +127,7 @@ pub(super) fn format(av1c: &[u8], data: &[u8]) -> Result<Format, Fault> {
 }
 
 impl Picture {
-    /// Takes the headers and the frames, and leaves out all else.
+    /// Copies the sequence headers and the frames, and drops all other OBUs.
     pub fn read(av1c: &[u8], data: &[u8]) -> Result<Self, Fault> {
         let head = Bytes(av1c).take(4)?;
         let mut units = Vec::new();
@@ -141,7 +141,7 @@ impl Picture {
                 continue;
             }
             match *unit.head {
-                // Without its length, an OBU could only be the last.
+                // Add a length: an OBU without one would extend to the end of the data.
                 [first] if first & 2 == 0 => units.push(first | 2),
                 [first, extension] if first & 2 == 0 => units.extend([first | 2, extension]),
                 _ => {
@@ -167,20 +167,20 @@ impl Picture {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Sequence {
     format: Format,
-    /// The largest size that the header of a frame could state.
+    /// The largest size that a frame header can state.
     largest: (u32, u32),
-    /// The header of the only frame says nothing about its size.
+    /// `reduced_still_picture_header`: frame headers have none of the fields below, and no size.
     reduced: bool,
-    /// Bits of the time at which a frame is shown, where frames state it.
+    /// Bits of the presentation time in a frame header; 0 if there is none.
     time_bits: u32,
-    /// Bits of a frame's number, where frames state it.
+    /// Bits of the frame ID in a frame header; 0 if there is none.
     number_bits: u32,
     screen_content: u32,
     integer_motion: u32,
 }
 
 impl Sequence {
-    /// 5.5.
+    /// Reads a sequence header (5.5.1).
     fn read(content: &[u8]) -> Result<Self, Fault> {
         let bits = &mut Bits::new(content);
         let profile = bits.bits(3)?;
@@ -238,7 +238,8 @@ impl Sequence {
         })
     }
 
-    /// Times, models of decoders, and operating points. Returns the bits of a frame's time.
+    /// Reads timing, decoder model and operating points (5.5.1, 5.5.3 to 5.5.5). Returns the bits of
+    /// the presentation time in a frame header.
     fn read_timing(bits: &mut Bits<'_>) -> Result<u32, Fault> {
         let (mut equal, mut model, mut delay_bits, mut time_bits) = (false, false, 0, 0);
         if bits.flag()? {
@@ -270,7 +271,7 @@ impl Sequence {
         Ok(if equal { 0 } else { time_bits })
     }
 
-    /// 5.5.2.
+    /// Reads `color_config` (5.5.2).
     fn read_colours(bits: &mut Bits<'_>, profile: u32) -> Result<(u32, Chroma, Colours), Fault> {
         let high = bits.flag()?;
         let depth = match (high, profile) {
@@ -286,7 +287,7 @@ impl Sequence {
             colours.matrix = bits.bits(8)? as u16;
         }
         if !grey && (colours.primaries, colours.transfer, colours.matrix) == (1, 13, 0) {
-            // sRGB as it is.
+            // sRGB with the identity matrix: range and subsampling are implied.
             colours.full_range = true;
             return Ok((depth, Chroma::Full, colours));
         }
@@ -301,13 +302,13 @@ impl Sequence {
                 true if bits.flag()? => Chroma::Quarter,
                 true => Chroma::Half,
             },
-            _ => return Err(Fault::unsupported(format!("with AV1's profile {profile}"))),
+            _ => return Err(Fault::unsupported(format!("with AV1 profile {profile}"))),
         };
         Ok((depth, chroma, colours))
     }
 }
 
-/// Whether a frame states a size of its own, for which a decoder takes memory (5.9.2).
+/// Whether a frame header states a size of its own (5.9.2), for which a decoder allocates memory.
 fn is_resized(sequence: &Sequence, content: &[u8]) -> Result<bool, Fault> {
     const KEY: u32 = 0;
     const SWITCH: u32 = 3;
@@ -316,7 +317,7 @@ fn is_resized(sequence: &Sequence, content: &[u8]) -> Result<bool, Fault> {
     }
     let bits = &mut Bits::new(content);
     if bits.flag()? {
-        // An earlier frame is shown.
+        // `show_existing_frame`: an earlier frame is shown.
         return Ok(false);
     }
     let kind = bits.bits(2)?;

@@ -1,5 +1,5 @@
-//! The items of a HEIF file (ISO/IEC 23008-12 and 14496-12): what each is, where its bytes lie,
-//! what is said of it, and which others it refers to.
+//! The items of a HEIF file (ISO/IEC 23008-12 and 14496-12): their types, locations, properties and
+//! references.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -8,27 +8,27 @@ use std::collections::BTreeMap;
 use super::Fault;
 use super::read::Bytes;
 
-/// Items, places, properties and references that a file may have in all. A few bytes of file make
-/// an entry of a hundred; the largest grid of tiles needs a tenth of this.
+/// The most items, extents, properties and references of a file, together. A few bytes of the file
+/// become an entry of about a hundred bytes in memory. The largest grid needs a tenth of this number.
 const MAX_ENTRIES: usize = 1 << 18;
 
-/// Properties of one item. Encoders state fewer than ten.
+/// The most properties of one item. Encoders write fewer than ten.
 const MAX_PROPERTIES: usize = 255;
 
 pub(super) struct Container<'a> {
     file: &'a [u8],
-    /// Content of the box for items inside `meta`.
+    /// The content of the box `idat`, which holds data of items inside `meta`.
     idat: &'a [u8],
     primary: u32,
     items: BTreeMap<u32, Item<'a>>,
-    /// The references the other way round.
+    /// By the type of a reference and the item that it refers to: the items that it comes from.
     referring: BTreeMap<([u8; 4], u32), Vec<u32>>,
     entries: Entries,
-    /// Bytes of items that were copied together.
+    /// The number of bytes that [`Self::data`] has copied.
     copied: Cell<usize>,
 }
 
-/// Counts up to [`MAX_ENTRIES`].
+/// Counts entries, up to [`MAX_ENTRIES`].
 #[derive(Default)]
 struct Entries(usize);
 
@@ -45,7 +45,7 @@ impl Entries {
 pub(super) struct Item<'a> {
     pub kind: [u8; 4],
     pub properties: Vec<Property<'a>>,
-    /// The kind of a reference, and the items referred to.
+    /// References from this item: their type, and the items that they refer to.
     references: Vec<([u8; 4], Vec<u32>)>,
     encrypted: bool,
     location: Option<Location>,
@@ -55,15 +55,17 @@ pub(super) struct Item<'a> {
 pub(super) struct Property<'a> {
     pub name: [u8; 4],
     pub content: &'a [u8],
-    /// Whoever does not know the property must not show the item.
+    /// A reader that does not know this property must not show the item.
     pub essential: bool,
 }
 
 struct Location {
-    /// 0 in the file, 1 in `idat`, else somewhere that is not read.
+    /// The construction method: 0 for offsets into the file, 1 for offsets into `idat`. Others are not
+    /// read.
     method: u16,
+    /// Whether the data are in another file.
     elsewhere: bool,
-    /// Offset and length.
+    /// The offsets and lengths of the pieces of the data.
     extents: Vec<(u64, u64)>,
 }
 
@@ -87,7 +89,7 @@ impl<'a> Item<'a> {
         named.next().map(|property| property.content)
     }
 
-    /// The items that its references of this kind lead to.
+    /// The items to which references of this type refer.
     pub fn references(&self, kind: &[u8; 4]) -> Vec<u32> {
         let of_kind = self.references.iter().filter(|(of, _)| of == kind);
         of_kind.flat_map(|(_, to)| to).copied().collect()
@@ -95,7 +97,8 @@ impl<'a> Item<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// Reads the first `meta` box of a file.
+    /// Reads the first `meta` box of a file. Damage after a `moov` box is ignored: that file is refused
+    /// as a sequence.
     pub fn read(file: &'a [u8]) -> Result<Self, Fault> {
         let mut rest = Bytes(file);
         let mut sequence = false;
@@ -130,11 +133,11 @@ impl<'a> Container<'a> {
                 b"hdlr" | b"pitm" | b"iinf" | b"iloc" | b"iref" | b"iprp" | b"idat"
             );
             if known && named.insert(name, content).is_some() {
-                return Err(Fault::damaged(format!("it has two boxes {}", shown(&name))));
+                return Err(Fault::damaged(format!("it has two {} boxes", shown(&name))));
             }
         }
         let find = |name: &[u8; 4]| {
-            let missing = || Fault::damaged(format!("its box {} is missing", shown(name)));
+            let missing = || Fault::damaged(format!("its {} box is missing", shown(name)));
             named.get(name).copied().ok_or_else(missing)
         };
         let handler = find(b"hdlr")?;
@@ -168,13 +171,13 @@ impl<'a> Container<'a> {
         self.items.get(&id).ok_or_else(missing)
     }
 
-    /// The items that refer to another, by references of this kind.
+    /// The items with a reference of this type to the item `to`.
     pub fn referring(&self, kind: &[u8; 4], to: u32) -> Vec<u32> {
         let found = self.referring.get(&(*kind, to));
         found.cloned().unwrap_or_default()
     }
 
-    /// The bytes of an item.
+    /// The data of an item. Data that are stored in several extents are copied.
     pub fn data(&self, item: &Item<'a>) -> Result<Cow<'a, [u8]>, Fault> {
         if item.encrypted {
             return Err(Fault::unsupported("encrypted"));
@@ -184,7 +187,7 @@ impl<'a> Container<'a> {
         let from = match (location.elsewhere, location.method) {
             (false, 0) => self.file,
             (false, 1) => self.idat,
-            _ => return Err(Fault::unsupported("whose data lie elsewhere")),
+            _ => return Err(Fault::unsupported("with data outside of the file")),
         };
         let part = |&(offset, length): &(u64, u64)| {
             let offset = usize::try_from(offset).ok()?;
@@ -197,7 +200,7 @@ impl<'a> Container<'a> {
         let mut data = Vec::new();
         for extent in &location.extents {
             let part = part(extent).ok_or_else(Fault::cut_short)?;
-            // A sound file has no more of them than it has bytes.
+            // Without overlaps, all copies together are no longer than the file.
             self.copied
                 .set(self.copied.get().saturating_add(part.len()));
             if self.copied.get() > self.file.len() {
@@ -208,11 +211,11 @@ impl<'a> Container<'a> {
         Ok(Cow::Owned(data))
     }
 
-    /// ISO/IEC 14496-12, 8.11.6.
+    /// Reads `iinf`: the types of the items (ISO/IEC 14496-12, 8.11.6).
     fn read_items(&mut self, content: &[u8]) -> Result<(), Fault> {
         let mut rest = Bytes(content);
         let (version, _) = rest.version()?;
-        // The boxes that follow say how many there are.
+        // Skip the number of items: the loop reads boxes up to the end.
         rest.take(if version == 0 { 2 } else { 4 })?;
         while !rest.is_empty() {
             let (name, content) = rest.next_box()?;
@@ -225,7 +228,7 @@ impl<'a> Container<'a> {
             let id = match version {
                 2 => u32::from(rest.u16()?),
                 3 => rest.u32()?,
-                // Older ones have no kind: they are not pictures.
+                // Versions 0 and 1 have no item type, and are not used for pictures.
                 _ => continue,
             };
             let encrypted = rest.u16()? != 0;
@@ -237,7 +240,7 @@ impl<'a> Container<'a> {
         Ok(())
     }
 
-    /// ISO/IEC 14496-12, 8.11.3.
+    /// Reads `iloc`: the locations of the items (ISO/IEC 14496-12, 8.11.3).
     fn read_locations(&mut self, content: &[u8]) -> Result<(), Fault> {
         let mut rest = Bytes(content);
         let (version, _) = rest.version()?;
@@ -249,7 +252,7 @@ impl<'a> Container<'a> {
         let sizes = rest.u16()?;
         let size = |shift: u32| match sizes >> shift & 0xf {
             size @ (0 | 4 | 8) => Ok(usize::from(size)),
-            _ => Err(Fault::damaged("its box iloc has fields of a wrong size")),
+            _ => Err(Fault::damaged("its iloc box has fields of an invalid size")),
         };
         let (offset_size, length_size, base_size) = (size(12)?, size(8)?, size(4)?);
         let index_size = if version == 0 { 0 } else { size(0)? };
@@ -283,13 +286,13 @@ impl<'a> Container<'a> {
             if let Some(item) = self.items.get_mut(&id)
                 && item.location.replace(location).is_some()
             {
-                return Err(Fault::damaged(format!("item {id} lies in two places")));
+                return Err(Fault::damaged(format!("item {id} has two locations")));
             }
         }
         Ok(())
     }
 
-    /// ISO/IEC 23008-12, 9.3: the properties, and which belong to which item, in their order.
+    /// Reads `iprp`: the properties, and their associations with items (ISO/IEC 23008-12, 9.3).
     fn read_properties(&mut self, content: &'a [u8]) -> Result<(), Fault> {
         let mut rest = Bytes(content);
         let mut properties = Vec::new();
@@ -298,7 +301,7 @@ impl<'a> Container<'a> {
             let (name, content) = rest.next_box()?;
             match &name {
                 b"ipco" if !properties.is_empty() => {
-                    return Err(Fault::damaged("it has two boxes ipco"));
+                    return Err(Fault::damaged("it has two ipco boxes"));
                 }
                 b"ipco" => {
                     let mut rest = Bytes(content);
@@ -333,9 +336,9 @@ impl<'a> Container<'a> {
                     let Some(index) = index.checked_sub(1) else {
                         continue;
                     };
-                    let missing = || Fault::damaged("it refers to a property which is missing");
+                    let missing = || Fault::damaged("it refers to a property that is missing");
                     let missing_item =
-                        || Fault::damaged("properties of a picture which is missing");
+                        || Fault::damaged("it has properties of a picture that is missing");
                     let found = properties.get(usize::from(index)).ok_or_else(missing)?;
                     let item = self.items.get_mut(&id).ok_or_else(missing_item)?;
                     if item.properties.len() == MAX_PROPERTIES {
@@ -354,7 +357,7 @@ impl<'a> Container<'a> {
         Ok(())
     }
 
-    /// ISO/IEC 14496-12, 8.11.12.
+    /// Reads `iref`: the references between items (ISO/IEC 14496-12, 8.11.12).
     fn read_references(&mut self, content: &[u8]) -> Result<(), Fault> {
         let mut rest = Bytes(content);
         let (version, _) = rest.version()?;
@@ -375,7 +378,8 @@ impl<'a> Container<'a> {
                 self.entries.add()?;
                 to.push(id(&mut rest)?);
             }
-            // A picture whose tile, transparency or owner is missing would be shown wrongly.
+            // These references connect a grid with its tiles, and transparency with its picture. If an
+            // item of them is missing, the picture would be wrong.
             if matches!(&kind, b"auxl" | b"dimg" | b"prem") {
                 self.item(from)?;
                 for &to in &to {
@@ -393,7 +397,7 @@ impl<'a> Container<'a> {
     }
 }
 
-/// ISO/IEC 14496-12, 8.11.4: the item that the file is about.
+/// Reads `pitm`: the ID of the primary item (ISO/IEC 14496-12, 8.11.4).
 fn primary(content: &[u8]) -> Result<u32, Fault> {
     let mut rest = Bytes(content);
     let (version, _) = rest.version()?;
@@ -404,7 +408,7 @@ fn primary(content: &[u8]) -> Result<u32, Fault> {
     }
 }
 
-/// A name of four characters, for messages.
+/// A four-character code, escaped for messages.
 pub(super) fn shown(name: &[u8; 4]) -> String {
     name.escape_ascii().to_string()
 }

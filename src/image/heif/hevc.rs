@@ -1,37 +1,37 @@
-//! What the coded data of an HEVC picture (ITU-T H.265) say of themselves: the size that a decoder
-//! will take memory for, and the colours.
+//! Reads from the coded data of an HEVC picture (ITU-T H.265) the size, for which a decoder will
+//! allocate memory, and the colours. Section numbers are those of H.265.
 
 use super::read::{Bits, Bytes};
 use super::{Chroma, Colours, Fault, Format};
 
-/// Kinds of NAL units (7.4.2.2).
+/// Types of NAL units (7.4.2.2).
 const FIRST_IRAP: u8 = 16;
 const LAST_IRAP: u8 = 23;
 const FIRST_NON_VCL: u8 = 32;
 const SPS: u8 = 33;
 const PPS: u8 = 34;
 
-/// Parameter sets of a picture: an encoder writes three, a file of thousands is an attack.
+/// The most parameter sets of a picture. Encoders write three; thousands are an attack.
 const MAX_PARAMETER_SETS: usize = 16;
 
-/// NAL units of a picture: the highest level of HEVC allows 600 slices.
+/// The most NAL units of a picture. The highest level of HEVC allows 600 slices.
 const MAX_UNITS: usize = 4096;
 
-/// Bytes of a sequence parameter set that matter. Up to the colours it can't be longer.
+/// The longest beginning of a sequence parameter set, in bytes, up to its colours.
 const MAX_SPS: usize = 2 << 10;
 
-/// A coded picture: its NAL units as they are given to the decoder.
+/// A coded picture in the form in which the decoder gets it.
 pub(super) struct Picture {
-    /// Content of an `hvcC` box without NAL units.
+    /// The content of an `hvcC` box without NAL units.
     pub configuration: Vec<u8>,
-    /// Parameter sets and slices, a length of 32 bits before each.
+    /// The parameter sets and slices, with a length of 32 bits before each.
     pub data: Vec<u8>,
 }
 
-/// Content of an `hvcC` box (ISO/IEC 14496-15, 8.3.2).
+/// The content of an `hvcC` box (ISO/IEC 14496-15, 8.3.2).
 struct Configuration<'a> {
     head: &'a [u8],
-    /// Bytes of the length before each NAL unit of the picture.
+    /// The size in bytes of the length before each NAL unit in the data.
     length_size: usize,
     parameter_sets: Vec<&'a [u8]>,
 }
@@ -59,12 +59,12 @@ impl<'a> Configuration<'a> {
     }
 }
 
-/// The size and the colours that a picture's parameter sets state.
+/// The format that the parameter sets of a picture state. Checks that the data have one picture.
 pub(super) fn format(hvcc: &[u8], data: &[u8]) -> Result<Format, Fault> {
     let configuration = Configuration::read(hvcc)?;
     let mut formats = Formats::default();
     for set in &configuration.parameter_sets {
-        formats.look_at(set)?;
+        formats.add(set)?;
     }
     let mut pictures = 0;
     for (index, unit) in Units::new(data, &configuration).enumerate() {
@@ -72,25 +72,25 @@ pub(super) fn format(hvcc: &[u8], data: &[u8]) -> Result<Format, Fault> {
         if index == MAX_UNITS {
             return Err(Fault::damaged("it has too many slices"));
         }
-        formats.look_at(unit)?;
+        formats.add(unit)?;
         pictures += usize::from(starts_picture(unit)?);
     }
     if pictures != 1 {
         return Err(Fault::damaged(
-            "it has no or several pictures where there should be one",
+            "one of its items does not have exactly one picture",
         ));
     }
-    formats.the_one()
+    formats.into_format()
 }
 
 impl Picture {
-    /// Takes the parameter sets and the slices, and leaves out all else.
+    /// Copies the parameter sets and the slices, and drops all other NAL units.
     pub fn read(hvcc: &[u8], data: &[u8]) -> Result<Self, Fault> {
         let configuration = Configuration::read(hvcc)?;
         let mut units = Vec::new();
         let mut push = |unit: &[u8]| {
-            if matters(unit) {
-                // At most the length of a file, which `Units` and `Configuration` measured.
+            if is_used(unit) {
+                // Fits: `Units` and `Configuration` have read it from a length of at most 32 bits.
                 units.extend_from_slice(&(unit.len() as u32).to_be_bytes());
                 units.extend_from_slice(unit);
             }
@@ -136,7 +136,7 @@ impl<'a> Iterator for Units<'a> {
         }
         let length = self.rest.number(self.length_size);
         let unit = length.and_then(|length| {
-            // At most 32 bits.
+            // `length_size` is at most 4.
             self.rest.take(length as usize)
         });
         if unit.is_err() {
@@ -150,16 +150,19 @@ fn kind(unit: &[u8]) -> u8 {
     unit.first().map_or(u8::MAX, |byte| byte >> 1 & 0x3f)
 }
 
-/// Whether a unit is of the base layer: others are of second views and the like.
+/// Whether a unit belongs to the base layer. Other layers have additional views, for instance.
 fn is_base(unit: &[u8]) -> bool {
     matches!(unit, [first, second, ..] if first & 1 == 0 && second >> 3 == 0)
 }
 
-fn matters(unit: &[u8]) -> bool {
+fn is_used(unit: &[u8]) -> bool {
     is_base(unit) && kind(unit) <= PPS
 }
 
-/// Whether a unit is the first slice of a picture, which can be decoded without another.
+/// Whether a unit is the first slice of a picture.
+///
+/// # Errors
+/// The unit is a slice that needs another picture.
 fn starts_picture(unit: &[u8]) -> Result<bool, Fault> {
     if !is_base(unit) || kind(unit) >= FIRST_NON_VCL {
         return Ok(false);
@@ -172,7 +175,7 @@ fn starts_picture(unit: &[u8]) -> Result<bool, Fault> {
     Ok(unit.get(2).is_some_and(|byte| byte & 0x80 != 0))
 }
 
-/// The formats in all sequence parameter sets, which have to be one and the same.
+/// Collects the format from all sequence parameter sets, which have to agree.
 #[derive(Default)]
 struct Formats {
     format: Option<Format>,
@@ -180,7 +183,7 @@ struct Formats {
 }
 
 impl Formats {
-    fn look_at(&mut self, unit: &[u8]) -> Result<(), Fault> {
+    fn add(&mut self, unit: &[u8]) -> Result<(), Fault> {
         if !is_base(unit) || kind(unit) != SPS {
             return Ok(());
         }
@@ -195,13 +198,13 @@ impl Formats {
         Ok(())
     }
 
-    fn the_one(self) -> Result<Format, Fault> {
+    fn into_format(self) -> Result<Format, Fault> {
         let missing = || Fault::damaged("its parameter sets are missing");
         self.format.ok_or_else(missing)
     }
 }
 
-/// 7.3.2.2, up to the colours.
+/// Reads a sequence parameter set (7.3.2.2) up to the colours.
 fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
     let unit = &unit[..unit.len().min(MAX_SPS)];
     let content = without_emulation_prevention(unit.get(2..).unwrap_or_default());
@@ -216,7 +219,7 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
         1 => Chroma::Quarter,
         2 => Chroma::Half,
         3 => Chroma::Full,
-        _ => return Err(Fault::damaged("its chroma format is none")),
+        _ => return Err(Fault::damaged("its chroma format is invalid")),
     };
     if chroma == Chroma::Full && bits.flag()? {
         return Err(Fault::unsupported("with separately coded colour planes"));
@@ -238,7 +241,7 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
         let cropped = |side: u32, crop: u64| {
             let crop = u32::try_from(crop).ok();
             let side = crop.and_then(|crop| side.checked_sub(crop));
-            side.ok_or_else(|| Fault::damaged("nothing is left of it after cropping"))
+            side.ok_or_else(|| Fault::damaged("its cropping leaves no pixels"))
         };
         width = cropped(width, crop(across)?)?;
         height = cropped(height, crop(down)?)?;
@@ -246,14 +249,14 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
     let depth = bits.golomb()?.saturating_add(8);
     let chroma_depth = bits.golomb()?.saturating_add(8);
     if depth > 8 && begins_later {
-        // libde265 takes the wrong samples for the first then.
+        // libde265 would start at the wrong sample.
         return Err(Fault::unsupported(
-            "cropped at its left or top, with samples of more than 8 bits",
+            "cropped at the left or top, with samples of more than 8 bits",
         ));
     }
     if chroma != Chroma::None && chroma_depth != depth {
         return Err(Fault::unsupported(
-            "with colours of another depth than its brightness",
+            "with different bit depths of luma and chroma",
         ));
     }
     let count_bits = bits.golomb()?.saturating_add(4);
@@ -289,7 +292,7 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
     })
 }
 
-/// 7.3.1.2: every 0 0 3 stands for 0 0.
+/// Removes the emulation prevention bytes (7.3.1.2): 0 0 3 becomes 0 0.
 fn without_emulation_prevention(bytes: &[u8]) -> Vec<u8> {
     let mut content = Vec::with_capacity(bytes.len());
     let mut zeros = 0;
@@ -311,7 +314,7 @@ fn skip_golombs(bits: &mut Bits<'_>, count: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-/// 7.3.3.
+/// `profile_tier_level` (7.3.3).
 fn skip_profile(bits: &mut Bits<'_>, sub_layers: u32) -> Result<(), Fault> {
     bits.skip(88 + 8)?;
     let mut present = Vec::new();
@@ -327,7 +330,7 @@ fn skip_profile(bits: &mut Bits<'_>, sub_layers: u32) -> Result<(), Fault> {
     Ok(())
 }
 
-/// 7.3.4.
+/// `scaling_list_data` (7.3.4).
 fn skip_scaling_lists(bits: &mut Bits<'_>) -> Result<(), Fault> {
     for size in 0..4_u32 {
         for _ in 0..if size == 3 { 2 } else { 6 } {
@@ -342,7 +345,7 @@ fn skip_scaling_lists(bits: &mut Bits<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// 7.3.7 and the long-term pictures of 7.3.2.2.
+/// `st_ref_pic_set` (7.3.7), and the long-term reference pictures in 7.3.2.2.
 fn skip_reference_pictures(bits: &mut Bits<'_>, count_bits: u32) -> Result<(), Fault> {
     let sets = bits.golomb()?;
     let mut pictures = 0;
@@ -371,7 +374,7 @@ fn skip_reference_pictures(bits: &mut Bits<'_>, count_bits: u32) -> Result<(), F
     Ok(())
 }
 
-/// E.2.1, up to the colours.
+/// Reads `vui_parameters` (E.2.1) up to the colours.
 fn colours(bits: &mut Bits<'_>) -> Result<Colours, Fault> {
     if bits.flag()? && bits.bits(8)? == 255 {
         bits.skip(32)?;

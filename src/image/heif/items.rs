@@ -1,61 +1,61 @@
-//! Which coded pictures a file shows, where, and how they are turned.
+//! Finds the coded pictures of a file's primary item: its tiles, its transparency, its orientation.
 
 use std::collections::BTreeSet;
 
 use super::container::{Container, Item, shown};
 use super::read::Bytes;
-use super::turn::{self, Turn};
+use super::transform::{self, Transform};
 use super::{Chroma, Codec, Coded, Colours, Fault, Grid, av1, hevc};
 use crate::check_size;
 
-/// Tiles of a grid. A picture of the largest area, in tiles of 256 × 256 pixels.
+/// The most tiles of a grid: the largest area of a picture, in tiles of 256 × 256 pixels.
 const MAX_TILES: usize = 4096;
 
-/// The kinds of auxiliary pictures that are transparency (ISO/IEC 23008-12, 23000-22).
+/// The types of auxiliary pictures that are transparency (ISO/IEC 23008-12, 23000-22).
 const ALPHA: [&[u8]; 3] = [
     b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha",
     b"urn:mpeg:hevc:2015:auxid:1",
     b"urn:mpeg:avc:2015:auxid:1",
 ];
 
-/// What a coded picture is for.
+/// The part that a coded picture has in the picture that is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Colour,
     Alpha,
 }
 
-/// What a file shows.
-pub(super) struct Shown<'a> {
+/// The picture that a file shows.
+pub(super) struct PrimaryPicture<'a> {
     pub colour: Grid<'a>,
     pub alpha: Option<Grid<'a>>,
-    /// The colours were multiplied with the transparency.
+    /// Whether the colours are premultiplied with the transparency.
     pub premultiplied: bool,
-    pub turn: Turn,
+    pub transform: Transform,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> PrimaryPicture<'a> {
     pub fn read(file: &'a [u8]) -> Result<Self, Fault> {
         let items = Items(Container::read(file)?);
         let mut id = items.0.primary();
         let mut transformations = Vec::new();
         let primary = items.0.item(id)?;
         if primary.kind == *b"iden" {
-            // The same picture as another, turned once more.
+            // An identity derivation: another picture with additional transformations.
             check_essential(primary)?;
             if items.alpha_of(id)?.is_some() {
                 return Err(Fault::unsupported("with transparency of a derived picture"));
             }
-            transformations = turn::transformations(primary);
+            transformations = transform::transformations(primary);
             id = match primary.references(b"dimg")[..] {
                 [id] => id,
-                _ => return Err(Fault::damaged("it is made of no or several pictures")),
+                _ => return Err(Fault::damaged("it is not derived from exactly one picture")),
             };
         }
         let item = items.0.item(id)?;
-        let all = [turn::transformations(item), transformations].concat();
+        let all = [transform::transformations(item), transformations].concat();
         let colour = items.grid(id, Role::Colour)?;
-        let turn = Turn::new(colour.width, colour.height, &all)?;
+        let transform = Transform::new(colour.width, colour.height, &all)?;
         let (alpha, premultiplied) = match items.alpha(id, &colour)? {
             Some((alpha, premultiplied)) => (Some(alpha), premultiplied),
             None if !item.references(b"prem").is_empty() => {
@@ -63,11 +63,11 @@ impl<'a> Shown<'a> {
             }
             None => (None, false),
         };
-        Ok(Shown {
+        Ok(PrimaryPicture {
             colour,
             alpha,
             premultiplied,
-            turn,
+            transform,
         })
     }
 }
@@ -89,7 +89,7 @@ impl<'a> Items<'a> {
             return Err(Fault::damaged("tiles of the picture are missing"));
         }
         if ids.iter().collect::<BTreeSet<_>>().len() != ids.len() {
-            return Err(Fault::damaged("one of its tiles stands in two places"));
+            return Err(Fault::damaged("one of its tiles is used twice"));
         }
         if ids.len() > MAX_TILES {
             return Err(Fault::unsupported(format!(
@@ -97,22 +97,25 @@ impl<'a> Items<'a> {
             )));
         }
         let colours = Colours::of(item)?;
-        let grid_turned = turn::transformations(item);
+        let of_grid = transform::transformations(item);
         let mut tiles = Vec::new();
         for id in ids {
             let tile = self.coded(id, role, colours)?;
-            let turned = turn::transformations(self.0.item(id)?);
-            // libavif's encoder repeats those of the grid, which its decoder ignores.
-            let repeated = tile.codec == Codec::Av1 && turned == grid_turned;
-            if !turned.is_empty() && !repeated {
-                return Err(Fault::unsupported("in tiles that are turned or cropped"));
+            let of_tile = transform::transformations(self.0.item(id)?);
+            // libavif's encoder repeats the grid's transformations in each tile, and its decoder
+            // ignores them there.
+            let repeated = tile.codec == Codec::Av1 && of_tile == of_grid;
+            if !of_tile.is_empty() && !repeated {
+                return Err(Fault::unsupported(
+                    "in tiles with transformations of their own",
+                ));
             }
             tiles.push(tile);
         }
         Grid::of_tiles(width, height, columns, tiles)
     }
 
-    /// One coded picture. `colours` are those of the grid that it is a tile of.
+    /// A coded picture. If it is a tile, `colours` are those that its grid states.
     fn coded(&self, id: u32, role: Role, colours: Option<Colours>) -> Result<Coded<'a>, Fault> {
         let item = self.0.item(id)?;
         let (codec, configuration) = match &item.kind {
@@ -145,7 +148,8 @@ impl<'a> Items<'a> {
         let (shown_as, limited_range) = match role {
             Role::Colour => {
                 stated.check(format.chroma)?;
-                // libheif scales neither grey nor plain red, green and blue, so this is done here.
+                // libheif does not expand the limited range of grey, nor of the identity matrix, so
+                // `Planes` does it.
                 let unscaled = format.chroma == Chroma::None || stated.matrix == 0;
                 let shown_as = Colours {
                     full_range: stated.full_range || unscaled,
@@ -153,9 +157,10 @@ impl<'a> Items<'a> {
                 };
                 (shown_as, unscaled && !stated.full_range)
             }
-            // With HEVC, encoders say nothing of the range, which would mean that it is limited.
+            // HEVC encoders do not state the range of transparency, and use the full one, although
+            // the default is the limited range.
             Role::Alpha => (
-                Colours::PLAIN,
+                Colours::IDENTITY,
                 codec == Codec::Av1 && !format.colours.full_range,
             ),
         };
@@ -169,13 +174,13 @@ impl<'a> Items<'a> {
         })
     }
 
-    /// The transparency of an item, as a whole or of each tile, and whether the colours were
-    /// multiplied with it.
+    /// The transparency of an item, or of each of its tiles, and whether the colours are premultiplied
+    /// with it.
     fn alpha(&self, id: u32, colour: &Grid<'a>) -> Result<Option<(Grid<'a>, bool)>, Fault> {
         let item = self.0.item(id)?;
         if let Some(alpha) = self.alpha_of(id)? {
-            self.check_turned(alpha, item)?;
-            // Its tiles may be of another size than those of the colours.
+            self.check_transformations(alpha, item)?;
+            // The tiles of transparency may have another size than those of the colours.
             let grid = self.grid(alpha, Role::Alpha)?;
             if (grid.width, grid.height) != (colour.width, colour.height) {
                 return Err(Fault::unsupported("with transparency of another size"));
@@ -190,7 +195,7 @@ impl<'a> Items<'a> {
         for &id in &ids {
             let tile = self.0.item(id)?;
             if let Some(alpha) = self.alpha_of(id)? {
-                self.check_turned(alpha, tile)?;
+                self.check_transformations(alpha, tile)?;
                 premultiplied += usize::from(tile.references(b"prem").contains(&alpha));
                 tiles.push(self.coded(alpha, Role::Alpha, None)?);
             }
@@ -199,7 +204,7 @@ impl<'a> Items<'a> {
             return Ok(None);
         }
         if tiles.len() != ids.len() || ![0, ids.len()].contains(&premultiplied) {
-            return Err(Fault::unsupported("with transparency of some tiles only"));
+            return Err(Fault::unsupported("with transparency in some tiles only"));
         }
         let grid = Grid::of_tiles(colour.width, colour.height, colour.columns, tiles)?;
         if (grid.tile_width, grid.tile_height) != (colour.tile_width, colour.tile_height) {
@@ -208,24 +213,25 @@ impl<'a> Items<'a> {
         Ok(Some((grid, premultiplied > 0)))
     }
 
-    /// Transparency is turned with the picture. Some encoders say so of both.
-    fn check_turned(&self, alpha: u32, picture: &Item<'a>) -> Result<(), Fault> {
-        let turned = turn::transformations(self.0.item(alpha)?);
-        if !turned.is_empty() && turned != turn::transformations(picture) {
+    /// Checks that transparency has no transformations, or the same as its picture. It is transformed
+    /// with the picture, and some encoders state that for both.
+    fn check_transformations(&self, alpha: u32, picture: &Item<'a>) -> Result<(), Fault> {
+        let of_alpha = transform::transformations(self.0.item(alpha)?);
+        if !of_alpha.is_empty() && of_alpha != transform::transformations(picture) {
             return Err(Fault::unsupported(
-                "with transparency that is turned otherwise",
+                "with different transformations of its transparency",
             ));
         }
         Ok(())
     }
 
-    /// The item that is the transparency of another.
+    /// The item that is the transparency of the item `id`.
     fn alpha_of(&self, id: u32) -> Result<Option<u32>, Fault> {
         for by in self.0.referring(b"auxl", id) {
             let kind = self.0.item(by)?.property(b"auxC");
             let kind = kind.and_then(|kind| kind.get(4..)?.split(|&byte| byte == 0).next());
             let kind =
-                kind.ok_or_else(|| Fault::damaged("the kind of an auxiliary picture is missing"))?;
+                kind.ok_or_else(|| Fault::damaged("the type of an auxiliary picture is missing"))?;
             if ALPHA.contains(&kind) {
                 return Ok(Some(by));
             }
@@ -234,13 +240,14 @@ impl<'a> Items<'a> {
     }
 }
 
-/// Whether all that has to be known about an item is.
+/// Refuses items with essential properties that are not known.
 fn check_essential(item: &Item<'_>) -> Result<(), Fault> {
     for property in &item.properties {
         match &property.name {
             b"av1C" | b"auxC" | b"clap" | b"colr" | b"hvcC" | b"imir" | b"irot" | b"ispe"
             | b"pasp" | b"pixi" => {}
-            // A choice among layers. By default the best is shown, as it is here.
+            // Properties that choose among layers. These values mean the default, which is to show the
+            // best layer, as this crate does.
             b"a1op" if property.content == [0] => {}
             b"lsel" if property.content == [0xff, 0xff] => {}
             name if property.essential || matches!(name, b"a1op" | b"lsel" | b"iscl") => {
@@ -255,11 +262,11 @@ fn check_essential(item: &Item<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether an item has the size that it states. A grid states its size in its data, so it may lack
-/// `ispe`.
+/// Checks that the size in an item's `ispe` is the size of its data. A grid states its size in its
+/// data, so it may lack `ispe`.
 fn check_stated_size(item: &Item<'_>, width: u32, height: u32) -> Result<(), Fault> {
     if let Err(error) = check_size(width, height) {
-        return Err(Fault::TooLarge(error));
+        return Err(Fault::Size(error));
     }
     let Some(ispe) = item.property(b"ispe") else {
         return match &item.kind {
@@ -270,14 +277,13 @@ fn check_stated_size(item: &Item<'_>, width: u32, height: u32) -> Result<(), Fau
     let mut rest = Bytes(ispe);
     rest.version()?;
     if (rest.u32()?, rest.u32()?) != (width, height) {
-        return Err(Fault::damaged(
-            "its data are not of the size that it states",
-        ));
+        return Err(Fault::damaged("its data have another size than it states"));
     }
     Ok(())
 }
 
-/// Rows, columns, width and height of a grid (ISO/IEC 23008-12, 6.6.2.3).
+/// Reads the number of rows and columns, and the width and height, of a grid (ISO/IEC 23008-12,
+/// 6.6.2.3).
 fn grid_size(data: &[u8]) -> Result<(u32, u32, u32, u32), Fault> {
     let mut rest = Bytes(data);
     rest.u8()?;

@@ -1,4 +1,4 @@
-//! Decoding by libheif. Everything that Rust has to do with `heif.cc` is here.
+//! The interface to `heif.cc`: decodes a picture with libheif and reads its planes.
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::work::Work;
 use crate::{ImageError, rgb};
 
-/// The plane of green, and what transparency is in: see `Colours::PLAIN`.
+/// The index of the green plane, which also holds transparency: see `Colours::IDENTITY`.
 const GREEN: usize = 1;
 
 /// `struct photosearch_heif_request` in `heif.cc`.
@@ -46,22 +46,22 @@ unsafe extern "C" {
     fn photosearch_heif_free(image: *mut Decoded);
 }
 
-/// A decoded picture: one plane of grey, or red, green and blue.
+/// A decoded picture: one grey plane, or three planes of red, green and blue.
 pub(super) struct Planes {
     image: NonNull<Decoded>,
     rows: Rows,
     width: u32,
     height: u32,
     grey: bool,
-    /// The 8-bit level of each sample.
+    /// The 8-bit level for each value of a sample.
     levels: Vec<u8>,
 }
 
 impl Planes {
-    /// Decodes a picture. Memory for it has to be counted before.
+    /// Decodes a picture. The caller has counted the memory, `coded.memory()`, before.
     ///
     /// # Errors
-    /// What libheif says is wrong with it.
+    /// The coded data cannot be read, or libheif fails.
     pub fn decode(
         coded: &Coded<'_>,
         name: &'static str,
@@ -84,8 +84,8 @@ impl Planes {
             depth: 0,
         };
         let mut failure = Failure::NONE;
-        // SAFETY: the file outlives the call, and the picture does not point into it; the other
-        // structs are ours.
+        // SAFETY: all pointers are valid during the call. The decoded picture does not point into the
+        // file.
         let image = unsafe { photosearch_heif_decode(&request, &mut rows, &mut failure) };
         let Some(image) = NonNull::new(image) else {
             return Err(failure.error(name, work.size(), work.limit()));
@@ -100,15 +100,15 @@ impl Planes {
         })
     }
 
-    /// The samples of a plane in the row `y`, from the column `x` on: a byte each, or two where
-    /// their depth is above 8.
+    /// The samples of a plane in the row `y`, from the column `x` on. A sample has one byte, or two if
+    /// the depth is above 8 bits.
     fn samples(&self, plane: usize, x: u32, y: u32) -> &[u8] {
         assert!(x < self.width && y < self.height);
-        // A grey picture has its first plane alone.
+        // A grey picture has only its first plane.
         let plane = if self.grey { 0 } else { plane };
         let wide = usize::from(self.rows.depth > 8);
-        // SAFETY: by `heif.cc`, each plane of the picture has `height` rows of `width` samples,
-        // and `strides` bytes from one to the next. It lives until `self` is dropped.
+        // SAFETY: `heif.cc` has checked that each plane has `height` rows of `width` samples, with
+        // `strides` bytes from one row to the next. The planes live until `self` is dropped.
         let row = unsafe {
             let row = self.rows.rows[plane].add(y as usize * self.rows.strides[plane]);
             std::slice::from_raw_parts(row, (self.width as usize) << wide)
@@ -126,12 +126,12 @@ impl Planes {
                 [first, second] => usize::from(u16::from_ne_bytes([first, second])),
                 _ => 0,
             };
-            // A sample beyond its depth, which no decoder should return, counts as the brightest.
+            // A decoder should not return a sample beyond the depth. Such a sample counts as white.
             self.levels.get(sample).copied().unwrap_or(u8::MAX)
         })
     }
 
-    /// Writes red, green and blue, as the functions below from the column `x` of the row `y` on.
+    /// Writes the colours of the row `y`, from the column `x` on.
     pub fn write_colours(&self, x: u32, y: u32, to: &mut [[u8; 3]]) {
         for plane in 0..3 {
             for (to, level) in to.iter_mut().zip(self.levels_of(plane, x, y)) {
@@ -140,16 +140,16 @@ impl Planes {
         }
     }
 
-    /// Shows what was written before on white, as far as the transparency that this is lets it.
+    /// Composites the colours in `to` over white. The planes are the transparency, of which the row
+    /// `y` is used, from the column `x` on.
     pub fn write_on_white(&self, x: u32, y: u32, to: &mut [[u8; 3]]) {
         for (to, alpha) in to.iter_mut().zip(self.levels_of(GREEN, x, y)) {
             *to = rgb::on_white(*to, alpha);
         }
     }
 
-    /// As [`Self::write_on_white`], where the colours were multiplied with the transparency: only
-    /// the share of white is added.
-    pub fn write_rest(&self, x: u32, y: u32, to: &mut [[u8; 3]]) {
+    /// As [`Self::write_on_white`], for colours that are premultiplied with the transparency.
+    pub fn write_premultiplied(&self, x: u32, y: u32, to: &mut [[u8; 3]]) {
         for (to, alpha) in to.iter_mut().zip(self.levels_of(GREEN, x, y)) {
             *to = to.map(|sample| sample.saturating_add(255 - alpha));
         }
@@ -158,23 +158,23 @@ impl Planes {
 
 impl Drop for Planes {
     fn drop(&mut self) {
-        // SAFETY: made by `decode`, and not used after this.
+        // SAFETY: the picture was made by `decode`, and nothing uses it after this call.
         unsafe { photosearch_heif_free(self.image.as_ptr()) };
     }
 }
 
-/// The 8-bit level of each sample of so many bits.
+/// The 8-bit level for each value of a sample of `depth` bits.
 fn levels(depth: u32, limited_range: bool) -> Vec<u8> {
-    let most = (1_u32 << depth.min(16)) - 1;
-    let unit = (most + 1) / 256;
+    let max = (1_u32 << depth.min(16)) - 1;
+    let unit = (max + 1) / 256;
     let level = |sample: u32| {
         if limited_range {
             rgb::scale(sample.saturating_sub(16 * unit), 219 * unit)
         } else {
-            rgb::scale(sample, most)
+            rgb::scale(sample, max)
         }
     };
-    (0..=most).map(level).collect()
+    (0..=max).map(level).collect()
 }
 
 #[cfg(test)]
@@ -182,7 +182,7 @@ mod tests {
     use super::levels;
 
     #[test]
-    fn black_and_white_are_where_the_range_says() {
+    fn full_and_limited_range_map_to_8_bits() {
         for depth in [8, 10, 12] {
             let unit = 1 << (depth - 8);
             let full = levels(depth, false);
@@ -195,7 +195,7 @@ mod tests {
                 (0, 0, 255)
             );
             assert_eq!(limited[256 * unit - 1], 255);
-            // In the middle, 109.5 of 219.
+            // The middle of the limited range, 109.5 of 219.
             assert_eq!(limited[251 * unit / 2], if unit == 1 { 127 } else { 128 });
         }
         let eight: Vec<u8> = (0..=255).collect();

@@ -1,8 +1,8 @@
-//! Reading what a HEIF file is made of: whole bytes, and bits.
+//! Readers for bytes and bits.
 
 use super::Fault;
 
-/// Bytes that are read from the start. Whatever goes over their end is a [`Fault`].
+/// Reads bytes from the start. Reading beyond the end is a [`Fault`].
 #[derive(Clone, Copy)]
 pub(super) struct Bytes<'a>(pub &'a [u8]);
 
@@ -46,7 +46,7 @@ impl<'a> Bytes<'a> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
-    /// A number of `length` bytes, at most 8; 0 where there are none.
+    /// A big-endian number of `length` bytes, at most 8; 0 for a length of 0.
     pub fn number(&mut self, length: usize) -> Result<u64, Fault> {
         let bytes = self.take(length)?;
         Ok(bytes
@@ -54,18 +54,18 @@ impl<'a> Bytes<'a> {
             .fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
-    /// The version and the flags that a full box starts with.
+    /// The version and the flags at the start of a full box.
     pub fn version(&mut self) -> Result<(u8, u32), Fault> {
         let both = self.u32()?;
         Ok(((both >> 24) as u8, both & 0xff_ffff))
     }
 
-    /// The next box (ISO/IEC 14496-12, 4.2): its name and content.
+    /// The name and the content of the next box (ISO/IEC 14496-12, 4.2).
     pub fn next_box(&mut self) -> Result<([u8; 4], &'a [u8]), Fault> {
         let size = self.u32()?;
         let name = self.fourcc()?;
         let content = match size {
-            // Up to the end of what it stands in.
+            // A size of 0: the box extends to the end of the surrounding box or file.
             0 => self.0.len(),
             1 => usize::try_from(self.u64()?)
                 .ok()
@@ -87,10 +87,10 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// Bits that are read from the highest of each byte down.
+/// Reads bits, from the highest of each byte.
 pub(super) struct Bits<'a> {
     bytes: &'a [u8],
-    /// Bits that were read.
+    /// The number of bits that have been read.
     at: usize,
 }
 
@@ -106,7 +106,7 @@ impl<'a> Bits<'a> {
         Ok(bit == 1)
     }
 
-    /// At most 32 bits.
+    /// A number of `count` bits, at most 32.
     pub fn bits(&mut self, count: u32) -> Result<u32, Fault> {
         let mut number = 0;
         for _ in 0..count {
@@ -122,7 +122,7 @@ impl<'a> Bits<'a> {
         Ok(())
     }
 
-    /// So many zeros, a one, and as many bits again: `ue(v)` of HEVC, `uvlc()` of AV1.
+    /// An exponential Golomb code, `ue(v)` in HEVC and `uvlc()` in AV1: n zeros, a one, n bits.
     pub fn golomb(&mut self) -> Result<u32, Fault> {
         let mut zeros = 0;
         while !self.flag()? {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boxes_of_every_kind_of_size() {
+    fn boxes_with_sizes_of_every_kind_are_read() {
         let mut bytes = Bytes(b"\0\0\0\x0aabcdXY\0\0\0\x01efgh\0\0\0\0\0\0\0\x11Z\0\0\0\0ijklrest");
         assert_eq!(bytes.next_box().unwrap(), (*b"abcd", &b"XY"[..]));
         assert_eq!(bytes.next_box().unwrap(), (*b"efgh", &b"Z"[..]));
@@ -158,11 +158,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers() {
+    fn numbers_and_golomb_codes_are_read() {
         assert_eq!(Bytes(&[1, 2, 3, 4]).number(3).unwrap(), 0x01_02_03);
         assert_eq!(Bytes(&[]).number(0).unwrap(), 0);
         assert!(Bytes(&[1, 2]).number(3).is_err());
-        // 1, 010, 011, 00100, 00101 and a one.
+        // The codes 1, 010, 011, 00100, 00101, and the bits 100.
         let mut bits = Bits::new(&[0b1010_0110, 0b0100_0010, 0b1100_0000]);
         let numbers: Vec<u32> = (0..5).map(|_| bits.golomb().unwrap()).collect();
         assert_eq!(numbers, [0, 1, 2, 3, 4]);

@@ -1,9 +1,12 @@
-//! A HEIF file of one coded picture, and nothing else.
+//! Writes a HEIF file with a single coded picture, which libheif then decodes.
 
 use super::{Codec, Coded, Fault, av1, hevc};
 
-/// The file that libheif is given for a coded picture of the file that was opened: its parameter
-/// sets and frames, which were looked at, its size, and the colours that it is to be shown with.
+/// A HEIF file with one coded picture. It has only the picture's parameter sets and slices or frames,
+/// which this crate has checked, its size, and the colours in `coded.shown_as`.
+///
+/// # Errors
+/// The coded data cannot be read.
 pub(super) fn file(coded: &Coded<'_>) -> Result<Vec<u8>, Fault> {
     let (brand, kind, configuration_name, configuration, data) = match coded.codec {
         Codec::Hevc => {
@@ -44,14 +47,14 @@ pub(super) fn file(coded: &Coded<'_>) -> Result<Vec<u8>, Fault> {
         a_box(b"colr", &nclx),
     ]
     .concat();
-    // The first property is essential.
+    // One item, with the properties 1 to 3; the highest bit marks the first one as essential.
     let associations = [0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 3, 0x81, 2, 3];
     let head = a_box(b"ftyp", &[&brand[..], &[0; 4], b"mif1", brand].concat());
     let meta = |offset: u32| {
         let location = [
             &[0, 0, 0, 0, 0x44, 0, 0, 1, 0, 1, 0, 0, 0, 1][..],
             &offset.to_be_bytes(),
-            // At most the length of a file, which is below 4 GB.
+            // The data are no longer than the file that was opened, which is below 4 GB.
             &(data.len() as u32).to_be_bytes(),
         ]
         .concat();

@@ -1,10 +1,10 @@
-//! Files are put together here by hand. The coded pictures in them are of one colour, by x265 and
-//! libaom.
+//! Tests with HEIF files that are assembled box by box. Their coded pictures have one colour, and were
+//! made with x265 and libaom.
 
-use super::items::Shown;
+use super::items::PrimaryPicture;
 use super::*;
 use crate::Limits;
-use crate::work::unbounded;
+use crate::work::without_limits;
 use crate::{Picture, open};
 
 /// 64 × 64 pixels of 200, 100, 50. Full range, BT.601, 4:2:0.
@@ -18,7 +18,7 @@ const HVCC_CROPPED: &str = "0104080000000000000000001ef000fcfffcfc00000f03200001
     d492535cdc08081810000003001000000300108022000100084401c172860c0224";
 const SPS_CROPPED: &str = "420101040800000300983800000300001e90069028e594a52dd492535cdc0808181000\
     00030010000003001080";
-/// Of a picture of 64 × 64 pixels, limited range, BT.709, 4:4:4.
+/// The parameter set of a picture of 64 × 64 pixels, limited range, BT.709, 4:4:4.
 const SPS_LIMITED: &str = "4201010408000003009e3800000300001e90041020b2dd492535cd4043404100000300\
     19000003000108";
 /// 64 × 64 pixels of 200, 100, 50. Limited range, BT.709, 4:2:0.
@@ -26,8 +26,8 @@ const AV1: &str = "12000a0918157ffd82021a0208321416400618618400b483ee5341337c531
 const AV1C: &str = "81000c00";
 /// 64 × 64 pixels of grey.
 const AV1_GREY: &str = "12000a0918157ffd86021a0d40320a1640186100b50180a240";
-/// Sequence headers: of the picture in grey; of 4:4:4 at 10 bits, full range, BT.601; and one that
-/// is not reduced, of 640 × 480 pixels.
+/// Sequence headers: that of [`AV1_GREY`]; one of 4:4:4, 10 bits, full range, BT.601; and one of
+/// 640 × 480 pixels without `reduced_still_picture_header`.
 const SEQUENCE_GREY: &str = "0a0918157ffd86021a0d40";
 const SEQUENCE_10: &str = "0a0938157ffd8c04341a40";
 const SEQUENCE_WHOLE: &str = "0a0e20000024c4ffdf36be4808683480";
@@ -48,16 +48,16 @@ fn a_box(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
     [&(content.len() as u32 + 8).to_be_bytes()[..], name, content].concat()
 }
 
-/// An item: kind, data, properties, references.
+/// An item to be written: type, data, properties (name, content, essential) and references.
 #[derive(Clone, Default)]
-struct Made {
+struct TestItem {
     kind: [u8; 4],
     data: Vec<u8>,
     properties: Vec<(&'static [u8; 4], Vec<u8>, bool)>,
     references: Vec<(&'static [u8; 4], Vec<u16>)>,
 }
 
-impl Made {
+impl TestItem {
     fn with(mut self, name: &'static [u8; 4], content: &[u8]) -> Self {
         self.properties.push((name, content.to_vec(), true));
         self
@@ -73,35 +73,35 @@ fn ispe(width: u32, height: u32) -> Vec<u8> {
     [[0; 4], width.to_be_bytes(), height.to_be_bytes()].concat()
 }
 
-fn heic() -> Made {
-    let made = Made {
+fn heic() -> TestItem {
+    let made = TestItem {
         kind: *b"hvc1",
         data: hex(HEVC),
-        ..Made::default()
+        ..TestItem::default()
     };
     made.with(b"hvcC", &hex(HVCC)).with(b"ispe", &ispe(64, 64))
 }
 
-fn avif(data: &str) -> Made {
-    let made = Made {
+fn avif(data: &str) -> TestItem {
+    let made = TestItem {
         kind: *b"av01",
         data: hex(data),
-        ..Made::default()
+        ..TestItem::default()
     };
     made.with(b"av1C", &hex(AV1C)).with(b"ispe", &ispe(64, 64))
 }
 
-fn grid(rows: u8, columns: u8, width: u16, height: u16) -> Made {
+fn grid(rows: u8, columns: u8, width: u16, height: u16) -> TestItem {
     let sides = [width.to_be_bytes(), height.to_be_bytes()].concat();
-    Made {
+    TestItem {
         kind: *b"grid",
         data: [&[0, 0, rows - 1, columns - 1][..], &sides].concat(),
-        ..Made::default()
+        ..TestItem::default()
     }
 }
 
-/// A file of these items, numbered from 1 on. The first is the primary one.
-fn file(items: &[Made]) -> Vec<u8> {
+/// A file of these items, with IDs from 1 on. The first item is the primary one.
+fn file(items: &[TestItem]) -> Vec<u8> {
     let count = items.len() as u16;
     let (mut infes, mut properties, mut references) = (vec![], vec![], vec![0; 4]);
     let mut associations = [&[0; 4][..], &u32::from(count).to_be_bytes()].concat();
@@ -160,19 +160,19 @@ fn opened(file: &[u8]) -> Result<Picture<'_>, ImageError> {
     open(file, &Limits::default())
 }
 
-fn decoded(items: &[Made]) -> Result<RgbImage, ImageError> {
+fn decoded(items: &[TestItem]) -> Result<RgbImage, ImageError> {
     opened(&file(items))?.decode(None, &|| false)
 }
 
-fn size(items: &[Made]) -> (u32, u32) {
+fn size(items: &[TestItem]) -> (u32, u32) {
     opened(&file(items)).unwrap().size()
 }
 
-fn what_is_wrong(items: &[Made]) -> String {
-    match Shown::read(&file(items)).map(drop).unwrap_err() {
+fn what_is_wrong(items: &[TestItem]) -> String {
+    match PrimaryPicture::read(&file(items)).map(drop).unwrap_err() {
         Fault::Damaged(reason) => reason.into_owned(),
         Fault::Unsupported(what) => format!("unsupported {what}"),
-        Fault::TooLarge(error) => error.to_string(),
+        Fault::Size(error) => error.to_string(),
     }
 }
 
@@ -188,7 +188,7 @@ fn assert_colour(image: &RgbImage, colour: [u8; 3]) {
 }
 
 #[test]
-fn what_parameter_sets_of_hevc_state() {
+fn the_format_is_read_from_hevc_parameter_sets() {
     let full = Colours {
         primaries: 1,
         transfer: 13,
@@ -222,7 +222,7 @@ fn what_parameter_sets_of_hevc_state() {
         hevc::format(&hex(HVCC_CROPPED), &hex(HEVC)).unwrap(),
         cropped
     );
-    // In the data rather than in the configuration, whose head alone is left.
+    // A parameter set in the data, and a configuration without any.
     let bare = [&hex(HVCC)[..22], &[0]].concat();
     let with = |set: &str| {
         let set = hex(set);
@@ -239,14 +239,14 @@ fn what_parameter_sets_of_hevc_state() {
         ..whole
     };
     assert_eq!(hevc::format(&bare, &with(SPS_LIMITED)).unwrap(), limited);
-    // Both at once, none at all, and two pictures.
+    // Refused: two parameter sets that differ, none, and two pictures.
     assert!(hevc::format(&hex(HVCC), &with(SPS_LIMITED)).is_err());
     assert!(hevc::format(&bare, &hex(HEVC)).is_err());
     assert!(hevc::format(&hex(HVCC), &[hex(HEVC), hex(HEVC)].concat()).is_err());
 }
 
 #[test]
-fn what_sequence_headers_of_av1_state() {
+fn the_format_is_read_from_av1_sequence_headers() {
     let av1c = hex(AV1C);
     let limited = Format {
         width: 64,
@@ -274,7 +274,7 @@ fn what_sequence_headers_of_av1_state() {
         ..limited
     };
     assert_eq!(av1::format(&av1c, &hex(AV1_GREY)).unwrap(), grey);
-    // A reduced frame header says nothing that is looked at.
+    // The reduced frame headers of these sequences are not read.
     let frame = "320116";
     let deep = Format {
         chroma: Chroma::Full,
@@ -287,14 +287,14 @@ fn what_sequence_headers_of_av1_state() {
     assert!(of(SEQUENCE_10, "").is_err());
     assert!(of("", frame).is_err());
     assert!(of(&[SEQUENCE_10, SEQUENCE_GREY].concat(), frame).is_err());
-    // A shown key frame: 0 00 1 0 0 0, and whether its size is another.
+    // The frame header of a shown key frame: bits 0 00 1 0 0 0, and 1 if it states another size.
     let whole = of(SEQUENCE_WHOLE, "320210 00").unwrap();
     assert_eq!(
         (whole.width, whole.height, whole.chroma),
         (640, 480, Chroma::Full)
     );
     assert_eq!((whole.coded_width, whole.coded_height), (640, 480));
-    // 10 and 9 bits for its sides.
+    // The sequence header has 10 and 9 bits for the sides.
     let resized = of(SEQUENCE_WHOLE, "320212 00").unwrap();
     assert_eq!((resized.coded_width, resized.coded_height), (1024, 512));
     let layers = of(SEQUENCE_WHOLE, &"320210 00".repeat(4));
@@ -312,12 +312,12 @@ fn coded_pictures_are_decoded() {
 }
 
 #[test]
-fn a_size_is_that_of_the_parameter_sets() {
+fn a_stated_size_has_to_be_that_of_the_coded_data() {
     let mut lying = heic();
     lying.properties[1].1 = ispe(64, 65);
     assert_eq!(
         what_is_wrong(&[lying.clone()]),
-        "its data are not of the size that it states"
+        "its data have another size than it states"
     );
     lying.properties.pop();
     assert_eq!(what_is_wrong(&[lying]), "its size is missing");
@@ -325,12 +325,12 @@ fn a_size_is_that_of_the_parameter_sets() {
     large.properties[0].1 = hex(HVCC_CROPPED);
     assert_eq!(
         what_is_wrong(&[large]),
-        "its data are not of the size that it states"
+        "its data have another size than it states"
     );
 }
 
 #[test]
-fn grids() {
+fn grids_are_decoded_and_checked() {
     let tiles = |ids: &[u16]| [grid(1, 2, 100, 60).to(b"dimg", ids), heic(), avif(AV1)];
     let image = decoded(&tiles(&[2, 3])).unwrap();
     assert_eq!((image.width(), image.height()), (100, 60));
@@ -349,16 +349,16 @@ fn grids() {
     );
     assert_eq!(
         what_is_wrong(&tiles(&[2, 2])),
-        "one of its tiles stands in two places"
+        "one of its tiles is used twice"
     );
     let mut wide = tiles(&[2, 3]);
     wide[0] = grid(1, 2, 129, 60).to(b"dimg", &[2, 3]);
-    assert_eq!(what_is_wrong(&wide), "its tiles do not cover it");
+    assert_eq!(what_is_wrong(&wide), "its tiles do not cover the picture");
     let mut turned = tiles(&[2, 3]);
     turned[1] = heic().with(b"irot", &[1]);
     assert_eq!(
         what_is_wrong(&turned),
-        "unsupported in tiles that are turned or cropped"
+        "unsupported in tiles with transformations of their own"
     );
     let none = [grid(1, 2, 0, 60).to(b"dimg", &[2, 3]), heic(), heic()];
     assert_eq!(what_is_wrong(&none), "image of 0 x 60 pixels has no pixels");
@@ -369,7 +369,7 @@ fn transparency_is_shown_on_white() {
     let kind = b"\0\0\0\0urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0";
     let level = decoded(&[avif(AV1_GREY)]).unwrap().pixels()[0];
     for alpha in [avif(AV1_GREY), heic()] {
-        // Of the picture in colours, the transparency is the brightness.
+        // From a picture with colours, the luma is the transparency.
         let by = if alpha.kind == *b"hvc1" { 124 } else { level };
         let alpha = alpha.with(b"auxC", kind);
         let items = [heic(), alpha.clone().to(b"auxl", &[1])];
@@ -377,7 +377,7 @@ fn transparency_is_shown_on_white() {
         let items = [heic().to(b"prem", &[2]), alpha.clone().to(b"auxl", &[1])];
         let added = [200, 100, 50].map(|sample: u8| sample.saturating_add(255 - by));
         assert_colour(&decoded(&items).unwrap(), added);
-        // Of each tile.
+        // Transparency of each tile.
         let items = [
             grid(1, 2, 128, 64).to(b"dimg", &[2, 3]),
             heic(),
@@ -387,8 +387,8 @@ fn transparency_is_shown_on_white() {
         ];
         assert_colour(&decoded(&items).unwrap(), rgb_on_white([200, 100, 50], by));
         let some = what_is_wrong(&items[..4]);
-        assert_eq!(some, "unsupported with transparency of some tiles only");
-        // Of something else.
+        assert_eq!(some, "unsupported with transparency in some tiles only");
+        // Transparency of another item.
         let items = [heic(), heic(), alpha.to(b"auxl", &[2])];
         assert_colour(&decoded(&items).unwrap(), [200, 100, 50]);
     }
@@ -399,7 +399,7 @@ fn rgb_on_white(colour: [u8; 3], alpha: u8) -> [u8; 3] {
 }
 
 #[test]
-fn what_is_not_read_is_named() {
+fn unsupported_variants_are_named() {
     let with = |name, content: &[u8]| what_is_wrong(&[heic().with(name, content)]);
     assert_eq!(with(b"zzzz", &[]), "unsupported with the property zzzz");
     assert_eq!(with(b"lsel", &[0, 1]), "unsupported with the property lsel");
@@ -424,14 +424,14 @@ fn what_is_not_read_is_named() {
         message(&start),
         "malformed HEIC image: the file is cut short"
     );
-    // Not essential, so it may be passed over.
+    // An unknown property that is not essential is ignored.
     let mut more = heic();
     more.properties.push((b"zzzz", vec![], false));
     assert_eq!(size(&[more]), (64, 64));
 }
 
 #[test]
-fn the_container_turns_and_crops() {
+fn transformations_of_the_container_are_applied() {
     let clap = |numbers: [i32; 8]| numbers.map(i32::to_be_bytes).concat();
     let part = clap([20, 1, 10, 1, -5, 1, 0, 1]);
     assert_eq!(size(&[heic().with(b"clap", &part)]), (20, 10));
@@ -445,25 +445,26 @@ fn the_container_turns_and_crops() {
     );
     assert_eq!(
         what_is_wrong(&[heic().with(b"irot", &[1]).with(b"clap", &part)]),
-        "unsupported cropped after it was turned"
+        "unsupported cropped after a rotation or mirroring"
     );
-    let iden = Made {
+    let iden = TestItem {
         kind: *b"iden",
-        ..Made::default()
+        ..TestItem::default()
     };
     let twice = [
         iden.with(b"irot", &[1]).to(b"dimg", &[2]),
         heic().with(b"clap", &part),
     ];
     assert_eq!(size(&twice), (10, 20));
+    let outside = "is empty or extends beyond the picture";
     for (wrong, why) in [
-        ([20, 0, 10, 1, 0, 1, 0, 1], "none"),
-        ([20, 1, 10, 1, 30, 1, 0, 1], "empty or not within it"),
-        ([65, 1, 10, 1, 0, 1, 0, 1], "empty or not within it"),
-        ([20, 1, 0, 1, 0, 1, 0, 1], "empty or not within it"),
+        ([20, 0, 10, 1, 0, 1, 0, 1], "has a denominator of 0"),
+        ([20, 1, 10, 1, 30, 1, 0, 1], outside),
+        ([65, 1, 10, 1, 0, 1, 0, 1], outside),
+        ([20, 1, 0, 1, 0, 1, 0, 1], outside),
     ] {
         let wrong = what_is_wrong(&[heic().with(b"clap", &clap(wrong))]);
-        assert_eq!(wrong, format!("its clean aperture is {why}"));
+        assert_eq!(wrong, format!("its clean aperture {why}"));
     }
 }
 
@@ -487,7 +488,7 @@ fn more_memory_than_the_limit_is_an_error() {
 }
 
 #[test]
-fn a_part_of_a_file_is_an_error_and_damage_at_most_that() {
+fn a_cut_file_is_an_error_and_damage_causes_no_panic() {
     let kind = b"\0\0\0\0urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0";
     let items = [
         grid(1, 2, 128, 64).to(b"dimg", &[2, 3]).with(b"irot", &[1]),
@@ -497,16 +498,16 @@ fn a_part_of_a_file_is_an_error_and_damage_at_most_that() {
         avif(AV1_GREY).with(b"auxC", kind).to(b"auxl", &[3]),
     ];
     let mut file = file(&items);
-    assert!(Shown::read(&file).is_ok());
+    assert!(PrimaryPicture::read(&file).is_ok());
     for length in 0..file.len() {
-        assert!(Shown::read(&file[..length]).is_err(), "{length}");
+        assert!(PrimaryPicture::read(&file[..length]).is_err(), "{length}");
     }
     for at in 0..file.len() {
         let was = file[at];
         for wrong in [0, 1, 0x7f, 0x80, 0xff, was ^ 1, was ^ 0x10] {
             file[at] = wrong;
             // Must not panic, nor hang.
-            if let Ok(shown) = Shown::read(&file) {
+            if let Ok(shown) = PrimaryPicture::read(&file) {
                 single::file(&shown.colour.tiles[0]).unwrap();
             }
         }
@@ -514,7 +515,7 @@ fn a_part_of_a_file_is_an_error_and_damage_at_most_that() {
     }
 }
 
-/// Rows of numbers, turned the way that the standard describes.
+/// Rotates or mirrors rows of numbers, as the standard describes it.
 fn turned(rows: &[Vec<u8>], property: (&[u8; 4], u8)) -> Vec<Vec<u8>> {
     let (height, width) = (rows.len(), rows[0].len());
     match property {
@@ -525,7 +526,7 @@ fn turned(rows: &[Vec<u8>], property: (&[u8; 4], u8)) -> Vec<Vec<u8>> {
             .map(|row| row.iter().rev().copied().collect())
             .collect(),
         (_, 0) => rows.to_vec(),
-        // To the left: the last column becomes the first row.
+        // A quarter turn counterclockwise: the last column becomes the first row.
         (_, quarters) => {
             let once: Vec<Vec<u8>> = (0..width)
                 .map(|x| (0..height).map(|y| rows[y][width - 1 - x]).collect())
@@ -536,7 +537,7 @@ fn turned(rows: &[Vec<u8>], property: (&[u8; 4], u8)) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn turns_add_up() {
+fn three_transformations_in_any_order_add_up() {
     let rows: Vec<Vec<u8>> = vec![vec![1, 2, 3], vec![4, 5, 6]];
     let all = [
         (b"irot", 0),
@@ -563,15 +564,15 @@ fn turns_add_up() {
                 for (name, by) in [first, second, third] {
                     expected = turned(&expected, (name, by));
                 }
-                let turn = Turn::new(3, 2, &properties).unwrap();
+                let transform = Transform::new(3, 2, &properties).unwrap();
                 let pixels = rows
                     .concat()
                     .into_iter()
                     .flat_map(|sample| [sample; 3])
                     .collect();
                 let image = RgbImage::new(3, 2, pixels).unwrap();
-                let image = unbounded(|work| {
-                    crate::orientation::upright(image, turn.orientation(), work).unwrap()
+                let image = without_limits(|work| {
+                    crate::orientation::upright(image, transform.orientation(), work).unwrap()
                 });
                 let samples: Vec<u8> = image.pixels().iter().step_by(3).copied().collect();
                 assert_eq!(image.width() as usize, expected[0].len());
@@ -581,12 +582,13 @@ fn turns_add_up() {
     }
 }
 
-/// Found by the fuzzer: libde265 decodes it without a warning, and reads memory that it has not written.
+/// The fuzzer found `damaged.heic`: libde265 decodes it without a warning, and reads memory that it has
+/// not written.
 #[test]
 fn damage_does_not_show_what_memory_held_before() {
     let file = include_bytes!("damaged.heic");
     let decoded = |held_before: u8| {
-        // Blocks of all sizes up to 64 KB, freed with something in them.
+        // Allocate blocks of all sizes up to 64 KB, fill them, and free them.
         let blocks: Vec<Vec<u8>> = (0..4096).map(|i| vec![held_before; 16 * i]).collect();
         drop(std::hint::black_box(blocks));
         opened(file).and_then(|picture| picture.decode(None, &|| false))

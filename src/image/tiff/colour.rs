@@ -1,25 +1,26 @@
-//! Colours that are no RGB: YCbCr and CIELab.
+//! Conversion of YCbCr and CIELab to RGB.
 
 use super::malformed;
 use crate::ImageError;
 
-/// From YCbCr to RGB (TIFF 6.0, section 21), rounded as in libtiff's `TIFFYCbCrToRGBInit`, which
-/// Pillow's pixels come from. By sample: the luma, and what the chroma adds to each colour.
+/// Tables for the conversion of YCbCr to RGB (TIFF 6.0, section 21), rounded as in libtiff's
+/// `TIFFYCbCrToRGBInit`, which Pillow uses. The tables have, for each value of a sample, the luma and
+/// the share of the chroma in each colour.
 #[derive(Debug, PartialEq)]
 pub(super) struct Chroma {
     luma: [i32; 256],
     cr_red: [i32; 256],
     cb_blue: [i32; 256],
-    /// In 1/65536.
+    /// The shares in green are in units of 1/65536.
     cr_green: [i32; 256],
     cb_green: [i32; 256],
 }
 
 impl Chroma {
-    /// From YCbCrCoefficients and ReferenceBlackWhite.
+    /// Makes the tables from YCbCrCoefficients and ReferenceBlackWhite.
     ///
     /// # Errors
-    /// [`ImageError::Malformed`] where these leave nothing to tell colours apart by.
+    /// [`ImageError::Malformed`] if a range is empty or a coefficient is invalid.
     pub fn new(luma: &[f32; 3], black_white: &[f32; 6]) -> Result<Self, ImageError> {
         let &[y0, y1, b0, b1, r0, r1] = black_white;
         let range = [[y0, y1], [b0, b1], [r0, r1]];
@@ -27,10 +28,10 @@ impl Chroma {
             black.is_finite() && white.is_finite() && (white - black).abs() > 1e-6
         });
         if !sound || !luma.iter().all(|share| (0.0..=1.0).contains(share)) || luma[1] < 1e-6 {
-            return Err(malformed("its YCbCr has no scale"));
+            return Err(malformed("its YCbCr coefficients are invalid"));
         }
         let fixed = |factor: f32| (f64::from(factor.clamp(0.0, 2.0) * 65_536.0_f32) + 0.5) as i32;
-        // Casts cut off what is behind the point, as in C.
+        // Casts truncate towards 0, as in C.
         let code = |sample: i32, black: f32, white: f32, span: f32| {
             let code = (sample.saturating_sub(black as i32) as f32 * span) / (white - black);
             code.clamp(-4096.0, 4096.0) as i32
@@ -60,10 +61,9 @@ impl Chroma {
     }
 }
 
-/// CIE 1976 L*a*b* under D50, as 8 bits: L of 0..=100 on the scale of 0..=255, a and b signed. To
-/// sRGB, adapted from D50 to D65 by Bradford's method. Source of the matrix: Lindbloom, "RGB/XYZ
-/// Matrices".
-pub(super) fn of_lab([l, a, b]: [u32; 3]) -> [u8; 3] {
+/// Converts CIE 1976 L*a*b* with the white point D50 to sRGB, adapted to D65 by Bradford's method. L is
+/// 0..=255 for 0..=100; a and b are signed bytes. Source of the matrix: Lindbloom, "RGB/XYZ Matrices".
+pub(super) fn lab_to_rgb([l, a, b]: [u32; 3]) -> [u8; 3] {
     let signed = |sample: u32| f32::from((sample as u8).cast_signed());
     let fy = (l as f32 * 100.0 / 255.0 + 16.0) / 116.0;
     let (fx, fz) = (fy + signed(a) / 500.0, fy - signed(b) / 200.0);
@@ -95,9 +95,9 @@ pub(super) fn of_lab([l, a, b]: [u32; 3]) -> [u8; 3] {
 mod tests {
     use super::*;
 
-    /// The values of JFIF, and the bounds of the tables.
+    /// Colours with the coefficients of JFIF, and with a limited range.
     #[test]
-    fn ycbcr() {
+    fn ycbcr_becomes_rgb() {
         let luma = [0.299, 0.587, 0.114];
         let full = [0.0, 255.0, 128.0, 255.0, 128.0, 255.0];
         let chroma = Chroma::new(&luma, &full).unwrap();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn scales_that_are_none() {
+    fn invalid_coefficients_are_refused() {
         let luma = [0.299, 0.587, 0.114];
         let full = [0.0, 255.0, 128.0, 255.0, 128.0, 255.0];
         for broken in [f32::NAN, f32::INFINITY, -1.0] {
@@ -122,7 +122,7 @@ mod tests {
         }
         assert!(Chroma::new(&[1.0, 0.0, 0.0], &full).is_err());
         assert!(Chroma::new(&luma, &[0.0; 6]).is_err());
-        // Of a width that no sample uses; nothing overflows.
+        // Ranges far beyond the samples must not overflow.
         let vast = [-3e38, 3e38, -3e38, 3e38, 1e-3, 2e-3];
         if let Ok(chroma) = Chroma::new(&luma, &vast) {
             chroma.to_rgb([255, 255, 255]);
@@ -130,11 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn lab() {
-        assert_eq!(of_lab([0, 0, 0]), [0, 0, 0]);
-        assert_eq!(of_lab([255, 0, 0]), [255, 255, 255]);
-        // Of L*a*b* (53.24, 80.09, 67.20) under D65, sRGB's red, adapted to D50: (54.29, 80.8, 69.9).
-        let [r, g, b] = of_lab([138, 81, 70]);
+    fn lab_becomes_srgb() {
+        assert_eq!(lab_to_rgb([0, 0, 0]), [0, 0, 0]);
+        assert_eq!(lab_to_rgb([255, 0, 0]), [255, 255, 255]);
+        // sRGB's red is L*a*b* (53.24, 80.09, 67.20) under D65, adapted to D50 (54.29, 80.8, 69.9).
+        let [r, g, b] = lab_to_rgb([138, 81, 70]);
         assert!(r >= 252 && g < 15 && b < 15, "{r} {g} {b}");
     }
 }

@@ -1,31 +1,33 @@
-//! The first directory of a TIFF, before libtiff reads it. libtiff copies what each entry points at,
-//! so a file whose entries all point at the same bytes would take memory out of proportion. And it
-//! changes what a directory says where entries are missing or contradict each other.
+//! Checks of the first directory of a TIFF, before libtiff reads it. libtiff copies the value of each
+//! entry, so a file whose entries all refer to the same bytes would take far more memory than its
+//! length. libtiff also changes values silently if entries are missing or contradict each other.
 
 use crate::{ImageError, Limits};
 
 use super::{Header, PALETTE, malformed};
 
-/// What libtiff makes of a byte of the directory at most: a place of 8 bytes, and the byte itself.
+/// The most bytes of memory that libtiff takes for a byte of a value: an offset of 8 bytes, and a copy.
 const GROWTH: u64 = 9;
-/// Bytes that the entries of a sound file share at most: a resolution, a palette.
+/// The most bytes that entries of a valid file share, such as a resolution or a palette.
 const SHARED: u64 = 64 << 10;
 
-/// What a directory states, as it stands in the file.
+/// Values of a directory as stored in the file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Directory {
-    /// Bytes of all values.
+    /// The length of all values in bytes.
     length: u64,
+    /// Whether the picture has a palette.
     palette: bool,
-    /// A compression, none included.
+    /// Whether a compression is stated; "uncompressed" counts.
     compression: bool,
-    /// Strips that have a place.
+    /// The number of strips.
     strips: u64,
-    /// Rows of a strip.
+    /// The rows of a strip.
     rows: Option<u64>,
 }
 
-/// Refuses a directory whose entries are longer than the file or the memory.
+/// Reads a directory and refuses it if its values are longer than the file, or take more memory than
+/// the limit.
 ///
 /// Source: TIFF 6.0, section 2, and the BigTIFF specification.
 pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<Directory, ImageError> {
@@ -49,14 +51,14 @@ pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<Directory, ImageErr
 }
 
 impl Directory {
-    /// Refuses a directory of which libtiff has changed what pixels depend on: `header` is what it
-    /// makes of it.
+    /// Refuses a directory if libtiff, whose reading of it is `header`, has changed a value that pixels
+    /// depend on.
     ///
-    /// Returns whether chunks have to be stored in as many bytes as they have pixels for: where no
-    /// compression is stated, its entry is more likely damaged than that there is none.
+    /// Returns whether the stored chunks must have exactly the length of uncompressed ones. That is so
+    /// if the file states no compression: probably the entry is damaged.
     pub fn check_header(&self, header: &Header) -> Result<bool, ImageError> {
         if self.palette && header.photometric != PALETTE {
-            // libtiff makes levels of grey of indices without a palette.
+            // Without a palette, libtiff takes the indices for levels of grey.
             return Err(malformed("its palette is missing"));
         }
         let planes = if header.separate != 0 {
@@ -67,9 +69,9 @@ impl Directory {
         let height = u64::from(header.height).max(1);
         let rows = self.rows.unwrap_or(height).clamp(1, height);
         if header.tiled == 0 && self.strips > height.div_ceil(rows) * planes {
-            // Which of them are the picture is anybody's guess: libtiff takes the first, Pillow the
+            // It is unknown which strips are the picture: libtiff takes the first ones, Pillow the
             // last.
-            return Err(malformed("it has more strips than its height takes"));
+            return Err(malformed("it has more strips than its height needs"));
         }
         if !self.compression && header.lengths_made_up != 0 {
             return Err(malformed("its directory does not state the compression"));
@@ -78,7 +80,7 @@ impl Directory {
     }
 }
 
-/// `None` where the directory is cut short.
+/// Reads the first directory. `None` if it is cut short.
 fn read(bytes: &[u8]) -> Option<Directory> {
     let little = bytes.starts_with(b"I");
     let number = |at: u64, width: usize| -> Option<u64> {
@@ -104,7 +106,7 @@ fn read(bytes: &[u8]) -> Option<Directory> {
             3 | 8 => 2,
             4 | 9 | 11 | 13 => 4,
             5 | 10 | 12 | 16..=18 => 8,
-            // Of no type that libtiff knows, so it reads no value.
+            // libtiff reads no value of an unknown type.
             _ => 0,
         };
         let count = number(at.checked_add(4)?, value_width)?;
@@ -126,7 +128,7 @@ fn read(bytes: &[u8]) -> Option<Directory> {
 mod tests {
     use super::*;
 
-    /// A classic TIFF's directory of (type, count).
+    /// A classic TIFF whose directory has entries of these types and counts.
     fn file(little: bool, entries: &[(u16, u32)]) -> Vec<u8> {
         let short = |n: u16| {
             if little {
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_added_up() {
+    fn the_lengths_of_values_are_added_up() {
         for little in [false, true] {
             let file = file(little, &[(1, 3), (3, 5), (4, 7), (5, 2), (99, 1000)]);
             assert_eq!(length(&file), Some(3 + 10 + 28 + 16));
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_libtiff_changes() {
+    fn values_that_libtiff_has_changed_are_refused() {
         let mut classic = b"II*\0\x08\0\0\0\x03\0".to_vec();
         classic.extend(b"\x06\x01\x03\0\x01\0\0\0\x03\0\0\0");
         classic.extend(b"\x11\x01\x04\0\x05\0\0\0\x08\0\0\0");

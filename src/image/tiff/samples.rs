@@ -1,20 +1,20 @@
-//! How the samples of a TIFF are packed into strips and tiles (TIFF 6.0).
+//! Unpacks samples from strips and tiles (TIFF 6.0).
 
-use super::meaning::{alpha, colours, is_ycbcr};
+use super::interpretation::{alpha, colours, is_ycbcr};
 use super::{Header, malformed, unsupported};
 use crate::ImageError;
 
-/// How the samples of a chunk are packed, and which of them are looked at.
+/// The packing of samples in a chunk, and the samples that are used.
 #[derive(Debug, PartialEq)]
 pub(super) struct Packing {
     bits: u32,
-    /// Samples of a pixel, in a chunk.
+    /// The number of samples of a pixel in one chunk.
     samples: u32,
-    /// The samples that are looked at: colours, then alpha.
+    /// The indexes of the samples that are used: the colours, then alpha.
     channels: Vec<u32>,
-    /// Each sample has chunks of its own.
+    /// Whether each sample has chunks of its own (planar configuration 2).
     separate: bool,
-    /// Pixels across and down that share their chroma; both 1 in all but YCbCr.
+    /// The numbers of pixels across and down that share their chroma; 1 and 1 without subsampling.
     shared: (u32, u32),
 }
 
@@ -23,9 +23,7 @@ impl Packing {
         let shared = if is_ycbcr(header) {
             let shared = (header.chroma_across, header.chroma_down);
             if !matches!(shared.0, 1 | 2 | 4) || !matches!(shared.1, 1 | 2 | 4) {
-                return Err(malformed(
-                    "its chroma is shared by a strange number of pixels",
-                ));
+                return Err(malformed("its chroma subsampling is invalid"));
             }
             (shared.0.into(), shared.1.into())
         } else {
@@ -35,7 +33,9 @@ impl Packing {
         let mut channels: Vec<u32> = (0..colours).collect();
         channels.extend(alpha(header, colours)?.map(|(channel, _)| channel));
         if shared != (1, 1) && (header.separate != 0 || header.samples != 3) {
-            return Err(unsupported("YCbCr with shared chroma in separate planes"));
+            return Err(unsupported(
+                "YCbCr with chroma subsampling and separate planes",
+            ));
         }
         if header.samples == 0 || header.chunk_width == 0 || header.chunk_height == 0 {
             return Err(malformed("its strips or tiles have no pixels"));
@@ -53,7 +53,8 @@ impl Packing {
         })
     }
 
-    /// Chunks that are decoded at once: one, or the planes up to the last that is looked at.
+    /// The number of chunks to decode for a part of the picture: one, or one for each separate plane up
+    /// to the last that is used.
     pub fn planes(&self) -> u32 {
         match self.channels.last() {
             Some(last) if self.separate => last + 1,
@@ -61,12 +62,12 @@ impl Packing {
         }
     }
 
-    /// Samples of a pixel that are looked at.
+    /// The number of samples of a pixel that are used.
     pub fn channels(&self) -> u32 {
         self.channels.len() as u32
     }
 
-    /// Bytes of a chunk of this size.
+    /// The length in bytes of a chunk of this size.
     pub fn chunk_bytes(&self, width: u32, rows: u32) -> u64 {
         let (across, down) = self.shared;
         if self.shared != (1, 1) {
@@ -77,11 +78,12 @@ impl Packing {
     }
 
     fn row_bytes(&self, width: u32) -> u64 {
-        // At most 2^16 samples of 2^5 bits each, and 2^32 pixels.
+        // No overflow: at most 2^32 pixels of 2^16 samples of 2^5 bits.
         (u64::from(width) * u64::from(self.samples) * u64::from(self.bits)).div_ceil(8)
     }
 
-    /// The row `y` of a chunk, `width` pixels wide: of each pixel the samples that are looked at.
+    /// Unpacks the row `y` of chunks that are `width` pixels wide. `row` receives the used samples of
+    /// each pixel.
     pub fn unpack(&self, chunks: &[Vec<u8>], width: u32, y: u32, row: &mut [u32]) {
         if self.shared != (1, 1) {
             return self.unpack_shared(chunks, width, y, row);
@@ -100,14 +102,14 @@ impl Packing {
                 .unwrap_or_default();
             let step = self.samples as usize;
             if self.bits == 8 && whole && !self.separate {
-                // All samples, as they lie: no need to go through them once for each.
+                // All samples are used, in the order of the chunk: one pass copies them.
                 for (to, &from) in row.iter_mut().zip(packed) {
                     *to = from.into();
                 }
                 return;
             }
             let to = row.iter_mut().skip(place).step_by(count);
-            // libtiff gives whole bytes in the machine's order.
+            // libtiff returns samples of whole bytes in the machine's byte order.
             match self.bits {
                 8 => {
                     for (to, &from) in to.zip(packed.iter().skip(first).step_by(step)) {
@@ -135,8 +137,8 @@ impl Packing {
         }
     }
 
-    /// [`Self::unpack`] where blocks of pixels share their chroma: of each block first the luma of
-    /// its pixels, row by row, then Cb and Cr (TIFF 6.0, section 21).
+    /// As [`Self::unpack`], with chroma subsampling. A chunk consists of blocks of pixels that share
+    /// their chroma: the luma of all pixels, row by row, then Cb and Cr (TIFF 6.0, section 21).
     fn unpack_shared(&self, chunks: &[Vec<u8>], width: u32, y: u32, row: &mut [u32]) {
         let (across, down) = (self.shared.0 as usize, self.shared.1 as usize);
         let block = across * down + 2;
@@ -154,15 +156,16 @@ impl Packing {
     }
 }
 
-/// The sample at `index` of a row that is packed without regard to bytes, high bits first.
+/// The sample at `index` of a row whose samples of `bits` bits follow each other without padding, high
+/// bits first.
 fn sample(packed: &[u8], index: usize, bits: u32) -> u32 {
     let first = index * bits as usize;
     let mut value = 0_u32;
-    // A sample of up to 16 bits lies in 3 bytes.
+    // A sample of up to 16 bits is within 3 bytes.
     let mut bytes = packed.iter().skip(first / 8);
     for _ in 0..3 {
         value = value << 8 | u32::from(*bytes.next().unwrap_or(&0));
     }
-    let behind = 24 - (first % 8) as u32 - bits;
-    value >> behind & ((1 << bits) - 1)
+    let after = 24 - (first % 8) as u32 - bits;
+    value >> after & ((1 << bits) - 1)
 }

@@ -1,9 +1,10 @@
-//! From packed samples to RGB, with expectations computed by hand.
+//! Tests of the conversion from packed samples to RGB, with expectations computed by hand, and of whole
+//! files.
 
-use super::meaning::Meaning;
+use super::interpretation::Interpretation;
 use super::samples::Packing;
 use super::{Header, JPEG, PALETTE, Source, Tiff, YCBCR};
-use crate::work::unbounded;
+use crate::work::without_limits;
 use crate::{ImageError, Limits, RgbImage};
 
 fn header() -> Header {
@@ -24,7 +25,7 @@ fn header() -> Header {
     }
 }
 
-/// What a chunk of 3 × 2 pixels shows in its row `y`.
+/// Converts the row `y` of a part of 3 × 2 pixels to RGB. `chunks` are its planes, or its only chunk.
 fn shown(header: &Header, chunks: &[Vec<u8>], y: u32) -> Vec<[u8; 3]> {
     let packing = Packing::of(header).unwrap();
     let length = packing.chunk_bytes(3, 2);
@@ -36,14 +37,16 @@ fn shown(header: &Header, chunks: &[Vec<u8>], y: u32) -> Vec<[u8; 3]> {
     let mut row = vec![0; 3 * packing.channels() as usize];
     packing.unpack(chunks, 3, y, &mut row);
     let mut pixels = vec![[0; 3]; 3];
-    Meaning::of(header).unwrap().to_rgb(&row, &mut pixels);
+    Interpretation::of(header)
+        .unwrap()
+        .to_rgb(&row, &mut pixels);
     pixels
 }
 
 #[test]
-fn samples_that_share_bytes() {
+fn samples_that_share_bytes_are_unpacked() {
     let bits = |bits| Header { bits, ..header() };
-    // Rows begin with a new byte.
+    // Each row begins with a new byte.
     let chunk = vec![0b1010_0000, 0b0110_0000];
     assert_eq!(
         shown(&bits(1), std::slice::from_ref(&chunk), 0),
@@ -70,7 +73,7 @@ fn samples_that_share_bytes() {
 }
 
 #[test]
-fn samples_of_whole_bytes_are_in_the_machine_s_order() {
+fn samples_of_whole_bytes_are_in_the_machine_s_byte_order() {
     let wide: Vec<u8> = [0_u16, 257, 65_535, 1, 2, 3]
         .iter()
         .flat_map(|v| v.to_ne_bytes())
@@ -85,7 +88,7 @@ fn samples_of_whole_bytes_are_in_the_machine_s_order() {
 }
 
 #[test]
-fn extra_samples_are_alpha_only_where_they_say_so() {
+fn extra_samples_are_alpha_only_if_the_file_states_it() {
     let rgb = |samples, kinds: &[u16]| {
         let mut header = Header {
             photometric: 2,
@@ -105,14 +108,14 @@ fn extra_samples_are_alpha_only_where_they_say_so() {
     let five: Vec<u8> = [[100, 60, 0, 7, 128]; 6].concat();
     assert_eq!(first(&rgb(5, &[0, 2]), &five), [177, 157, 127]);
     assert_eq!(first(&rgb(5, &[0, 0]), &five), [100, 60, 0]);
-    // Contradictions, and samples of no kind.
-    let refused = |header: &Header| Meaning::of(header).unwrap_err();
+    // Kinds of more samples than there are, and samples without a kind.
+    let refused = |header: &Header| Interpretation::of(header).unwrap_err();
     let malformed = refused(&rgb(4, &[0, 2]));
     assert!(matches!(malformed, ImageError::Malformed { .. }));
     let unsupported = refused(&rgb(5, &[]));
     assert!(matches!(unsupported, ImageError::Unsupported { .. }));
 
-    // In planes of their own, those behind alpha are not read.
+    // Separate planes after alpha are not read.
     let separate = Header {
         separate: 1,
         ..rgb(5, &[2, 0])
@@ -122,7 +125,7 @@ fn extra_samples_are_alpha_only_where_they_say_so() {
 }
 
 #[test]
-fn inks_and_palettes() {
+fn cmyk_and_palettes_become_rgb() {
     let cmyk = Header {
         photometric: 5,
         samples: 4,
@@ -132,19 +135,19 @@ fn inks_and_palettes() {
     assert_eq!(shown(&cmyk, &[chunk], 0), [[200, 100, 0]; 3]);
 
     let palette = |level: u16| {
-        let mut meaning = Meaning::of(&Header {
+        let mut interpretation = Interpretation::of(&Header {
             photometric: 3,
             ..header()
         })
         .unwrap();
-        let Meaning::Palette { colours, .. } = &mut meaning else {
-            panic!("{meaning:?}")
+        let Interpretation::Palette { colours, .. } = &mut interpretation else {
+            panic!("{interpretation:?}")
         };
         colours[0][7] = level;
         colours[2][255] = level;
-        meaning.scale_palette();
+        interpretation.scale_palette();
         let mut pixels = [[9; 3]; 3];
-        meaning.to_rgb(&[7, 255, 300], &mut pixels);
+        interpretation.to_rgb(&[7, 255, 300], &mut pixels);
         pixels
     };
     assert_eq!(palette(65_535), [[255, 0, 0], [0, 0, 255], [0, 0, 0]]);
@@ -153,7 +156,7 @@ fn inks_and_palettes() {
 }
 
 #[test]
-fn pixels_that_share_chroma() {
+fn subsampled_chroma_is_shared_by_its_pixels() {
     let header = Header {
         photometric: 6,
         samples: 3,
@@ -163,7 +166,7 @@ fn pixels_that_share_chroma() {
         black_white: [0.0, 255.0, 128.0, 255.0, 128.0, 255.0],
         ..header()
     };
-    // Two blocks of 2 × 2 pixels, of which the last column is not seen.
+    // Two blocks of 2 × 2 pixels; the last column is outside of the picture.
     let chunk = vec![10, 20, 30, 40, 128, 128, 76, 0, 150, 0, 85, 255];
     assert_eq!(
         shown(&header, std::slice::from_ref(&chunk), 0),
@@ -188,14 +191,14 @@ fn pixels_that_share_chroma() {
         .is_err()
     );
     assert!(
-        Meaning::of(&Header {
+        Interpretation::of(&Header {
             black_white: [0.0; 6],
             ..header
         })
         .is_err()
     );
     assert!(
-        Meaning::of(&Header {
+        Interpretation::of(&Header {
             luma: [f32::NAN; 3],
             ..header
         })
@@ -204,9 +207,9 @@ fn pixels_that_share_chroma() {
 }
 
 #[test]
-fn what_is_not_read_is_named() {
+fn unsupported_variants_are_named() {
     let named = |header: Header, name: &str| {
-        let error = Meaning::of(&header).unwrap_err();
+        let error = Interpretation::of(&header).unwrap_err();
         let ImageError::Unsupported { what } = &error else {
             panic!("{error}");
         };
@@ -273,7 +276,7 @@ fn what_is_not_read_is_named() {
         "inks",
     );
     assert!(matches!(
-        Meaning::of(&Header {
+        Interpretation::of(&Header {
             photometric: 2,
             samples: 2,
             ..header()
@@ -283,7 +286,7 @@ fn what_is_not_read_is_named() {
 }
 
 #[test]
-fn alpha_of_palettes_and_of_inks() {
+fn alpha_of_palettes_and_of_cmyk() {
     let header = Header {
         photometric: PALETTE,
         samples: 2,
@@ -291,13 +294,13 @@ fn alpha_of_palettes_and_of_inks() {
         extra_count: 1,
         ..header()
     };
-    let mut meaning = Meaning::of(&header).unwrap();
-    if let Meaning::Palette { colours, .. } = &mut meaning {
+    let mut interpretation = Interpretation::of(&header).unwrap();
+    if let Interpretation::Palette { colours, .. } = &mut interpretation {
         colours[0][7] = 51_400;
     }
-    meaning.scale_palette();
+    interpretation.scale_palette();
     let mut pixels = [[9; 3]; 2];
-    meaning.to_rgb(&[7, 255, 7, 128], &mut pixels);
+    interpretation.to_rgb(&[7, 255, 7, 128], &mut pixels);
     assert_eq!(pixels, [[200, 0, 0], [227, 127, 127]]);
 
     let premultiplied = Header {
@@ -310,12 +313,12 @@ fn alpha_of_palettes_and_of_inks() {
             samples,
             ..premultiplied
         };
-        let error = Meaning::of(&header).unwrap_err();
+        let error = Interpretation::of(&header).unwrap_err();
         assert!(matches!(error, ImageError::Unsupported { .. }), "{error}");
     }
 }
 
-/// The JPEG decoder converts to RGB where all samples are in one JPEG, not where each has its own.
+/// libtiff's JPEG decoder converts YCbCr to RGB only if all samples are in one JPEG.
 #[test]
 fn jpeg_in_planes_stays_ycbcr() {
     let whole = Header {
@@ -328,8 +331,11 @@ fn jpeg_in_planes_stays_ycbcr() {
         black_white: [0.0, 255.0, 128.0, 255.0, 128.0, 255.0],
         ..header()
     };
-    let meaning = Meaning::of(&whole).unwrap();
-    assert!(matches!(meaning, Meaning::Rgb { .. }), "{meaning:?}");
+    let interpretation = Interpretation::of(&whole).unwrap();
+    assert!(
+        matches!(interpretation, Interpretation::Rgb { .. }),
+        "{interpretation:?}"
+    );
     let separate = Header {
         separate: 1,
         ..whole
@@ -338,9 +344,9 @@ fn jpeg_in_planes_stays_ycbcr() {
     assert_eq!(shown(&separate, &planes, 0), [[254, 0, 0]; 3]);
 }
 
-/// Tiles whose size no memory has are told apart from small ones.
+/// The length of a huge tile saturates, instead of wrapping to a small number.
 #[test]
-fn sizes_beyond_all_bounds() {
+fn the_length_of_a_chunk_saturates() {
     let header = Header {
         samples: u16::MAX,
         extra_count: u16::MAX - 1,
@@ -351,8 +357,8 @@ fn sizes_beyond_all_bounds() {
     assert_eq!(packing.chunk_bytes(u32::MAX, u32::MAX), u64::MAX);
 }
 
-/// A little-endian file: its strips, then its directory. Values of a tag are all words, or all of 4
-/// bytes; places and lengths of the strips are added to the tags.
+/// A little-endian file: its strips, then its directory. Values have 4 bytes for strip tags and 2 bytes
+/// for other tags. The offsets and lengths of the strips are added, unless `tags` has them.
 fn file(tags: &[(u16, &[u32])], strips: &[&[u8]]) -> Vec<u8> {
     let mut file = b"II*\0\0\0\0\0".to_vec();
     let mut places = Vec::new();
@@ -398,10 +404,10 @@ fn file(tags: &[(u16, &[u32])], strips: &[&[u8]]) -> Vec<u8> {
 
 fn decoded(file: &[u8]) -> Result<RgbImage, ImageError> {
     let tiff = Tiff::open(file, &Limits::default())?;
-    unbounded(|work| Box::new(tiff).decode(work))
+    without_limits(|work| Box::new(tiff).decode(work))
 }
 
-/// Tags of a grey picture of 2 × 2 pixels, but for some.
+/// The tags of a grey picture of 2 × 2 pixels, without and with some tags.
 fn grey<'a>(without: &[u16], with: &[(u16, &'a [u32])]) -> Vec<(u16, &'a [u32])> {
     let mut tags: Vec<(u16, &[u32])> = vec![
         (256, &[2]),
@@ -418,22 +424,22 @@ fn grey<'a>(without: &[u16], with: &[(u16, &'a [u32])]) -> Vec<(u16, &'a [u32])>
 }
 
 #[test]
-fn whole_files() {
+fn complete_files_are_decoded() {
     let strips: &[&[u8]] = &[&[0, 100], &[200, 255]];
     let image = decoded(&file(&grey(&[], &[]), strips)).unwrap();
     assert_eq!((image.width(), image.height()), (2, 2));
     let levels = [[0; 3], [100; 3], [200; 3], [255; 3]];
     assert_eq!(image.pixels(), levels.as_flattened());
-    // Unknown tags do no harm, nor does an orientation that is none.
+    // An unknown tag and an invalid orientation are ignored.
     let image = decoded(&file(&grey(&[], &[(274, &[9]), (60_000, &[1])]), strips));
     assert_eq!(image.unwrap().pixels(), levels.as_flattened());
-    // No compression stated, and lengths that fit.
+    // No compression is stated, and the lengths are those of uncompressed strips.
     let image = decoded(&file(&grey(&[259], &[]), strips));
     assert_eq!(image.unwrap().pixels(), levels.as_flattened());
 }
 
 #[test]
-fn directories_that_contradict_their_pixels() {
+fn directories_that_contradict_their_pixels_are_refused() {
     let strips: &[&[u8]] = &[&[0, 100], &[200, 255]];
     let long: &[&[u8]] = &[&[0, 100, 1], &[200, 255, 1]];
     let files = [
@@ -442,8 +448,8 @@ fn directories_that_contradict_their_pixels() {
             "a palette of 2 entries",
             file(&grey(&[], &[(262, &[3]), (320, &[1; 6])]), strips),
         ),
-        ("no place", file(&grey(&[], &[(273, &[0, 0])]), strips)),
-        ("too few places", file(&grey(&[], &[(273, &[8])]), strips)),
+        ("no offset", file(&grey(&[], &[(273, &[0, 0])]), strips)),
+        ("too few offsets", file(&grey(&[], &[(273, &[8])]), strips)),
         ("more strips", file(&grey(&[278], &[]), strips)),
         ("short strips", file(&grey(&[], &[(279, &[1, 1])]), strips)),
         ("no compression", file(&grey(&[259], &[]), long)),

@@ -1,41 +1,44 @@
-//! What libwebp takes for a lossless picture, or for an alpha channel that is compressed like one.
+//! The memory that libwebp takes for a lossless picture, or for an alpha channel that is compressed
+//! losslessly.
 //!
-//! Tables of codes are the larger part of it: up to 20 KB for each group of codes, of which a header
-//! of a few kilobytes may ask for thousands, and which libwebp takes before it has read any. So the
-//! header is read here up to where it says how many groups there are. The small pictures that stand
-//! before (what the transforms are, and which block of pixels has which group) are followed code by
-//! code, yet not kept.
+//! Most of it is for the lookup tables of prefix codes: up to 20 KB for each prefix code group. A
+//! header of a few kilobytes can state thousands of groups, and libwebp allocates the tables of all
+//! groups before it reads the first. So this module reads the header up to the number of groups. The
+//! images before it (the data of the transforms, and the entropy image, which assigns a group to each
+//! block of pixels) are decoded code by code, and their pixels are not kept.
 //!
-//! Source: RFC 9649, section 3; the sizes are those of libwebp's `vp8l_dec.c`.
+//! Source: RFC 9649, section 3, whose terms are used here; the sizes are those of libwebp's
+//! `vp8l_dec.c`.
 
 use super::super::ImageError;
 use super::{cut_short, malformed};
 
-/// Entries of the tables of a group, by the bits of the colour cache (`kTableSize`). Each has 4 bytes.
+/// Entries in the lookup tables of a group, by the bits of the colour cache (`kTableSize`). An entry
+/// has 4 bytes.
 const TABLES: [u64; 12] = [
     2954, 2956, 2958, 2962, 2970, 2986, 3018, 3082, 3212, 3468, 3980, 5004,
 ];
-/// Bytes of a group's structure, beside its tables: `HTreeGroup`, rounded up.
+/// Bytes of a group's structure without its tables: `HTreeGroup`, rounded up.
 const GROUP: u64 = 640;
-/// Where there are no more groups, libwebp takes tables for those that no pixel has, too.
+/// Up to this number of groups, libwebp also allocates tables for groups that no pixel uses.
 const ALL_GROUPS: u64 = 1000;
-/// Rows of pixels beside the picture: 17, and a few for versions to come.
+/// Rows of pixels that libwebp holds in addition to the picture: 17, and a margin for later versions.
 const ROWS: u64 = 20;
-/// Bits of the longest code.
+/// Bits of the longest prefix code.
 const LONGEST: usize = 15;
-/// In which order the lengths of the codes for lengths stand.
-const LENGTHS_ORDER: [usize; 19] = [
+/// The order in which a header lists the lengths of the code length codes (`kCodeLengthCodeOrder`).
+const CODE_LENGTH_CODE_ORDER: [usize; 19] = [
     17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
 ];
 
-/// Codes that are read between two questions whether to stop: some milliseconds.
+/// Codes that are read between two calls of `cancelled`, which takes some milliseconds.
 const CODES_AT_ONCE: u32 = 1 << 16;
 
-/// Bytes that libwebp takes at most to decode `stream` as a picture of so many pixels.
+/// The most memory in bytes that libwebp takes to decode `stream` as a picture of this size.
 ///
 /// # Errors
-/// A header that is cut short or contradicts the format; libwebp would refuse it, too. Or
-/// `cancelled` says so: a large header has as many pixels as a picture.
+/// A header that is cut short or contradicts the format, which libwebp would refuse, too.
+/// [`ImageError::Cancelled`]: the images in a header can be as large as the picture.
 pub(super) fn memory(
     stream: &[u8],
     width: u32,
@@ -57,21 +60,21 @@ pub(super) fn memory(
             return Err(contradicts());
         }
         match kind {
-            // Predictors, and how colours depend on each other, block by block.
+            // Predictor and colour transform: an image with one pixel for each block.
             0 | 1 => {
                 let block = bits.read(3)? + 2;
                 let pixels = blocks(width, block) * blocks(height, block);
-                small_picture(&mut bits, pixels, cancelled, |_| ())?;
+                skip_image(&mut bits, pixels, cancelled, |_| ())?;
                 memory += 4 * pixels;
             }
-            // Green is subtracted.
+            // Subtract-green transform, which has no data.
             2 => {}
-            // A palette; few colours share a byte.
+            // Colour indexing transform. With few colours, several pixels share a byte.
             _ => {
                 let colours = u64::from(bits.read(8)?) + 1;
-                small_picture(&mut bits, colours, cancelled, |_| ())?;
+                skip_image(&mut bits, colours, cancelled, |_| ())?;
                 memory += 4 * (colours + 256);
-                // As a power of 2: pixels that share a byte.
+                // 2 to this power pixels share a byte.
                 let shared = match colours {
                     0..=2 => 3,
                     3..=4 => 2,
@@ -88,30 +91,30 @@ pub(super) fn memory(
         let block = bits.read(3)? + 2;
         let pixels = blocks(width, block) * blocks(height, block);
         let mut used = Groups::default();
-        // An empty colour cache gives group 0.
+        // A colour cache code that refers to an empty entry gives group 0.
         used.add(0);
-        small_picture(&mut bits, pixels, cancelled, |group| used.add(group))?;
+        skip_image(&mut bits, pixels, cancelled, |group| used.add(group))?;
         groups = used.count();
-        memory += 4 * pixels + 4 * used.most;
+        memory += 4 * pixels + 4 * used.end;
     }
-    // Tables that fill their block of memory to the last entry make libwebp take another like it.
+    // Twice: libwebp allocates a second block of the same size when tables fill the first exactly.
     let tables = 2 * 4 * TABLES[cache];
     let pixels = 4 * width * height;
     Ok(memory + groups * (tables + GROUP) + pixels + rows)
 }
 
-/// How many blocks of `1 << bits` pixels a side has.
+/// The number of blocks of `1 << bits` pixels that cover a side.
 fn blocks(side: u64, bits: u32) -> u64 {
     side.div_ceil(1 << bits)
 }
 
-/// The groups that blocks of pixels have.
+/// The set of prefix code groups that an entropy image refers to.
 #[derive(Default)]
 struct Groups {
-    /// A bit for each.
+    /// A bit for each group.
     used: Vec<u64>,
-    /// One more than the highest.
-    most: u64,
+    /// The highest group of the set, plus 1.
+    end: u64,
 }
 
 impl Groups {
@@ -121,13 +124,13 @@ impl Groups {
             self.used.resize(word + 1, 0);
         }
         self.used[word] |= 1 << (group % 64);
-        self.most = self.most.max(u64::from(group) + 1);
+        self.end = self.end.max(u64::from(group) + 1);
     }
 
-    /// Of how many groups libwebp takes the tables.
+    /// The number of groups for which libwebp allocates tables.
     fn count(&self) -> u64 {
-        if self.most <= ALL_GROUPS {
-            return self.most;
+        if self.end <= ALL_GROUPS {
+            return self.end;
         }
         self.used
             .iter()
@@ -136,9 +139,9 @@ impl Groups {
     }
 }
 
-/// Follows a picture of so many pixels that is part of the header. `literal` gets red and green of
-/// each pixel that does not repeat an earlier one.
-fn small_picture(
+/// Reads an image of `pixels` pixels in the header. Calls `literal` with `red << 8 | green` of each
+/// pixel that is coded literally, rather than as a copy of an earlier one.
+fn skip_image(
     bits: &mut Bits<'_>,
     pixels: u64,
     cancelled: &dyn Fn() -> bool,
@@ -152,7 +155,7 @@ fn small_picture(
         codes.push(Code::read(bits, &mut lengths[..symbols])?);
     }
     let [green, red, blue, alpha, distance] = &codes[..] else {
-        return Err(contradicts()); // there are five
+        return Err(contradicts()); // can't happen: the loop pushed five
     };
     let mut left = pixels;
     let mut read = 0_u32;
@@ -183,7 +186,7 @@ fn small_picture(
     Ok(())
 }
 
-/// Bits of the index into the colour cache; 0 where there is none.
+/// The number of bits of an index into the colour cache; 0 if there is no cache.
 fn cache_bits(bits: &mut Bits<'_>) -> Result<usize, ImageError> {
     if bits.read(1)? == 0 {
         return Ok(0);
@@ -194,7 +197,7 @@ fn cache_bits(bits: &mut Bits<'_>) -> Result<usize, ImageError> {
     }
 }
 
-/// A length or a distance whose first bits are coded by `symbol`.
+/// The length or distance whose prefix code is `symbol`, with the extra bits that follow it.
 fn prefixed(bits: &mut Bits<'_>, symbol: u16) -> Result<u64, ImageError> {
     let symbol = u32::from(symbol);
     if symbol < 4 {
@@ -205,20 +208,21 @@ fn prefixed(bits: &mut Bits<'_>, symbol: u16) -> Result<u64, ImageError> {
     Ok(start + u64::from(bits.read(extra)?) + 1)
 }
 
-/// A Huffman code.
+/// A canonical prefix code.
 struct Code {
-    /// How many symbols have a code of each length. All 0 for a single symbol, whose code is empty.
+    /// The number of symbols by the length of their codes. All 0 if there is only one symbol, whose
+    /// code is empty.
     counts: [u16; LONGEST + 1],
     /// The symbols in the order of their codes.
     symbols: Vec<u16>,
 }
 
 impl Code {
-    /// Reads a code for as many symbols as there are `lengths`, in which the lengths are left.
+    /// Reads a code for `lengths.len()` symbols. `lengths` receives the length of each symbol's code.
     fn read(bits: &mut Bits<'_>, lengths: &mut [u8]) -> Result<Self, ImageError> {
         lengths.fill(0);
         if bits.read(1)? != 0 {
-            // One symbol or two.
+            // Simple code: one symbol or two.
             let two = bits.read(1)? != 0;
             let wide = bits.read(1)? != 0;
             let mut symbols = vec![bits.read(if wide { 8 } else { 1 })?];
@@ -234,7 +238,7 @@ impl Code {
         }
         let mut of_lengths = [0; 19];
         let count = bits.read(4)? as usize + 4;
-        for &symbol in LENGTHS_ORDER.iter().take(count) {
+        for &symbol in CODE_LENGTH_CODE_ORDER.iter().take(count) {
             of_lengths[symbol] = bits.read(3)? as u8;
         }
         let code = Code::of(&of_lengths)?;
@@ -271,7 +275,7 @@ impl Code {
         Code::of(lengths)
     }
 
-    /// The code in which symbols have codes of these lengths, 0 for none.
+    /// The code in which the symbols have codes of these lengths; a length of 0 means no code.
     fn of(lengths: &[u8]) -> Result<Self, ImageError> {
         let mut counts = [0_u16; LONGEST + 1];
         for &length in lengths {
@@ -306,13 +310,14 @@ impl Code {
         Ok(Code { counts, symbols })
     }
 
-    /// The symbol whose code is next.
+    /// Reads the next symbol.
     fn next(&self, bits: &mut Bits<'_>) -> Result<u16, ImageError> {
         let first_symbol = self.symbols.first().copied().ok_or_else(contradicts)?;
         if self.symbols.len() == 1 {
             return Ok(first_symbol);
         }
-        // Codes of one length are consecutive numbers; those of the next begin at twice their end.
+        // The codes of one length are consecutive numbers. The first code of the next length is twice
+        // the number after the last one.
         let (mut code, mut first, mut index) = (0, 0, 0);
         for &count in &self.counts[1..] {
             code |= bits.read(1)?;
@@ -329,15 +334,15 @@ impl Code {
     }
 }
 
-/// Bits from the lowest of each byte.
+/// Reads bits, from the lowest of each byte.
 struct Bits<'a> {
     bytes: &'a [u8],
-    /// In bits.
+    /// Position in bits.
     at: usize,
 }
 
 impl Bits<'_> {
-    /// The next `count` bits, at most 24, of which the first is the lowest.
+    /// The next `count` bits, at most 24; the first bit is the lowest of the result.
     fn read(&mut self, count: u32) -> Result<u32, ImageError> {
         let (byte, within) = (self.at / 8, self.at % 8);
         let end = self.at + count as usize;

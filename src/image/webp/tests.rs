@@ -1,9 +1,11 @@
-//! Files that are written bit by bit.
+//! Tests with WebP files that are written bit by bit.
+
+use std::cell::Cell;
 
 use super::super::{Limits, open};
 use super::*;
 
-/// Bits from the lowest of each byte.
+/// Writes bits, from the lowest of each byte.
 #[derive(Default)]
 pub(super) struct Writer {
     bits: Vec<bool>,
@@ -16,19 +18,19 @@ impl Writer {
         self
     }
 
-    /// A code of one symbol, which then takes no bits.
+    /// A prefix code of one symbol, which takes no bits in the data.
     pub fn one(&mut self, symbol: u32) -> &mut Self {
         self.put(3, 0b101).put(8, symbol)
     }
 
-    /// A code of two symbols, 0 for the lower.
+    /// A prefix code of two symbols with a bit each: 0 for `low`, 1 for `high`.
     pub fn two(&mut self, low: u32, high: u32) -> &mut Self {
         self.put(3, 0b111).put(8, low).put(8, high)
     }
 
-    /// A code of 8 bits for each of the symbols 0 to 255, of `symbols` in all.
+    /// A prefix code of `symbols` symbols, of which 0 to 255 have codes of 8 bits and the rest none.
     pub fn all(&mut self, symbols: usize) -> &mut Self {
-        // Lengths are coded: 8 by a bit 0, a run of at most 138 zeros by a bit 1.
+        // Code length codes: 0 for a length of 8, 1 for a run of at most 138 zeros.
         self.put(1, 0).put(4, 12 - 4);
         for symbol in [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8] {
             self.put(3, u32::from(symbol == 8 || symbol == 18));
@@ -43,7 +45,21 @@ impl Writer {
         self
     }
 
-    /// The five codes of a picture of one colour.
+    /// The prefix code for green with codes of 1 bit for green 0 and for the longest repetition:
+    /// symbols 0 and 279 of 280.
+    fn literal_or_repetition(&mut self) -> &mut Self {
+        // The lengths of the code length codes of 17 and 18 (runs of zeros), 0 and 1.
+        self.put(1, 0).put(4, 0);
+        for length in [2, 1, 0, 2] {
+            self.put(3, length);
+        }
+        // All 280 lengths follow: 1, then 138 + 137 + 3 zeros, then 1.
+        self.put(1, 0).put(2, 0b01);
+        self.put(1, 0).put(7, 138 - 11).put(1, 0).put(7, 137 - 11);
+        self.put(2, 0b11).put(3, 0).put(2, 0b01)
+    }
+
+    /// The five prefix codes of a picture of one colour.
     pub fn colour(&mut self, [red, green, blue, alpha]: [u32; 4]) -> &mut Self {
         self.one(green).one(red).one(blue).one(alpha).one(0)
     }
@@ -74,7 +90,7 @@ fn canvas(flags: u8, width: u32, height: u32) -> Vec<u8> {
     chunk(b"VP8X", &content)
 }
 
-/// A lossless picture whose stream goes on with `stream`.
+/// A lossless picture with `stream` after its header of 5 bytes.
 fn lossless(width: u32, height: u32, stream: &[u8]) -> Vec<u8> {
     let size = (width - 1) | (height - 1) << 14 | 1 << 28;
     chunk(
@@ -82,6 +98,9 @@ fn lossless(width: u32, height: u32, stream: &[u8]) -> Vec<u8> {
         &[&[0x2f][..], &size.to_le_bytes(), stream].concat(),
     )
 }
+
+/// The byte of the chunk of a lossless picture whose bit 4 says whether the alpha channel counts.
+const ALPHA_FLAG: usize = 8 + 4;
 
 fn flat(width: u32, height: u32, colour: [u32; 4]) -> Vec<u8> {
     let stream = Writer::default().put(3, 0).colour(colour).bytes();
@@ -110,13 +129,12 @@ fn is_malformed(file: &[u8], reason: &str) -> bool {
 }
 
 #[test]
-fn transparency_lies_on_white_where_the_header_knows_of_it() {
+fn transparency_is_shown_on_white_if_the_header_states_alpha() {
     let picture = flat(3, 2, [10, 20, 30, 0]);
     let white = decode_default(&riff(std::slice::from_ref(&picture))).unwrap();
     assert_eq!(white.pixels(), [255; 18]);
-    // The flag of the lossless picture itself.
     let mut opaque = picture;
-    opaque[8 + 4] &= !(1 << 4);
+    opaque[ALPHA_FLAG] &= !(1 << 4);
     let opaque = decode_default(&riff(&[opaque])).unwrap();
     assert_eq!(opaque.pixels(), [10, 20, 30].repeat(6));
 }
@@ -145,8 +163,8 @@ fn the_first_frame_stands_on_its_canvas() {
 }
 
 #[test]
-fn what_lies_behind_the_first_picture_may_be_missing() {
-    // Of odd length, so that a byte of padding follows.
+fn data_after_the_first_picture_may_be_missing() {
+    // An odd length, so that a byte of padding follows.
     let stream = Writer::default().put(3, 0).colour([1, 2, 3, 255]).bytes();
     let stream = if stream.len().is_multiple_of(2) {
         [&stream[..], &[0]].concat()
@@ -164,7 +182,7 @@ fn what_lies_behind_the_first_picture_may_be_missing() {
     let picture = still.len() - behind;
     for length in 0..still.len() {
         let cut = decode_default(&still[..length]);
-        assert!(cut.is_err(), "{length}: which way is up is not known");
+        assert!(cut.is_err(), "{length}: the orientation is unknown");
     }
     let mut without = still;
     without[20] = 0; // no EXIF announced
@@ -173,19 +191,17 @@ fn what_lies_behind_the_first_picture_may_be_missing() {
         let cut = decode_default(&without[..length]);
         assert_eq!(cut, Ok(whole.clone()), "{length}");
     }
-    for length in 0..picture - 2 {
+    // Fewer than 12 bytes are not recognised as WebP.
+    for length in 12..picture - 2 {
         let cut = decode_default(&without[..length]);
-        // The codes' last bits, and what fills the last byte.
-        let missing = matches!(
-            cut,
-            Err(ImageError::Malformed { .. } | ImageError::Unsupported { .. })
-        );
+        // Cutting the last bytes may remove only unused bits and padding.
+        let missing = matches!(cut, Err(ImageError::Malformed { .. }));
         assert!(missing || length + 4 >= picture, "{length}: {cut:?}");
     }
 }
 
 #[test]
-fn chunks_that_contradict_each_other() {
+fn chunks_that_contradict_each_other_are_refused() {
     let picture = flat(3, 2, [1, 2, 3, 255]);
     assert!(is_malformed(
         &riff(&[canvas(0, 4, 2), picture.clone()]),
@@ -193,7 +209,7 @@ fn chunks_that_contradict_each_other() {
     ));
     let background = || chunk(b"ANIM", &[0; 6]);
     for (file, reason) in [
-        // A picture beside the canvas; none.
+        // A picture outside of the canvas; no picture.
         (
             vec![
                 canvas(ANIMATED, 4, 2),
@@ -211,36 +227,54 @@ fn chunks_that_contradict_each_other() {
 }
 
 #[test]
-fn lists_of_chunks_are_counted() {
+fn the_memory_of_libwebpdemux_is_counted() {
     let picture = flat(3, 2, [1, 2, 3, 255]);
     let empty = || chunk(b"junk", b"");
-    assert_eq!(entries(&riff(&[])), 0);
-    assert_eq!(entries(&riff(std::slice::from_ref(&picture))), 1);
-    assert_eq!(entries(&riff(&[empty(), chunk(b"odd ", b"1"), empty()])), 3);
-    // The list of a frame's content goes on behind it.
+    let counted = |chunks: &[Vec<u8>]| demuxer_memory(&riff(chunks));
+    let fixed = DEMUXER + DEMUXED_FRAME;
+    assert_eq!(counted(&[]), fixed);
+    assert_eq!(
+        counted(std::slice::from_ref(&picture)),
+        fixed + DEMUXED_CHUNK
+    );
+    let odd = [empty(), chunk(b"odd ", b"1"), empty()];
+    assert_eq!(counted(&odd), fixed + 3 * DEMUXED_CHUNK);
+    // libwebpdemux also lists the chunks that follow the picture inside a frame.
     let content = [picture.clone(), empty(), empty()].concat();
-    let animated = riff(&[canvas(ANIMATED, 3, 2), frame(0, 0, 3, 2, &content), empty()]);
-    assert_eq!(entries(&animated), 6);
+    let animated = [canvas(ANIMATED, 3, 2), frame(0, 0, 3, 2, &content), empty()];
+    assert_eq!(
+        counted(&animated),
+        fixed + DEMUXED_FRAME + 5 * DEMUXED_CHUNK
+    );
+}
+
+#[test]
+fn a_list_of_chunks_counts_against_the_memory_limit() {
+    let picture = flat(3, 2, [1, 2, 3, 255]);
     let mut many = vec![canvas(0, 3, 2), picture];
-    many.extend((0..1000).map(|_| empty()));
+    many.extend((0..50_000).map(|_| chunk(b"junk", b"")));
     let many = riff(&many);
     let limits = |max_memory| Limits {
         max_memory,
         ..Limits::default()
     };
-    assert!(decode(&many, &limits(1 << 20)).is_ok());
-    let refused = decode(&many, &limits(100_000));
-    assert!(matches!(refused, Err(ImageError::TooMuchMemory { .. })));
+    // libwebpdemux takes 32 bytes for each.
+    assert!(decode(&many, &limits(2 << 20)).is_ok());
+    let refused = decode(&many, &limits(1 << 20)).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "decoding an image would take 2 MB, more than 1 MB"
+    );
 }
 
-/// A picture of `groups` groups of codes, one for each block of 4 × 4 pixels.
+/// A picture with `groups` prefix code groups, one for each block of 4 × 4 pixels.
 fn grouped(groups: u32) -> Vec<u8> {
     let mut writer = Writer::default();
-    // No transform, no cache; which block has which group, in blocks of 4 × 4.
+    // No transform, no colour cache, an entropy image for blocks of 4 × 4 pixels.
     writer.put(2, 0).put(1, 1).put(3, 0);
     writer.put(1, 0).all(280).all(256).one(0).one(255).one(0);
     for group in 0..groups {
-        // A code of 8 bits begins with its highest.
+        // The first bit of a prefix code is its highest.
         let reversed = |byte: u32| u32::from((byte as u8).reverse_bits());
         writer
             .put(8, reversed(group & 255))
@@ -253,7 +287,7 @@ fn grouped(groups: u32) -> Vec<u8> {
 }
 
 #[test]
-fn groups_of_codes_are_those_of_libwebp() {
+fn prefix_code_groups_are_counted_as_libwebp_allocates_them() {
     for groups in [1, 999, 1000, 1001, 1500] {
         let stream = grouped(groups);
         let (width, height) = (4 * groups, 4);
@@ -271,11 +305,11 @@ fn groups_of_codes_are_those_of_libwebp() {
 }
 
 #[test]
-fn groups_that_no_pixel_has() {
+fn groups_that_no_pixel_uses_are_counted_up_to_1000() {
     let stream = |red: u32, last: u32| {
         let mut writer = Writer::default();
         writer.put(2, 0).put(1, 1).put(3, 0);
-        // Two blocks: green of `last` and of 0.
+        // Two blocks, with green of `last` and of 0.
         writer
             .put(1, 0)
             .two(0, last)
@@ -293,20 +327,20 @@ fn groups_that_no_pixel_has() {
     };
     assert_eq!(groups(0, 4), 5);
     assert_eq!(groups(3, 231), 1000);
-    // From here on those alone that are used, and group 0, which is counted always.
+    // Above 1000 groups only the used ones count, and group 0, which always counts.
     assert_eq!(groups(3, 232), 3);
     assert_eq!(groups(255, 255), 3);
 }
 
 #[test]
-fn transforms_take_memory_and_palettes_make_pixels_fewer() {
+fn transforms_take_memory_and_palettes_pack_pixels() {
     let memory =
         |stream: &mut Writer| lossless::memory(&stream.bytes(), 1000, 100, &|| false).unwrap();
     let one_group = 2 * 4 * 2954 + 640;
     let lines = 4 * 20 * 1000;
     let plain = memory(Writer::default().put(3, 0));
     assert_eq!(plain, 4 * 100_000 + lines + one_group);
-    // Predictors in blocks of 8 × 8, green subtracted.
+    // A predictor transform with blocks of 8 × 8 pixels, and subtract-green.
     let mut stream = Writer::default();
     stream
         .put(1, 1)
@@ -316,7 +350,7 @@ fn transforms_take_memory_and_palettes_make_pixels_fewer() {
         .colour([0; 4]);
     stream.put(1, 1).put(2, 2).put(3, 0);
     assert_eq!(memory(&mut stream), plain + 4 * 125 * 13);
-    // A palette of 4 colours: 4 pixels a byte.
+    // A palette of 4 colours: 4 pixels share a byte.
     let mut stream = Writer::default();
     stream
         .put(1, 1)
@@ -334,7 +368,7 @@ fn transforms_take_memory_and_palettes_make_pixels_fewer() {
     stream.put(1, 0).put(1, 1).put(4, 11).put(1, 0);
     assert_eq!(memory(&mut stream), plain + 8 * (5004 - 2954));
 
-    // The same transform twice; a cache of 12 bits.
+    // Refused: the same transform twice, a cache of 12 bits.
     let refused = |stream: &mut Writer| {
         let found = lossless::memory(&stream.bytes(), 1000, 100, &|| false);
         assert_eq!(found, Err(malformed("its data cannot be decoded")));
@@ -350,7 +384,7 @@ fn transforms_take_memory_and_palettes_make_pixels_fewer() {
 
 #[test]
 fn a_header_that_asks_for_gigabytes_is_refused() {
-    // Groups as they are counted, yet none of their codes.
+    // The stream ends after the entropy image, before the prefix codes of the groups.
     let mut stream = grouped(20_000);
     stream.truncate(100 + 2 * 20_000);
     let file = riff(&[lossless(800, 400, &stream)]);
@@ -361,4 +395,47 @@ fn a_header_that_asks_for_gigabytes_is_refused() {
     let refused = decode(&file, &limits);
     assert!(matches!(refused, Err(ImageError::TooMuchMemory { .. })));
     assert!(is_malformed(&file, "its data cannot be decoded"));
+}
+
+#[test]
+fn decoding_a_small_file_of_many_pixels_can_be_cancelled() {
+    let side = 4096;
+    let mut writer = Writer::default();
+    writer.put(3, 0).literal_or_repetition();
+    // Red, blue and alpha of every pixel; a distance of 1 pixel.
+    writer.one(30).one(20).one(255).one(1);
+    writer.put(1, 0);
+    // 4096 pixels, the most that one repetition covers; the last one ends with the picture.
+    for _ in 1..side {
+        writer.put(1, 1).put(10, (1 << 10) - 1);
+    }
+    writer.put(1, 1).put(10, (1 << 10) - 2);
+    let mut opaque = lossless(side, side, &writer.bytes());
+    opaque[ALPHA_FLAG] &= !(1 << 4);
+    let file = riff(&[opaque]);
+    assert!(file.len() < 8 << 10);
+
+    let decode = |file: &[u8], cancelled: &dyn Fn() -> bool| {
+        open(file, &Limits::default())?.decode(None, cancelled)
+    };
+    let asked = Cell::new(0);
+    let count = || {
+        asked.set(asked.get() + 1);
+        false
+    };
+    let image = decode(&file, &count).unwrap();
+    assert!(image.pixels().chunks(3).all(|pixel| pixel == [30, 0, 20]));
+    let pieces = asked.take();
+    assert!(pieces >= 4, "asked {pieces} times");
+    let cancel_late = || {
+        count();
+        asked.get() == pieces - 1
+    };
+    assert_eq!(decode(&file, &cancel_late), Err(ImageError::Cancelled));
+
+    // A single piece, since its codes are empty; yet it is shown on white row by row.
+    asked.set(0);
+    let transparent = riff(&[flat(side, side, [0, 0, 0, 128])]);
+    assert!(decode(&transparent, &count).is_ok());
+    assert!(asked.get() >= side, "asked {} times", asked.get());
 }

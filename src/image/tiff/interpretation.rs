@@ -1,50 +1,50 @@
-//! What the samples of a TIFF mean (TIFF 6.0): which of them are colours and alpha, and which RGB they
-//! show.
+//! The interpretation of samples (TIFF 6.0): which of them are colours and alpha, and their conversion
+//! to RGB.
 
-use super::colour::{Chroma, of_lab};
+use super::colour::{Chroma, lab_to_rgb};
 use super::{Header, JPEG, PALETTE, YCBCR, malformed, unsupported};
 use crate::{ImageError, rgb};
 
-/// What the samples of a pixel show.
+/// The interpretation of the samples of a pixel. `max` is the largest value of a sample.
 #[derive(Debug, PartialEq)]
-pub(super) enum Meaning {
+pub(super) enum Interpretation {
     Grey {
-        most: u32,
+        max: u32,
         white_is_zero: bool,
         alpha: Option<Alpha>,
     },
     Rgb {
-        most: u32,
+        max: u32,
         alpha: Option<Alpha>,
     },
     Cmyk {
-        most: u32,
+        max: u32,
         alpha: Option<Alpha>,
     },
     Palette {
-        /// Red, green and blue by index.
+        /// The levels of red, green and blue, by index.
         colours: Box<[[u16; 256]; 3]>,
-        most: u32,
+        max: u32,
         alpha: Option<Alpha>,
     },
     YCbCr(Box<Chroma>),
-    /// Lightness, and a and b around 0, as CIE 1976 L*a*b* under D50.
+    /// CIE 1976 L*a*b* with the white point D50; a and b are signed.
     Lab,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Alpha {
     Straight,
-    /// Colours are multiplied by it.
+    /// The colours have been multiplied by alpha.
     Premultiplied,
 }
 
-/// Whether samples are decoded as YCbCr: the JPEG decoder returns RGB, except in planes.
+/// Whether libtiff returns YCbCr: its JPEG decoder converts to RGB, except if planes are separate.
 pub(super) fn is_ycbcr(header: &Header) -> bool {
     header.photometric == YCBCR && (header.compression != JPEG || header.separate != 0)
 }
 
-/// Colours of a pixel.
+/// The number of colours of a pixel.
 pub(super) fn colours(header: &Header) -> Result<u32, ImageError> {
     let colours = match header.photometric {
         0 | 1 | 3 => 1,
@@ -66,11 +66,11 @@ pub(super) fn colours(header: &Header) -> Result<u32, ImageError> {
         }
         32_844 | 32_845 => {
             return Err(unsupported(&format!(
-                "logarithms of luminance (photometric {})",
+                "logarithmic luminance (photometric {})",
                 header.photometric
             )));
         }
-        51_177 => return Err(unsupported("a map of depths (photometric 51177)")),
+        51_177 => return Err(unsupported("a depth map (photometric 51177)")),
         other => return Err(unsupported(&format!("photometric {other}"))),
     };
     if u32::from(header.samples) < colours {
@@ -79,46 +79,47 @@ pub(super) fn colours(header: &Header) -> Result<u32, ImageError> {
     Ok(colours)
 }
 
-/// Which sample is alpha, and how colours relate to it.
+/// The index and the kind of the alpha sample, if there is one.
 pub(super) fn alpha(header: &Header, colours: u32) -> Result<Option<(u32, Alpha)>, ImageError> {
     let extra = u32::from(header.samples).saturating_sub(colours);
     let stated = u32::from(header.extra_count);
     if stated == 0 && header.photometric == 2 && extra == 1 {
-        // As in Pillow: writers that forget to state the kind mean alpha.
+        // As in Pillow: a fourth sample of RGB without a stated kind is alpha.
         return Ok(Some((colours, Alpha::Straight)));
     }
     if stated > extra {
-        return Err(malformed("it states more samples than it has"));
+        return Err(malformed("it states the kinds of more samples than it has"));
     }
     if stated < extra {
-        return Err(unsupported(
-            "samples of which it does not say what they are",
-        ));
+        return Err(unsupported("samples whose kind it does not state"));
     }
     let kinds = header.extra_kinds.iter().take(stated as usize);
     let found = kinds.zip(colours..).find_map(|(kind, channel)| match kind {
         1 => Some((channel, Alpha::Premultiplied)),
         2 => Some((channel, Alpha::Straight)),
-        // Kind 0 is no alpha: Photoshop saves selections so.
+        // Kind 0 is unspecified. Photoshop writes it for saved selections.
         _ => None,
     });
     match found {
         Some((_, Alpha::Straight)) if !matches!(header.photometric, 0 | 1 | 2 | 3 | 5) => {
-            Err(unsupported("alpha of YCbCr or CIELab"))
+            Err(unsupported("alpha with YCbCr or CIELab"))
         }
-        // Of inks, and where 0 is white, programs disagree about what was multiplied.
-        Some((_, Alpha::Premultiplied)) if !matches!(header.photometric, 1 | 2) => Err(
-            unsupported("premultiplied alpha of inks, palettes, YCbCr or CIELab"),
-        ),
+        // For inks, and if 0 is white, programs disagree about what is multiplied by alpha.
+        Some((_, Alpha::Premultiplied)) if !matches!(header.photometric, 1 | 2) => {
+            Err(unsupported(&format!(
+                "premultiplied alpha with photometric {}",
+                header.photometric
+            )))
+        }
         found => Ok(found),
     }
 }
 
-impl Meaning {
-    /// A palette is black until it is read.
+impl Interpretation {
+    /// The interpretation that a header states. A palette is black until the caller has filled it.
     pub fn of(header: &Header) -> Result<Self, ImageError> {
         match header.sample_format {
-            // Without a format, samples are whole numbers.
+            // 1 is unsigned integers, 4 is unspecified.
             1 | 4 => {}
             2 => return Err(unsupported("signed samples")),
             3 => return Err(unsupported("floating-point samples")),
@@ -128,39 +129,39 @@ impl Meaning {
         if !matches!(bits, 1..=16 | 32) {
             return Err(unsupported(&format!("samples of {bits} bits")));
         }
-        let most = u32::MAX >> (32 - bits);
+        let max = u32::MAX >> (32 - bits);
         let colours = colours(header)?;
         let alpha = alpha(header, colours)?.map(|(_, alpha)| alpha);
         Ok(match header.photometric {
-            0 | 1 => Meaning::Grey {
-                most,
+            0 | 1 => Interpretation::Grey {
+                max,
                 white_is_zero: header.photometric == 0,
                 alpha,
             },
             PALETTE if bits > 8 => {
                 return Err(unsupported(&format!("a palette of {bits} bits")));
             }
-            PALETTE => Meaning::Palette {
+            PALETTE => Interpretation::Palette {
                 colours: Box::new([[0; 256]; 3]),
-                most,
+                max,
                 alpha,
             },
-            5 => Meaning::Cmyk { most, alpha },
+            5 => Interpretation::Cmyk { max, alpha },
             YCBCR | 8 if bits != 8 => {
                 return Err(unsupported(&format!("YCbCr or CIELab of {bits} bits")));
             }
             _ if is_ycbcr(header) => {
-                Meaning::YCbCr(Box::new(Chroma::new(&header.luma, &header.black_white)?))
+                Interpretation::YCbCr(Box::new(Chroma::new(&header.luma, &header.black_white)?))
             }
-            8 => Meaning::Lab,
-            _ => Meaning::Rgb { most, alpha },
+            8 => Interpretation::Lab,
+            _ => Interpretation::Rgb { max, alpha },
         })
     }
 
-    /// From 16 bits to 8: by the high byte, as writers multiply by 256 or by 257. Some wrote 8 bits
-    /// in the first place.
+    /// Scales a palette from 16 bits to 8 by taking the high byte, since writers multiply by 256 or by
+    /// 257. A palette without levels above 255 was written with 8 bits and is kept.
     pub fn scale_palette(&mut self) {
-        if let Meaning::Palette { colours, .. } = self
+        if let Interpretation::Palette { colours, .. } = self
             && colours.as_flattened().iter().any(|&level| level > 255)
         {
             for level in colours.as_flattened_mut() {
@@ -169,16 +170,16 @@ impl Meaning {
         }
     }
 
-    /// Of a row of samples, as many pixels as there is room for.
+    /// Converts the pixels of a row to RGB, until `row` or `to` ends.
     pub fn to_rgb(&self, row: &[u32], to: &mut [[u8; 3]]) {
         match self {
-            Meaning::Grey {
-                most,
+            Interpretation::Grey {
+                max,
                 white_is_zero,
                 alpha,
             } => {
                 let shown = |sample| {
-                    let level = rgb::scale(sample, *most);
+                    let level = rgb::scale(sample, *max);
                     if *white_is_zero {
                         [255 - level; 3]
                     } else {
@@ -192,45 +193,45 @@ impl Meaning {
                         .for_each(|(to, &grey)| *to = shown(grey)),
                     Some(alpha) => {
                         for (to, &[grey, a]) in to.iter_mut().zip(row.as_chunks().0) {
-                            *to = alpha.on_white(shown(grey), rgb::scale(a, *most));
+                            *to = alpha.on_white(shown(grey), rgb::scale(a, *max));
                         }
                     }
                 }
             }
-            Meaning::Rgb { most, alpha: None } => {
+            Interpretation::Rgb { max, alpha: None } => {
                 for (to, colours) in to.iter_mut().zip(row.as_chunks::<3>().0) {
-                    *to = colours.map(|sample| rgb::scale(sample, *most));
+                    *to = colours.map(|sample| rgb::scale(sample, *max));
                 }
             }
-            Meaning::Rgb {
-                most,
+            Interpretation::Rgb {
+                max,
                 alpha: Some(alpha),
             } => {
                 for (to, pixel) in to.iter_mut().zip(row.as_chunks::<4>().0) {
-                    let [r, g, b, a] = pixel.map(|sample| rgb::scale(sample, *most));
+                    let [r, g, b, a] = pixel.map(|sample| rgb::scale(sample, *max));
                     *to = alpha.on_white([r, g, b], a);
                 }
             }
-            Meaning::Cmyk { most, alpha: None } => {
+            Interpretation::Cmyk { max, alpha: None } => {
                 for (to, inks) in to.iter_mut().zip(row.as_chunks::<4>().0) {
-                    *to = rgb::of_cmyk(inks.map(|sample| rgb::scale(sample, *most)));
+                    *to = rgb::cmyk_to_rgb(inks.map(|sample| rgb::scale(sample, *max)));
                 }
             }
-            Meaning::Cmyk {
-                most,
+            Interpretation::Cmyk {
+                max,
                 alpha: Some(alpha),
             } => {
                 for (to, pixel) in to.iter_mut().zip(row.as_chunks::<5>().0) {
-                    let [c, m, y, k, a] = pixel.map(|sample| rgb::scale(sample, *most));
-                    *to = alpha.on_white(rgb::of_cmyk([c, m, y, k]), a);
+                    let [c, m, y, k, a] = pixel.map(|sample| rgb::scale(sample, *max));
+                    *to = alpha.on_white(rgb::cmyk_to_rgb([c, m, y, k]), a);
                 }
             }
-            Meaning::Palette {
+            Interpretation::Palette {
                 colours,
-                most,
+                max,
                 alpha,
             } => {
-                // `scale_palette` has made bytes of them.
+                // `scale_palette` has scaled the levels to 8 bits.
                 let shown =
                     |index: u32| [0, 1, 2].map(|c: usize| colours[c][index as usize & 255] as u8);
                 match alpha {
@@ -241,19 +242,19 @@ impl Meaning {
                     }
                     Some(alpha) => {
                         for (to, &[index, a]) in to.iter_mut().zip(row.as_chunks().0) {
-                            *to = alpha.on_white(shown(index), rgb::scale(a, *most));
+                            *to = alpha.on_white(shown(index), rgb::scale(a, *max));
                         }
                     }
                 }
             }
-            Meaning::YCbCr(chroma) => {
+            Interpretation::YCbCr(chroma) => {
                 for (to, &pixel) in to.iter_mut().zip(row.as_chunks().0) {
                     *to = chroma.to_rgb(pixel);
                 }
             }
-            Meaning::Lab => {
+            Interpretation::Lab => {
                 for (to, &pixel) in to.iter_mut().zip(row.as_chunks().0) {
-                    *to = of_lab(pixel);
+                    *to = lab_to_rgb(pixel);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Cropping, rotation and mirroring by properties of an item (ISO/IEC 23008-12, 6.5.9 to 6.5.12).
+//! Cropping, rotation and mirroring by the properties of an item (ISO/IEC 23008-12, 6.5.9 to 6.5.12).
 
 use std::ops::Range;
 
@@ -8,28 +8,28 @@ use super::Fault;
 use super::container::{Item, Property};
 use super::read::Bytes;
 
-/// The part of a picture that is seen, and how it is turned.
+/// The crop and the orientation of a picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct Transform {
     columns: Range<u32>,
     rows: Range<u32>,
-    /// Left and right are swapped, before the picture is rotated.
+    /// Whether left and right are swapped. This happens before the rotation.
     mirrored: bool,
-    /// Quarter turns to the left.
+    /// Quarter turns counterclockwise, 0 to 3.
     quarters: u8,
 }
 
-/// The properties of an item that crop, rotate or mirror it, in their order.
+/// The properties of an item that crop, rotate or mirror it, in the order of the file.
 pub(super) fn transformations<'a>(item: &Item<'a>) -> Vec<Property<'a>> {
     let all = item.properties.iter().copied();
     all.filter(|property| matches!(&property.name, b"clap" | b"irot" | b"imir"))
         .collect()
 }
 
-impl Turn {
+impl Transform {
     /// Applies `transformations` to a picture of this size.
     pub fn new(width: u32, height: u32, transformations: &[Property<'_>]) -> Result<Self, Fault> {
-        let mut turn = Turn {
+        let mut transform = Transform {
             columns: 0..width,
             rows: 0..height,
             mirrored: false,
@@ -38,30 +38,31 @@ impl Turn {
         for property in transformations {
             let mut content = Bytes(property.content);
             match &property.name {
-                b"irot" => turn.rotate(content.u8()? & 3),
-                b"imir" => turn.mirror(content.u8()? & 1 == 1),
-                _ => turn.crop(content)?,
+                b"irot" => transform.rotate(content.u8()? & 3),
+                b"imir" => transform.mirror(content.u8()? & 1 == 1),
+                _ => transform.crop(content)?,
             }
         }
-        Ok(turn)
+        Ok(transform)
     }
 
     fn rotate(&mut self, quarters: u8) {
         self.quarters = (self.quarters + quarters) % 4;
     }
 
-    /// Swaps left and right, or top and bottom, of the picture as it is turned so far. That is to
-    /// mirror first and to rotate the other way; top and bottom take another half turn.
+    /// Swaps left and right (`sideways`) or top and bottom after the rotation so far. Mirroring after a
+    /// rotation equals mirroring before the opposite rotation. Swapping top and bottom equals swapping
+    /// left and right and a half turn.
     fn mirror(&mut self, sideways: bool) {
         self.mirrored = !self.mirrored;
         self.quarters = (4 - self.quarters + if sideways { 0 } else { 2 }) % 4;
     }
 
-    /// Crops to a clean aperture, which states its middle. Of a pixel that is half in it, the left
-    /// one counts as in and the upper one as out, as with libheif.
+    /// Crops to a clean aperture, which is stated by its size and its centre. If its edges cut pixels
+    /// in half, it is moved by half a pixel, to the left and down, as in libheif.
     fn crop(&mut self, mut content: Bytes<'_>) -> Result<(), Fault> {
         if self.mirrored || self.quarters != 0 {
-            return Err(Fault::unsupported("cropped after it was turned"));
+            return Err(Fault::unsupported("cropped after a rotation or mirroring"));
         }
         let mut fraction = |signed: bool| -> Result<(i128, i128), Fault> {
             let over = content.u32()?;
@@ -71,7 +72,7 @@ impl Turn {
                 i128::from(over)
             };
             match content.u32()? {
-                0 => Err(Fault::damaged("its clean aperture is none")),
+                0 => Err(Fault::damaged("its clean aperture has a denominator of 0")),
                 under => Ok((over, i128::from(under))),
             }
         };
@@ -90,21 +91,22 @@ impl Turn {
         self.rows.start
     }
 
-    /// Before it is turned, as [`Self::height`].
+    /// The width after the crop and before the rotation.
     pub fn width(&self) -> u32 {
         self.columns.end - self.columns.start
     }
 
+    /// The height after the crop and before the rotation.
     pub fn height(&self) -> u32 {
         self.rows.end - self.rows.start
     }
 
-    /// Those of `count` columns from `first` on that are seen.
+    /// Those of the columns from `first` to `first + count` that are inside the crop.
     pub fn columns(&self, first: u32, count: u32) -> Range<u32> {
         first.max(self.columns.start)..first.saturating_add(count).min(self.columns.end)
     }
 
-    /// Those of `count` rows from `first` on that are seen.
+    /// Those of the rows from `first` to `first + count` that are inside the crop.
     pub fn rows(&self, first: u32, count: u32) -> Range<u32> {
         first.max(self.rows.start)..first.saturating_add(count).min(self.rows.end)
     }
@@ -123,7 +125,8 @@ impl Turn {
     }
 }
 
-/// Of `range` the part of this size whose middle is so far from that of the whole.
+/// The part of `range` with this size whose centre is `offset` away from the centre of `range`. Both
+/// numbers are fractions. `half_up` is the rounding of a start half way between two pixels.
 fn aperture(
     range: &Range<u32>,
     (size, size_under): (i128, i128),
@@ -138,9 +141,9 @@ fn aperture(
     let end = first + (2 * size + size_under).div_euclid(2 * size_under);
     if first < 0 || first >= end || end > whole {
         return Err(Fault::damaged(
-            "its clean aperture is empty or not within it",
+            "its clean aperture is empty or extends beyond the picture",
         ));
     }
-    // Both are within 0 to `whole`.
+    // Checked above: `first` and `end` are within 0..=`whole`.
     Ok(range.start + first as u32..range.start + end as u32)
 }
