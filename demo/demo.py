@@ -138,7 +138,7 @@ def main():
     if kept == asked:
         print(
             "This model's similarities are higher on a prefix than on the whole vector, so the fine threshold in both steps\n"
-            "loses nothing here. Other models lose 3 to 5% of the answers that way: see \"Which threshold?\" in the README."
+            "loses nothing here. Other models lose 3 to 5% of the answers that way: see docs/thresholds.md."
         )
 
     print("\nThe plan of that query:\n")

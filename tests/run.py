@@ -140,6 +140,7 @@ def one_server(results, python, scratch):
         results.stage("text models", [*run, python, ROOT / "tests/text_models/run_text_models.py"])
         results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
         results.stage("bridge", [*run, *regress, ROOT / "tests/bridge"])
+        results.stage("manual", [*run, python, ROOT / "tests/docs/run_docs.py"])
         results.stage("check_model", [*run, sys.executable, ROOT / "tests/check_model/run_check_model.py"])
         results.stage("album", [*run, sys.executable, ROOT / "tests/album/run_album.py"])
     finally:
@@ -173,7 +174,8 @@ def main():
         if not arguments.servers:
             compile_and_lint(results, scratch)
         pictures = ROOT / "tests" / "pictures"
-        python = venv(scratch / "venv", [ROOT / "tests/client/requirements.txt", pictures / "requirements.txt"])
+        folders = [ROOT / "tests/client", pictures, ROOT / "tests/docs"]
+        python = venv(scratch / "venv", [folder / "requirements.txt" for folder in folders])
         if not arguments.servers:
             decode = TARGET / "release/examples/decode"
             results.stage("pictures compared with Pillow", [python, pictures / "run_pictures.py", decode])

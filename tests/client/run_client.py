@@ -286,9 +286,9 @@ def encoded(image, format, **options):
 
 
 @test
-def readme_backfill_skips_unreadable_pictures(connection):
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    backfill = re.search(r"^WITH todo AS MATERIALIZED.*?;$", readme, re.DOTALL | re.MULTILINE).group()
+def manual_backfill_skips_unreadable_pictures(connection):
+    manual = (Path(__file__).resolve().parents[2] / "docs/library.md").read_text()
+    backfill = re.search(r"^WITH todo AS MATERIALIZED.*?;$", manual, re.DOTALL | re.MULTILINE).group()
     backfill = backfill.replace("qwen3-vl-embedding-2b", MODEL)
     connection.execute("CREATE TABLE photos (id int PRIMARY KEY, image bytea, embedding mrl_vector, problem text)")
     sound = encoded(Image.linear_gradient("L"), "JPEG")
