@@ -1,4 +1,5 @@
-//! The right-hand operand of the coarse filter, in the form that all its users need.
+//! [`CoarseQuery`], the right-hand operand of the coarse filter. It is made from a probe, or from a
+//! vector and the settings.
 
 use half::f16;
 use pgrx::pg_sys::panic::ErrorReport;

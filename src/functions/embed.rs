@@ -1,4 +1,5 @@
-//! The SQL functions `embed_text`, `embed_image` and `embed`, and their forms for arrays.
+//! The SQL functions `embed_text`, `embed_image` and `embed`, their forms for arrays, and
+//! `photosearch.image_problem`.
 
 use std::path::PathBuf;
 

@@ -26,8 +26,8 @@ const HEADER: usize = crate::sweep::layout::SLAB_START;
 const SPECIAL: usize = 8;
 const SLAB_END: usize = PAGE - SPECIAL;
 
-/// The smallest amount of free space that the free space map distinguishes from none,
-/// `FSM_CAT_STEP` of Postgres' `freespace.c`. It stands for the space of one entry.
+/// The free space that is recorded per free place for an entry: one step of the free space map's
+/// scale (`FSM_CAT_STEP` of Postgres' `freespace.c`).
 pub const SPACE_FOR_ONE_ENTRY: usize = PAGE / 256;
 
 /// The block number of the metapage.
@@ -406,6 +406,7 @@ impl Index {
             meta,
             layout: meta
                 .layout()
+                // SAFETY: the caller guarantees an open index.
                 .ok_or_else(|| unsafe { corrupted(relation, META_BLOCK) })?,
         })
     }

@@ -152,7 +152,7 @@ impl<'a> Reader<'a> {
         let buffers = unsafe { pg_sys::NBuffers };
         let upcoming = take().map(|number| (number, self.guesses.for_block(last, number, buffers)));
         // SAFETY: `done` is locked and pinned, `next` is pinned, and this function owns both. The
-        // block in `pinned_ahead` exists. Afterwards `next` is locked and the returned buffer is
+        // block in `upcoming` exists. Afterwards `next` is locked and the returned buffer is
         // pinned, so each of them has exactly one owner.
         unsafe {
             let pinned = self.release_pin_and_lock(done.map(Block::into_buffer), next, upcoming);
@@ -166,12 +166,12 @@ impl<'a> Reader<'a> {
         self.current.as_ref().map(|block| (block, ahead))
     }
 
-    /// Releases `done`, pins the block in `pinned_ahead` (trying its guesses first), and locks `next`.
+    /// Releases `done`, pins the block in `upcoming` (trying its guesses first), and locks `next`.
     /// Returns the buffer of the pinned block.
     ///
     /// # Safety
     /// `done` is locked and pinned, `next` is pinned, and the caller passes the ownership of both.
-    /// The block in `pinned_ahead` exists.
+    /// The block in `upcoming` exists.
     unsafe fn release_pin_and_lock(
         &self,
         done: Option<pg_sys::Buffer>,

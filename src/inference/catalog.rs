@@ -63,8 +63,8 @@ pub fn describe(name: &str) -> Result<ModelInfo, ErrorReport> {
     model::describe(&dir).map_err(|error| model_error(name, error))
 }
 
-/// Reads an argument that names a model. No more bytes are detoasted than the longest valid name
-/// has.
+/// Reads an argument that names a model. It detoasts at most one byte more than the longest valid
+/// name has, which is enough to reject a longer one.
 pub fn name(argument: TextArg<'_>) -> Result<String, ErrorReport> {
     let bytes = argument.0.first_bytes(MAX_MODEL_NAME + 1);
     let bytes = bytes.as_slice();

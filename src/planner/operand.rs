@@ -34,8 +34,8 @@ pub enum ParamSource {
 }
 
 impl ParamSource {
-    /// Returns the parameters for vectors of `query_dims` dimensions, or `None` if evaluating the filter
-    /// would be an error.
+    /// Returns the parameters for vectors of `query_dims` dimensions, or `None` if evaluating the
+    /// filter would be an error.
     pub fn resolve(self, query_dims: usize) -> Option<CoarseParams> {
         let params = match self {
             ParamSource::Explicit(params) => params,

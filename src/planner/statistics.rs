@@ -58,8 +58,8 @@ fn mrl_vector_typanalyze(stats: Internal) -> bool {
 /// does not call the ANALYZE function for a target of 0.
 fn target(stats: &pg_sys::VacAttrStats) -> c_int {
     #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+    #[allow(clippy::unnecessary_cast)] // attstattarget is an int2 since Postgres 16
     // SAFETY: `attr` is the column's pg_attribute row, which is valid during the call.
-    #[allow(clippy::unnecessary_cast)] // an int2 since 16
     let own = unsafe { (*stats.attr).attstattarget } as c_int;
     #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
     let own = stats.attstattarget;

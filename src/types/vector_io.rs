@@ -93,7 +93,7 @@ fn mrl_vector_typmod_in(modifiers: pgrx::Array<'_, &CStr>) -> Result<i32, ErrorR
     let mut modifiers = modifiers.iter();
     let (Some(Some(dims)), None) = (modifiers.next(), modifiers.next()) else {
         return Err(invalid(
-            "invalid type modifier: mrl_vector takes its number of dimensions".into(),
+            "invalid type modifier: mrl_vector takes one modifier, its number of dimensions".into(),
         ));
     };
     let dims = dims.to_string_lossy();
