@@ -17,6 +17,11 @@ use pgrx::{Internal, PgList, is_a, pg_sys};
 use super::cost::{self, Reads};
 use super::objects::Objects;
 
+/// Marks a condition whose quiet counterpart stands beside it, in the field for the collation, which
+/// means nothing for vectors: Postgres simplifies the parts of an AND that a support function returns
+/// once more (`simplify_and_arguments` of Postgres' `clauses.c`).
+const HAS_QUIET: pg_sys::Oid = pg_sys::C_COLLATION_OID;
+
 /// Support function of the functions behind the operators.
 #[pg_extern(sql = false)]
 fn mrl_prefix_support(request: Internal) -> Internal {
@@ -46,6 +51,9 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> Option<*mut pg_s
             return None;
         }
         let call = &*request.fcall;
+        if call.inputcollid == HAS_QUIET {
+            return None;
+        }
         let name = pg_sys::get_func_name(call.funcid);
         if name.is_null() {
             return None;
@@ -66,7 +74,8 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> Option<*mut pg_s
 /// Returns `quiet AND condition` in a query with a security barrier view, else the condition.
 ///
 /// # Safety
-/// `root` is null or is being planned. `condition` is an operator `@~` or `!@~` of the extension.
+/// `root` is null or is being planned. `condition` is an operator `@~` or `!@~` of the extension that
+/// nothing else refers to.
 pub unsafe fn with_quiet(
     root: *mut pg_sys::PlannerInfo,
     condition: *mut pg_sys::Node,
@@ -79,6 +88,9 @@ pub unsafe fn with_quiet(
         }
         match quiet_counterpart(condition, objects) {
             Some(quiet) => {
+                if is_a(condition, pg_sys::NodeTag::T_OpExpr) {
+                    (*condition.cast::<pg_sys::OpExpr>()).inputcollid = HAS_QUIET;
+                }
                 let mut both = PgList::<pg_sys::Node>::new();
                 both.push(quiet);
                 both.push(condition);

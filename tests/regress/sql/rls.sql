@@ -53,8 +53,8 @@ ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
 CREATE POLICY none ON hidden USING (false);
 CREATE POLICY of_owner ON hidden TO regress_photosearch_guest USING (id < 0);
 GRANT SELECT ON hidden TO regress_photosearch_guest;
-CREATE TABLE asked (q mrl_vector(16));
-INSERT INTO asked VALUES (some_vector(1, 16));
+CREATE TABLE asked (q mrl_vector(16), t float8, d int);
+INSERT INTO asked VALUES (some_vector(1, 16), 0.5, 16);
 ANALYZE asked;
 GRANT SELECT ON asked TO regress_photosearch_guest;
 SELECT count(DISTINCT plan_of(format('SELECT id FROM hidden WHERE coarse_match(e, some_vector(%s, 16), 0.9, 16)', seed))) > 1 AS owner_gets_different_plans FROM generate_series(1, 3) AS seed;
@@ -68,7 +68,8 @@ SELECT form, plan_of('SELECT id FROM ' || form) ~ 'Index Scan .*hidden_e' AS ind
     'hidden WHERE coarse_match(e, some_vector(1, 16), 0.9, 16)', 'hidden WHERE coarse_match(e, (SELECT some_vector(1, 16)), 0.9, 16)',
     'hidden WHERE NOT coarse_match(e, (SELECT q FROM asked), 0.9, 16)', 'hidden, asked WHERE coarse_match(e, q, 0.9, 16)',
     'hidden, LATERAL (SELECT q FROM asked OFFSET 0) AS a WHERE coarse_match(e, a.q, 0.9, 16)', 'hidden, l2_normalize((SELECT q FROM asked)) AS n WHERE coarse_match(e, n, 0.9, 16)',
-    'hidden, asked WHERE e @~ mrl_probe(q, 0.9, 16)', 'hidden, asked WHERE e @~ q', 'hidden, asked WHERE coarse_match(e, q)', 'hidden WHERE e @~ ANY (ARRAY(SELECT q FROM asked))']) AS form;
+    'hidden, asked WHERE coarse_match(e, q, t, d)', 'hidden, asked WHERE coarse_match(e, CASE WHEN d > 3 THEN q END, 0.9, 16)', 'hidden WHERE NOT (e @~ (SELECT q FROM asked))',
+    'hidden, asked WHERE e @~ mrl_probe(q, 0.9, 16)', 'hidden, asked WHERE e @~ q', 'hidden, asked WHERE fine_score(e, q) >= 0.9', 'hidden, asked WHERE e <=> q < t', 'hidden, asked WHERE coarse_match(e, q)', 'hidden WHERE e @~ ANY (ARRAY(SELECT q FROM asked))']) AS form;
 PREPARE by_parameter (mrl_vector, float8, int) AS SELECT id FROM hidden WHERE coarse_match(e, $1, $2, $3);
 SET plan_cache_mode = force_generic_plan;
 SELECT plan_of('EXECUTE by_parameter(NULL, 0.9, 16)') ~ 'Index Scan .*hidden_e' AS indexed;
@@ -76,60 +77,98 @@ DEALLOCATE by_parameter;
 RESET plan_cache_mode; RESET enable_seqscan;
 RESET ROLE;
 DROP TABLE hidden, asked;
--- Errors reveal nothing of rows that a view or a policy hides: neither a value, nor one bit of it through an argument
--- that chooses between vectors of different dimensions.
+-- A condition may depend on a hidden row through its error: the error for different dimensions is raised or not, as another
+-- condition, a CASE or the row's own vector decides. None of that is seen behind a security barrier or a policy. Each condition
+-- is asked with two values of $x, one of which is above the hidden salary: "differ" says whether the answers do.
 CREATE TYPE one_vector AS (e mrl_vector);
-CREATE TABLE salaries (id int, salary int, ratio float8, e mrl_vector);
+CREATE TABLE salaries (id int, salary int, ratio float8, e mrl_vector(1));
 INSERT INTO salaries VALUES (1, 123456, 77.25, '[1]');
--- An expensive function, so that every condition that the planner may evaluate before it is evaluated first.
-CREATE FUNCTION shown(id int) RETURNS boolean LANGUAGE plpgsql COST 1000000 AS 'BEGIN RETURN id < 0; END';
-CREATE VIEW few WITH (security_barrier) AS SELECT * FROM salaries WHERE shown(id);
-CREATE TABLE policed (id int, salary int, ratio float8, e mrl_vector);
+CREATE INDEX ON salaries (salary);
+CREATE INDEX ON salaries USING mrl (e);
+-- The function is expensive, so Postgres evaluates before it whatever it may.
+CREATE FUNCTION is_shown(id int) RETURNS boolean LANGUAGE plpgsql COST 1000000 AS 'BEGIN RETURN id < 0; END';
+CREATE VIEW few WITH (security_barrier) AS SELECT * FROM salaries WHERE is_shown(id);
+CREATE TABLE policed (LIKE salaries INCLUDING ALL);
 INSERT INTO policed SELECT * FROM salaries;
 ALTER TABLE policed ENABLE ROW LEVEL SECURITY;
-CREATE POLICY few ON policed USING (shown(id));
+CREATE POLICY few ON policed USING (is_shown(id));
 GRANT SELECT ON few, policed, salaries TO regress_photosearch_guest;
+GRANT CREATE ON SCHEMA public TO regress_photosearch_guest;
+CREATE FUNCTION differ(relation text, condition text) RETURNS boolean LANGUAGE sql AS $$
+    SELECT raised(replace(format('SELECT id FROM %s WHERE %s', relation, condition), '$x', '100000'))
+        <> raised(replace(format('SELECT id FROM %s WHERE %s', relation, condition), '$x', '200000'))
+$$;
+CREATE FUNCTION answer(query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    ids text;
+BEGIN
+    EXECUTE format('SELECT string_agg(id::text, '','' ORDER BY id) FROM (%s) AS answer', query) INTO ids;
+    RETURN coalesce(ids, 'none');
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE || ' ' || SQLERRM;
+END
+$$;
 SET photosearch.coarse_threshold = 0.5; SET photosearch.coarse_dims = 1;
+SET enable_seqscan = off;
 SET ROLE regress_photosearch_guest;
-SELECT condition, raised(format('SELECT id FROM few WHERE %s', condition)) AS barrier, raised(format('SELECT id FROM policed WHERE %s', condition)) AS policy,
-       raised(format('SELECT id FROM salaries WHERE %s', condition)) AS all_shown
+CREATE OPERATOR public.= (LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_coarse_match);
+SELECT condition, differ('few', condition) AS barrier, differ('policed', condition) AS policy, differ('salaries', condition) AS neither
 FROM unnest(ARRAY[
-    $$e @~ mrl_probe('[1]', 0.5, salary)$$,
-    $$coarse_match(e, '[1]', ratio, 1)$$,
-    $$e @~ mrl_probe('[1]', CASE WHEN salary > 100000 THEN 2::float8 ELSE 0.5::float8 END, 1)$$,
-    $$e @~ CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END$$,
-    $$CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END !@~ '[1]'$$,
-    $$coarse_match(e, CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END)$$,
-    $$NOT coarse_match(CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END, '[1]', 0.5, 1)$$,
-    $$coarse_match(e, CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END, 0.5, 1)$$,
-    $$e @~ CASE WHEN salary > 100000 THEN '(1,0.5,2,[1])'::mrl_probe ELSE '(1,0.5,1,[1])' END$$,
-    $$e @~ (ARRAY['[1]', '[1,2]']::mrl_vector[])[id + 1]$$,
-    $$e @~ (ROW(CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END)::one_vector).e$$,
-    $$e @~ (SELECT CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END)$$,
-    $$e @~ mrl_probe((SELECT CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END), 0.5, 2)$$,
-    -- The planner's own function, called directly.
-    $$e @~ mrl_leakproof_probe('[1]', ratio, 1)$$,
-    $$e @~ mrl_leakproof_probe('[1]', 0.5, salary)$$,
-    $$e @~ mrl_leakproof_probe(CASE WHEN salary > 100000 THEN '[1]'::mrl_vector ELSE '[1,2]' END, 0.5, 2)$$,
-    $$e @~ ANY (ARRAY[CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END])$$,
-    $$e !@~ ALL (ARRAY['[1]', CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END])$$]) AS condition;
--- The errors with SQLSTATE 0A000 depend on the form of the expression, not on a value of a row. A role that no policy
--- restricts may use such arguments with @~ like any others.
+    $$salary > $x AND e @~ '[1,2,3]'$$,
+    $$salary > $x AND e !@~ '[1,2,3]'$$,
+    $$salary > $x AND coarse_match(e, '[1,2,3]', 0.5, 3)$$,
+    $$salary > $x AND e @~ mrl_probe('[1]', 0.5, 7)$$,
+    $$salary > $x AND fine_score(e, '[1,2,3]') > 0.5$$,
+    $$CASE WHEN salary > $x THEN e @~ '[1,2,3]' ELSE false END$$,
+    $$salary <= $x OR e @~ '[1,2,3]'$$,
+    $$salary <= $x OR e @~ ANY ('{"[1,2,3]"}')$$,
+    $$(e @~ '[1,2]') = (e @~ '[1,2]') AND salary > $x$$,
+    $$e @~ ('[' || sign(salary - $x) || ']')::mrl_vector AND e @~ '[1,2,3]'$$,
+    $$e @~ ANY (ARRAY[('[' || sign(salary - $x) || ']')::mrl_vector, '[1,2,3]'])$$,
+    $$e @~ mrl_probe('[1]', 0.5, CASE WHEN salary > $x THEN 2 ELSE 1 END)$$,
+    $$coarse_match(e, '[1]', CASE WHEN salary > $x THEN 2 ELSE 0.5 END, 1)$$,
+    $$coarse_match(e, '[1]', ratio * (salary > $x)::int, 1)$$,
+    $$e @~ CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END$$,
+    $$CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END !@~ '[1]'$$,
+    $$NOT coarse_match(CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END, '[1]', 0.5, 1)$$,
+    $$e @~ CASE WHEN salary > $x THEN '(1,0.5,2,[1])'::mrl_probe ELSE '(1,0.5,1,[1])' END$$,
+    $$e @~ (ARRAY['[1]', '[1,2]']::mrl_vector[])[1 + (salary > $x)::int]$$,
+    $$e @~ (ROW(CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END)::one_vector).e$$,
+    $$e @~ (SELECT CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END)$$,
+    $$e @~ ANY (ARRAY[CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END])$$,
+    $$e @~ ALL (CASE WHEN salary > $x THEN '{"[1,2]"}'::mrl_vector[] ELSE '{}' END)$$,
+    $$e IS DISTINCT FROM CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END$$,
+    $$NULLIF(e, CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END) IS NULL$$,
+    $$CASE CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END WHEN e THEN true ELSE false END$$,
+    $$e @~ mrl_quiet_probe('[1]', 0.5, CASE WHEN salary > $x THEN 7 ELSE 1 END)$$]) AS condition;
+-- The quiet functions and operators, called directly, tell nothing on any table.
+SELECT condition, differ('few', condition) AS barrier, differ('policed', condition) AS policy, differ('salaries', condition) AS neither
+FROM unnest(ARRAY[
+    $$salary > $x AND e @~? '[1,2,3]'$$,
+    $$salary > $x AND e !@~? '[1,2,3]'$$,
+    $$salary > $x AND e @~? '(1,0.5,3,[1])'$$,
+    $$salary > $x AND e !@~? '(1,0.5,3,[1])'$$,
+    $$e @~? mrl_quiet_probe('[1]', ratio * (salary > $x)::int, (salary > $x)::int)$$,
+    $$e @~? mrl_probe_at_least('[1]', ratio * (salary > $x)::int)$$,
+    $$e !@~? mrl_probe_at_most('[1]', 'NaN'::float8 * (salary > $x)::int)$$]) AS condition;
+DROP OPERATOR public.= (mrl_vector, mrl_vector);
 RESET ROLE;
-SELECT raised($$SELECT id FROM policed WHERE e @~ CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END$$),
-       raised($$SELECT id FROM policed WHERE e @~ ANY (ARRAY[CASE WHEN salary > 0 THEN '[1]'::mrl_vector ELSE '[1]' END])$$),
-       (SELECT count(*) FROM policed WHERE e @~ CASE WHEN salary > 0 THEN '[1]'::mrl_vector ELSE '[1,2]' END) AS found;
--- The condition is evaluated after the policy, and the rows that the policy shows are filtered correctly.
+REVOKE CREATE ON SCHEMA public FROM regress_photosearch_guest;
+-- For rows that the policy shows, answers and errors are those of the condition itself.
 INSERT INTO policed VALUES (-1, 10, 0.5, '[1]'), (-2, 10, 0.5, '[-1]');
 SET ROLE regress_photosearch_guest;
-EXPLAIN (COSTS OFF) SELECT id FROM policed WHERE e @~ CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END;
-SELECT id FROM policed WHERE e @~ CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END;
-SELECT id FROM policed WHERE e !@~ CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END;
-SELECT id FROM policed WHERE coarse_match(e, CASE WHEN salary > 100000 THEN '[1,2]'::mrl_vector ELSE '[1]' END, ratio, 1);
+EXPLAIN (COSTS OFF) SELECT id FROM policed WHERE coarse_match(e, '[1]');
+EXPLAIN (COSTS OFF) SELECT id FROM few WHERE coarse_match(e, '[1]', 0.5, 1);
+EXPLAIN (COSTS OFF) SELECT id FROM policed WHERE fine_score(e, '[1]') >= 0.5;
+SELECT condition, answer(format('SELECT id FROM policed WHERE %s', condition)) FROM unnest(ARRAY[
+    $$coarse_match(e, '[1]')$$, $$NOT coarse_match(e, '[1]', 0.5, 1)$$, $$e @~ ANY ('{"[1]","[-1]"}')$$, $$e @~ CASE WHEN salary > 100 THEN '[1,2]'::mrl_vector ELSE '[1]' END$$,
+    $$coarse_match(e, '[1]', ratio, 1)$$, $$fine_score(e, '[1]') < 0.5$$, $$e <=> '[1]' BETWEEN 0 AND 0.5$$,
+    $$e @~ '[1,2,3]'$$, $$e @~ mrl_probe('[1]', 0.5, 7)$$, $$coarse_match(e, '[1]', ratio + 1, 1)$$, $$fine_score(e, '[1,2]') > 0$$]) AS condition;
 RESET ROLE;
+RESET enable_seqscan;
 DROP VIEW few;
 DROP TABLE salaries, policed;
-DROP FUNCTION shown;
+DROP FUNCTION is_shown, differ, answer;
 RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
 DROP TYPE one_vector;
 DROP FUNCTION plan_of;
