@@ -95,8 +95,8 @@ fn transposed(
 
 #[cfg(test)]
 mod tests {
-    use super::super::work::without_limits;
     use super::*;
+    use crate::work::without_limits;
 
     /// The red samples of a picture, by row.
     fn rows(image: &RgbImage) -> Vec<Vec<u8>> {

@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn the_largest_vector_does_not_overflow() {
-        let x = vec![f16::MAX; super::super::MAX_DIMS];
+        let x = vec![f16::MAX; crate::MAX_DIMS];
         for kernel in kernels() {
             let (dot, norm) = kernel.dot_and_squared_norm(&x, &widen(&x));
             assert!(dot.is_finite() && norm == dot);

@@ -10,8 +10,8 @@
 //! Source: RFC 9649, section 3, whose terms are used here; the sizes are those of libwebp's
 //! `vp8l_dec.c`.
 
-use super::super::ImageError;
 use super::{cut_short, malformed};
+use crate::ImageError;
 
 /// Entries in the lookup tables of a group, by the bits of the colour cache (`kTableSize`). An entry
 /// has 4 bytes.

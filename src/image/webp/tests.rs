@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 
-use super::super::{Limits, open};
 use super::*;
+use crate::{Limits, open};
 
 /// Writes bits, from the lowest of each byte.
 #[derive(Default)]

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::super::ModelError;
-use super::super::directory::{CONFIG, Directory};
-use super::super::layers::Activation;
-use super::super::limits::{MAX_LAYERS, MAX_SIZE, check_size};
+use crate::ModelError;
+use crate::directory::{CONFIG, Directory};
+use crate::layers::Activation;
+use crate::limits::{MAX_LAYERS, MAX_SIZE, check_size};
 
 /// The two kinds of encoder. They differ in where positions begin, in whether segments are told
 /// apart, in what stands before the weights' names and in what a classifier's weights are called.

@@ -4,18 +4,16 @@
 
 use candle_core::{Device, Tensor};
 
-use super::super::attention::{Heads, Mask, Precision, attend};
-use super::super::batch::check_ids;
-use super::super::compute::{Table, rotate_heads};
-use super::super::directory::TOKENIZER;
-use super::super::layers::{
-    Activation, LayerNorm, Linear, add_to, feed_forward, products, try_apply,
-};
-use super::super::scope::{Scope, Source};
-use super::super::{Cancel, ModelError};
 use super::config::{Config, Variant};
 use super::tokens::Sequence;
 use super::{Observer, Point};
+use crate::attention::{Heads, Mask, Precision, attend};
+use crate::batch::check_ids;
+use crate::compute::{Table, rotate_heads};
+use crate::directory::TOKENIZER;
+use crate::layers::{Activation, LayerNorm, Linear, add_to, feed_forward, products, try_apply};
+use crate::scope::{Scope, Source};
+use crate::{Cancel, ModelError};
 
 /// A checkpoint's weights and where in it the encoder's names begin: nowhere in a bare model, under
 /// the name of the architecture in one with a head.

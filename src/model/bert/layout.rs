@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::super::ModelError;
-use super::super::directory::{Directory, is_plain_file_name};
 use super::config::Config;
+use crate::ModelError;
+use crate::directory::{Directory, is_plain_file_name};
 
 const MODULES: &str = "modules.json";
 const PROMPTS: &str = "config_sentence_transformers.json";
@@ -264,7 +264,7 @@ fn check_cross_encoder(config: &Config, prompts: &Prompts) -> Result<(), ModelEr
     if !config.is_classifier() {
         return Err(unsupported(format!(
             "{MODULES} names no pooling, and {} no sequence classifier",
-            super::super::directory::CONFIG
+            crate::directory::CONFIG
         )));
     }
     let labels = config.labels();

@@ -8,10 +8,10 @@ use tokenizers::{
     Encoding, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
 
-use super::super::ModelError;
-use super::super::directory::Directory;
-use super::super::prompt::shorten;
-use super::super::tokenizer::Tokenizer;
+use crate::ModelError;
+use crate::directory::Directory;
+use crate::prompt::shorten;
+use crate::tokenizer::Tokenizer;
 
 /// The first try at a text is so many bytes for each token that the model takes.
 const BYTES_A_TOKEN: usize = 16;

@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// What bytes may belong to.
-pub(in super::super) type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub(crate) type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// A part of an owner's bytes, which lives as long as somebody holds it.
 #[derive(Clone)]
-pub(in super::super) struct Bytes {
+pub(crate) struct Bytes {
     owner: Owner,
     range: Range<usize>,
 }

@@ -13,7 +13,7 @@ use super::{avx512, ops};
 
 /// Where a product goes: some columns of a row-major matrix of f32. Whoever splits a matrix into
 /// targets gives each column to one of them.
-pub(in super::super) struct Target<'a> {
+pub(crate) struct Target<'a> {
     pointer: *mut f32,
     /// Elements from a row to the next.
     stride: usize,
@@ -23,7 +23,7 @@ pub(in super::super) struct Target<'a> {
 }
 
 /// A matrix that is about to be filled by several threads, each its own columns.
-pub(in super::super) struct Output<'a> {
+pub(crate) struct Output<'a> {
     pointer: *mut f32,
     stride: usize,
     rows: usize,
@@ -147,7 +147,7 @@ impl Target<'_> {
 
 /// What a product is added to.
 #[derive(Clone, Copy)]
-pub(in super::super) enum Start<'a> {
+pub(crate) enum Start<'a> {
     /// An element for each column, or nothing.
     Bias(Option<&'a [f32]>),
     /// What is in the target.
@@ -157,7 +157,7 @@ pub(in super::super) enum Start<'a> {
 /// Which code multiplies half-precision and whole-number matrices here. Each packs matrices its
 /// own way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Kernel {
+pub(crate) enum Kernel {
     /// Ours, for AVX-512 with BF16 and VNNI.
     Avx512,
     /// NumKong's, with the best instructions that it finds, and the gemm crate's for f32.
@@ -165,10 +165,10 @@ pub(in super::super) enum Kernel {
 }
 
 /// How many scores [`Factor::weights`] takes at a time.
-pub(in super::super) const SCORE_UNIT: usize = 32;
+pub(crate) const SCORE_UNIT: usize = 32;
 
 /// The length of blocks of inputs that share a scale in whole-number products.
-pub(in super::super) const INT8_BLOCK: usize = 1024;
+pub(crate) const INT8_BLOCK: usize = 1024;
 
 impl Kernel {
     /// The one for this processor. AMX does more at once than AVX-512.
@@ -271,7 +271,7 @@ impl Kernel {
 
 /// Real numbers as products take them. The libraries' functions are what [`Kernel`] calls where it
 /// has none of its own, with sizes that it has checked.
-pub(in super::super) trait Factor: avx512::Real + Send + Sync {
+pub(crate) trait Factor: avx512::Real + Send + Sync {
     /// Rounded to this type, by this thread.
     fn all_of(x: &[f32]) -> Cow<'_, [Self]>;
 
@@ -374,7 +374,7 @@ pub fn configure_thread() {
 /// `lhs · rhs` into the target, in f32: `lhs` is [rows, depth] with rows `lhs_stride` apart;
 /// element (i, j) of `rhs`, which is [depth, columns], stands at `i · rhs_strides.0 + j ·
 /// rhs_strides.1`.
-pub(in super::super) fn gemm_f32(
+pub(crate) fn gemm_f32(
     lhs: &[f32],
     lhs_stride: usize,
     rhs: &[f32],
@@ -417,7 +417,7 @@ pub(in super::super) fn gemm_f32(
 }
 
 /// Blocks of inputs that share a scale.
-pub(in super::super) fn int8_blocks(inputs: usize) -> usize {
+pub(crate) fn int8_blocks(inputs: usize) -> usize {
     inputs.div_ceil(INT8_BLOCK)
 }
 

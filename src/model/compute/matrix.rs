@@ -12,7 +12,7 @@ const PANEL_OUTPUTS: usize = 128;
 
 /// The form in which the matrices of a model are held, which decides how products round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in super::super) enum Held {
+pub(crate) enum Held {
     /// Products in f32.
     #[serde(rename = "float32")]
     F32,
@@ -49,7 +49,7 @@ impl Held {
 }
 
 /// A weight matrix [outputs, inputs].
-pub(in super::super) struct Matrix {
+pub(crate) struct Matrix {
     outputs: usize,
     inputs: usize,
     held: Held,
@@ -58,7 +58,7 @@ pub(in super::super) struct Matrix {
 }
 
 /// A panel's weights: real ones, or whole numbers with their scales ([outputs, blocks]).
-pub(in super::super) enum Panel {
+pub(crate) enum Panel {
     Real(Vec<f32>),
     Whole(Vec<i8>, Vec<f32>),
 }
@@ -212,7 +212,7 @@ impl<'a> Rows<'a> {
 
 /// `x Wᵀ + b` of several matrices and biases. Where their form is the same, what it asks for is
 /// made of `x` once.
-pub(in super::super) fn products<const N: usize>(
+pub(crate) fn products<const N: usize>(
     matrices: [(&Matrix, Option<&[f32]>); N],
     x: &[f32],
 ) -> [Vec<f32>; N] {
@@ -289,7 +289,7 @@ fn panel_bytes(held: Held, kernel: Kernel, outputs: usize, inputs: usize) -> usi
 }
 
 /// A panel's bytes as [`Matrix::new`] takes them, panel after panel.
-pub(in super::super) fn pack_panel(
+pub(crate) fn pack_panel(
     held: Held,
     kernel: Kernel,
     weights: Panel,
@@ -329,12 +329,12 @@ pub(in super::super) fn pack_panel(
 }
 
 /// The panels of a matrix: first output and number of outputs of each.
-pub(in super::super) fn matrix_panels(outputs: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(crate) fn matrix_panels(outputs: usize) -> impl Iterator<Item = (usize, usize)> {
     panels(outputs)
 }
 
 /// Rows of `row` elements, each rounded to the nearest bf16.
-pub(in super::super) fn to_bf16(x: &[f32], row: usize) -> Vec<bf16> {
+pub(crate) fn to_bf16(x: &[f32], row: usize) -> Vec<bf16> {
     let mut out = vec![bf16::ZERO; x.len()];
     pool::for_rows(&mut out, row, x.len() * 2, |first, out| {
         round_all(&x[first * row..][..out.len()], out);
@@ -367,7 +367,7 @@ fn round_to_bf16(x: f32) -> bf16 {
 
 /// Whole numbers of rows of `inputs`, and a scale for each row and block: the largest magnitude of
 /// a block becomes 127.
-pub(in super::super) fn quantise(x: &[f32], inputs: usize) -> (Vec<i8>, Vec<f32>) {
+pub(crate) fn quantise(x: &[f32], inputs: usize) -> (Vec<i8>, Vec<f32>) {
     quantise_rows(x, inputs, (1, 0))
 }
 
@@ -455,7 +455,7 @@ fn dequantise(whole: &[i8], scales: &[f32], inputs: usize) -> Vec<f32> {
 }
 
 /// Stored real numbers to f32. `None` for a length that is no multiple of the type's.
-pub(in super::super) fn widen(held: Held, bytes: &[u8], out: &mut [f32]) -> Option<()> {
+pub(crate) fn widen(held: Held, bytes: &[u8], out: &mut [f32]) -> Option<()> {
     match held {
         Held::F32 => out.copy_from_slice(bytemuck::try_cast_slice(bytes).ok()?),
         Held::F16 => {
@@ -474,7 +474,7 @@ pub(in super::super) fn widen(held: Held, bytes: &[u8], out: &mut [f32]) -> Opti
 }
 
 /// Rows that are looked up: [rows, columns], each a real number as the checkpoint stores it.
-pub(in super::super) struct Table {
+pub(crate) struct Table {
     columns: usize,
     held: Held,
     bytes: Bytes,

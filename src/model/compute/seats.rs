@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use super::super::private;
+use crate::private;
 
 /// The seats of a server, of which one process may hold some.
 pub struct Seats {

@@ -17,10 +17,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::super::compute::Kernel;
-use super::super::directory::{Directory, Stat, unreadable, vector_relevant};
-use super::super::{Cancel, ModelError, private};
 use super::{Pack, PackWriter, Unusable, VERSION, hex};
+use crate::compute::Kernel;
+use crate::directory::{Directory, Stat, unreadable, vector_relevant};
+use crate::{Cancel, ModelError, private};
 
 const LOCK_POLL: Duration = Duration::from_millis(20);
 const SOURCE: &str = "source";
@@ -101,7 +101,7 @@ impl Cache {
     /// # Errors
     /// [`ModelError::Changed`] where the checkpoint is not the one that was first used, unless
     /// `replace` accepts it.
-    pub(in super::super) fn open(
+    pub(crate) fn open(
         &self,
         dir: &Path,
         replace: bool,
@@ -151,7 +151,7 @@ impl Cache {
 }
 
 impl Packed {
-    pub(in super::super) fn of(pack: &Pack) -> Self {
+    pub(crate) fn of(pack: &Pack) -> Self {
         let header = pack.header();
         Self {
             fingerprint: header.fingerprint.clone(),

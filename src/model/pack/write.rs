@@ -6,11 +6,11 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
 use sha2::{Digest, Sha256};
 
-use super::super::compute::{Held, Kernel};
 use super::{ALIGNMENT, Header, Kind, MAGIC, PREAMBLE, Section, VERSION};
+use crate::compute::{Held, Kernel};
 
 /// A pack that is being written, section after section.
-pub(in super::super) struct PackWriter {
+pub(crate) struct PackWriter {
     file: BufWriter<File>,
     at: u64,
     held: Held,

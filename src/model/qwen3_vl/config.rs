@@ -7,10 +7,10 @@
 
 use serde::Deserialize;
 
-use super::super::ModelError;
-use super::super::directory::{CONFIG, Directory};
-use super::super::layers::Activation;
-use super::super::limits::{MAX_LAYERS, MAX_SIZE, check_size};
+use crate::ModelError;
+use crate::directory::{CONFIG, Directory};
+use crate::layers::Activation;
+use crate::limits::{MAX_LAYERS, MAX_SIZE, check_size};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]

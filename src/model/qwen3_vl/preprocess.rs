@@ -4,10 +4,10 @@
 
 use serde::Deserialize;
 
-use super::super::ModelError;
-use super::super::directory::{Directory, ImageBudget, PHOTOSEARCH, PREPROCESSOR};
 use super::config::VisionConfig;
 use super::rope::Grid;
+use crate::ModelError;
+use crate::directory::{Directory, ImageBudget, PHOTOSEARCH, PREPROCESSOR};
 use photosearch_image::{RgbImage, resize_bicubic};
 
 const MAX_ASPECT_RATIO: u64 = 200;

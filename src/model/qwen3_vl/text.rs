@@ -5,16 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::super::attention::{Heads, Mask, Precision, attend};
-use super::super::compute::{Table, rotate_heads};
-use super::super::layers::{
-    Activation, Linear, RmsNorm, add_to, apply, in_parts, products, try_apply,
-};
-use super::super::scope::Scope;
-use super::super::{Cancel, ModelError};
 use super::config::TextConfig;
 use super::rope::{Rotary, TextRope};
 use super::{Observer, Point};
+use crate::attention::{Heads, Mask, Precision, attend};
+use crate::compute::{Table, rotate_heads};
+use crate::layers::{Activation, Linear, RmsNorm, add_to, apply, in_parts, products, try_apply};
+use crate::scope::Scope;
+use crate::{Cancel, ModelError};
 
 /// What the vision tower adds to the picture tokens of a pack.
 pub(super) struct Visual {

@@ -3,14 +3,14 @@
 
 use candle_core::{Device, Tensor};
 
-use super::super::attention::{Heads, Mask, Precision, attend};
-use super::super::compute::{Table, rotate_heads};
-use super::super::layers::{Activation, LayerNorm, Linear, add_to, feed_forward, try_apply};
-use super::super::scope::Scope;
-use super::super::{Cancel, ModelError};
 use super::config::VisionConfig;
 use super::rope::{Grid, Rotary, VisionRope};
 use super::{Observer, Point};
+use crate::attention::{Heads, Mask, Precision, attend};
+use crate::compute::{Table, rotate_heads};
+use crate::layers::{Activation, LayerNorm, Linear, add_to, feed_forward, try_apply};
+use crate::scope::Scope;
+use crate::{Cancel, ModelError};
 
 /// Not in any configuration.
 const NORM_EPSILON: f64 = 1e-6;

@@ -13,10 +13,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
-use super::super::ModelError;
-use super::super::directory::TOKENIZER;
 pub(super) use super::blob::whole;
 use super::blob::{Merge, Writer};
+use crate::ModelError;
+use crate::directory::TOKENIZER;
 
 /// A tokenizer without its tables. The decoder is left out: nothing is decoded here.
 #[derive(Deserialize)]

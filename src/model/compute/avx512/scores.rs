@@ -1,7 +1,7 @@
 //! What attention makes of scores with AVX-512: the weights of keys.
 
-use super::super::kernel::SCORE_UNIT;
 use super::available;
+use crate::compute::kernel::SCORE_UNIT;
 
 /// The largest; negative infinity where there is none. A NaN is passed over.
 ///

@@ -1,5 +1,5 @@
-use super::super::Output;
 use super::*;
+use crate::compute::Output;
 
 const MARK: f32 = 12345.0;
 

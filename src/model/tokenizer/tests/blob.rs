@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::super::blob::seal;
 use super::*;
+use crate::tokenizer::blob::seal;
 
 /// One of each kind of model, and one that has no tables, with texts that use them.
 fn samples() -> Vec<Vec<u8>> {
