@@ -8,13 +8,13 @@ use std::sync::OnceLock;
 use half::bf16;
 
 use super::compute::{
-    self, Factor, Held, Kernel, Output, SCORE_UNIT, Start, Target, gemm_f32, pool,
+    self, Factor, Held, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, pool,
 };
 use super::{Cancel, ModelError};
 
 /// How much a thread takes of a head at once.
 #[derive(Clone, Copy)]
-struct Blocks {
+struct BlockSizes {
     /// Scores where gemm computes them: 512 kB, which stay in its cache.
     scores: usize,
     /// Queries elsewhere.
@@ -24,7 +24,7 @@ struct Blocks {
     keys: usize,
 }
 
-const BLOCKS: Blocks = Blocks {
+const BLOCKS: BlockSizes = BlockSizes {
     scores: 1 << 17,
     rows: 96,
     keys: 256,
@@ -84,7 +84,7 @@ pub(super) struct Heads<'a> {
 
 /// One sequence's part of the rows.
 #[derive(Clone, Copy)]
-struct Sequence {
+struct SequenceRows {
     start: usize,
     length: usize,
     first_key: usize,
@@ -92,7 +92,7 @@ struct Sequence {
 }
 
 /// What one thread does at a time: some rows of one head.
-struct Task {
+struct HeadTask {
     sequence: usize,
     head: usize,
     /// Within the sequence.
@@ -134,17 +134,17 @@ fn attend_in_blocks(
     heads: Heads<'_>,
     mask: Mask,
     precision: Precision,
-    blocks: Blocks,
+    blocks: BlockSizes,
     cancel: &Cancel,
 ) -> Result<Vec<f32>, ModelError> {
     let mut start = 0;
-    let sequences: Vec<Sequence> = heads
+    let sequences: Vec<SequenceRows> = heads
         .lengths
         .iter()
         .enumerate()
         .map(|(i, &length)| {
             start += length;
-            Sequence {
+            SequenceRows {
                 start: start - length,
                 length,
                 first_key: start - length + i * heads.before,
@@ -168,7 +168,7 @@ fn attend_in_blocks(
         operations += heads.heads * cost(sequence.length, sequence.keys);
         for head in 0..heads.heads {
             for start in (0..sequence.length).step_by(step) {
-                tasks.push(Task {
+                tasks.push(HeadTask {
                     sequence: i,
                     head,
                     start,
@@ -219,7 +219,7 @@ fn attend_in_blocks(
 
 impl<'a> Heads<'a> {
     /// What keys or values, `all`, there are of a sequence and head.
-    fn keys(&self, all: &'a [f32], head: usize, sequence: Sequence) -> &'a [f32] {
+    fn keys(&self, all: &'a [f32], head: usize, sequence: SequenceRows) -> &'a [f32] {
         let rows: usize = self.lengths.iter().sum();
         let total = rows + self.lengths.len() * self.before;
         let start = (head * total + sequence.first_key) * self.size;
@@ -227,7 +227,7 @@ impl<'a> Heads<'a> {
     }
 
     /// The queries of a task, scaled.
-    fn queries(&self, task: &Task, sequence: Sequence) -> Vec<f32> {
+    fn queries(&self, task: &HeadTask, sequence: SequenceRows) -> Vec<f32> {
         let scale = (self.size as f32).sqrt().recip();
         let total: usize = self.lengths.iter().sum();
         let start = (task.head * total + sequence.start + task.start) * self.size;
@@ -238,7 +238,7 @@ impl<'a> Heads<'a> {
     }
 
     /// How many keys row `row` of a sequence sees.
-    fn seen(&self, row: usize, sequence: Sequence, mask: Mask) -> usize {
+    fn seen(&self, row: usize, sequence: SequenceRows, mask: Mask) -> usize {
         match mask {
             Mask::Full => sequence.keys,
             Mask::Causal => self.before + row + 1,
@@ -248,11 +248,11 @@ impl<'a> Heads<'a> {
 
 fn at_once(
     heads: &Heads<'_>,
-    task: &Task,
-    sequence: Sequence,
+    task: &HeadTask,
+    sequence: SequenceRows,
     kv_head: usize,
     mask: Mask,
-    mut target: Target<'_>,
+    mut target: TargetColumns<'_>,
 ) {
     let size = heads.size;
     let keys = heads.seen(task.start + task.rows - 1, sequence, mask);
@@ -273,7 +273,7 @@ fn at_once(
 /// The keys and values of each sequence, in it of each of their heads.
 fn pack<T: Factor>(
     heads: &Heads<'_>,
-    sequences: &[Sequence],
+    sequences: &[SequenceRows],
     kernel: Kernel,
     block: usize,
     threads: usize,
@@ -296,7 +296,7 @@ fn pack<T: Factor>(
 
 fn pack_head<T: Factor>(
     heads: &Heads<'_>,
-    sequence: Sequence,
+    sequence: SequenceRows,
     head: usize,
     kernel: Kernel,
     block: usize,
@@ -335,12 +335,12 @@ fn pack_head<T: Factor>(
 /// normalizer calculation for softmax").
 fn in_blocks<T: Factor>(
     heads: &Heads<'_>,
-    task: &Task,
-    sequence: Sequence,
+    task: &HeadTask,
+    sequence: SequenceRows,
     packed: &[PackedKeys],
     kernel: Kernel,
     mask: Mask,
-    mut target: Target<'_>,
+    mut target: TargetColumns<'_>,
 ) {
     let (size, rows) = (heads.size, task.rows);
     let keys = heads.seen(task.start + task.rows - 1, sequence, mask);
@@ -406,7 +406,7 @@ fn exponentials(scores: &mut [f32], keys: usize, seen: impl Fn(usize) -> usize) 
         .collect()
 }
 
-fn divide(target: &mut Target<'_>, sums: &[f32]) {
+fn divide(target: &mut TargetColumns<'_>, sums: &[f32]) {
     for (i, sum) in sums.iter().enumerate() {
         let scale = sum.recip();
         target.row(i).iter_mut().for_each(|x| *x *= scale);

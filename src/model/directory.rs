@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ModelError;
-use super::compute::{Bytes, Held};
-use super::pack::{Kind, Pack};
+use super::compute::{Held, SharedBytes};
+use super::pack::{Pack, SectionKind};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
@@ -245,7 +245,7 @@ impl Directory {
     pub fn read(&self, name: &str) -> Result<Vec<u8>, ModelError> {
         if let Files::Packed(pack) = &self.files {
             return match pack.section(name) {
-                Some((Kind::File, bytes)) => Ok(bytes.as_ref().to_vec()),
+                Some((SectionKind::File, bytes)) => Ok(bytes.as_ref().to_vec()),
                 _ => Err(ModelError::Incomplete {
                     missing: vec![name.to_owned()],
                 }),
@@ -275,12 +275,12 @@ impl Directory {
     }
 
     /// The tokenizer as a pack has it.
-    pub fn compact_tokenizer(&self) -> Option<Bytes> {
+    pub fn compact_tokenizer(&self) -> Option<SharedBytes> {
         let Files::Packed(pack) = &self.files else {
             return None;
         };
         match pack.section(TOKENIZER)? {
-            (Kind::Tokenizer, bytes) => Some(bytes),
+            (SectionKind::Tokenizer, bytes) => Some(bytes),
             _ => None,
         }
     }

@@ -40,8 +40,8 @@ pub use pack::{Cache, Packed};
 pub use quantize::{Closeness, quantize};
 
 use directory::{Directory, PREPROCESSOR, TOKENIZER};
-use pack::{Kind, Pack, PackWriter};
-use scope::{Packing, Source};
+use pack::{Pack, PackWriter, SectionKind};
+use scope::{Packing, WeightSource};
 use tokenizer::Tokenizer;
 use weights::Weights;
 
@@ -120,7 +120,7 @@ struct Family {
     load: Loader,
 }
 
-type Loader = fn(&Directory, Source<'_>, &Cancel) -> Result<Box<dyn Embedder>, ModelError>;
+type Loader = fn(&Directory, WeightSource<'_>, &Cancel) -> Result<Box<dyn Embedder>, ModelError>;
 
 const FAMILIES: &[Family] = &[
     Family {
@@ -159,7 +159,7 @@ pub fn load(dir: &Path, cache: &Cache, cancel: &Cancel) -> Result<Loaded, ModelE
     let directory = Directory::packed(pack.clone());
     let family = family(&directory)?;
     Ok(Loaded {
-        embedder: (family.load)(&directory, Source::Packed(&pack), cancel)?,
+        embedder: (family.load)(&directory, WeightSource::Packed(&pack), cancel)?,
         packed: Packed::of(&pack),
     })
 }
@@ -196,12 +196,12 @@ fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pac
             weights,
             writer: RefCell::new(PackWriter::new(file, held, kernel)?),
         };
-        (family.load)(directory, Source::Packing(&packing), cancel)?;
+        (family.load)(directory, WeightSource::Packing(&packing), cancel)?;
         let mut writer = packing.writer.into_inner();
         for (name, contents) in directory.contents() {
             let (kind, part) = match name.as_str() {
-                TOKENIZER => (Kind::Tokenizer, Tokenizer::compact(&contents)?),
-                _ => (Kind::File, contents.to_vec()),
+                TOKENIZER => (SectionKind::Tokenizer, Tokenizer::compact(&contents)?),
+                _ => (SectionKind::File, contents.to_vec()),
             };
             writer.add::<ModelError>(&name, kind, std::iter::once(Ok(part)))?;
         }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::compute::{Held, Panel, int8_blocks, matrix_panels, quantise};
 use super::directory::{self, Directory};
-use super::pack::{Kind, Pack};
+use super::pack::{Pack, SectionKind};
 use super::weights::{SCALE_SUFFIX, Weights};
 use super::{Cache, Cancel, ModelError, Request};
 use photosearch_image::RgbImage;
@@ -144,11 +144,11 @@ fn write_weights(
         at = end;
         header.insert(name.to_owned(), entry);
     };
-    let tensors: Vec<(&str, &Kind)> = pack.tensors().collect();
+    let tensors: Vec<(&str, &SectionKind)> = pack.tensors().collect();
     for &(name, kind) in &tensors {
         let stored = weights.tensor_of(name)?;
         match *kind {
-            Kind::Matrix { outputs, inputs } => {
+            SectionKind::Matrix { outputs, inputs } => {
                 announce(name, "I8", stored.shape(), outputs * inputs);
                 let shape = [outputs, int8_blocks(inputs)];
                 let scale = format!("{name}{SCALE_SUFFIX}");
@@ -165,7 +165,7 @@ fn write_weights(
     file.write_all(&header)?;
     for &(name, kind) in &tensors {
         let stored = weights.tensor_of(name)?;
-        let Kind::Matrix { outputs, inputs } = *kind else {
+        let SectionKind::Matrix { outputs, inputs } = *kind else {
             file.write_all(&stored.all()?)?;
             continue;
         };

@@ -3,8 +3,8 @@
 
 use std::cell::RefCell;
 
-use super::compute::{Bytes, Held, Matrix, Table, matrix_panels, pack_panel};
-use super::pack::{Kind, Pack, PackWriter};
+use super::compute::{Held, Matrix, SharedBytes, Table, matrix_panels, pack_panel};
+use super::pack::{Pack, PackWriter, SectionKind};
 use super::weights::Weights;
 use super::{Cancel, ModelError};
 
@@ -18,7 +18,7 @@ pub(super) struct Packing {
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Source<'a> {
+pub(super) enum WeightSource<'a> {
     Packing(&'a Packing),
     Packed(&'a Pack),
 }
@@ -26,14 +26,14 @@ pub(super) enum Source<'a> {
 /// A part of the weights, addressed the way their names are built.
 #[derive(Clone)]
 pub(super) struct Scope<'a> {
-    source: Source<'a>,
+    source: WeightSource<'a>,
     prefix: String,
     cancel: &'a Cancel,
 }
 
 impl<'a> Scope<'a> {
     /// The weights whose names begin with `prefix`; all of them where that is empty.
-    pub fn new(source: Source<'a>, prefix: &str, cancel: &'a Cancel) -> Self {
+    pub fn new(source: WeightSource<'a>, prefix: &str, cancel: &'a Cancel) -> Self {
         Self {
             source,
             prefix: prefix.to_owned(),
@@ -60,8 +60,8 @@ impl<'a> Scope<'a> {
     pub fn has(&self, name: &str) -> bool {
         let name = self.name(name);
         match self.source {
-            Source::Packing(packing) => packing.weights.has(&name),
-            Source::Packed(pack) => pack.section(&name).is_some(),
+            WeightSource::Packing(packing) => packing.weights.has(&name),
+            WeightSource::Packed(pack) => pack.section(&name).is_some(),
         }
     }
 
@@ -72,10 +72,10 @@ impl<'a> Scope<'a> {
         let name = self.name(name);
         let outputs = shape.first().copied().unwrap_or(1);
         let inputs = shape.iter().skip(1).product();
-        let kind = Kind::Matrix { outputs, inputs };
+        let kind = SectionKind::Matrix { outputs, inputs };
         let packing = match self.source {
-            Source::Packing(packing) => packing,
-            Source::Packed(pack) => {
+            WeightSource::Packing(packing) => packing,
+            WeightSource::Packed(pack) => {
                 let packed = section(pack, &name, &kind)?;
                 let (held, kernel) = (pack.header().held, pack.kernel());
                 return Matrix::new(outputs, inputs, held, kernel, packed)
@@ -100,11 +100,11 @@ impl<'a> Scope<'a> {
         self.cancel.check()?;
         let name = self.name(name);
         let packing = match self.source {
-            Source::Packing(packing) => packing,
-            Source::Packed(pack) => {
+            WeightSource::Packing(packing) => packing,
+            WeightSource::Packed(pack) => {
                 let (kind, bytes) = pack.section(&name).ok_or_else(|| lacking(&name))?;
                 let table = match *kind {
-                    Kind::Table {
+                    SectionKind::Table {
                         rows: packed_rows,
                         columns: packed_columns,
                         held,
@@ -124,7 +124,7 @@ impl<'a> Scope<'a> {
                 format!("table \"{name}\" has whole numbers"),
             ));
         }
-        let kind = Kind::Table {
+        let kind = SectionKind::Table {
             rows,
             columns,
             held,
@@ -144,10 +144,10 @@ impl<'a> Scope<'a> {
     pub fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
         self.cancel.check()?;
         let name = self.name(name);
-        let kind = Kind::Vector { length };
+        let kind = SectionKind::Vector { length };
         let packing = match self.source {
-            Source::Packing(packing) => packing,
-            Source::Packed(pack) => {
+            WeightSource::Packing(packing) => packing,
+            WeightSource::Packed(pack) => {
                 let bytes = section(pack, &name, &kind)?;
                 let vector: &[f32] = bytes.cast().ok_or_else(|| wrong_size(&name))?;
                 return Ok(vector.to_vec());
@@ -164,7 +164,7 @@ impl<'a> Scope<'a> {
     }
 }
 
-fn section(pack: &Pack, name: &str, expected: &Kind) -> Result<Bytes, ModelError> {
+fn section(pack: &Pack, name: &str, expected: &SectionKind) -> Result<SharedBytes, ModelError> {
     match pack.section(name) {
         Some((kind, bytes)) if kind == expected => Ok(bytes),
         Some(_) => Err(wrong_size(name)),

@@ -46,7 +46,7 @@ pub(super) struct Weights {
 }
 
 #[derive(Deserialize)]
-struct Header {
+struct SafetensorsHeader {
     /// Free text about the file; named here so that it is not taken for a tensor.
     #[serde(rename = "__metadata__")]
     _metadata: Option<HashMap<String, String>>,
@@ -136,7 +136,7 @@ impl Weights {
     }
 
     /// The tensor of this name, which must have this shape.
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, ModelError> {
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<StoredTensor<'_>, ModelError> {
         let stored = self.tensor_of(name)?;
         if stored.entry.shape != shape {
             return Err(ModelError::malformed(
@@ -152,7 +152,7 @@ impl Weights {
     }
 
     /// The tensor of this name, whatever its shape.
-    pub fn tensor_of(&self, name: &str) -> Result<Stored<'_>, ModelError> {
+    pub fn tensor_of(&self, name: &str) -> Result<StoredTensor<'_>, ModelError> {
         let entry = self.find(name).ok_or_else(|| {
             let file = match self.shards.as_slice() {
                 [single] => single.name.as_str(),
@@ -167,14 +167,14 @@ impl Weights {
                 format!("tensor \"{name}\" has type {}", entry.dtype_name),
             )
         })?;
-        Ok(Stored { shard, entry, held })
+        Ok(StoredTensor { shard, entry, held })
     }
 
     /// Rows of a matrix of `inputs` columns, real or quantised.
     pub fn panel(
         &self,
         name: &str,
-        stored: &Stored<'_>,
+        stored: &StoredTensor<'_>,
         rows: Range<usize>,
         inputs: usize,
     ) -> Result<Panel, ModelError> {
@@ -193,13 +193,13 @@ impl Weights {
 }
 
 /// A tensor of a checkpoint.
-pub(super) struct Stored<'a> {
+pub(super) struct StoredTensor<'a> {
     shard: &'a Shard,
     entry: &'a Entry,
     held: Held,
 }
 
-impl Stored<'_> {
+impl StoredTensor<'_> {
     pub fn held(&self) -> Held {
         self.held
     }
@@ -289,7 +289,7 @@ fn read_header(
     let data_bytes = file_bytes - data_start;
     let mut header = Vec::new();
     file.take(length).read_to_end(&mut header).map_err(fail)?;
-    let header: Header =
+    let header: SafetensorsHeader =
         serde_json::from_slice(&header).map_err(|error| malformed(error.to_string()))?;
 
     let ends = header.tensors.values().map(|found| found.data_offsets.1);

@@ -101,7 +101,7 @@ fn blocks_of_any_size_give_the_definition() {
                 let sizes = [(1, 1, 1), (100, 5, 4), (10_000, 64, 33)];
                 for (scores, rows, keys) in sizes {
                     let cancel = Cancel::new();
-                    let blocks = Blocks { scores, rows, keys };
+                    let blocks = BlockSizes { scores, rows, keys };
                     let got = attend_in_blocks(heads, mask, precision, blocks, &cancel).unwrap();
                     assert_eq!(got.len(), expected.len());
                     for (got, expected) in got.iter().zip(&expected) {
@@ -141,7 +141,7 @@ fn what_is_not_a_number_does_not_vanish() {
         let mut key = wave(KV_HEADS, 40, 0.5);
         key[bad * SIZE] = f32::NAN;
         let heads = heads([&query, &key, &value], &[40], 0);
-        let blocks = Blocks {
+        let blocks = BlockSizes {
             scores: 100,
             rows: 5,
             keys: 33,

@@ -1,5 +1,5 @@
 //! `config.json` of a BERT or XLM-RoBERTa checkpoint. What it leaves out has the default that
-//! transformers gives it. After [`Config::read`] every number is known to be sane.
+//! transformers gives it. After [`BertConfig::read`] every number is known to be sane.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub(super) enum Variant {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-pub(super) struct Config {
+pub(super) struct BertConfig {
     pub model_type: Variant,
     architectures: Vec<String>,
     pub vocab_size: usize,
@@ -51,7 +51,7 @@ struct SentenceTransformers {
     activation_fn: Option<String>,
 }
 
-impl Default for Config {
+impl Default for BertConfig {
     fn default() -> Self {
         Self {
             model_type: Variant::Bert,
@@ -76,7 +76,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl BertConfig {
     pub fn read(directory: &Directory) -> Result<Self, ModelError> {
         let config: Self = directory.json(CONFIG)?;
         config

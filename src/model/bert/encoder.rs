@@ -4,26 +4,26 @@
 
 use candle_core::{Device, Tensor};
 
-use super::config::{Config, Variant};
-use super::tokens::Sequence;
-use super::{Observer, Point};
+use super::config::{BertConfig, Variant};
+use super::tokens::TokenSequence;
+use super::{BertObserver, BertPoint};
 use crate::attention::{Heads, Mask, Precision, attend};
 use crate::batch::check_ids;
 use crate::compute::{Table, rotate_heads};
 use crate::directory::TOKENIZER;
 use crate::layers::{Activation, LayerNorm, Linear, add_to, feed_forward, products, try_apply};
-use crate::scope::{Scope, Source};
+use crate::scope::{Scope, WeightSource};
 use crate::{Cancel, ModelError};
 
 /// A checkpoint's weights and where in it the encoder's names begin: nowhere in a bare model, under
 /// the name of the architecture in one with a head.
-pub(super) struct Checkpoint<'a> {
+pub(super) struct CheckpointNames<'a> {
     all: Scope<'a>,
     encoder: Scope<'a>,
 }
 
-impl<'a> Checkpoint<'a> {
-    pub fn new(config: &Config, source: Source<'a>, cancel: &'a Cancel) -> Self {
+impl<'a> CheckpointNames<'a> {
+    pub fn new(config: &BertConfig, source: WeightSource<'a>, cancel: &'a Cancel) -> Self {
         let architecture = match config.model_type {
             Variant::Bert => "bert",
             Variant::XlmRoberta => "roberta",
@@ -48,7 +48,7 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-pub(super) struct Encoder {
+pub(super) struct BertEncoder {
     /// [vocabulary, hidden]
     words: Table,
     /// [positions, hidden]
@@ -56,12 +56,12 @@ pub(super) struct Encoder {
     /// [segments, hidden]
     segments: Table,
     norm: LayerNorm,
-    layers: Vec<Layer>,
-    config: Config,
+    layers: Vec<BertLayer>,
+    config: BertConfig,
 }
 
-impl Encoder {
-    pub fn load(config: &Config, checkpoint: &Checkpoint<'_>) -> Result<Self, ModelError> {
+impl BertEncoder {
+    pub fn load(config: &BertConfig, checkpoint: &CheckpointNames<'_>) -> Result<Self, ModelError> {
         let hidden = config.hidden_size;
         let embeddings = checkpoint.part("embeddings");
         let table = |name: &str, rows| embeddings.under(name).table("weight", rows, hidden);
@@ -76,7 +76,7 @@ impl Encoder {
                 config.layer_norm_eps,
             )?,
             layers: (0..config.num_hidden_layers)
-                .map(|i| Layer::load(config, &encoder.under(i)))
+                .map(|i| BertLayer::load(config, &encoder.under(i)))
                 .collect::<Result<_, _>>()?,
             config: config.clone(),
         })
@@ -85,21 +85,21 @@ impl Encoder {
     /// The states after the last layer, [tokens, hidden]: those of all sequences, one after another.
     pub fn forward(
         &self,
-        sequences: &[Sequence],
+        sequences: &[TokenSequence],
         cancel: &Cancel,
-        observe: Observer<'_>,
+        observe: BertObserver<'_>,
     ) -> Result<Tensor, ModelError> {
         let mut x = self.embed(sequences)?;
-        observe(Point::Embedded, &x);
+        observe(BertPoint::Embedded, &x);
         for (i, layer) in self.layers.iter().enumerate() {
             cancel.check()?;
             x = layer.forward(&x, sequences, cancel)?;
-            observe(Point::Layer(i), &x);
+            observe(BertPoint::Layer(i), &x);
         }
         Ok(x)
     }
 
-    fn embed(&self, sequences: &[Sequence]) -> Result<Tensor, ModelError> {
+    fn embed(&self, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
         let mut ids = Vec::new();
         let mut positions = Vec::new();
         let mut segments = Vec::new();
@@ -164,8 +164,8 @@ impl Encoder {
     }
 }
 
-struct Layer {
-    attention: Attention,
+struct BertLayer {
+    attention: BertAttention,
     attention_norm: LayerNorm,
     inner: Linear,
     activation: Activation,
@@ -173,8 +173,8 @@ struct Layer {
     norm: LayerNorm,
 }
 
-impl Layer {
-    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self, ModelError> {
+impl BertLayer {
+    fn load(config: &BertConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let norm = |scope: &Scope<'_>| {
             LayerNorm::load(&scope.under("LayerNorm"), hidden, config.layer_norm_eps)
@@ -182,7 +182,7 @@ impl Layer {
         let attention = scope.under("attention");
         let output = scope.under("output");
         Ok(Self {
-            attention: Attention::load(config, &attention)?,
+            attention: BertAttention::load(config, &attention)?,
             attention_norm: norm(&attention.under("output"))?,
             inner: Linear::load(
                 &scope.under("intermediate").under("dense"),
@@ -199,7 +199,7 @@ impl Layer {
     fn forward(
         &self,
         x: &Tensor,
-        sequences: &[Sequence],
+        sequences: &[TokenSequence],
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
         let attended = self.attention.forward(x, sequences, cancel)?;
@@ -209,7 +209,7 @@ impl Layer {
     }
 }
 
-struct Attention {
+struct BertAttention {
     query: Linear,
     key: Linear,
     value: Linear,
@@ -217,8 +217,8 @@ struct Attention {
     heads: usize,
 }
 
-impl Attention {
-    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self, ModelError> {
+impl BertAttention {
+    fn load(config: &BertConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let hidden = config.hidden_size;
         let own = scope.under("self");
         let linear =
@@ -235,7 +235,7 @@ impl Attention {
     fn forward(
         &self,
         x: &Tensor,
-        sequences: &[Sequence],
+        sequences: &[TokenSequence],
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
         let lengths: Vec<usize> = sequences.iter().map(|own| own.ids.len()).collect();

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::config::Config;
+use super::config::BertConfig;
 use crate::ModelError;
 use crate::directory::{Directory, is_plain_file_name};
 
@@ -46,14 +46,14 @@ pub(super) enum ScoreActivation {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Task {
+pub(super) enum ModelTask {
     Embed(Pooling),
     Score(ScoreActivation),
 }
 
 #[derive(Debug)]
-pub(super) struct Layout {
-    pub task: Task,
+pub(super) struct TextModelLayout {
+    pub task: ModelTask,
     pub prompts: Prompts,
     /// Tokens to which a longer input is cut, where the files say it.
     pub max_tokens: Option<usize>,
@@ -122,8 +122,8 @@ pub(super) struct Prompts {
     default_name: Option<String>,
 }
 
-impl Layout {
-    pub fn read(directory: &Directory, config: &Config) -> Result<Self, ModelError> {
+impl TextModelLayout {
+    pub fn read(directory: &Directory, config: &BertConfig) -> Result<Self, ModelError> {
         let modules: Option<Vec<Module>> = match directory.has(MODULES)? {
             true => Some(directory.json(MODULES)?),
             false => None,
@@ -155,11 +155,11 @@ impl Layout {
             default_name: settings.default_prompt_name,
         };
         let task = match pooling {
-            Some(pooling) => Task::Embed(pooling),
+            Some(pooling) => ModelTask::Embed(pooling),
             None => {
                 check_cross_encoder(config, &prompts)?;
                 let class = settings.activation_fn.as_deref();
-                Task::Score(score_activation(class.or(config.score_activation()))?)
+                ModelTask::Score(score_activation(class.or(config.score_activation()))?)
             }
         };
         let limit = tokenizer.model_max_length.map(|limit| limit as usize);
@@ -260,7 +260,7 @@ fn read_pooling(directory: &Directory, path: &str) -> Result<Pooling, ModelError
     }
 }
 
-fn check_cross_encoder(config: &Config, prompts: &Prompts) -> Result<(), ModelError> {
+fn check_cross_encoder(config: &BertConfig, prompts: &Prompts) -> Result<(), ModelError> {
     if !config.is_classifier() {
         return Err(unsupported(format!(
             "{MODULES} names no pooling, and {} no sequence classifier",

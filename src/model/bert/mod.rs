@@ -21,13 +21,13 @@ use candle_core::{Device, Tensor};
 use super::batch::{PACK_TOKENS, batches, l2_normalised, with_margin};
 use super::directory::Directory;
 use super::layers::Linear;
-use super::scope::Source;
+use super::scope::WeightSource;
 use super::{Cancel, Embedder, ModelError, Request};
-use config::{Config, Variant};
-use encoder::{Checkpoint, Encoder};
-use layout::{Layout, Pooling, Prompts, ScoreActivation, Task};
+use config::{BertConfig, Variant};
+use encoder::{BertEncoder, CheckpointNames};
+use layout::{ModelTask, Pooling, Prompts, ScoreActivation, TextModelLayout};
 use photosearch_memory as memory;
-use tokens::{Sequence, Tokens};
+use tokens::{BertTokens, TokenSequence};
 
 const SCORES_ONLY: ModelError = ModelError::WrongKind(
     "it is a cross-encoder: it scores pairs of texts and makes no embeddings",
@@ -35,17 +35,17 @@ const SCORES_ONLY: ModelError = ModelError::WrongKind(
 
 /// A place in the forward pass at which tests look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Point {
+enum BertPoint {
     Embedded,
     Layer(usize),
 }
 
-type Observer<'a> = &'a mut dyn FnMut(Point, &Tensor);
+type BertObserver<'a> = &'a mut dyn FnMut(BertPoint, &Tensor);
 
 /// What both kinds of model have.
 struct Base {
-    tokens: Tokens,
-    encoder: Encoder,
+    tokens: BertTokens,
+    encoder: BertEncoder,
     /// About what a token takes in a forward pass.
     token_bytes: u64,
 }
@@ -67,47 +67,47 @@ struct CrossEncoder {
 
 /// Dimensions of the vectors, `None` for a cross-encoder.
 pub(super) fn dims(directory: &Directory) -> Result<Option<usize>, ModelError> {
-    let config = Config::read(directory)?;
-    Ok(match Layout::read(directory, &config)?.task {
-        Task::Embed(_) => Some(config.hidden_size),
-        Task::Score(_) => None,
+    let config = BertConfig::read(directory)?;
+    Ok(match TextModelLayout::read(directory, &config)?.task {
+        ModelTask::Embed(_) => Some(config.hidden_size),
+        ModelTask::Score(_) => None,
     })
 }
 
 pub(super) fn load(
     directory: &Directory,
-    source: Source<'_>,
+    source: WeightSource<'_>,
     cancel: &Cancel,
 ) -> Result<Box<dyn Embedder>, ModelError> {
-    Ok(match Model::load(directory, source, cancel)? {
-        Model::Embedder(model) => Box::new(model),
-        Model::CrossEncoder(model) => Box::new(model),
+    Ok(match BertModel::load(directory, source, cancel)? {
+        BertModel::Embedder(model) => Box::new(model),
+        BertModel::CrossEncoder(model) => Box::new(model),
     })
 }
 
-enum Model {
+enum BertModel {
     Embedder(TextEmbedder),
     CrossEncoder(CrossEncoder),
 }
 
-impl Model {
+impl BertModel {
     fn load(
         directory: &Directory,
-        source: Source<'_>,
+        source: WeightSource<'_>,
         cancel: &Cancel,
     ) -> Result<Self, ModelError> {
-        let config = Config::read(directory)?;
-        let layout = Layout::read(directory, &config)?;
+        let config = BertConfig::read(directory)?;
+        let layout = TextModelLayout::read(directory, &config)?;
         let recommended = directory.recommendations(config.hidden_size)?;
         let max_tokens = recommended
             .max_tokens
             .or(layout.max_tokens)
             .unwrap_or(usize::MAX)
             .min(config.max_tokens());
-        let checkpoint = Checkpoint::new(&config, source, cancel);
+        let checkpoint = CheckpointNames::new(&config, source, cancel);
         let base = Base {
-            tokens: Tokens::read(directory, layout.lowercase, max_tokens)?,
-            encoder: Encoder::load(&config, &checkpoint)?,
+            tokens: BertTokens::read(directory, layout.lowercase, max_tokens)?,
+            encoder: BertEncoder::load(&config, &checkpoint)?,
             // The state, its norm and the products of attention, or the two halves of the
             // feed-forward layer.
             token_bytes: 4
@@ -116,14 +116,14 @@ impl Model {
                     as u64,
         };
         Ok(match layout.task {
-            Task::Embed(pooling) => Self::Embedder(TextEmbedder {
+            ModelTask::Embed(pooling) => Self::Embedder(TextEmbedder {
                 base,
                 pooling,
                 prompts: layout.prompts,
                 default_instruction: recommended.default_instruction,
                 dims: config.hidden_size,
             }),
-            Task::Score(activation) => {
+            ModelTask::Score(activation) => {
                 Self::CrossEncoder(CrossEncoder::load(base, &config, &checkpoint, activation)?)
             }
         })
@@ -138,14 +138,14 @@ impl Base {
     /// their tokens, [tokens, hidden], and gives one row a sequence.
     fn run(
         &self,
-        sequences: &[Sequence],
+        sequences: &[TokenSequence],
         memory: u64,
         cancel: &Cancel,
-        finish: impl Fn(&Tensor, &[Sequence]) -> Result<Tensor, ModelError>,
+        finish: impl Fn(&Tensor, &[TokenSequence]) -> Result<Tensor, ModelError>,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let fitting = usize::try_from(memory / self.token_bytes).unwrap_or(usize::MAX);
         // Of a short text, packing keys and values makes at least so much.
-        let size = |sequence: &Sequence| sequence.ids.len().max(LEAST_TOKENS);
+        let size = |sequence: &TokenSequence| sequence.ids.len().max(LEAST_TOKENS);
         if let Some(large) = sequences.iter().find(|own| size(own) > fitting) {
             return Err(ModelError::OutOfMemory(format!(
                 "embedding {} tokens would take {} MB",
@@ -166,7 +166,7 @@ impl Base {
 }
 
 /// [tokens, hidden] to [sequences, hidden]: the state of each sequence's first token.
-fn first_states(states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, ModelError> {
+fn first_states(states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
     let mut start = 0;
     let first: Vec<u32> = sequences
         .iter()
@@ -180,7 +180,7 @@ fn first_states(states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, Model
 }
 
 /// [tokens, hidden] to [sequences, hidden]: the mean of each sequence's states.
-fn mean_states(states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, ModelError> {
+fn mean_states(states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
     let mut start = 0;
     let mut means = Vec::with_capacity(sequences.len());
     for sequence in sequences {
@@ -192,7 +192,7 @@ fn mean_states(states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, ModelE
 }
 
 impl TextEmbedder {
-    fn tokens(&self, request: &Request<'_>) -> Result<Sequence, ModelError> {
+    fn tokens(&self, request: &Request<'_>) -> Result<TokenSequence, ModelError> {
         if !request.images.is_empty() {
             return Err(ModelError::TEXT_ONLY);
         }
@@ -205,7 +205,7 @@ impl TextEmbedder {
             .text(prefix, request.text.unwrap_or_default())
     }
 
-    fn pool(&self, states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, ModelError> {
+    fn pool(&self, states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
         match self.pooling {
             Pooling::First => first_states(states, sequences),
             Pooling::Mean => mean_states(states, sequences),
@@ -248,8 +248,8 @@ impl Embedder for TextEmbedder {
 impl CrossEncoder {
     fn load(
         base: Base,
-        config: &Config,
-        checkpoint: &Checkpoint<'_>,
+        config: &BertConfig,
+        checkpoint: &CheckpointNames<'_>,
         activation: ScoreActivation,
     ) -> Result<Self, ModelError> {
         let (dense, out) = match config.model_type {
@@ -272,7 +272,7 @@ impl CrossEncoder {
     }
 
     /// [tokens, hidden] to [sequences, 1]
-    fn head(&self, states: &Tensor, sequences: &[Sequence]) -> Result<Tensor, ModelError> {
+    fn head(&self, states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
         let first = first_states(states, sequences)?;
         self.out.forward(&self.dense.forward(&first)?.tanh()?)
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::Cache;
-use crate::tests::{Checkpoint, load_anew};
+use crate::tests::{GoldenCopy, load_anew};
 use photosearch_image::RgbImage;
 
 /// Of `‖a - b‖ / ‖b‖` of a hidden state, and of a score.
@@ -28,12 +28,12 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// A case of `tests/golden/text`: the inputs, and what the reference computed of each by itself.
-struct Case<T> {
+struct TextCase<T> {
     inputs: Vec<T>,
     tensors: HashMap<String, Tensor>,
 }
 
-impl<T: DeserializeOwned> Case<T> {
+impl<T: DeserializeOwned> TextCase<T> {
     fn read(name: &str) -> Self {
         #[derive(Deserialize)]
         struct About<T> {
@@ -59,7 +59,7 @@ impl<T: DeserializeOwned> Case<T> {
     }
 
     /// Asserts that `sequences` are the reference's, and the states that `encoder` makes of them.
-    fn assert_states(&self, name: &str, base: &Base, sequences: &[Sequence]) {
+    fn assert_states(&self, name: &str, base: &Base, sequences: &[TokenSequence]) {
         for ((found, expected), i) in sequences.iter().zip(self.ids()).zip(0..) {
             assert_eq!(found.ids, expected, "{name}, {i}");
         }
@@ -68,8 +68,8 @@ impl<T: DeserializeOwned> Case<T> {
         base.encoder
             .forward(sequences, &Cancel::new(), &mut |point, states| {
                 let key = match point {
-                    Point::Embedded => "embedded".to_owned(),
-                    Point::Layer(i) => format!("layer.{i}"),
+                    BertPoint::Embedded => "embedded".to_owned(),
+                    BertPoint::Layer(i) => format!("layer.{i}"),
                 };
                 let error = relative_error(states, &self.tensors[&key]);
                 assert!(error <= TOLERANCE, "{name}, {point:?}: {error:e}");
@@ -104,26 +104,26 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// The model in `dir`, by way of a pack of its own.
-fn load_packed(dir: &Path) -> Model {
+fn load_packed(dir: &Path) -> BertModel {
     let cache = tempfile::tempdir().unwrap();
     let cancel = Cancel::new();
     let pack = crate::pack(dir, &Cache::new(cache.path().into()), false, &cancel).unwrap();
     let pack = Arc::new(pack);
     let directory = Directory::packed(pack.clone());
-    Model::load(&directory, Source::Packed(&pack), &cancel).unwrap()
+    BertModel::load(&directory, WeightSource::Packed(&pack), &cancel).unwrap()
 }
 
 fn embedder(directory: &Path) -> TextEmbedder {
     match load_packed(directory) {
-        Model::Embedder(model) => model,
-        Model::CrossEncoder(_) => panic!("it is a cross-encoder"),
+        BertModel::Embedder(model) => model,
+        BertModel::CrossEncoder(_) => panic!("it is a cross-encoder"),
     }
 }
 
 fn cross_encoder(name: &str) -> CrossEncoder {
     match load_packed(&golden(name)) {
-        Model::CrossEncoder(model) => model,
-        Model::Embedder(_) => panic!("{name} is an embedder"),
+        BertModel::CrossEncoder(model) => model,
+        BertModel::Embedder(_) => panic!("{name} is an embedder"),
     }
 }
 
@@ -135,7 +135,7 @@ fn request<'a>(text: &'a str, instruction: Option<&'a str>) -> Request<'a> {
     }
 }
 
-fn pairs(case: &Case<(String, String)>) -> Vec<(&str, &str)> {
+fn pairs(case: &TextCase<(String, String)>) -> Vec<(&str, &str)> {
     let pairs = case.inputs.iter();
     pairs.map(|(a, b)| (a.as_str(), b.as_str())).collect()
 }
@@ -155,7 +155,7 @@ fn every_case_is_tested() {
 #[test]
 fn tokens_and_states_are_the_references() {
     for name in EMBEDDERS {
-        let (case, model) = (Case::<String>::read(name), embedder(&golden(name)));
+        let (case, model) = (TextCase::<String>::read(name), embedder(&golden(name)));
         let sequences = case
             .inputs
             .iter()
@@ -164,7 +164,7 @@ fn tokens_and_states_are_the_references() {
         case.assert_states(name, &model.base, &sequences);
     }
     for name in CROSS_ENCODERS {
-        let (case, model) = (Case::read(name), cross_encoder(name));
+        let (case, model) = (TextCase::read(name), cross_encoder(name));
         let sequences = pairs(&case)
             .into_iter()
             .map(|(a, b)| model.base.tokens.pair(a, b));
@@ -177,7 +177,7 @@ fn tokens_and_states_are_the_references() {
 fn embeddings_are_the_references_together_and_alone() {
     let mut compared = 0;
     for name in EMBEDDERS {
-        let (case, model) = (Case::<String>::read(name), embedder(&golden(name)));
+        let (case, model) = (TextCase::<String>::read(name), embedder(&golden(name)));
         for (key, instruction) in [
             ("result", None),
             ("result", Some(" \n")),
@@ -213,7 +213,7 @@ fn embeddings_are_the_references_together_and_alone() {
 #[test]
 fn scores_are_the_references_together_and_alone() {
     for name in CROSS_ENCODERS {
-        let (case, model) = (Case::read(name), cross_encoder(name));
+        let (case, model) = (TextCase::read(name), cross_encoder(name));
         let pairs = pairs(&case);
         let expected: Vec<f32> = case.tensors["result"]
             .flatten_all()
@@ -303,7 +303,7 @@ fn a_text_of_any_length_is_cut_and_not_read_to_its_end() {
 #[test]
 fn unusual_layouts_are_named() {
     let assert_unsupported = |file: &str, change: &dyn Fn(&mut Value), words: &str| {
-        let copy = Checkpoint::of_text("bert_mean");
+        let copy = GoldenCopy::of_text("bert_mean");
         copy.edit(file, |content| change(content));
         for error in [copy.error(), crate::describe(copy.path()).unwrap_err()] {
             assert!(
@@ -357,11 +357,11 @@ fn unusual_layouts_are_named() {
         "is_decoder",
     );
 
-    let copy = Checkpoint::of_text("bert_mean");
+    let copy = GoldenCopy::of_text("bert_mean");
     copy.edit(modules, |m| m[1]["path"] = json!("../1_Pooling"));
     copy.assert_malformed(modules, "../1_Pooling");
 
-    let copy = Checkpoint::of_text("xlm_roberta_rerank");
+    let copy = GoldenCopy::of_text("xlm_roberta_rerank");
     copy.edit("config.json", |c| {
         c["id2label"] = json!({"0": "a", "1": "b", "2": "c"})
     });
@@ -400,7 +400,7 @@ fn hostile_sizes_are_malformed() {
         ("layer_norm_eps", json!(-1.0)),
         ("hidden_act", json!("elu")),
     ] {
-        let copy = Checkpoint::of_text("xlm_roberta_cls");
+        let copy = GoldenCopy::of_text("xlm_roberta_cls");
         copy.edit("config.json", |config| config[key] = value.clone());
         copy.assert_malformed("config.json", "");
     }
@@ -410,7 +410,7 @@ fn hostile_sizes_are_malformed() {
         "intermediate_size",
         "max_position_embeddings",
     ] {
-        let copy = Checkpoint::of_text("xlm_roberta_cls");
+        let copy = GoldenCopy::of_text("xlm_roberta_cls");
         copy.edit("config.json", |config| {
             config[key] = json!(config[key].as_u64().unwrap() + 4)
         });
@@ -420,7 +420,7 @@ fn hostile_sizes_are_malformed() {
 
 #[test]
 fn a_tokenizer_that_asks_for_too_much_is_an_error() {
-    let copy = Checkpoint::of_text("bert_rerank");
+    let copy = GoldenCopy::of_text("bert_rerank");
     copy.edit("tokenizer.json", |tokenizer| {
         let pair = &mut tokenizer["post_processor"]["pair"];
         pair[3]["Sequence"]["type_id"] = json!(7);
@@ -431,7 +431,7 @@ fn a_tokenizer_that_asks_for_too_much_is_an_error() {
         .unwrap_err();
     assert!(error.to_string().contains("type id 7"), "{error}");
 
-    let copy = Checkpoint::of_text("bert_mean");
+    let copy = GoldenCopy::of_text("bert_mean");
     std::fs::write(copy.path().join("photosearch.json"), r#"{"max_tokens": 2}"#).unwrap();
     let result = copy
         .load()
@@ -445,7 +445,7 @@ fn a_tokenizer_that_asks_for_too_much_is_an_error() {
 
 #[test]
 fn photosearch_json_sets_the_instruction_and_the_length() {
-    let copy = Checkpoint::of_text("bert_prompts");
+    let copy = GoldenCopy::of_text("bert_prompts");
     let text = "a baby laughs in the bath";
     let ids = |content: Value, instruction| {
         std::fs::write(copy.path().join("photosearch.json"), content.to_string()).unwrap();
@@ -466,7 +466,7 @@ fn photosearch_json_sets_the_instruction_and_the_length() {
 #[test]
 fn no_text_outgrows_the_position_table() {
     for (name, most) in [("bert_mean", 48), ("xlm_roberta_cls", 64 - 2)] {
-        let copy = Checkpoint::of_text(name);
+        let copy = GoldenCopy::of_text(name);
         copy.edit("sentence_bert_config.json", |config| {
             config["max_seq_length"] = json!(1000);
         });
@@ -480,7 +480,7 @@ fn no_text_outgrows_the_position_table() {
 
 #[test]
 fn pickled_weights_are_named() {
-    let copy = Checkpoint::of_text("xlm_roberta_cls");
+    let copy = GoldenCopy::of_text("xlm_roberta_cls");
     let path = |name: &str| copy.path().join(name);
     std::fs::rename(path("model.safetensors"), path("pytorch_model.bin")).unwrap();
     let error = copy.error();

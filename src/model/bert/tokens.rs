@@ -19,20 +19,20 @@ const BYTES_A_TOKEN: usize = 16;
 /// 8,192 tokens: that is 128 bytes for each.
 const MAX_TEXT_BYTES: usize = 1 << 20;
 
-pub(super) struct Tokens {
+pub(super) struct BertTokens {
     inner: Tokenizer,
     max_tokens: usize,
 }
 
 /// A text's tokens, or a pair's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sequence {
+pub(super) struct TokenSequence {
     pub ids: Vec<u32>,
     /// For each token which text of a pair it belongs to, as the tokenizer's post-processor says.
     pub segments: Vec<u32>,
 }
 
-impl Tokens {
+impl BertTokens {
     pub fn read(
         directory: &Directory,
         lowercase: bool,
@@ -50,7 +50,7 @@ impl Tokens {
 
     /// The tokens of `prefix` and `text` written together, with what the post-processor adds. A long
     /// text loses its end.
-    pub fn text(&self, prefix: &str, text: &str) -> Result<Sequence, ModelError> {
+    pub fn text(&self, prefix: &str, text: &str) -> Result<TokenSequence, ModelError> {
         let text = shorten(text, MAX_TEXT_BYTES);
         let encoding = match prefix {
             "" => self.pieces(text)?,
@@ -61,7 +61,7 @@ impl Tokens {
 
     /// The tokens of two texts, with what the post-processor adds. Of a long pair the longer text
     /// loses its end, and both where each alone is more than half of what there is room for.
-    pub fn pair(&self, first: &str, second: &str) -> Result<Sequence, ModelError> {
+    pub fn pair(&self, first: &str, second: &str) -> Result<TokenSequence, ModelError> {
         self.finish(self.pieces(first)?, Some(self.pieces(second)?))
     }
 
@@ -87,7 +87,11 @@ impl Tokens {
     }
 
     /// Cut to size, as the tokenizers library itself cuts "longest first", and post-process.
-    fn finish(&self, first: Encoding, second: Option<Encoding>) -> Result<Sequence, ModelError> {
+    fn finish(
+        &self,
+        first: Encoding,
+        second: Option<Encoding>,
+    ) -> Result<TokenSequence, ModelError> {
         let added = self.inner.added(second.is_some());
         if self.max_tokens <= added {
             return Err(ModelError::LimitExceeded(format!(
@@ -104,7 +108,7 @@ impl Tokens {
         let (first, second) = truncate_encodings(first, second, &params)
             .map_err(|error| ModelError::Internal(format!("could not cut a text: {error}")))?;
         let encoding = self.inner.join(first, second)?;
-        Ok(Sequence {
+        Ok(TokenSequence {
             ids: encoding.get_ids().to_vec(),
             segments: encoding.get_type_ids().to_vec(),
         })

@@ -14,7 +14,7 @@
 
 use half::bf16;
 
-use super::Target;
+use super::TargetColumns;
 use super::kernel::{INT8_BLOCK, Start};
 
 pub mod scores;
@@ -143,7 +143,7 @@ pub fn product<T: Real>(
     packed: &[u8],
     inputs: usize,
     start: Start<'_>,
-    mut target: Target<'_>,
+    mut target: TargetColumns<'_>,
 ) {
     let (rows, outputs, stride) = (target.rows(), target.columns(), target.stride());
     assert!(available());
@@ -206,7 +206,7 @@ pub fn i8_product(
     packed: &[u8],
     scales: &[f32],
     bias: Option<&[f32]>,
-    mut target: Target<'_>,
+    mut target: TargetColumns<'_>,
 ) {
     let (rows, outputs, stride) = (target.rows(), target.columns(), target.stride());
     let (units, blocks) = (inputs.div_ceil(UNIT_BYTES), inputs.div_ceil(INT8_BLOCK));
@@ -296,14 +296,14 @@ impl Tiles {
     /// What tile `i` fetches while it passes over a block: its share of as much as comes behind it,
     /// which is the next block, or the next panel. Where one tile is all, it reads memory in order
     /// and soon, which the processor foresees by itself.
-    fn ahead(self, block: &[u8], i: usize) -> Ahead {
+    fn ahead(self, block: &[u8], i: usize) -> Prefetch {
         let lines = if self.count > 1 {
             block.len() / LINE
         } else {
             0
         };
         let (first, end) = (i * lines / self.count, (i + 1) * lines / self.count);
-        Ahead {
+        Prefetch {
             from: block.as_ptr().wrapping_add(block.len() + first * LINE),
             lines: end - first,
         }
@@ -314,7 +314,7 @@ impl Tiles {
 const LINE: usize = 64;
 
 /// Lines to fetch; whether anything lies there does not matter.
-struct Ahead {
+struct Prefetch {
     from: *const u8,
     lines: usize,
 }
@@ -326,7 +326,7 @@ struct Tile<'a> {
     x_stride: usize,
     packed: *const u8,
     units: usize,
-    ahead: Ahead,
+    ahead: Prefetch,
     /// What the first block's sums are added to; `None`: to what is in the target. Each block is
     /// summed by itself first, which keeps the sums of many inputs closer.
     start: Option<&'a [f32; GROUP]>,
@@ -359,7 +359,7 @@ mod x86 {
     const CHUNK: usize = 8;
 
     /// Sums of a row: f32 or whole numbers.
-    type Sums = [__m512i; REGISTERS];
+    type RowSums = [__m512i; REGISTERS];
 
     const F32: u8 = Form::F32 as u8;
     const BF16: u8 = Form::Bf16 as u8;
@@ -485,7 +485,7 @@ mod x86 {
         /// Adds the products of `R` rows by the group.
         #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
         #[inline]
-        unsafe fn accumulate<const R: usize, const FORM: u8>(&self, sums: &mut [Sums; R]) {
+        unsafe fn accumulate<const R: usize, const FORM: u8>(&self, sums: &mut [RowSums; R]) {
             let chunks = self.units.div_ceil(CHUNK);
             let each = self.ahead.lines.div_ceil(chunks.max(1));
             let mut ahead = self.ahead.from;

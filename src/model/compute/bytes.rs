@@ -8,12 +8,12 @@ pub(crate) type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// A part of an owner's bytes, which lives as long as somebody holds it.
 #[derive(Clone)]
-pub(crate) struct Bytes {
+pub(crate) struct SharedBytes {
     owner: Owner,
     range: Range<usize>,
 }
 
-impl Bytes {
+impl SharedBytes {
     /// `None` if the owner does not have this range.
     pub fn new(owner: Owner, range: Range<usize>) -> Option<Self> {
         owner.as_ref().as_ref().get(range.clone())?;
@@ -34,7 +34,7 @@ impl Bytes {
     }
 }
 
-impl From<Vec<u8>> for Bytes {
+impl From<Vec<u8>> for SharedBytes {
     fn from(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
         Self {
@@ -44,7 +44,7 @@ impl From<Vec<u8>> for Bytes {
     }
 }
 
-impl AsRef<[u8]> for Bytes {
+impl AsRef<[u8]> for SharedBytes {
     fn as_ref(&self) -> &[u8] {
         // `new` has made sure that there is such a range.
         &self.owner.as_ref().as_ref()[self.range.clone()]

@@ -13,7 +13,7 @@ use super::{avx512, ops};
 
 /// Where a product goes: some columns of a row-major matrix of f32. Whoever splits a matrix into
 /// targets gives each column to one of them.
-pub(crate) struct Target<'a> {
+pub(crate) struct TargetColumns<'a> {
     pointer: *mut f32,
     /// Elements from a row to the next.
     stride: usize,
@@ -47,7 +47,7 @@ impl<'a> Output<'a> {
     /// One in memory that nobody has written to yet.
     ///
     /// # Safety
-    /// Whoever has a target writes an element before it is read, by [`Target::row`] or otherwise.
+    /// Whoever has a target writes an element before it is read, by [`TargetColumns::row`] or otherwise.
     pub unsafe fn unwritten(matrix: &'a mut [MaybeUninit<f32>], stride: usize) -> Self {
         Self {
             pointer: matrix.as_mut_ptr().cast(),
@@ -67,9 +67,9 @@ impl<'a> Output<'a> {
         rows: usize,
         column: usize,
         columns: usize,
-    ) -> Target<'a> {
+    ) -> TargetColumns<'a> {
         assert!(row + rows <= self.rows && column + columns <= self.stride);
-        Target {
+        TargetColumns {
             // SAFETY: within the matrix, as just checked.
             pointer: unsafe { self.pointer.add(row * self.stride + column) },
             stride: self.stride,
@@ -80,7 +80,7 @@ impl<'a> Output<'a> {
     }
 }
 
-impl Target<'_> {
+impl TargetColumns<'_> {
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -105,8 +105,8 @@ impl Target<'_> {
     }
 
     /// The same place, for a shorter time.
-    pub fn reborrow(&mut self) -> Target<'_> {
-        Target {
+    pub fn reborrow(&mut self) -> TargetColumns<'_> {
+        TargetColumns {
             pointer: self.pointer,
             stride: self.stride,
             rows: self.rows,
@@ -254,7 +254,7 @@ impl Kernel {
         inputs: usize,
         packed: &[u8],
         start: Start<'_>,
-        mut target: Target<'_>,
+        mut target: TargetColumns<'_>,
     ) {
         assert_eq!(x.len(), target.rows * inputs);
         assert_eq!(packed.len(), self.packed_bytes::<T>(target.columns, inputs));
@@ -284,7 +284,7 @@ pub(crate) trait Factor: avx512::Real + Send + Sync {
     fn library_pack(weight: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]);
 
     /// Overwrites the target.
-    fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut Target<'_>);
+    fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut TargetColumns<'_>);
 }
 
 impl Factor for f32 {
@@ -306,7 +306,7 @@ impl Factor for f32 {
         packed.copy_from_slice(bytemuck::cast_slice(weight));
     }
 
-    fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut Target<'_>) {
+    fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut TargetColumns<'_>) {
         let weights = bytemuck::cast_slice(packed);
         gemm_f32(x, inputs, weights, (1, inputs), inputs, target.reborrow());
     }
@@ -349,7 +349,7 @@ impl Factor for bf16 {
         }
     }
 
-    fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut Target<'_>) {
+    fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut TargetColumns<'_>) {
         // SAFETY: the sizes are right, and the target has its elements for itself.
         unsafe {
             numkong::bf16::dots_packed(
@@ -380,7 +380,7 @@ pub(crate) fn gemm_f32(
     rhs: &[f32],
     rhs_strides: (usize, usize),
     depth: usize,
-    target: Target<'_>,
+    target: TargetColumns<'_>,
 ) {
     let (rows, columns) = (target.rows, target.columns);
     if rows == 0 || columns == 0 {
@@ -484,7 +484,7 @@ impl Kernel {
         packed: &[u8],
         scales: &[f32],
         bias: Option<&[f32]>,
-        mut target: Target<'_>,
+        mut target: TargetColumns<'_>,
     ) {
         let (rows, outputs, blocks) = (target.rows, target.columns, int8_blocks(inputs));
         if self == Self::Avx512 {

@@ -4,8 +4,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-use super::kernel::{INT8_BLOCK, Kernel, Output, Start, Target, gemm_f32, int8_blocks};
-use super::{Bytes, pool};
+use super::kernel::{INT8_BLOCK, Kernel, Output, Start, TargetColumns, gemm_f32, int8_blocks};
+use super::{SharedBytes, pool};
 
 /// Outputs that are packed together: what one thread takes of a layer at a time.
 const PANEL_OUTPUTS: usize = 128;
@@ -54,7 +54,7 @@ pub(crate) struct Matrix {
     inputs: usize,
     held: Held,
     kernel: Kernel,
-    packed: Bytes,
+    packed: SharedBytes,
 }
 
 /// A panel's weights: real ones, or whole numbers with their scales ([outputs, blocks]).
@@ -71,7 +71,7 @@ impl Matrix {
         inputs: usize,
         held: Held,
         kernel: Kernel,
-        packed: Bytes,
+        packed: SharedBytes,
     ) -> Option<Self> {
         let own = Self {
             outputs,
@@ -95,7 +95,7 @@ impl Matrix {
             inputs,
             held,
             kernel,
-            packed: Bytes::empty(),
+            packed: SharedBytes::empty(),
         }
     }
 
@@ -138,7 +138,7 @@ impl Matrix {
         rows: &Rows<'_>,
         (first, columns): (usize, usize),
         bias: Option<&[f32]>,
-        mut target: Target<'_>,
+        mut target: TargetColumns<'_>,
     ) {
         let inputs = self.inputs;
         let bias = bias.map(|bias| &bias[first..first + columns]);
@@ -477,12 +477,12 @@ pub(crate) fn widen(held: Held, bytes: &[u8], out: &mut [f32]) -> Option<()> {
 pub(crate) struct Table {
     columns: usize,
     held: Held,
-    bytes: Bytes,
+    bytes: SharedBytes,
 }
 
 impl Table {
     /// `None` if the bytes have not the size of such a table.
-    pub fn new(rows: usize, columns: usize, held: Held, bytes: Bytes) -> Option<Self> {
+    pub fn new(rows: usize, columns: usize, held: Held, bytes: SharedBytes) -> Option<Self> {
         let size = rows.checked_mul(Self::row_bytes(columns, held))?;
         (bytes.as_ref().len() == size).then_some(Self {
             columns,
@@ -496,7 +496,7 @@ impl Table {
         Self {
             columns,
             held,
-            bytes: Bytes::empty(),
+            bytes: SharedBytes::empty(),
         }
     }
 

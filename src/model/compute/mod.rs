@@ -34,9 +34,11 @@ mod ops;
 pub(super) mod pool;
 mod seats;
 
-pub(super) use bytes::Bytes;
+pub(super) use bytes::SharedBytes;
 pub use kernel::configure_thread;
-pub(super) use kernel::{Factor, Kernel, Output, SCORE_UNIT, Start, Target, gemm_f32, int8_blocks};
+pub(super) use kernel::{
+    Factor, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, int8_blocks,
+};
 pub(super) use matrix::{
     Held, Matrix, Panel, Table, matrix_panels, pack_panel, products, quantise, widen,
 };

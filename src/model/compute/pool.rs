@@ -32,17 +32,17 @@ pub struct Pool {
 }
 
 struct Helper {
-    place: Arc<Place>,
+    place: Arc<WorkSlot>,
     /// `None` once it is being ended.
     thread: Option<JoinHandle<()>>,
 }
 
 /// Where a helper's work is laid.
 #[repr(align(128))]
-struct Place {
+struct WorkSlot {
     state: AtomicU32,
     /// The leader's while the state is `IDLE` or `ASLEEP`, the helper's while it is `READY`.
-    work: UnsafeCell<Work>,
+    work: UnsafeCell<WorkPointer>,
     /// What the work panicked with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -56,13 +56,13 @@ const READY: u32 = 2;
 const ENDED: u32 = 3;
 
 #[derive(Clone, Copy)]
-struct Work(*const (dyn Fn() + Sync));
+struct WorkPointer(*const (dyn Fn() + Sync));
 
 // SAFETY: the leader and the helper access the work in turns, which the state keeps; the function
 // may be called by any thread, and lives until the leader has seen that it was.
-unsafe impl Sync for Place {}
+unsafe impl Sync for WorkSlot {}
 // SAFETY: as above.
-unsafe impl Send for Place {}
+unsafe impl Send for WorkSlot {}
 
 thread_local! {
     /// The pool that the thread splits its work over; null: it does all by itself.
@@ -96,9 +96,9 @@ impl Pool {
             width: threads.max(1),
         };
         for i in 1..threads {
-            let place = Arc::new(Place {
+            let place = Arc::new(WorkSlot {
                 state: AtomicU32::new(IDLE),
-                work: UnsafeCell::new(Work(&|| ())),
+                work: UnsafeCell::new(WorkPointer(&|| ())),
                 panic: Mutex::default(),
             });
             let own = place.clone();
@@ -136,7 +136,7 @@ impl Pool {
         let helpers = &self.helpers[..(width - 1).min(self.helpers.len())];
         for helper in helpers {
             // SAFETY: the helper was seen to be done, so the place is the leader's.
-            unsafe { *helper.place.work.get() = Work(work) };
+            unsafe { *helper.place.work.get() = WorkPointer(work) };
             if helper.place.state.swap(READY, Ordering::AcqRel) == ASLEEP
                 && let Some(thread) = &helper.thread
             {
@@ -179,7 +179,7 @@ impl Drop for Pool {
     }
 }
 
-impl Place {
+impl WorkSlot {
     /// Does the work that is laid here until there will be none.
     fn serve(&self) {
         let mut since = Instant::now();

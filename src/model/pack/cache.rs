@@ -49,7 +49,7 @@ pub struct Packed {
 
 /// What a checkpoint was when it was first used under its name.
 #[derive(Serialize, Deserialize)]
-struct Source {
+struct FirstUse {
     fingerprint: String,
     /// The files that decide its vectors; `None`: it was not there.
     files: BTreeMap<String, Option<Stat>>,
@@ -83,7 +83,7 @@ impl Cache {
         if known.is_some() {
             return known;
         }
-        let fingerprint = Source::read(&home)?.fingerprint;
+        let fingerprint = FirstUse::read(&home)?.fingerprint;
         KNOWN.with_borrow_mut(|known| known.insert(home, (stat, fingerprint.clone())));
         Some(fingerprint)
     }
@@ -120,13 +120,13 @@ impl Cache {
         if !replace && let Some(pack) = current(&home, dir, kernel)? {
             return Ok(pack);
         }
-        if !replace && let Some(source) = Source::read(&home) {
+        if !replace && let Some(source) = FirstUse::read(&home) {
             let files = stats(dir, source.files.keys())?;
             if fingerprint(dir, source.files.keys(), cancel)? != source.fingerprint {
                 return Err(ModelError::Changed);
             }
             // Touched, or copied, but the same.
-            Source { files, ..source }.write(&home)?;
+            FirstUse { files, ..source }.write(&home)?;
             if let Some(pack) = current(&home, dir, kernel)? {
                 return Ok(pack);
             }
@@ -168,7 +168,7 @@ impl Packed {
 /// [`ModelError::NoMemory`] where the pack is there and cannot be mapped. (Any other fault means that
 /// there is none: it is made anew.)
 fn current(home: &Path, dir: &Path, kernel: Kernel) -> Result<Option<Pack>, ModelError> {
-    let Some(source) = Source::read(home) else {
+    let Some(source) = FirstUse::read(home) else {
         return Ok(None);
     };
     let is_unchanged = stats(dir, source.files.keys()).is_ok_and(|files| files == source.files);
@@ -222,7 +222,7 @@ fn make(
         _ => {}
     }
     let written = write_pack(&unfinished, dir, kernel, cancel, build);
-    let finish = |source: Source| -> io::Result<()> {
+    let finish = |source: FirstUse| -> io::Result<()> {
         fs::rename(
             &unfinished,
             home.join(pack_name(&source.fingerprint, kernel)),
@@ -244,7 +244,7 @@ fn write_pack(
     kernel: Kernel,
     cancel: &Cancel,
     build: &dyn Fn(&Directory, File, Kernel) -> Result<PackWriter, ModelError>,
-) -> Result<Source, ModelError> {
+) -> Result<FirstUse, ModelError> {
     let file = OpenOptions::new()
         .create_new(true)
         .write(true)
@@ -261,10 +261,10 @@ fn write_pack(
     writer
         .finish(fingerprint.clone())
         .map_err(ModelError::Cache)?;
-    Ok(Source { fingerprint, files })
+    Ok(FirstUse { fingerprint, files })
 }
 
-impl Source {
+impl FirstUse {
     /// `None` where there is none that can be read.
     fn read(home: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(home.join(SOURCE)).ok()?).ok()

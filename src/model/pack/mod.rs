@@ -11,7 +11,7 @@
 //! | 24 … 32 | its length; it ends the file |
 //! | 32 … 64 | its SHA-256 |
 //! | 64 … | sections, each from a multiple of 64 on |
-//! | … | the header, JSON: [`Header`] |
+//! | … | the header, JSON: [`PackHeader`] |
 
 mod cache;
 mod map;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::compute::{Bytes, Held, Kernel};
+use super::compute::{Held, Kernel, SharedBytes};
 use map::Mapping;
 
 pub use cache::{Cache, Packed};
@@ -42,7 +42,7 @@ const MAX_HEADER_BYTES: u64 = 64 << 20;
 
 /// What the file says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Header {
+pub(super) struct PackHeader {
     /// Hex SHA-256 of the checkpoint that it was made of.
     pub fingerprint: String,
     /// How matrices are held.
@@ -57,11 +57,11 @@ pub(super) struct Header {
 pub(super) struct Section {
     offset: u64,
     bytes: u64,
-    pub kind: Kind,
+    pub kind: SectionKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Kind {
+pub(super) enum SectionKind {
     /// A file of the checkpoint, byte for byte.
     File,
     /// A tokenizer in its compact form.
@@ -80,7 +80,7 @@ pub(super) enum Kind {
 
 /// A mapped pack.
 pub(super) struct Pack {
-    header: Header,
+    header: PackHeader,
     kernel: Kernel,
     mapping: Arc<Mapping>,
 }
@@ -116,7 +116,7 @@ impl Pack {
         if Sha256::digest(&header).as_slice() != &preamble[32..] {
             return Err(Unusable::Malformed("wrong checksum"));
         }
-        let header: Header = serde_json::from_slice(&header)
+        let header: PackHeader = serde_json::from_slice(&header)
             .map_err(|_| Unusable::Malformed("unreadable header"))?;
         let outside = |section: &Section| {
             let end = section.offset.checked_add(section.bytes);
@@ -134,7 +134,7 @@ impl Pack {
         })
     }
 
-    pub fn header(&self) -> &Header {
+    pub fn header(&self) -> &PackHeader {
         &self.header
     }
 
@@ -148,11 +148,11 @@ impl Pack {
     }
 
     /// A section, if there is one of this name.
-    pub fn section(&self, name: &str) -> Option<(&Kind, Bytes)> {
+    pub fn section(&self, name: &str) -> Option<(&SectionKind, SharedBytes)> {
         let section = self.header.sections.get(name)?;
         let start = usize::try_from(section.offset).ok()?;
         let end = start.checked_add(usize::try_from(section.bytes).ok()?)?;
-        let bytes = Bytes::new(self.mapping.clone(), start..end)?;
+        let bytes = SharedBytes::new(self.mapping.clone(), start..end)?;
         Some((&section.kind, bytes))
     }
 
@@ -160,15 +160,19 @@ impl Pack {
     pub fn files(&self) -> impl Iterator<Item = &str> {
         let sections = self.header.sections.iter();
         sections
-            .filter(|(_, section)| matches!(section.kind, Kind::File | Kind::Tokenizer))
+            .filter(|(_, section)| {
+                matches!(section.kind, SectionKind::File | SectionKind::Tokenizer)
+            })
             .map(|(name, _)| name.as_str())
     }
 
     /// Names of the weights.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Kind)> {
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &SectionKind)> {
         let sections = self.header.sections.iter();
         sections
-            .filter(|(_, section)| !matches!(section.kind, Kind::File | Kind::Tokenizer))
+            .filter(|(_, section)| {
+                !matches!(section.kind, SectionKind::File | SectionKind::Tokenizer)
+            })
             .map(|(name, section)| (name.as_str(), &section.kind))
     }
 

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
 use sha2::{Digest, Sha256};
 
-use super::{ALIGNMENT, Header, Kind, MAGIC, PREAMBLE, Section, VERSION};
+use super::{ALIGNMENT, MAGIC, PREAMBLE, PackHeader, Section, SectionKind, VERSION};
 use crate::compute::{Held, Kernel};
 
 /// A pack that is being written, section after section.
@@ -45,7 +45,7 @@ impl PackWriter {
     pub fn add<E: From<io::Error>>(
         &mut self,
         name: &str,
-        kind: Kind,
+        kind: SectionKind,
         parts: impl Iterator<Item = Result<Vec<u8>, E>>,
     ) -> Result<(), E> {
         let offset = self.align()?;
@@ -75,7 +75,7 @@ impl PackWriter {
     /// Write header and preamble, and bring everything to the disk.
     pub fn finish(mut self, fingerprint: String) -> io::Result<()> {
         let start = self.align()?;
-        let header = Header {
+        let header = PackHeader {
             fingerprint,
             held: self.held,
             kernel: self.kernel.name(),

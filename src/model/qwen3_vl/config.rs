@@ -1,7 +1,7 @@
 //! `config.json` of a Qwen3-VL checkpoint. What it leaves out has the default that transformers
 //! gives it, since transformers writes only what differs.
 //!
-//! After [`Config::read`] every number is known to be sane: nothing divides by zero, no product of
+//! After [`QwenConfig::read`] every number is known to be sane: nothing divides by zero, no product of
 //! sizes overflows, and each size that decides an allocation is also a dimension of a tensor whose
 //! shape is checked when it is loaded.
 
@@ -14,7 +14,7 @@ use crate::limits::{MAX_LAYERS, MAX_SIZE, check_size};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-pub(super) struct Config {
+pub(super) struct QwenConfig {
     pub text_config: TextConfig,
     pub vision_config: VisionConfig,
     pub image_token_id: u32,
@@ -23,7 +23,7 @@ pub(super) struct Config {
     pub vision_end_token_id: u32,
 }
 
-impl Default for Config {
+impl Default for QwenConfig {
     fn default() -> Self {
         Self {
             text_config: TextConfig::default(),
@@ -123,7 +123,7 @@ impl Default for VisionConfig {
     }
 }
 
-impl Config {
+impl QwenConfig {
     pub fn read(directory: &Directory) -> Result<Self, ModelError> {
         let config: Self = directory.json(CONFIG)?;
         config

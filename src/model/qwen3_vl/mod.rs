@@ -22,14 +22,14 @@ use candle_core::{Device, Tensor};
 use super::batch::{PACK_TOKENS, batches, check_ids, l2_normalised, with_margin};
 use super::directory::Directory;
 use super::prompt::{self, ImageMarkers, Prompt};
-use super::scope::{Scope, Source};
+use super::scope::{Scope, WeightSource};
 use super::tokenizer::Tokenizer;
 use super::{Cancel, Embedder, ModelError, Request};
-use config::Config;
+use config::QwenConfig;
 use photosearch_memory as memory;
 use preprocess::Preprocessor;
-use rope::Grid;
-use text::{Prefix, TextModel, Tokens, Visual};
+use rope::PatchGrid;
+use text::{PromptPrefix, TextModel, TokenBatch, Visual};
 use vision::VisionTower;
 
 /// The reference's limit on a prompt.
@@ -45,7 +45,7 @@ const PREFIXES: usize = 2;
 
 /// A place in the forward pass at which tests look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Point {
+enum QwenPoint {
     PatchEmbedding,
     PatchPositions,
     VisionBlock(usize),
@@ -56,13 +56,13 @@ enum Point {
     Norm,
 }
 
-type Observer<'a> = &'a mut dyn FnMut(Point, &Tensor);
+type QwenObserver<'a> = &'a mut dyn FnMut(QwenPoint, &Tensor);
 
 /// Requests made ready for the model, one after another.
 #[derive(Clone, Default)]
-struct Pack {
+struct InputBatch {
     /// What all of them begin with, and how many of its tokens: those are left out below.
-    prefix: Option<(Arc<Prefix>, usize)>,
+    prefix: Option<(Arc<PromptPrefix>, usize)>,
     /// Tokens of the first request that others may begin with.
     keep: usize,
     /// Tokens of all requests, those that are left out among them.
@@ -71,12 +71,12 @@ struct Pack {
     positions: Vec<[u32; 3]>,
     /// Tokens of each request.
     lengths: Vec<usize>,
-    grids: Vec<Grid>,
+    grids: Vec<PatchGrid>,
     /// Patches of all grids, row by row.
     patches: Vec<f32>,
 }
 
-impl Pack {
+impl InputBatch {
     fn is_full(&self) -> bool {
         let patches: usize = self.grids.iter().map(|grid| grid.patches()).sum();
         self.ids.len() >= PACK_TOKENS || patches >= PACK_PATCHES
@@ -89,7 +89,7 @@ fn common(a: &[u32], b: &[u32]) -> usize {
 }
 
 struct Qwen3Vl {
-    config: Config,
+    config: QwenConfig,
     max_tokens: usize,
     default_instruction: String,
     markers: ImageMarkers,
@@ -98,17 +98,17 @@ struct Qwen3Vl {
     vision: VisionTower,
     text: TextModel,
     /// What prompts have begun with, the last used first.
-    prefixes: Mutex<Vec<Arc<Prefix>>>,
+    prefixes: Mutex<Vec<Arc<PromptPrefix>>>,
 }
 
 /// Dimensions of the vectors.
 pub(super) fn dims(directory: &Directory) -> Result<Option<usize>, ModelError> {
-    Ok(Some(Config::read(directory)?.text_config.hidden_size))
+    Ok(Some(QwenConfig::read(directory)?.text_config.hidden_size))
 }
 
 pub(super) fn load(
     directory: &Directory,
-    source: Source<'_>,
+    source: WeightSource<'_>,
     cancel: &Cancel,
 ) -> Result<Box<dyn Embedder>, ModelError> {
     Ok(Box::new(Qwen3Vl::load(directory, source, cancel)?))
@@ -117,10 +117,10 @@ pub(super) fn load(
 impl Qwen3Vl {
     fn load(
         directory: &Directory,
-        source: Source<'_>,
+        source: WeightSource<'_>,
         cancel: &Cancel,
     ) -> Result<Self, ModelError> {
-        let config = Config::read(directory)?;
+        let config = QwenConfig::read(directory)?;
         let recommended = directory.recommendations(config.text_config.hidden_size)?;
         let preprocessor =
             Preprocessor::read(directory, &config.vision_config, &recommended.image)?;
@@ -151,7 +151,7 @@ impl Qwen3Vl {
     }
 
     /// Token ids and picture grids of a request.
-    fn tokens(&self, request: &Request<'_>) -> Result<(Vec<u32>, Vec<Grid>), ModelError> {
+    fn tokens(&self, request: &Request<'_>) -> Result<(Vec<u32>, Vec<PatchGrid>), ModelError> {
         let config = &self.config;
         let grids = request
             .images
@@ -204,8 +204,8 @@ impl Qwen3Vl {
     fn add(
         &self,
         request: &Request<'_>,
-        (ids, grids): &(Vec<u32>, Vec<Grid>),
-        pack: &mut Pack,
+        (ids, grids): &(Vec<u32>, Vec<PatchGrid>),
+        pack: &mut InputBatch,
         cancel: &Cancel,
     ) -> Result<(), ModelError> {
         self.add_tokens(ids, grids, pack)?;
@@ -219,8 +219,8 @@ impl Qwen3Vl {
 
     /// About the bytes that a forward pass of so many tokens and of pictures of so many patches
     /// allocates at its highest: of each stage of a layer what is alive at the same time.
-    fn working_set(&self, tokens: usize, grids: &[&[Grid]]) -> u64 {
-        let count = |grids: &[Grid]| grids.iter().map(|grid| grid.patches()).sum::<usize>();
+    fn working_set(&self, tokens: usize, grids: &[&[PatchGrid]]) -> u64 {
+        let count = |grids: &[PatchGrid]| grids.iter().map(|grid| grid.patches()).sum::<usize>();
         let all: usize = grids.iter().map(|grids| count(grids)).sum();
         // Pictures are seen some at a time.
         let largest = grids
@@ -250,7 +250,12 @@ impl Qwen3Vl {
         elements * size_of::<f32>() as u64
     }
 
-    fn add_tokens(&self, ids: &[u32], grids: &[Grid], pack: &mut Pack) -> Result<(), ModelError> {
+    fn add_tokens(
+        &self,
+        ids: &[u32],
+        grids: &[PatchGrid],
+        pack: &mut InputBatch,
+    ) -> Result<(), ModelError> {
         let merge = self.config.vision_config.spatial_merge_size;
         let positions = rope::positions(ids, self.config.image_token_id, grids, merge)
             .ok_or_else(|| ModelError::Internal("picture tokens without a picture".into()))?;
@@ -264,15 +269,15 @@ impl Qwen3Vl {
     }
 
     /// An empty pack for a request of these tokens and those that begin alike.
-    fn new_pack(&self, ids: &[u32]) -> Pack {
-        let mut pack = Pack::default();
+    fn new_pack(&self, ids: &[u32]) -> InputBatch {
+        let mut pack = InputBatch::default();
         let template = self.template(ids);
         if template == 0 {
             return pack;
         }
         let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
         // The template's last token, a line's end, may have grown together with the text.
-        let same = |prefix: &Arc<Prefix>| common(&prefix.ids, ids) + 1 >= template;
+        let same = |prefix: &Arc<PromptPrefix>| common(&prefix.ids, ids) + 1 >= template;
         match prefixes.iter().position(same) {
             Some(found) => {
                 let prefix = prefixes.remove(found);
@@ -294,7 +299,7 @@ impl Qwen3Vl {
         length.min(MAX_PREFIX).min(ids.len().saturating_sub(1))
     }
 
-    fn remember(&self, prefix: Prefix) {
+    fn remember(&self, prefix: PromptPrefix) {
         let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
         prefixes.insert(0, Arc::new(prefix));
         prefixes.truncate(PREFIXES);
@@ -303,16 +308,16 @@ impl Qwen3Vl {
     /// The vector of each request in the pack.
     fn forward(
         &self,
-        pack: &Pack,
+        pack: &InputBatch,
         cancel: &Cancel,
-        observe: Observer<'_>,
+        observe: QwenObserver<'_>,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         memory::ask(with_margin(self.working_set(pack.tokens, &[&pack.grids])))?;
         let visual = match pack.grids.is_empty() {
             true => None,
             false => Some(self.see(pack, cancel, observe)?),
         };
-        let tokens = Tokens {
+        let tokens = TokenBatch {
             ids: &pack.ids,
             positions: &pack.positions,
             lengths: &pack.lengths,
@@ -347,9 +352,9 @@ impl Qwen3Vl {
     /// What the vision tower makes of the pack's pictures, some at a time.
     fn see(
         &self,
-        pack: &Pack,
+        pack: &InputBatch,
         cancel: &Cancel,
-        observe: Observer<'_>,
+        observe: QwenObserver<'_>,
     ) -> Result<Visual, ModelError> {
         let values = self.config.vision_config.patch_values();
         let mut merged = Vec::new();
@@ -413,7 +418,7 @@ impl Embedder for Qwen3Vl {
         cancel: &Cancel,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let mut vectors = Vec::with_capacity(requests.len());
-        let mut pack = Pack::default();
+        let mut pack = InputBatch::default();
         for request in requests {
             cancel.check()?;
             let tokens = self.tokens(request)?;
@@ -432,7 +437,7 @@ impl Embedder for Qwen3Vl {
             });
             if !pack.lengths.is_empty() && (pack.is_full() || together > memory || !alike) {
                 vectors.extend(self.forward(&pack, cancel, &mut |_, _| ())?);
-                pack = Pack::default();
+                pack = InputBatch::default();
             }
             if pack.lengths.is_empty() {
                 pack = self.new_pack(ids);

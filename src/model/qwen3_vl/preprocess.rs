@@ -5,7 +5,7 @@
 use serde::Deserialize;
 
 use super::config::VisionConfig;
-use super::rope::Grid;
+use super::rope::PatchGrid;
 use crate::ModelError;
 use crate::directory::{Directory, ImageBudget, PHOTOSEARCH, PREPROCESSOR};
 use photosearch_image::{RgbImage, resize_bicubic};
@@ -119,7 +119,7 @@ impl Preprocessor {
 
     /// The grid of a picture of this size: both sides whole tokens, the area within the budget,
     /// the aspect ratio kept as well as that allows.
-    pub fn grid(&self, width: u32, height: u32) -> Result<Grid, ModelError> {
+    pub fn grid(&self, width: u32, height: u32) -> Result<PatchGrid, ModelError> {
         let (long, short) = (width.max(height), width.min(height));
         if u64::from(long) > MAX_ASPECT_RATIO * u64::from(short) {
             return Err(ModelError::InvalidInput(format!(
@@ -150,7 +150,7 @@ impl Preprocessor {
             let fit = |side: f64| (side * grow / token).ceil();
             (columns, rows) = (fit(width), fit(height));
         }
-        Ok(Grid {
+        Ok(PatchGrid {
             rows: rows as usize * self.merge,
             columns: columns as usize * self.merge,
         })
@@ -168,7 +168,7 @@ impl Preprocessor {
     }
 
     /// Width and height of a grid.
-    fn pixels(&self, grid: Grid) -> Result<(u32, u32), ModelError> {
+    fn pixels(&self, grid: PatchGrid) -> Result<(u32, u32), ModelError> {
         let side = |patches: usize| {
             u32::try_from(patches * self.patch)
                 .map_err(|_| ModelError::Internal(format!("an image side of {patches} patches")))
@@ -176,12 +176,12 @@ impl Preprocessor {
         Ok((side(grid.columns)?, side(grid.rows)?))
     }
 
-    /// The picture's patches in the order of [`Grid::walk`], appended to `patches`: of each first
+    /// The picture's patches in the order of [`PatchGrid::walk`], appended to `patches`: of each first
     /// the channel, then the frame (all alike), then rows from the top.
     pub fn append_patches(
         &self,
         image: &RgbImage,
-        grid: Grid,
+        grid: PatchGrid,
         patches: &mut Vec<f32>,
     ) -> Result<(), ModelError> {
         let (width, height) = self.pixels(grid)?;

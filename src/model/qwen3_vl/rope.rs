@@ -6,14 +6,14 @@
 
 /// A picture cut into patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Grid {
+pub(super) struct PatchGrid {
     /// Patches from top to bottom, a multiple of the merge size.
     pub rows: usize,
     /// Patches from left to right, a multiple of the merge size.
     pub columns: usize,
 }
 
-impl Grid {
+impl PatchGrid {
     pub fn patches(self) -> usize {
         self.rows * self.columns
     }
@@ -38,7 +38,7 @@ impl Grid {
 pub(super) fn positions(
     ids: &[u32],
     image_token: u32,
-    grids: &[Grid],
+    grids: &[PatchGrid],
     merge: usize,
 ) -> Option<Vec<[u32; 3]>> {
     let mut positions = Vec::with_capacity(ids.len());
@@ -143,7 +143,7 @@ impl VisionRope {
         }
     }
 
-    pub fn tables(&self, grids: &[Grid], merge: usize) -> Rotary {
+    pub fn tables(&self, grids: &[PatchGrid], merge: usize) -> Rotary {
         let patches: usize = grids.iter().map(|grid| grid.patches()).sum();
         let mut angles = Vec::with_capacity(patches * 2 * self.frequencies.len());
         for (row, column) in grids.iter().flat_map(|grid| grid.walk(merge)) {
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn text_after_a_picture_resumes_past_its_longer_side() {
-        let grid = Grid {
+        let grid = PatchGrid {
             rows: 2,
             columns: 6,
         };
@@ -183,11 +183,11 @@ mod tests {
 
     #[test]
     fn picture_tokens_that_are_not_the_pictures_have_no_positions() {
-        let grid = Grid {
+        let grid = PatchGrid {
             rows: 2,
             columns: 4,
         };
-        let of = |ids: &[u32], grids: &[Grid]| positions(ids, IMAGE, grids, 2);
+        let of = |ids: &[u32], grids: &[PatchGrid]| positions(ids, IMAGE, grids, 2);
         assert!(of(&[IMAGE, IMAGE], &[grid]).is_some());
         assert!(of(&[IMAGE], &[grid]).is_none());
         assert!(of(&[IMAGE, 1, IMAGE], &[grid]).is_none());
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn patches_are_walked_block_by_block() {
-        let grid = Grid {
+        let grid = PatchGrid {
             rows: 2,
             columns: 4,
         };

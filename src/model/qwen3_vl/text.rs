@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 
 use super::config::TextConfig;
 use super::rope::{Rotary, TextRope};
-use super::{Observer, Point};
+use super::{QwenObserver, QwenPoint};
 use crate::attention::{Heads, Mask, Precision, attend};
 use crate::compute::{Table, rotate_heads};
 use crate::layers::{Activation, Linear, RmsNorm, add_to, apply, in_parts, products, try_apply};
@@ -26,7 +26,7 @@ pub(super) struct Visual {
 
 /// What prompts begin with: keys and values of each layer. A token sees those before it alone, so
 /// in every prompt that begins so they are the same.
-pub(super) struct Prefix {
+pub(super) struct PromptPrefix {
     pub ids: Vec<u32>,
     layers: Vec<KeysValues>,
 }
@@ -38,14 +38,14 @@ struct KeysValues {
 }
 
 /// Tokens as they go through the model together.
-pub(super) struct Tokens<'a> {
+pub(super) struct TokenBatch<'a> {
     /// Of all sequences, one after another.
     pub ids: &'a [u32],
     pub positions: &'a [[u32; 3]],
     /// How many belong to each.
     pub lengths: &'a [usize],
     /// What each sequence begins with, of which so many tokens are left out above.
-    pub prefix: Option<(&'a Prefix, usize)>,
+    pub prefix: Option<(&'a PromptPrefix, usize)>,
     /// Make a prefix of so many tokens of the first sequence. Not where there is one.
     pub keep: usize,
 }
@@ -54,7 +54,7 @@ pub(super) struct TextModel {
     /// [vocabulary, hidden]
     embeddings: Table,
     hidden: usize,
-    layers: Vec<Layer>,
+    layers: Vec<TextLayer>,
     norm: RmsNorm,
     rope: TextRope,
 }
@@ -66,7 +66,7 @@ impl TextModel {
             .under("embed_tokens")
             .table("weight", config.vocab_size, hidden)?;
         let layers = (0..config.num_hidden_layers)
-            .map(|i| Layer::load(config, &scope.under("layers").under(i)))
+            .map(|i| TextLayer::load(config, &scope.under("layers").under(i)))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             embeddings,
@@ -84,13 +84,13 @@ impl TextModel {
     /// Hidden states after the final norm, [tokens, hidden], and the prefix that is to be kept.
     pub fn forward(
         &self,
-        tokens: &Tokens<'_>,
+        tokens: &TokenBatch<'_>,
         visual: Option<&Visual>,
         cancel: &Cancel,
-        observe: Observer<'_>,
-    ) -> Result<(Tensor, Option<Prefix>), ModelError> {
+        observe: QwenObserver<'_>,
+    ) -> Result<(Tensor, Option<PromptPrefix>), ModelError> {
         let mut x = self.embed(tokens.ids, visual)?;
-        observe(Point::Embedded, &x);
+        observe(QwenPoint::Embedded, &x);
         let rotary = self.rope.tables(tokens.positions);
         let mut kept = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
@@ -117,11 +117,11 @@ impl TextModel {
             {
                 x = x.index_add(&visual.rows, features, 0)?;
             }
-            observe(Point::TextBlock(i), &x);
+            observe(QwenPoint::TextBlock(i), &x);
         }
         let x = self.norm.forward(&x)?;
-        observe(Point::Norm, &x);
-        let prefix = (tokens.keep > 0).then(|| Prefix {
+        observe(QwenPoint::Norm, &x);
+        let prefix = (tokens.keep > 0).then(|| PromptPrefix {
             ids: tokens.ids[..tokens.keep].to_vec(),
             layers: kept,
         });
@@ -180,20 +180,20 @@ struct Own<'a> {
     keep: Option<(usize, &'a Mutex<Option<KeysValues>>)>,
 }
 
-struct Layer {
+struct TextLayer {
     input_norm: RmsNorm,
-    attention: Attention,
+    attention: TextAttention,
     output_norm: RmsNorm,
     mlp: Mlp,
 }
 
-impl Layer {
+impl TextLayer {
     fn load(config: &TextConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let norm =
             |name: &str| RmsNorm::load(&scope.under(name), config.hidden_size, config.rms_norm_eps);
         Ok(Self {
             input_norm: norm("input_layernorm")?,
-            attention: Attention::load(config, &scope.under("self_attn"))?,
+            attention: TextAttention::load(config, &scope.under("self_attn"))?,
             output_norm: norm("post_attention_layernorm")?,
             mlp: Mlp::load(config, &scope.under("mlp"))?,
         })
@@ -215,7 +215,7 @@ impl Layer {
     }
 }
 
-struct Attention {
+struct TextAttention {
     q: Linear,
     k: Linear,
     v: Linear,
@@ -227,7 +227,7 @@ struct Attention {
     head_dim: usize,
 }
 
-impl Attention {
+impl TextAttention {
     fn load(config: &TextConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let (hidden, head_dim) = (config.hidden_size, config.head_dim);
         let (heads, kv_heads) = (config.num_attention_heads, config.kv_heads());

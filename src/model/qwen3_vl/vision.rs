@@ -4,8 +4,8 @@
 use candle_core::{Device, Tensor};
 
 use super::config::VisionConfig;
-use super::rope::{Grid, Rotary, VisionRope};
-use super::{Observer, Point};
+use super::rope::{PatchGrid, Rotary, VisionRope};
+use super::{QwenObserver, QwenPoint};
 use crate::attention::{Heads, Mask, Precision, attend};
 use crate::compute::{Table, rotate_heads};
 use crate::layers::{Activation, LayerNorm, Linear, add_to, feed_forward, try_apply};
@@ -27,7 +27,7 @@ pub(super) struct VisionTower {
     patch_embedding: Linear,
     positions: PositionTable,
     rope: VisionRope,
-    blocks: Vec<Block>,
+    blocks: Vec<VisionBlock>,
     merger: Merger,
     /// The block after which each taps the hidden states, and its merger.
     deepstack: Vec<(usize, Merger)>,
@@ -45,7 +45,7 @@ impl VisionTower {
             true,
         )?;
         let blocks = (0..config.depth)
-            .map(|i| Block::load(config, &scope.under("blocks").under(i)))
+            .map(|i| VisionBlock::load(config, &scope.under("blocks").under(i)))
             .collect::<Result<_, _>>()?;
         let deepstack = config
             .deepstack_visual_indexes
@@ -68,33 +68,33 @@ impl VisionTower {
     }
 
     /// `patches` is [patches of all grids, patch values], each picture's in the order of
-    /// [`Grid::walk`].
+    /// [`PatchGrid::walk`].
     pub fn forward(
         &self,
         patches: &Tensor,
-        grids: &[Grid],
+        grids: &[PatchGrid],
         cancel: &Cancel,
-        observe: Observer<'_>,
+        observe: QwenObserver<'_>,
     ) -> Result<Features, ModelError> {
         let x = self.patch_embedding.forward(patches)?;
-        observe(Point::PatchEmbedding, &x);
+        observe(QwenPoint::PatchEmbedding, &x);
         let positions = self.positions.interpolate(grids, self.merge)?;
-        observe(Point::PatchPositions, &positions);
+        observe(QwenPoint::PatchPositions, &positions);
         let mut x = add_to(positions, &x)?;
         let rotary = self.rope.tables(grids, self.merge);
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
         for (i, block) in self.blocks.iter().enumerate() {
             cancel.check()?;
             x = block.forward(&x, &rotary, grids, cancel)?;
-            observe(Point::VisionBlock(i), &x);
+            observe(QwenPoint::VisionBlock(i), &x);
             if let Some((_, merger)) = self.deepstack.iter().find(|(block, _)| *block == i) {
                 let features = merger.forward(&x)?;
-                observe(Point::Deepstack(deepstack.len()), &features);
+                observe(QwenPoint::Deepstack(deepstack.len()), &features);
                 deepstack.push(features);
             }
         }
         let merged = self.merger.forward(&x)?;
-        observe(Point::Merged, &merged);
+        observe(QwenPoint::Merged, &merged);
         Ok(Features { merged, deepstack })
     }
 }
@@ -119,7 +119,7 @@ impl PositionTable {
 
     /// [patches, hidden]: bilinear between the four nearest entries, the corners of the picture
     /// on the corners of the table.
-    fn interpolate(&self, grids: &[Grid], merge: usize) -> Result<Tensor, ModelError> {
+    fn interpolate(&self, grids: &[PatchGrid], merge: usize) -> Result<Tensor, ModelError> {
         let mut sums = Vec::new();
         for grid in grids {
             for (row, column) in grid.walk(merge) {
@@ -161,22 +161,22 @@ impl PositionTable {
     }
 }
 
-struct Block {
+struct VisionBlock {
     attention_norm: LayerNorm,
-    attention: Attention,
+    attention: VisionAttention,
     mlp_norm: LayerNorm,
     fc1: Linear,
     fc2: Linear,
     activation: Activation,
 }
 
-impl Block {
+impl VisionBlock {
     fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let mlp = scope.under("mlp");
         Ok(Self {
             attention_norm: LayerNorm::load(&scope.under("norm1"), hidden, NORM_EPSILON)?,
-            attention: Attention::load(config, &scope.under("attn"))?,
+            attention: VisionAttention::load(config, &scope.under("attn"))?,
             mlp_norm: LayerNorm::load(&scope.under("norm2"), hidden, NORM_EPSILON)?,
             fc1: Linear::load(&mlp.under("linear_fc1"), hidden, inner, true)?,
             fc2: Linear::load(&mlp.under("linear_fc2"), inner, hidden, true)?,
@@ -188,7 +188,7 @@ impl Block {
         &self,
         x: &Tensor,
         rotary: &Rotary,
-        grids: &[Grid],
+        grids: &[PatchGrid],
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
         let normed = self.attention_norm.forward(x)?;
@@ -199,14 +199,14 @@ impl Block {
     }
 }
 
-struct Attention {
+struct VisionAttention {
     qkv: Linear,
     projection: Linear,
     heads: usize,
     head_dim: usize,
 }
 
-impl Attention {
+impl VisionAttention {
     fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let hidden = config.hidden_size;
         Ok(Self {
@@ -221,7 +221,7 @@ impl Attention {
         &self,
         x: &Tensor,
         rotary: &Rotary,
-        grids: &[Grid],
+        grids: &[PatchGrid],
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
         let lengths: Vec<usize> = grids.iter().map(|grid| grid.patches()).collect();

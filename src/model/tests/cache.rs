@@ -37,7 +37,7 @@ fn new_cache() -> (tempfile::TempDir, Cache) {
 
 #[test]
 fn a_model_is_packed_once_and_gives_the_same_from_its_pack() {
-    let copy = Checkpoint::of("bfloat16");
+    let copy = GoldenCopy::of("bfloat16");
     let (_root, cache) = new_cache();
     assert_eq!(cache.packed(&copy.0), None);
     let first = load(&copy.0, &cache, &Cancel::new()).unwrap();
@@ -60,7 +60,7 @@ fn a_model_is_packed_once_and_gives_the_same_from_its_pack() {
 
 #[test]
 fn changed_files_are_an_error_and_touched_ones_are_not() {
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     let (_root, cache) = new_cache();
     let load = || load(&copy.0, &cache, &Cancel::new());
     let old = load().unwrap();
@@ -128,7 +128,7 @@ fn changed_files_are_an_error_and_touched_ones_are_not() {
 
 #[test]
 fn damaged_packs_are_made_anew() {
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     let (_root, cache) = new_cache();
     let expected = vector(
         load(&copy.0, &cache, &Cancel::new())
@@ -159,7 +159,7 @@ fn damaged_packs_are_made_anew() {
 
 #[test]
 fn many_at_once_make_one_pack() {
-    let copy = Checkpoint::of("bfloat16");
+    let copy = GoldenCopy::of("bfloat16");
     let (_root, cache) = new_cache();
     let vectors: Vec<Vec<f32>> = std::thread::scope(|scope| {
         let load = || {
@@ -176,7 +176,7 @@ fn many_at_once_make_one_pack() {
 #[test]
 fn a_cache_that_is_not_the_servers_alone_is_refused() {
     use std::os::unix::fs::PermissionsExt;
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     let (root, cache) = new_cache();
     fs::create_dir(cache.root()).unwrap();
     fs::set_permissions(cache.root(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -187,7 +187,7 @@ fn a_cache_that_is_not_the_servers_alone_is_refused() {
 
 #[test]
 fn what_would_take_too_much_memory_is_refused_and_batches_are_cut() {
-    let copy = Checkpoint::of("images_many");
+    let copy = GoldenCopy::of("images_many");
     let model = copy.load().unwrap();
     let requests: Vec<Request<'_>> = (0..40)
         .map(|_| Request {
@@ -213,7 +213,7 @@ fn what_would_take_too_much_memory_is_refused_and_batches_are_cut() {
 #[test]
 fn a_quantised_variant_is_a_model_of_its_own() {
     for case in ["images_many", "bfloat16", "float16"] {
-        let copy = Checkpoint::of(case);
+        let copy = GoldenCopy::of(case);
         let (_root, cache) = new_cache();
         let target = tempfile::tempdir().unwrap();
         let target = target.path().join("variant");

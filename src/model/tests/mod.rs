@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::*;
 
 /// A copy of a directory of `tests/golden/`, removed at the end.
-pub(super) struct Checkpoint(PathBuf);
+pub(super) struct GoldenCopy(PathBuf);
 
-impl Checkpoint {
+impl GoldenCopy {
     fn of(case: &str) -> Self {
         Self::copy("forward", case)
     }
@@ -102,7 +102,7 @@ fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
-impl Drop for Checkpoint {
+impl Drop for GoldenCopy {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).unwrap();
     }
@@ -120,7 +120,7 @@ const TEXT_LAYER: &str = "language_model.layers.0.self_attn.q_proj.weight";
 #[test]
 fn a_good_directory_loads_and_is_described() {
     for case in ["text_right", "bfloat16"] {
-        let copy = Checkpoint::of(case);
+        let copy = GoldenCopy::of(case);
         let model = copy.load().unwrap();
         let info = describe(&copy.0).unwrap();
         assert_eq!((info.family, info.dims), ("qwen3_vl", Some(model.dims())));
@@ -151,7 +151,7 @@ fn what_is_missing_is_named() {
         ("text_right", "model.safetensors"),
         ("bfloat16", "model-00002-of-00004.safetensors"),
     ] {
-        let copy = Checkpoint::of(case);
+        let copy = GoldenCopy::of(case);
         fs::remove_file(copy.file(file)).unwrap();
         assert_eq!(describe(&copy.0).unwrap().missing, [file]);
         let error = copy.error();
@@ -161,7 +161,7 @@ fn what_is_missing_is_named() {
         );
     }
 
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     fs::remove_file(copy.file("config.json")).unwrap();
     for error in [copy.error(), describe(&copy.0).unwrap_err()] {
         assert!(
@@ -173,7 +173,7 @@ fn what_is_missing_is_named() {
 
 #[test]
 fn an_unknown_family_is_an_error_that_lists_the_known() {
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     copy.edit("config.json", |config| config["model_type"] = json!("clip"));
     for error in [copy.error(), describe(&copy.0).unwrap_err()] {
         assert!(
@@ -194,19 +194,19 @@ fn files_that_are_not_json_are_malformed() {
         "photosearch.json",
     ] {
         for content in ["", "{", "[]", "\u{0}"] {
-            let copy = Checkpoint::of("text_right");
+            let copy = GoldenCopy::of("text_right");
             fs::write(copy.file(file), content).unwrap();
             copy.assert_malformed(file, "");
         }
     }
-    let copy = Checkpoint::of("bfloat16");
+    let copy = GoldenCopy::of("bfloat16");
     fs::write(copy.file("model.safetensors.index.json"), "{}").unwrap();
     copy.assert_malformed("model.safetensors.index.json", "weight_map");
 }
 
 #[test]
 fn photosearch_json_recommends_and_rejects() {
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     let recommend = |content: Value| {
         fs::write(copy.file("photosearch.json"), content.to_string()).unwrap();
     };
@@ -249,7 +249,7 @@ fn photosearch_json_recommends_and_rejects() {
 
 #[test]
 fn a_default_instruction_and_a_pixel_budget_change_the_vector() {
-    let copy = Checkpoint::of("image_square");
+    let copy = GoldenCopy::of("image_square");
     let image = RgbImage::new(96, 64, vec![77; 96 * 64 * 3]).unwrap();
     let images = [image];
     let embed = || {
@@ -323,7 +323,7 @@ fn a_hostile_configuration_is_malformed() {
         ("/image_token_id", json!(384)),
         ("/vision_start_token_id", json!(1u64 << 40)),
     ] {
-        let copy = Checkpoint::of("text_right");
+        let copy = GoldenCopy::of("text_right");
         copy.edit("config.json", |config| {
             let (parent, key) = pointer.rsplit_once('/').unwrap();
             config.pointer_mut(parent).unwrap()[key] = value.clone();
@@ -345,13 +345,13 @@ fn weights_must_have_the_shapes_of_the_configuration() {
         ("/vision_config/depth", json!(2)),
         ("/vision_config/num_position_embeddings", json!(17)),
     ] {
-        let copy = Checkpoint::of("text_right");
+        let copy = GoldenCopy::of("text_right");
         copy.edit("config.json", |config| {
             *config.pointer_mut(pointer).unwrap() = value.clone();
         });
         copy.assert_malformed("model.safetensors", "tensor");
     }
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     copy.edit("preprocessor_config.json", |config| {
         config["patch_size"] = json!(14);
     });
@@ -360,7 +360,7 @@ fn weights_must_have_the_shapes_of_the_configuration() {
 
 #[test]
 fn half_a_download_is_cut_short_at_every_length() {
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     check(&copy.0).unwrap();
     let whole = fs::read(copy.file("model.safetensors")).unwrap();
     for length in [0, 1, 7] {
@@ -396,7 +396,7 @@ fn pointers_of_git_lfs_are_named() {
         "preprocessor_config.json",
         "config.json",
     ] {
-        let copy = Checkpoint::of("text_right");
+        let copy = GoldenCopy::of("text_right");
         fs::write(copy.file(file), pointer).unwrap();
         for error in [copy.error(), check(&copy.0).unwrap_err()] {
             assert!(
@@ -410,7 +410,7 @@ fn pointers_of_git_lfs_are_named() {
 
 #[test]
 fn a_file_that_cannot_be_opened_is_noticed_before_it_is_needed() {
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     // A directory opens and cannot be read; permissions would not stop root.
     fs::remove_file(copy.file("model.safetensors")).unwrap();
     fs::create_dir(copy.file("model.safetensors")).unwrap();
@@ -436,23 +436,23 @@ fn hostile_headers_are_malformed() {
         ("shape", json!([2048]), "has shape [2048]"),
         ("dtype", json!("I64"), "has type I64"),
     ] {
-        let copy = Checkpoint::of("text_right");
+        let copy = GoldenCopy::of("text_right");
         copy.edit_header(file, |header| header[TEXT_LAYER][key] = value.clone());
         copy.assert_malformed(file, reason);
     }
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     copy.edit_header(file, |header| {
         header.as_object_mut().unwrap().remove(TEXT_LAYER).unwrap();
     });
     copy.assert_malformed(file, TEXT_LAYER);
 
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     copy.edit_header(file, |header| {
         header[TEXT_LAYER]["data_offsets"] = json!([0, u64::MAX]);
     });
     assert!(matches!(copy.error(), ModelError::CutShort { .. }));
 
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     let mut bytes = fs::read(copy.file(file)).unwrap();
     bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     fs::write(copy.file(file), bytes).unwrap();
@@ -463,7 +463,7 @@ fn hostile_headers_are_malformed() {
 fn a_shard_index_stays_in_the_directory() {
     let index = "model.safetensors.index.json";
     for name in ["../secret.safetensors", "/etc/passwd", "a/b", ".."] {
-        let copy = Checkpoint::of("bfloat16");
+        let copy = GoldenCopy::of("bfloat16");
         copy.edit(index, |index| {
             let map = index["weight_map"].as_object_mut().unwrap();
             *map.values_mut().next().unwrap() = json!(name);
@@ -475,7 +475,7 @@ fn a_shard_index_stays_in_the_directory() {
         ));
     }
 
-    let copy = Checkpoint::of("bfloat16");
+    let copy = GoldenCopy::of("bfloat16");
     copy.edit(index, |index| {
         index["weight_map"]["no.such.tensor"] = json!("model-00001-of-00004.safetensors");
     });
@@ -484,7 +484,7 @@ fn a_shard_index_stays_in_the_directory() {
 
 #[test]
 fn weights_that_overflow_are_an_error_and_no_vector() {
-    let copy = Checkpoint::of("text_right");
+    let copy = GoldenCopy::of("text_right");
     let file = "model.safetensors";
     let mut bytes = fs::read(copy.file(file)).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -506,7 +506,7 @@ fn weights_that_overflow_are_an_error_and_no_vector() {
 #[test]
 fn a_tokenizer_of_another_model_is_malformed() {
     let embed = |vocabulary: Value| {
-        let copy = Checkpoint::of("text_right");
+        let copy = GoldenCopy::of("text_right");
         copy.edit("tokenizer.json", |tokenizer| {
             *tokenizer = json!({
                 "version": "1.0", "added_tokens": [],
@@ -544,7 +544,7 @@ fn loading_and_embedding_stop_when_cancelled() {
     let cancel = Cancel::new();
     cancel.cancel();
     for case in ["text_right", "bfloat16"] {
-        let copy = Checkpoint::of(case);
+        let copy = GoldenCopy::of(case);
         assert!(matches!(
             load_anew(&copy.0, &cancel),
             Err(ModelError::Cancelled)

@@ -44,15 +44,15 @@ const MERGE_SLOTS: usize = 5;
 const SCORES: usize = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum CompactKind {
     Tables,
     Whole,
 }
 
 /// What lies where.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
-    pub kind: Kind,
+pub(super) struct CompactLayout {
+    pub kind: CompactKind,
     /// Bytes of text that one token can stand for.
     pub longest: usize,
     /// Bytes of the vocabulary's longest token.
@@ -63,7 +63,7 @@ pub(super) struct Layout {
     sections: [Range<usize>; SECTIONS],
 }
 
-impl Layout {
+impl CompactLayout {
     /// From the header; the tables themselves are not looked at.
     pub fn read(bytes: &[u8]) -> Result<Self, &'static str> {
         let header = bytes.get(..HEADER).ok_or("it is cut short")?;
@@ -96,8 +96,8 @@ impl Layout {
         }
         let layout = Self {
             kind: match u32_at(header, 12) {
-                1 => Kind::Tables,
-                2 => Kind::Whole,
+                1 => CompactKind::Tables,
+                2 => CompactKind::Whole,
                 _ => return Err("it is of an unknown kind"),
             },
             longest: usize::try_from(u64_at(header, 32)).map_err(|_| "a token is too long")?,
@@ -107,7 +107,7 @@ impl Layout {
             bytes: bytes.len(),
             sections,
         };
-        if layout.kind == Kind::Tables {
+        if layout.kind == CompactKind::Tables {
             layout.check_tables()?;
         }
         Ok(layout)
@@ -326,7 +326,7 @@ fn pair(bytes: &[u8; 8]) -> [u32; 2] {
 }
 
 /// Lays out a compact form.
-pub(super) struct Writer {
+pub(super) struct CompactWriter {
     longest_token: usize,
     token_probes: u32,
     merge_probes: u32,
@@ -338,7 +338,7 @@ pub(super) struct Writer {
     scores: Vec<[u8; 8]>,
 }
 
-impl Writer {
+impl CompactWriter {
     /// With this vocabulary, in the order of ids. `None` if a token or an id occurs twice or if
     /// tables are not for it.
     pub fn new<'a>(tokens: impl ExactSizeIterator<Item = (&'a str, u32)>) -> Option<Self> {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 pub(super) use super::blob::whole;
-use super::blob::{Merge, Writer};
+use super::blob::{CompactWriter, Merge};
 use crate::ModelError;
 use crate::directory::TOKENIZER;
 
@@ -25,7 +25,7 @@ pub(super) struct Rest {
     pub normalizer: Option<NormalizerWrapper>,
     pub pre_tokenizer: Option<PreTokenizerWrapper>,
     pub post_processor: Option<PostProcessorWrapper>,
-    pub model: Options,
+    pub model: TableOptions,
 }
 
 /// The same, to be written: all but the model as it stands in the file.
@@ -35,12 +35,12 @@ struct RestOut<'a> {
     normalizer: &'a Value,
     pre_tokenizer: &'a Value,
     post_processor: &'a Value,
-    model: Options,
+    model: TableOptions,
 }
 
 /// A model without its tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum Options {
+pub(super) enum TableOptions {
     Bpe(BpeOptions),
     WordPiece(WordPieceOptions),
     Unigram(UnigramOptions),
@@ -81,7 +81,7 @@ pub(super) struct UnigramOptions {
 
 /// What is read of a `tokenizer.json`.
 #[derive(Deserialize)]
-struct File<'a> {
+struct TokenizerJson<'a> {
     version: Option<String>,
     #[serde(default)]
     added_tokens: Value,
@@ -135,7 +135,7 @@ enum FileMerge<'a> {
 /// The compact form of a `tokenizer.json`; `None` where tables cannot hold it or where something
 /// is wrong with it, which the crate is then to say.
 pub(super) fn tables(json: &[u8]) -> Result<Option<Vec<u8>>, ModelError> {
-    let Ok(file) = serde_json::from_slice::<File>(json) else {
+    let Ok(file) = serde_json::from_slice::<TokenizerJson>(json) else {
         return Ok(None);
     };
     if file.version.is_some_and(|version| version != "1.0") {
@@ -178,7 +178,7 @@ pub(super) fn tables(json: &[u8]) -> Result<Option<Vec<u8>>, ModelError> {
                     prefix,
                     max_chars,
                 };
-                (writer, Options::WordPiece(options))
+                (writer, TableOptions::WordPiece(options))
             }),
             _ => None,
         },
@@ -217,12 +217,12 @@ pub(super) fn tables(json: &[u8]) -> Result<Option<Vec<u8>>, ModelError> {
 }
 
 /// Tables of a vocabulary in no order.
-fn by_id(mut tokens: Vec<(Text, u32)>) -> Option<Writer> {
+fn by_id(mut tokens: Vec<(Text, u32)>) -> Option<CompactWriter> {
     if tokens.is_empty() {
         return None;
     }
     tokens.sort_by_key(|&(_, id)| id);
-    Writer::new(tokens.iter().map(|(Text(token), id)| (token.as_ref(), *id)))
+    CompactWriter::new(tokens.iter().map(|(Text(token), id)| (token.as_ref(), *id)))
 }
 
 /// `None` where tables cannot hold it, or where the crate is to say what is wrong; it panics over
@@ -231,7 +231,7 @@ fn bpe(
     tokens: Vec<(Text, u32)>,
     merges: &[FileMerge],
     options: BpeOptions,
-) -> Result<Option<(Writer, Options)>, ModelError> {
+) -> Result<Option<(CompactWriter, TableOptions)>, ModelError> {
     let Some(mut writer) = by_id(tokens) else {
         return Ok(None);
     };
@@ -270,20 +270,20 @@ fn bpe(
     }
     Ok(writer
         .merges(&resolved)
-        .map(|()| (writer, Options::Bpe(options))))
+        .map(|()| (writer, TableOptions::Bpe(options))))
 }
 
 fn unigram(
     tokens: &[(Text, f64)],
     unk_id: Option<u32>,
     byte_fallback: bool,
-) -> Option<(Writer, Options)> {
+) -> Option<(CompactWriter, TableOptions)> {
     let count = u32::try_from(tokens.len()).ok()?;
     if count == 0 || unk_id.is_some_and(|id| id >= count) {
         return None;
     }
     let spellings = tokens.iter().map(|(Text(token), _)| token.as_ref());
-    let mut writer = Writer::new(Numbered {
+    let mut writer = CompactWriter::new(Numbered {
         tokens: spellings,
         next: 0,
     })?;
@@ -294,7 +294,7 @@ fn unigram(
         byte_fallback,
         min_score: scores().fold(f64::INFINITY, f64::min).to_bits(),
     };
-    Some((writer, Options::Unigram(options)))
+    Some((writer, TableOptions::Unigram(options)))
 }
 
 /// `enumerate` with numbers of the type that ids have.

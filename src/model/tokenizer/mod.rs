@@ -27,13 +27,13 @@ use tokenizers::{
 
 use super::ModelError;
 use super::directory::{Directory, TOKENIZER};
-use blob::{Kind, Layout};
+use blob::{CompactKind, CompactLayout};
 use build::Rest;
 use photosearch_memory as memory;
 use table::TableModel;
 
 /// What a compact form lies in: a buffer, or the owner of a mapping.
-pub(super) type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub(super) type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 type Pipeline = TokenizerImpl<
     AnyModel,
@@ -91,16 +91,16 @@ impl Tokenizer {
     /// From what [`Self::compact`] made. The tables are used where they lie, so `bytes` must not
     /// change; that they are sound is checked as they are used, and what is not sound there is an
     /// error of [`Self::encode`] or a wrong token, never more.
-    pub fn from_compact(bytes: Bytes) -> Result<Self, ModelError> {
+    pub fn from_compact(bytes: Owner) -> Result<Self, ModelError> {
         let malformed =
             |reason: String| ModelError::malformed(TOKENIZER, format!("compact form: {reason}"));
         let whole = (*bytes).as_ref();
-        let layout = Layout::read(whole).map_err(|reason| malformed(reason.to_owned()))?;
+        let layout = CompactLayout::read(whole).map_err(|reason| malformed(reason.to_owned()))?;
         let rest = layout
             .rest(whole)
             .ok_or_else(|| malformed("it is cut short".to_owned()))?;
         let longest = layout.longest;
-        if layout.kind == Kind::Whole {
+        if layout.kind == CompactKind::Whole {
             return Ok(Self {
                 longest,
                 ..Self::from_json(rest)?

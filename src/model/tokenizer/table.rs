@@ -8,9 +8,9 @@ use std::collections::{BinaryHeap, HashMap};
 
 use tokenizers::{Result, Token};
 
-use super::Bytes;
-use super::blob::{Hash, Layout, Tables};
-use super::build::{BpeOptions, Options, UnigramOptions, WordPieceOptions};
+use super::Owner;
+use super::blob::{CompactLayout, Hash, Tables};
+use super::build::{BpeOptions, TableOptions, UnigramOptions, WordPieceOptions};
 
 /// Added to the lowest score for a character that is no token.
 const UNKNOWN_PENALTY: f64 = -10.0;
@@ -18,19 +18,19 @@ const UNKNOWN_PENALTY: f64 = -10.0;
 const NONE: u32 = u32::MAX;
 
 pub(super) struct TableModel {
-    bytes: Bytes,
-    layout: Layout,
-    options: Options,
+    bytes: Owner,
+    layout: CompactLayout,
+    options: TableOptions,
 }
 
 impl TableModel {
     /// `bytes` must be those from which `layout` was read.
     pub fn new(
-        layout: Layout,
-        options: Options,
-        bytes: Bytes,
+        layout: CompactLayout,
+        options: TableOptions,
+        bytes: Owner,
     ) -> std::result::Result<Self, String> {
-        if matches!(options, Options::Unigram(_)) != layout.has_scores() {
+        if matches!(options, TableOptions::Unigram(_)) != layout.has_scores() {
             return Err("its sections do not fit its model".into());
         }
         Ok(Self {
@@ -56,11 +56,13 @@ impl TableModel {
         }
         let tables = self.tables()?;
         match &self.options {
-            Options::Bpe(options) => bpe(&tables, options, word),
-            Options::WordPiece(options) => {
+            TableOptions::Bpe(options) => bpe(&tables, options, word),
+            TableOptions::WordPiece(options) => {
                 word_piece(&tables, options, self.layout.longest_token, word)
             }
-            Options::Unigram(options) => unigram(&tables, options, self.layout.longest_token, word),
+            TableOptions::Unigram(options) => {
+                unigram(&tables, options, self.layout.longest_token, word)
+            }
         }
     }
 

@@ -20,7 +20,7 @@ fn shapes() -> impl Iterator<Item = (usize, usize, usize)> {
 /// `expected` (row, output, with what the tolerance is) and that nothing beside it is touched.
 fn check(
     (rows, outputs): (usize, usize),
-    product: impl Fn(Target<'_>),
+    product: impl Fn(TargetColumns<'_>),
     expected: impl Fn(usize, usize) -> (f64, f64),
 ) {
     let stride = outputs + 3;

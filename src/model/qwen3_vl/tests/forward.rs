@@ -24,12 +24,12 @@ const FORWARD_CASES: [&str; 10] = [
 ];
 
 /// A case of `tests/golden/forward`: the reference's inputs and its hidden states.
-struct Case {
+struct ForwardCase {
     tensors: HashMap<String, Tensor>,
     half: bool,
 }
 
-impl Case {
+impl ForwardCase {
     fn read(name: &str) -> Self {
         let path = golden("forward").join(name).join("golden.safetensors");
         let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
@@ -62,13 +62,13 @@ impl Case {
     }
 
     /// Each request's ids and grids, without padding.
-    fn requests(&self, image_token: u32, merge: usize) -> Vec<(Vec<u32>, Vec<Grid>)> {
+    fn requests(&self, image_token: u32, merge: usize) -> Vec<(Vec<u32>, Vec<PatchGrid>)> {
         let mut grids = match self.tensors.contains_key("image_grid_thw") {
             true => self.integers("image_grid_thw"),
             false => Vec::new(),
         }
         .into_iter()
-        .map(|thw| Grid {
+        .map(|thw| PatchGrid {
             rows: thw[1] as usize,
             columns: thw[2] as usize,
         });
@@ -94,9 +94,9 @@ impl Case {
             .collect()
     }
 
-    fn pack(&self, model: &Qwen3Vl) -> Pack {
+    fn pack(&self, model: &Qwen3Vl) -> InputBatch {
         let config = &model.config;
-        let mut pack = Pack::default();
+        let mut pack = InputBatch::default();
         let merge = config.vision_config.spatial_merge_size;
         for (ids, grids) in self.requests(config.image_token_id, merge) {
             model.add_tokens(&ids, &grids, &mut pack).unwrap();
@@ -107,16 +107,16 @@ impl Case {
         pack
     }
 
-    fn expected(&self, point: Point) -> Tensor {
+    fn expected(&self, point: QwenPoint) -> Tensor {
         let name = match point {
-            Point::PatchEmbedding => "vision.patch_embed".to_owned(),
-            Point::PatchPositions => "vision.pos".to_owned(),
-            Point::VisionBlock(i) => format!("vision.block.{i}"),
-            Point::Deepstack(k) => format!("vision.deepstack.{k}"),
-            Point::Merged => "vision.merged".to_owned(),
-            Point::Embedded => "text.embed".to_owned(),
-            Point::TextBlock(i) => format!("text.block.{i}"),
-            Point::Norm => "text.norm".to_owned(),
+            QwenPoint::PatchEmbedding => "vision.patch_embed".to_owned(),
+            QwenPoint::PatchPositions => "vision.pos".to_owned(),
+            QwenPoint::VisionBlock(i) => format!("vision.block.{i}"),
+            QwenPoint::Deepstack(k) => format!("vision.deepstack.{k}"),
+            QwenPoint::Merged => "vision.merged".to_owned(),
+            QwenPoint::Embedded => "text.embed".to_owned(),
+            QwenPoint::TextBlock(i) => format!("text.block.{i}"),
+            QwenPoint::Norm => "text.norm".to_owned(),
         };
         let tensor = &self.tensors[&name];
         match name.starts_with("text.") {
@@ -154,7 +154,7 @@ fn every_case_is_tested() {
 #[test]
 fn hidden_states_are_the_references() {
     for name in FORWARD_CASES {
-        let (case, model) = (Case::read(name), load_exact(name));
+        let (case, model) = (ForwardCase::read(name), load_exact(name));
         let pack = case.pack(&model);
         let mut seen = Vec::new();
         model
@@ -191,7 +191,7 @@ fn assert_same(name: &str, got: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f
 #[test]
 fn embeddings_are_the_references() {
     for name in FORWARD_CASES {
-        let (case, model) = (Case::read(name), load_exact(name));
+        let (case, model) = (ForwardCase::read(name), load_exact(name));
         let got = model
             .forward(&case.pack(&model), &Cancel::new(), &mut |_, _| ())
             .unwrap();
@@ -216,7 +216,7 @@ fn other_forms_of_the_matrices_stay_close() {
         ("int8", WHOLE_COSINE),
     ] {
         for name in FORWARD_CASES {
-            let (case, model) = (Case::read(name), load_case_as(name, held));
+            let (case, model) = (ForwardCase::read(name), load_case_as(name, held));
             let got = model
                 .forward(&case.pack(&model), &Cancel::new(), &mut |_, _| ())
                 .unwrap();
@@ -234,7 +234,7 @@ fn other_forms_of_the_matrices_stay_close() {
 #[test]
 fn positions_are_the_references() {
     for name in FORWARD_CASES {
-        let (case, model) = (Case::read(name), load_case(name));
+        let (case, model) = (ForwardCase::read(name), load_case(name));
         let expected = case.packed(&case.tensors["position_ids"].permute((1, 2, 0)).unwrap());
         let expected: Vec<Vec<i64>> = expected.to_vec2().unwrap();
         let got: Vec<Vec<i64>> = case
@@ -250,8 +250,9 @@ fn positions_are_the_references() {
 #[test]
 fn a_pack_gives_what_its_requests_give_alone() {
     for name in FORWARD_CASES {
-        let (case, model) = (Case::read(name), load_case(name));
-        let forward = |pack: &Pack| model.forward(pack, &Cancel::new(), &mut |_, _| ()).unwrap();
+        let (case, model) = (ForwardCase::read(name), load_case(name));
+        let forward =
+            |pack: &InputBatch| model.forward(pack, &Cancel::new(), &mut |_, _| ()).unwrap();
         let pack = case.pack(&model);
         let together = forward(&pack);
         let config = &model.config;
@@ -262,7 +263,7 @@ fn a_pack_gives_what_its_requests_give_alone() {
             .iter()
             .enumerate()
         {
-            let mut alone = Pack::default();
+            let mut alone = InputBatch::default();
             model.add_tokens(ids, grids, &mut alone).unwrap();
             let values: usize = grids.iter().map(|grid| grid.patches()).sum::<usize>()
                 * config.vision_config.patch_values();
@@ -278,7 +279,7 @@ fn a_pack_gives_what_its_requests_give_alone() {
 
 #[test]
 fn cancelling_stops_the_forward_pass_at_any_point() {
-    let (case, model) = (Case::read("images_many"), load_case("images_many"));
+    let (case, model) = (ForwardCase::read("images_many"), load_case("images_many"));
     let pack = case.pack(&model);
     let mut points = 0;
     model

@@ -29,7 +29,7 @@ fn load_from(dir: &Path) -> Qwen3Vl {
     let pack = crate::pack(dir, &Cache::new(cache.path().into()), false, &cancel).unwrap();
     let pack = Arc::new(pack);
     let directory = Directory::packed(pack.clone());
-    Qwen3Vl::load(&directory, Source::Packed(&pack), &cancel).unwrap()
+    Qwen3Vl::load(&directory, WeightSource::Packed(&pack), &cancel).unwrap()
 }
 
 /// The case computed in f32, whatever its weights are stored as.

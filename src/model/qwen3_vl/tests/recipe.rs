@@ -73,7 +73,7 @@ fn preprocessor(config: &PatchConfig) -> Preprocessor {
         other => panic!("no case has patches of {other}"),
     };
     let directory = Directory::open(&golden("forward").join(case)).unwrap();
-    let vision = Config::read(&directory).unwrap().vision_config;
+    let vision = QwenConfig::read(&directory).unwrap().vision_config;
     assert_eq!(vision.patch_size, config.patch_size);
     assert_eq!(vision.spatial_merge_size, config.merge_size);
     let budget = ImageBudget {
@@ -96,7 +96,7 @@ fn grids_are_the_references() {
             None => {
                 let [frames, rows, columns] = case.grid;
                 assert_eq!(frames, 1);
-                assert_eq!(got.unwrap(), Grid { rows, columns }, "{name}");
+                assert_eq!(got.unwrap(), PatchGrid { rows, columns }, "{name}");
             }
             Some("aspect ratio") => {
                 assert!(matches!(got, Err(ModelError::InvalidInput(_))), "{name}");
@@ -104,7 +104,7 @@ fn grids_are_the_references() {
             // Where the reference comes to an empty picture and fails, the short side is one token
             // and the budget holds.
             Some("empty") => {
-                let Grid { rows, columns } = got.unwrap();
+                let PatchGrid { rows, columns } = got.unwrap();
                 assert_eq!(rows.min(columns), config.merge_size, "{name}");
                 assert!(rows.max(columns) > config.merge_size, "{name}");
                 let pixels = rows * columns * config.patch_size.pow(2);
@@ -186,7 +186,7 @@ fn a_fitted_picture_gives_the_same_patches() {
 }
 
 #[derive(Deserialize)]
-struct Tokens {
+struct GoldenTokens {
     strings: Vec<StringCase>,
     prompts: Vec<PromptCase>,
     post_processor: serde_json::Value,
@@ -233,7 +233,7 @@ fn render(case: &PromptCase, tokens: impl Fn(&[usize; 3]) -> usize) -> Prompt {
 
 #[test]
 fn tokens_are_the_references() {
-    let golden: Tokens = read_json("tokens.json");
+    let golden: GoldenTokens = read_json("tokens.json");
     let tokenizer = tokenizer(None);
     assert!(golden.strings.len() >= 300);
     for case in &golden.strings {
@@ -244,7 +244,7 @@ fn tokens_are_the_references() {
 
 #[test]
 fn prompts_are_the_references() {
-    let golden: Tokens = read_json("tokens.json");
+    let golden: GoldenTokens = read_json("tokens.json");
     let (own, appending) = (tokenizer(None), tokenizer(Some(golden.post_processor)));
     assert!(!golden.prompts.is_empty() && !golden.prompts_appended.is_empty());
     let cases = golden.prompts.iter().map(|case| (case, &own)).chain(
@@ -264,7 +264,7 @@ fn prompts_are_the_references() {
 
 #[test]
 fn cutting_leaves_out_the_end_of_the_text_only() {
-    let golden: Tokens = read_json("tokens.json");
+    let golden: GoldenTokens = read_json("tokens.json");
     let tokenizer = tokenizer(Some(golden.post_processor));
     let text = "a long story about a dog and a birthday cake ".repeat(20);
     let prompt = |text| Prompt::render("Find it.", &[3], Some(text), &markers());

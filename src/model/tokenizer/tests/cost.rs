@@ -34,15 +34,15 @@ fn threads() -> usize {
 }
 
 /// A file mapped read-only.
-struct Mapping(&'static [u8]);
+struct ReadMapping(&'static [u8]);
 
-impl AsRef<[u8]> for Mapping {
+impl AsRef<[u8]> for ReadMapping {
     fn as_ref(&self) -> &[u8] {
         self.0
     }
 }
 
-impl Mapping {
+impl ReadMapping {
     fn of(path: &Path) -> Self {
         use std::os::fd::AsRawFd;
         let file = std::fs::File::open(path).unwrap();
@@ -121,7 +121,7 @@ fn one_way() {
             Box::new(move |text| tokenizer.encode(text).unwrap().ids.len())
         }
         _ => {
-            let mapping = Arc::new(Mapping::of(Path::new(&compact)));
+            let mapping = Arc::new(ReadMapping::of(Path::new(&compact)));
             let tokenizer = Tokenizer::from_compact(mapping).unwrap();
             Box::new(move |text| tokenizer.encode(text).unwrap().ids.len())
         }
