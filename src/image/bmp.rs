@@ -11,7 +11,7 @@ use image::error::UnsupportedErrorKind;
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder};
 
-use super::work::{Layout, Source, Work};
+use super::work::{PixelLayout, Source, Work};
 use super::{CUT_SHORT, ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "BMP";
@@ -32,9 +32,9 @@ impl<'a> Bmp<'a> {
 }
 
 impl Source for Bmp<'_> {
-    fn layout(&self) -> Layout {
+    fn layout(&self) -> PixelLayout {
         let (width, height) = self.0.dimensions();
-        Layout {
+        PixelLayout {
             width,
             height,
             orientation: Orientation::NoTransforms,

@@ -7,9 +7,9 @@
 use std::env;
 use std::path::PathBuf;
 
-type Failure = Box<dyn std::error::Error>;
+type BuildError = Box<dyn std::error::Error>;
 
-fn main() -> Result<(), Failure> {
+fn main() -> Result<(), BuildError> {
     println!("cargo:rerun-if-changed=build.rs");
 
     let jpeg = env::var("DEP_TURBOJPEG_INCLUDE")

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, MemoryLimit};
 use image::metadata::Orientation;
 
-use super::work::{Layout, Source, Work};
+use super::work::{PixelLayout, Source, Work};
 use super::{ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "GIF";
@@ -50,8 +50,8 @@ impl<'a> Gif<'a> {
 
 impl Source for Gif<'_> {
     /// The logical screen, enlarged if the picture extends beyond it, as browsers do.
-    fn layout(&self) -> Layout {
-        Layout {
+    fn layout(&self) -> PixelLayout {
+        PixelLayout {
             width: u32::from(self.decoder.width()).max(self.left + self.width),
             height: u32::from(self.decoder.height()).max(self.top + self.height),
             orientation: Orientation::NoTransforms,
@@ -59,7 +59,7 @@ impl Source for Gif<'_> {
     }
 
     fn decode(mut self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
-        let Layout { width, height, .. } = self.layout();
+        let PixelLayout { width, height, .. } = self.layout();
         let mut image = work.canvas(width, height)?;
         // The screen around the picture is transparent.
         image.pixels.fill(255);

@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use super::work::{Layout, Source, Work, system_has};
+use super::work::{PixelLayout, Source, Work, system_has};
 use super::{ImageError, RgbImage};
 
 mod av1;
@@ -25,7 +25,7 @@ mod transform;
 use container::Item;
 use items::PrimaryPicture;
 use planes::Planes;
-use read::Bytes;
+use read::ByteReader;
 use transform::Transform;
 
 /// An error in a file, without the name of its format, which [`Self::error`] adds.
@@ -66,13 +66,13 @@ impl Fault {
 
 /// The format of a coded picture, as the coded data state it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Format {
+struct CodedFormat {
     width: u32,
     height: u32,
     /// The size before the decoder crops the picture.
     coded_width: u32,
     coded_height: u32,
-    chroma: Chroma,
+    chroma: ChromaFormat,
     /// Bits of a sample.
     depth: u32,
     colours: Colours,
@@ -80,7 +80,7 @@ struct Format {
 
 /// Chroma subsampling: the resolution of chroma in relation to luma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chroma {
+enum ChromaFormat {
     /// No chroma: monochrome, 4:0:0.
     None,
     /// 4:2:0.
@@ -129,7 +129,7 @@ impl Colours {
         let Some(content) = nclx.next() else {
             return Ok(None);
         };
-        let mut rest = Bytes(content);
+        let mut rest = ByteReader(content);
         Ok(Some(Colours {
             primaries: rest.u16()?,
             transfer: rest.u16()?,
@@ -139,10 +139,10 @@ impl Colours {
     }
 
     /// Refuses matrices that libheif would convert to RGB with the coefficients of another matrix.
-    fn check(&self, chroma: Chroma) -> Result<(), Fault> {
+    fn check(&self, chroma: ChromaFormat) -> Result<(), Fault> {
         match self.matrix {
-            _ if chroma == Chroma::None => Ok(()),
-            0 if chroma == Chroma::Full => Ok(()),
+            _ if chroma == ChromaFormat::None => Ok(()),
+            0 if chroma == ChromaFormat::Full => Ok(()),
             1 | 2 | 4 | 5 | 6 | 7 | 9 => Ok(()),
             12 if matches!(self.primaries, 1 | 4..=9 | 11 | 12 | 22) => Ok(()),
             matrix => Err(Fault::unsupported(format!(
@@ -164,7 +164,7 @@ struct Coded<'a> {
     /// The content of the decoder configuration box, `hvcC` or `av1C`.
     configuration: &'a [u8],
     data: Cow<'a, [u8]>,
-    format: Format,
+    format: CodedFormat,
     /// The colours that the file for libheif states.
     shown_as: Colours,
     /// Whether the samples that libheif returns are in the limited range.
@@ -172,7 +172,7 @@ struct Coded<'a> {
 }
 
 /// A picture made of tiles of one size, or of a single tile.
-struct Grid<'a> {
+struct TileGrid<'a> {
     width: u32,
     height: u32,
     columns: u32,
@@ -222,9 +222,9 @@ impl<'a> Heif<'a> {
 }
 
 impl Source for Heif<'_> {
-    fn layout(&self) -> Layout {
+    fn layout(&self) -> PixelLayout {
         let transform = &self.primary.transform;
-        Layout {
+        PixelLayout {
             width: transform.width(),
             height: transform.height(),
             orientation: transform.orientation(),
@@ -260,10 +260,10 @@ impl Source for Heif<'_> {
     }
 }
 
-impl<'a> Grid<'a> {
+impl<'a> TileGrid<'a> {
     fn of_one(coded: Coded<'a>) -> Self {
-        let Format { width, height, .. } = coded.format;
-        Grid {
+        let CodedFormat { width, height, .. } = coded.format;
+        TileGrid {
             width,
             height,
             columns: 1,
@@ -294,7 +294,7 @@ impl<'a> Grid<'a> {
         {
             return Err(Fault::damaged("its tiles do not cover the picture"));
         }
-        Ok(Grid {
+        Ok(TileGrid {
             width,
             height,
             columns,
@@ -348,10 +348,10 @@ impl Coded<'_> {
         let sample = if format.depth > 8 { 2 } else { 1 };
         // Half samples per pixel: in the coded picture, and in libheif's conversion of it.
         let (coded, made) = match format.chroma {
-            Chroma::None => (2, 2),
-            Chroma::Quarter => (3, 6),
-            Chroma::Half => (4, 6),
-            Chroma::Full => (6, 6),
+            ChromaFormat::None => (2, 2),
+            ChromaFormat::Quarter => (3, 6),
+            ChromaFormat::Half => (4, 6),
+            ChromaFormat::Full => (6, 6),
         };
         // The decoder holds the picture and a filtered copy, libheif another copy. The decoder also
         // holds data about each block; aom holds them for the smallest block size.

@@ -9,7 +9,7 @@ use image::metadata::Orientation;
 use turbojpeg_sys as _;
 
 use super::failure::{Failure, Stop, stop_if_cancelled};
-use super::work::{Layout, Source, Work};
+use super::work::{PixelLayout, Source, Work};
 use super::{ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "JPEG";
@@ -25,7 +25,7 @@ struct Decoder {
 /// `struct photosearch_jpeg_header` in `jpeg.c`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Header {
+struct JpegHeader {
     width: u32,
     height: u32,
     components: u32,
@@ -38,7 +38,7 @@ unsafe extern "C" {
     fn photosearch_jpeg_free(jpeg: *mut Decoder);
     fn photosearch_jpeg_stop_by(jpeg: *mut Decoder, stop: Option<Stop>, context: *mut c_void);
     fn photosearch_jpeg_failure(jpeg: *const Decoder) -> *const Failure;
-    fn photosearch_jpeg_read_header(jpeg: *mut Decoder, header: *mut Header) -> c_int;
+    fn photosearch_jpeg_read_header(jpeg: *mut Decoder, header: *mut JpegHeader) -> c_int;
     fn photosearch_jpeg_start(
         jpeg: *mut Decoder,
         divisor: u32,
@@ -53,7 +53,7 @@ unsafe extern "C" {
 /// A JPEG whose header has been read.
 pub(super) struct Jpeg<'a> {
     decoder: NonNull<Decoder>,
-    header: Header,
+    header: JpegHeader,
     orientation: Orientation,
     /// Bytes that libjpeg takes while it decodes, without the rows that it returns.
     memory: u64,
@@ -71,7 +71,7 @@ impl<'a> Jpeg<'a> {
                 width: 0,
                 height: 0,
             })?,
-            header: Header::default(),
+            header: JpegHeader::default(),
             orientation: orientation(bytes),
             memory: 0,
             file: PhantomData,
@@ -203,8 +203,8 @@ impl<'a> Jpeg<'a> {
 }
 
 impl Source for Jpeg<'_> {
-    fn layout(&self) -> Layout {
-        Layout {
+    fn layout(&self) -> PixelLayout {
+        PixelLayout {
             width: self.header.width,
             height: self.header.height,
             orientation: self.orientation,

@@ -6,7 +6,7 @@ use std::io::{Cursor, ErrorKind};
 use image::metadata::Orientation;
 use png::{BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Reader, Transformations};
 
-use super::work::{Layout, Source, Work};
+use super::work::{PixelLayout, Source, Work};
 use super::{CUT_SHORT, ImageError, Limits, RgbImage, check_size, orientation, rgb};
 
 const FORMAT: &str = "PNG";
@@ -34,7 +34,7 @@ pub(super) struct Png<'a> {
 impl<'a> Png<'a> {
     pub fn open(bytes: &'a [u8], limits: &Limits) -> Result<Self, ImageError> {
         let mut exif = None;
-        for (index, (name, content)) in Chunks(bytes.get(8..).unwrap_or_default()).enumerate() {
+        for (index, (name, content)) in PngChunks(bytes.get(8..).unwrap_or_default()).enumerate() {
             match (index, &name) {
                 (0, b"IHDR") => {
                     // The decoder allocates a buffer for the stated width before it returns the width.
@@ -71,9 +71,9 @@ impl<'a> Png<'a> {
 }
 
 impl Source for Png<'_> {
-    fn layout(&self) -> Layout {
+    fn layout(&self) -> PixelLayout {
         let info = self.reader.info();
-        Layout {
+        PixelLayout {
             width: info.width,
             height: info.height,
             orientation: self.orientation,
@@ -185,9 +185,9 @@ impl Samples {
 }
 
 /// The chunks of a PNG, as name and content, up to the first chunk that is cut short.
-struct Chunks<'a>(&'a [u8]);
+struct PngChunks<'a>(&'a [u8]);
 
-impl<'a> Iterator for Chunks<'a> {
+impl<'a> Iterator for PngChunks<'a> {
     type Item = ([u8; 4], &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {

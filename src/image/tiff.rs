@@ -15,10 +15,10 @@ use std::ptr::NonNull;
 use image::metadata::Orientation;
 
 use super::failure::Failure;
-use super::work::{Layout, Source, Work};
+use super::work::{PixelLayout, Source, Work};
 use super::{ImageError, Limits, RgbImage, check_size};
 use interpretation::Interpretation;
-use samples::Packing;
+use samples::SamplePacking;
 
 const FORMAT: &str = "TIFF";
 /// Values of the tag PhotometricInterpretation.
@@ -29,14 +29,14 @@ const JPEG: u16 = 7;
 
 /// `struct photosearch_tiff` in `tiff.c`.
 #[repr(C)]
-struct File {
+struct TiffFile {
     _opaque: [u8; 0],
 }
 
 /// `struct photosearch_tiff_header` in `tiff.c`, where the fields are described.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-struct Header {
+struct TiffHeader {
     width: u32,
     height: u32,
     chunk_width: u32,
@@ -61,20 +61,20 @@ struct Header {
 }
 
 unsafe extern "C" {
-    fn photosearch_tiff_new(bytes: *const u8, length: usize, memory: u64) -> *mut File;
-    fn photosearch_tiff_free(file: *mut File);
-    fn photosearch_tiff_failure(file: *const File) -> *const Failure;
-    fn photosearch_tiff_read_header(file: *mut File, header: *mut Header) -> c_int;
+    fn photosearch_tiff_new(bytes: *const u8, length: usize, memory: u64) -> *mut TiffFile;
+    fn photosearch_tiff_free(file: *mut TiffFile);
+    fn photosearch_tiff_failure(file: *const TiffFile) -> *const Failure;
+    fn photosearch_tiff_read_header(file: *mut TiffFile, header: *mut TiffHeader) -> c_int;
     fn photosearch_tiff_has_compression(compression: u16) -> c_int;
     fn photosearch_tiff_read_palette(
-        file: *mut File,
+        file: *mut TiffFile,
         bits: u16,
         red: *mut u16,
         green: *mut u16,
         blue: *mut u16,
     ) -> c_int;
     fn photosearch_tiff_read_chunk(
-        file: *mut File,
+        file: *mut TiffFile,
         index: u32,
         rows: u32,
         exact: c_int,
@@ -85,11 +85,11 @@ unsafe extern "C" {
 
 /// A TIFF whose first directory has been read.
 pub(super) struct Tiff<'a> {
-    file: NonNull<File>,
-    header: Header,
+    file: NonNull<TiffFile>,
+    header: TiffHeader,
     /// Whether the stored chunks must have the length of the decoded ones, as without compression.
     exact: bool,
-    packing: Packing,
+    packing: SamplePacking,
     interpretation: Interpretation,
     /// The length of the file in bytes.
     length: usize,
@@ -98,7 +98,7 @@ pub(super) struct Tiff<'a> {
 }
 
 /// Owns libtiff's handle until a [`Tiff`] takes it over.
-struct Open(NonNull<File>);
+struct Open(NonNull<TiffFile>);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -131,7 +131,7 @@ impl<'a> Tiff<'a> {
         // SAFETY: as above.
         let opened = unsafe { (*photosearch_tiff_failure(pointer)).is_none() };
         check(c_int::from(opened))?;
-        let mut header = Header::default();
+        let mut header = TiffHeader::default();
         // SAFETY: the file is open; the header is valid for writes.
         check(unsafe { photosearch_tiff_read_header(pointer, &mut header) })?;
         check_size(header.width, header.height)?;
@@ -157,7 +157,7 @@ impl<'a> Tiff<'a> {
             }
             interpretation.scale_palette();
         }
-        let packing = Packing::of(&header)?;
+        let packing = SamplePacking::of(&header)?;
         let file = std::mem::ManuallyDrop::new(file).0;
         Ok(Tiff {
             file,
@@ -207,9 +207,9 @@ impl Drop for Tiff<'_> {
 }
 
 impl Source for Tiff<'_> {
-    fn layout(&self) -> Layout {
+    fn layout(&self) -> PixelLayout {
         let orientation = u8::try_from(self.header.orientation).ok();
-        Layout {
+        PixelLayout {
             width: self.header.width,
             height: self.header.height,
             orientation: orientation
@@ -219,7 +219,7 @@ impl Source for Tiff<'_> {
     }
 
     fn decode(self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
-        let Header {
+        let TiffHeader {
             width,
             height,
             chunk_width,
@@ -284,7 +284,7 @@ impl Source for Tiff<'_> {
 }
 
 /// Refuses compressions that are not read, with an error that names them.
-fn check_compression(header: &Header) -> Result<(), ImageError> {
+fn check_compression(header: &TiffHeader) -> Result<(), ImageError> {
     let refuse = |name| {
         Err(unsupported(&format!(
             "{name} (compression {})",

@@ -10,7 +10,7 @@ use std::ffi::{c_int, c_void};
 use image::metadata::Orientation;
 
 use super::failure::{Failure, Stop, stop_if_cancelled};
-use super::work::{Layout, Source, Work, system_has};
+use super::work::{PixelLayout, Source, Work, system_has};
 use super::{ImageError, Limits, RgbImage, orientation, rgb};
 
 const FORMAT: &str = "WebP";
@@ -30,7 +30,7 @@ const MACROBLOCK: u64 = 2 << 10;
 /// `struct photosearch_webp_header` in `webp.c`, where the fields are described.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-struct Header {
+struct WebpHeader {
     width: u32,
     height: u32,
     left: u32,
@@ -49,7 +49,7 @@ unsafe extern "C" {
     fn photosearch_webp_read_header(
         bytes: *const u8,
         length: usize,
-        header: *mut Header,
+        header: *mut WebpHeader,
         failure: *mut Failure,
     ) -> c_int;
     fn photosearch_webp_decode(
@@ -69,7 +69,7 @@ unsafe extern "C" {
 /// A WebP file whose headers, up to that of the first picture, have been read.
 #[derive(Debug)]
 pub(super) struct WebP<'a> {
-    header: Header,
+    header: WebpHeader,
     /// The chunks of the first picture: `ALPH` and `VP8 `, or `VP8L`.
     frame: &'a [u8],
     orientation: Orientation,
@@ -101,7 +101,7 @@ impl<'a> WebP<'a> {
                 height: 0,
             });
         }
-        let mut header = Header::default();
+        let mut header = WebpHeader::default();
         let mut failure = Failure::NONE;
         // SAFETY: all pointers are valid during the call, and the function keeps none of them.
         let read = unsafe {
@@ -152,7 +152,7 @@ impl<'a> WebP<'a> {
     fn memory(&self, cancelled: &dyn Fn() -> bool) -> Result<u64, ImageError> {
         let (width, height) = (self.header.frame_width, self.header.frame_height);
         let mut memory = STRUCTURES;
-        for (name, content) in Chunks(self.frame) {
+        for (name, content) in RiffChunks(self.frame) {
             memory = memory.saturating_add(match &name {
                 b"VP8L" => {
                     // 5 bytes: the signature, the size, the alpha flag and the version (RFC 9649,
@@ -208,8 +208,8 @@ impl<'a> WebP<'a> {
 }
 
 impl Source for WebP<'_> {
-    fn layout(&self) -> Layout {
-        Layout {
+    fn layout(&self) -> PixelLayout {
+        PixelLayout {
             width: self.header.width,
             height: self.header.height,
             orientation: self.orientation,
@@ -217,7 +217,7 @@ impl Source for WebP<'_> {
     }
 
     fn decode(self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
-        let Header {
+        let WebpHeader {
             width,
             height,
             left,
@@ -284,9 +284,9 @@ fn chunk_header(bytes: &[u8]) -> Option<([u8; 4], u64)> {
 
 /// The chunks of a RIFF container: name and content. The content of a chunk that is cut short ends
 /// with the bytes.
-struct Chunks<'a>(&'a [u8]);
+struct RiffChunks<'a>(&'a [u8]);
 
-impl<'a> Iterator for Chunks<'a> {
+impl<'a> Iterator for RiffChunks<'a> {
     type Item = ([u8; 4], &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -38,7 +38,7 @@ impl Default for Limits {
 /// A decoder that has read the header of its file.
 pub(super) trait Source {
     /// The size of the picture as stored in the file, and its orientation.
-    fn layout(&self) -> Layout;
+    fn layout(&self) -> PixelLayout;
 
     /// Decodes the picture as stored in the file. Its size is that of [`Self::layout`], or a smaller
     /// one if [`Work::wanted`] allows it.
@@ -46,7 +46,7 @@ pub(super) trait Source {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(super) struct PixelLayout {
     pub width: u32,
     pub height: u32,
     pub orientation: Orientation,
@@ -56,7 +56,7 @@ pub(super) struct Layout {
 pub struct Picture<'a> {
     format: &'static str,
     source: Box<dyn Source + 'a>,
-    layout: Layout,
+    layout: PixelLayout,
     limits: Limits,
 }
 

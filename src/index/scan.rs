@@ -42,7 +42,7 @@ use super::sweeps::{self, Sweeps};
 use crate::coarse::{CoarseQuery, ResolvedSettings};
 use crate::sweep::filter::Verdict;
 use crate::sweep::kernel::Ahead;
-use crate::sweep::{Filter, Judge};
+use crate::sweep::{CodeFilter, Judge};
 use crate::types::{ProbeArg, VectorArg, check_memory, sql_error};
 
 /// The number of blocks that a participant of a parallel scan takes at a time: 256 kB.
@@ -230,7 +230,7 @@ impl Scan {
     ///
     /// # Safety
     /// `argument` has the right-hand type of the strategy's operator.
-    unsafe fn filter(&mut self, strategy: Strategy, argument: pg_sys::Datum) -> Filter {
+    unsafe fn filter(&mut self, strategy: Strategy, argument: pg_sys::Datum) -> CodeFilter {
         // SAFETY: the caller guarantees the type of the argument.
         let query = unsafe {
             if strategy.takes_probe() {
@@ -242,9 +242,9 @@ impl Scan {
         match query {
             // An undecided probe has no threshold.
             Ok(query) if query.query_dims == self.index.meta.dims && !query.threshold.is_nan() => {
-                Filter::new(&self.index.layout, &query.prefix, query.threshold)
+                CodeFilter::new(&self.index.layout, &query.prefix, query.threshold)
             }
-            _ => Filter::undecided(),
+            _ => CodeFilter::undecided(),
         }
     }
 

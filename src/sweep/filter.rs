@@ -115,18 +115,18 @@ fn bits(mut word: u64) -> impl Iterator<Item = usize> {
 }
 
 /// A query and its threshold, ready to be compared with codes.
-pub struct Filter(Kind);
+pub struct CodeFilter(Comparison);
 
-enum Kind {
+enum Comparison {
     /// The same for every row.
     Every(Verdict),
     /// Cosine of the whole coded prefix against cutoffs.
-    Prefix(Prefix),
+    Prefix(CodedPrefix),
     /// Cosine of a shorter prefix.
-    Shorter(Shorter),
+    Shorter(ShorterPrefix),
 }
 
-struct Prefix {
+struct CodedPrefix {
     quantized: QuantizedQuery,
     /// The query's prefix, normalised.
     unit: Vec<f64>,
@@ -137,18 +137,18 @@ struct Prefix {
     fine_unit: f64,
 }
 
-struct Shorter {
+struct ShorterPrefix {
     unit: Vec<f64>,
     cutoff: f64,
     error: f64,
     fine_unit: f64,
 }
 
-impl Filter {
+impl CodeFilter {
     /// `prefix` is what the query compares: its first values, as many as it names, of a vector with
     /// as many dimensions as the rows. A row matches if the similarity reaches `threshold` as an
     /// f32, as [`photosearch_vector::Query::similarity`] computes it.
-    pub fn new(layout: &Layout, prefix: &[f16], threshold: f32) -> Filter {
+    pub fn new(layout: &Layout, prefix: &[f16], threshold: f32) -> CodeFilter {
         let norm = norm(prefix);
         // Similarities lie in -1..=1, and are 0 where the query is.
         if norm == 0.0 || threshold > 1.0 || threshold <= -1.0 {
@@ -157,14 +157,14 @@ impl Filter {
             } else {
                 -1.0
             };
-            return Filter(Kind::Every(Verdict::of(similarity >= threshold)));
+            return CodeFilter(Comparison::Every(Verdict::of(similarity >= threshold)));
         }
         let cutoff = cutoff(threshold);
         let dims = layout.dims();
         let unit: Vec<f64> = prefix.iter().map(|v| v.to_f64() / norm).collect();
         let error = similarity_error(prefix.len());
         if prefix.len() < dims {
-            return Filter(Kind::Shorter(Shorter {
+            return CodeFilter(Comparison::Shorter(ShorterPrefix {
                 unit,
                 cutoff,
                 error,
@@ -176,7 +176,7 @@ impl Filter {
         } else {
             let covered = norm_of_units(&unit[..dims]);
             if covered == 0.0 {
-                return Filter(Kind::Every(Verdict::Maybe));
+                return CodeFilter(Comparison::Every(Verdict::Maybe));
             }
             let no_below = longer_cutoff(cutoff - error, covered);
             let yes_from = longer_cutoff(-cutoff - error, covered);
@@ -192,7 +192,7 @@ impl Filter {
         let [coarse_unit, fine_unit] = bound_units(dims);
         let error = error + ARITHMETIC;
         let lost = quantized.lost();
-        Filter(Kind::Prefix(Prefix {
+        CodeFilter(Comparison::Prefix(CodedPrefix {
             cutoffs: Cutoffs {
                 dot_scale: quantized.scale(),
                 bound_unit: coarse_unit * (1.0 + lost),
@@ -208,8 +208,8 @@ impl Filter {
     }
 
     /// A filter that leaves every row undecided.
-    pub fn undecided() -> Filter {
-        Filter(Kind::Every(Verdict::Maybe))
+    pub fn undecided() -> CodeFilter {
+        CodeFilter(Comparison::Every(Verdict::Maybe))
     }
 
     fn first_level(
@@ -221,9 +221,9 @@ impl Filter {
         ahead: &mut Ahead,
     ) {
         match &self.0 {
-            Kind::Every(verdict) => verdicts.fill(*verdict),
-            Kind::Shorter(_) => verdicts.fill(Verdict::Maybe),
-            Kind::Prefix(prefix) => {
+            Comparison::Every(verdict) => verdicts.fill(*verdict),
+            Comparison::Shorter(_) => verdicts.fill(Verdict::Maybe),
+            Comparison::Prefix(prefix) => {
                 kernel.dots(slab.codes(), &prefix.quantized, dots, ahead);
                 let entries = Entries {
                     scales: slab.scales(),
@@ -242,9 +242,9 @@ impl Filter {
 
     fn second_level(&self, slab: &Slab, entry: usize) -> Verdict {
         let prefix = match &self.0 {
-            Kind::Every(verdict) => return *verdict,
-            Kind::Shorter(shorter) => return shorter.decide(slab, entry),
-            Kind::Prefix(prefix) => prefix,
+            Comparison::Every(verdict) => return *verdict,
+            Comparison::Shorter(shorter) => return shorter.decide(slab, entry),
+            Comparison::Prefix(prefix) => prefix,
         };
         let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry]));
         let bound = f64::from(split_bounds(slab.bounds()[entry])[1]) * prefix.fine_unit;
@@ -261,7 +261,7 @@ impl Filter {
     }
 }
 
-impl Shorter {
+impl ShorterPrefix {
     /// The cosine is `⟨u, q̂⟩ / ‖u‖` over the shorter prefix. With the code `v` and `‖u - v‖ ≤ r`,
     /// the numerator lies within r of `⟨v, q̂⟩`, and `‖u‖` within r of `‖v‖`.
     fn decide(&self, slab: &Slab, entry: usize) -> Verdict {
@@ -392,7 +392,7 @@ pub struct Counters {
 
 /// Judges page after page by the conjunction of some filters, each as it is or negated.
 pub struct Judge {
-    filters: Vec<(Filter, bool)>,
+    filters: Vec<(CodeFilter, bool)>,
     kernel: Kernel,
     dots: Vec<i32>,
     one: Verdicts,
@@ -402,12 +402,12 @@ pub struct Judge {
 
 impl Judge {
     /// `filters` with true beside those that are negated.
-    pub fn new(layout: &Layout, filters: Vec<(Filter, bool)>) -> Judge {
+    pub fn new(layout: &Layout, filters: Vec<(CodeFilter, bool)>) -> Judge {
         Judge::with_kernel(layout, filters, Kernel::best())
     }
 
     /// [`Judge::new`] with a kernel that this CPU has.
-    pub fn with_kernel(layout: &Layout, filters: Vec<(Filter, bool)>, kernel: Kernel) -> Judge {
+    pub fn with_kernel(layout: &Layout, filters: Vec<(CodeFilter, bool)>, kernel: Kernel) -> Judge {
         Judge {
             filters,
             kernel,

@@ -28,7 +28,7 @@ pub mod kernel;
 pub mod layout;
 
 pub use code::Encoder;
-pub use filter::{Filter, Judge};
+pub use filter::{CodeFilter, Judge};
 pub use layout::{Layout, MAX_PREFIX_DIMS, Slab, SlabMut, Tid};
 
 /// More than all f64 roundings of one estimate together. The longest sums, the norm of a query and

@@ -5,7 +5,7 @@ use half::f16;
 use super::code::NotFinite;
 use super::filter::{Verdict, Verdicts, fine_sums, fine_sums_as_compiled};
 use super::kernel::{Ahead, Kernel, Lines, QuantizedQuery};
-use super::{Encoder, Filter, Judge, Layout, Slab, SlabMut, Tid};
+use super::{CodeFilter, Encoder, Judge, Layout, Slab, SlabMut, Tid};
 use photosearch_vector::{Query, cosine, squared_norm};
 
 const SLAB_LEN: usize = 8192 - 24 - 8;
@@ -92,14 +92,14 @@ fn threshold(random: &mut Random, similarities: &[f64]) -> f32 {
     }
 }
 
-struct Page {
+struct TestPage {
     layout: Layout,
     bytes: Vec<u8>,
     count: usize,
 }
 
-impl Page {
-    fn new(layout: &Layout, rows: &[Vec<f16>]) -> Page {
+impl TestPage {
+    fn new(layout: &Layout, rows: &[Vec<f16>]) -> TestPage {
         let mut bytes = vec![0; SLAB_LEN];
         let mut encoder = Encoder::new(layout);
         let mut slab = SlabMut::new(layout, &mut bytes, 0).unwrap();
@@ -107,7 +107,7 @@ impl Page {
             encoder.encode(&row[..layout.dims()]).unwrap();
             slab.push(&encoder, tid(i));
         }
-        Page {
+        TestPage {
             layout: layout.clone(),
             bytes,
             count: rows.len(),
@@ -146,7 +146,7 @@ fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (u
     let rows: Vec<Vec<f16>> = (0..layout.capacity())
         .map(|_| row(&mut random, dims, &query))
         .collect();
-    let page = Page::new(&layout, &rows);
+    let page = TestPage::new(&layout, &rows);
     let exact = Query::new(&query, compared).unwrap();
     let similarities: Vec<f64> = rows
         .iter()
@@ -158,7 +158,7 @@ fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (u
         let negated = random.below(4) == 0;
         let mut seen: Option<Vec<Verdict>> = None;
         for kernel in kernels() {
-            let filter = Filter::new(&layout, &query[..compared], threshold);
+            let filter = CodeFilter::new(&layout, &query[..compared], threshold);
             let mut judge = Judge::with_kernel(&layout, vec![(filter, negated)], kernel);
             let verdicts = all(judge.judge(&page.slab()));
             for (i, verdict) in verdicts.iter().enumerate() {
@@ -183,7 +183,10 @@ fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (u
             );
             let mut judge = Judge::with_kernel(
                 &layout,
-                vec![(Filter::new(&layout, &query[..compared], threshold), negated)],
+                vec![(
+                    CodeFilter::new(&layout, &query[..compared], threshold),
+                    negated,
+                )],
                 kernel,
             );
             judge.judge(&page.slab());
@@ -279,13 +282,13 @@ fn filters_of_a_conjunction_are_judged_together() {
         let rows: Vec<Vec<f16>> = (0..layout.capacity())
             .map(|i| row(&mut random, 32, &queries[i % 3]))
             .collect();
-        let page = Page::new(&layout, &rows);
+        let page = TestPage::new(&layout, &rows);
         let conjunction: Vec<(usize, f32, bool)> = (0..3)
             .map(|i| (i, random.value() as f32 * 0.5, random.below(2) == 0))
             .collect();
         let filters = conjunction
             .iter()
-            .map(|(i, t, negated)| (Filter::new(&layout, &queries[*i], *t), *negated))
+            .map(|(i, t, negated)| (CodeFilter::new(&layout, &queries[*i], *t), *negated))
             .collect();
         let mut judge = Judge::new(&layout, filters);
         for (row, verdict) in rows.iter().zip(all(judge.judge(&page.slab()))) {
@@ -309,13 +312,13 @@ fn an_undecided_filter_leaves_what_others_do_not_reject() {
     let layout = Layout::new(16, SLAB_LEN).unwrap();
     let mut random = Random(5);
     let query: Vec<f16> = (0..16).map(|_| finite(random.normal())).collect();
-    let page = Page::new(
+    let page = TestPage::new(
         &layout,
         &[query.clone(), query.iter().map(|q| -*q).collect()],
     );
     let filters = vec![
-        (Filter::undecided(), false),
-        (Filter::new(&layout, &query, 0.5), false),
+        (CodeFilter::undecided(), false),
+        (CodeFilter::new(&layout, &query, 0.5), false),
     ];
     let mut judge = Judge::new(&layout, filters);
     let verdicts = judge.judge(&page.slab());
@@ -334,7 +337,7 @@ fn corrupt_entries_are_judged_like_others() {
             for _ in 0..50 {
                 let bytes: Vec<u8> = (0..SLAB_LEN).map(|_| random.next() as u8).collect();
                 let slab = Slab::new(&layout, &bytes, layout.capacity()).unwrap();
-                let filter = Filter::new(&layout, &query[..compared], 0.2);
+                let filter = CodeFilter::new(&layout, &query[..compared], 0.2);
                 let mut judge = Judge::new(&layout, vec![(filter, false)]);
                 judge.judge(&slab);
                 let counters = judge.counters();
@@ -407,7 +410,7 @@ fn removing_keeps_the_others_as_they_are() {
         let rows: Vec<Vec<f16>> = (0..random.below(layout.capacity() + 1))
             .map(|_| row(&mut random, 40, &query))
             .collect();
-        let mut page = Page::new(&layout, &rows);
+        let mut page = TestPage::new(&layout, &rows);
         let dead: Vec<bool> = rows.iter().map(|_| random.below(2) == 0).collect();
         let mut slab = SlabMut::new(&layout, &mut page.bytes, page.count).unwrap();
         let removed = slab.remove(|i| dead[i]);
@@ -491,7 +494,7 @@ fn codes_are_the_same_on_every_cpu() {
         other.encode_as_compiled(&row).unwrap();
         assert_eq!(one.parts(), other.parts(), "seed {seed}");
         // And so are the sums that the second level decides by.
-        let page = Page::new(&layout, std::slice::from_ref(&row));
+        let page = TestPage::new(&layout, std::slice::from_ref(&row));
         let slab = page.slab();
         let unit: Vec<f64> = (0..1 + random.below(dims))
             .map(|_| random.normal())
@@ -551,11 +554,11 @@ fn two_levels_leave_few_rows_undecided() {
             .collect()
     };
     let query = vector(&mut random);
-    let filter = Filter::new(&layout, &query, 0.35);
+    let filter = CodeFilter::new(&layout, &query, 0.35);
     let mut judge = Judge::new(&layout, vec![(filter, false)]);
     for _ in 0..1000 {
         let rows: Vec<Vec<f16>> = (0..39).map(|_| vector(&mut random)).collect();
-        judge.judge(&Page::new(&layout, &rows).slab());
+        judge.judge(&TestPage::new(&layout, &rows).slab());
     }
     let counters = judge.counters();
     println!("{counters:?}");

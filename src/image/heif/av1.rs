@@ -1,8 +1,8 @@
 //! Reads from the coded data of an AV1 picture the size, for which a decoder will allocate memory, and
 //! the colours. Section numbers are those of the AV1 bitstream specification.
 
-use super::read::{Bits, Bytes};
-use super::{Chroma, Colours, Fault, Format};
+use super::read::{BitReader, ByteReader};
+use super::{ChromaFormat, CodedFormat, Colours, Fault};
 
 /// Types of OBUs (6.2.2).
 const SEQUENCE_HEADER: u8 = 1;
@@ -21,7 +21,7 @@ const MAX_UNITS: usize = 4096;
 const SELECT: u32 = 2;
 
 /// A coded picture in the form in which the decoder gets it.
-pub(super) struct Picture {
+pub(super) struct Av1Picture {
     /// The content of an `av1C` box without OBUs.
     pub configuration: Vec<u8>,
     pub data: Vec<u8>,
@@ -37,9 +37,9 @@ struct Unit<'a> {
 }
 
 /// The OBUs of a picture (5.3).
-struct Units<'a>(Bytes<'a>);
+struct Obus<'a>(ByteReader<'a>);
 
-impl<'a> Iterator for Units<'a> {
+impl<'a> Iterator for Obus<'a> {
     type Item = Result<Unit<'a>, Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -48,13 +48,13 @@ impl<'a> Iterator for Units<'a> {
         }
         let unit = self.read();
         if unit.is_err() {
-            self.0 = Bytes(&[]);
+            self.0 = ByteReader(&[]);
         }
         Some(unit)
     }
 }
 
-impl<'a> Units<'a> {
+impl<'a> Obus<'a> {
     fn read(&mut self) -> Result<Unit<'a>, Fault> {
         let start = self.0.0;
         let first = self.0.u8()?;
@@ -76,7 +76,7 @@ impl<'a> Units<'a> {
 }
 
 /// Reads a number in LEB128 (4.10.5).
-fn leb128(bytes: &mut Bytes<'_>) -> Result<usize, Fault> {
+fn leb128(bytes: &mut ByteReader<'_>) -> Result<usize, Fault> {
     let mut number = 0;
     for index in 0..8 {
         let byte = bytes.u8()?;
@@ -89,18 +89,18 @@ fn leb128(bytes: &mut Bytes<'_>) -> Result<usize, Fault> {
 }
 
 /// The format that the sequence header of a picture states.
-pub(super) fn format(av1c: &[u8], data: &[u8]) -> Result<Format, Fault> {
-    let mut sequence: Option<Sequence> = None;
+pub(super) fn format(av1c: &[u8], data: &[u8]) -> Result<CodedFormat, Fault> {
+    let mut sequence: Option<SequenceHeader> = None;
     let (mut frames, mut resized) = (0, false);
-    let configuration = Units(Bytes(av1c.get(4..).unwrap_or_default()));
-    for (index, unit) in configuration.chain(Units(Bytes(data))).enumerate() {
+    let configuration = Obus(ByteReader(av1c.get(4..).unwrap_or_default()));
+    for (index, unit) in configuration.chain(Obus(ByteReader(data))).enumerate() {
         let unit = unit?;
         if index == MAX_UNITS {
             return Err(Fault::damaged("it has too many parts"));
         }
         match unit.kind {
             SEQUENCE_HEADER => {
-                let found = Sequence::read(unit.content)?;
+                let found = SequenceHeader::read(unit.content)?;
                 if *sequence.get_or_insert(found) != found {
                     return Err(Fault::damaged("its sequence headers contradict each other"));
                 }
@@ -126,13 +126,13 @@ pub(super) fn format(av1c: &[u8], data: &[u8]) -> Result<Format, Fault> {
     Ok(format)
 }
 
-impl Picture {
+impl Av1Picture {
     /// Copies the sequence headers and the frames, and drops all other OBUs.
     pub fn read(av1c: &[u8], data: &[u8]) -> Result<Self, Fault> {
-        let head = Bytes(av1c).take(4)?;
+        let head = ByteReader(av1c).take(4)?;
         let mut units = Vec::new();
-        let configuration = Units(Bytes(av1c.get(4..).unwrap_or_default()));
-        for unit in configuration.chain(Units(Bytes(data))) {
+        let configuration = Obus(ByteReader(av1c.get(4..).unwrap_or_default()));
+        for unit in configuration.chain(Obus(ByteReader(data))) {
             let unit = unit?;
             if !matches!(
                 unit.kind,
@@ -157,7 +157,7 @@ impl Picture {
             units.push(length as u8);
             units.extend_from_slice(unit.content);
         }
-        Ok(Picture {
+        Ok(Av1Picture {
             configuration: head.to_vec(),
             data: units,
         })
@@ -165,8 +165,8 @@ impl Picture {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Sequence {
-    format: Format,
+struct SequenceHeader {
+    format: CodedFormat,
     /// The largest size that a frame header can state.
     largest: (u32, u32),
     /// `reduced_still_picture_header`: frame headers have none of the fields below, and no size.
@@ -179,10 +179,10 @@ struct Sequence {
     integer_motion: u32,
 }
 
-impl Sequence {
+impl SequenceHeader {
     /// Reads a sequence header (5.5.1).
     fn read(content: &[u8]) -> Result<Self, Fault> {
-        let bits = &mut Bits::new(content);
+        let bits = &mut BitReader::new(content);
         let profile = bits.bits(3)?;
         bits.skip(1)?;
         let reduced = bits.flag()?;
@@ -219,8 +219,8 @@ impl Sequence {
         }
         bits.skip(3)?;
         let (depth, chroma, colours) = Self::read_colours(bits, profile)?;
-        Ok(Sequence {
-            format: Format {
+        Ok(SequenceHeader {
+            format: CodedFormat {
                 width,
                 height,
                 coded_width: width,
@@ -240,7 +240,7 @@ impl Sequence {
 
     /// Reads timing, decoder model and operating points (5.5.1, 5.5.3 to 5.5.5). Returns the bits of
     /// the presentation time in a frame header.
-    fn read_timing(bits: &mut Bits<'_>) -> Result<u32, Fault> {
+    fn read_timing(bits: &mut BitReader<'_>) -> Result<u32, Fault> {
         let (mut equal, mut model, mut delay_bits, mut time_bits) = (false, false, 0, 0);
         if bits.flag()? {
             bits.skip(64)?;
@@ -272,7 +272,10 @@ impl Sequence {
     }
 
     /// Reads `color_config` (5.5.2).
-    fn read_colours(bits: &mut Bits<'_>, profile: u32) -> Result<(u32, Chroma, Colours), Fault> {
+    fn read_colours(
+        bits: &mut BitReader<'_>,
+        profile: u32,
+    ) -> Result<(u32, ChromaFormat, Colours), Fault> {
         let high = bits.flag()?;
         let depth = match (high, profile) {
             (false, _) => 8,
@@ -289,18 +292,18 @@ impl Sequence {
         if !grey && (colours.primaries, colours.transfer, colours.matrix) == (1, 13, 0) {
             // sRGB with the identity matrix: range and subsampling are implied.
             colours.full_range = true;
-            return Ok((depth, Chroma::Full, colours));
+            return Ok((depth, ChromaFormat::Full, colours));
         }
         colours.full_range = bits.flag()?;
         let chroma = match profile {
-            _ if grey => Chroma::None,
-            0 => Chroma::Quarter,
-            1 => Chroma::Full,
-            2 if depth < 12 => Chroma::Half,
+            _ if grey => ChromaFormat::None,
+            0 => ChromaFormat::Quarter,
+            1 => ChromaFormat::Full,
+            2 if depth < 12 => ChromaFormat::Half,
             2 => match bits.flag()? {
-                false => Chroma::Full,
-                true if bits.flag()? => Chroma::Quarter,
-                true => Chroma::Half,
+                false => ChromaFormat::Full,
+                true if bits.flag()? => ChromaFormat::Quarter,
+                true => ChromaFormat::Half,
             },
             _ => return Err(Fault::unsupported(format!("with AV1 profile {profile}"))),
         };
@@ -309,13 +312,13 @@ impl Sequence {
 }
 
 /// Whether a frame header states a size of its own (5.9.2), for which a decoder allocates memory.
-fn is_resized(sequence: &Sequence, content: &[u8]) -> Result<bool, Fault> {
+fn is_resized(sequence: &SequenceHeader, content: &[u8]) -> Result<bool, Fault> {
     const KEY: u32 = 0;
     const SWITCH: u32 = 3;
     if sequence.reduced {
         return Ok(false);
     }
-    let bits = &mut Bits::new(content);
+    let bits = &mut BitReader::new(content);
     if bits.flag()? {
         // `show_existing_frame`: an earlier frame is shown.
         return Ok(false);

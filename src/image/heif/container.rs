@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use super::Fault;
-use super::read::Bytes;
+use super::read::ByteReader;
 
 /// The most items, extents, properties and references of a file, together. A few bytes of the file
 /// become an entry of about a hundred bytes in memory. The largest grid needs a tenth of this number.
@@ -23,16 +23,16 @@ pub(super) struct Container<'a> {
     items: BTreeMap<u32, Item<'a>>,
     /// By the type of a reference and the item that it refers to: the items that it comes from.
     referring: BTreeMap<([u8; 4], u32), Vec<u32>>,
-    entries: Entries,
+    entries: EntryCount,
     /// The number of bytes that [`Self::data`] has copied.
     copied: Cell<usize>,
 }
 
 /// Counts entries, up to [`MAX_ENTRIES`].
 #[derive(Default)]
-struct Entries(usize);
+struct EntryCount(usize);
 
-impl Entries {
+impl EntryCount {
     fn add(&mut self) -> Result<(), Fault> {
         self.0 += 1;
         if self.0 > MAX_ENTRIES {
@@ -100,7 +100,7 @@ impl<'a> Container<'a> {
     /// Reads the first `meta` box of a file. Damage after a `moov` box is ignored: that file is refused
     /// as a sequence.
     pub fn read(file: &'a [u8]) -> Result<Self, Fault> {
-        let mut rest = Bytes(file);
+        let mut rest = ByteReader(file);
         let mut sequence = false;
         while !rest.is_empty() {
             let (name, content) = match rest.next_box() {
@@ -123,7 +123,7 @@ impl<'a> Container<'a> {
     }
 
     fn of_meta(file: &'a [u8], content: &'a [u8]) -> Result<Self, Fault> {
-        let mut rest = Bytes(content);
+        let mut rest = ByteReader(content);
         rest.version()?;
         let mut named = BTreeMap::new();
         while !rest.is_empty() {
@@ -150,7 +150,7 @@ impl<'a> Container<'a> {
             primary: primary(find(b"pitm")?)?,
             items: BTreeMap::new(),
             referring: BTreeMap::new(),
-            entries: Entries::default(),
+            entries: EntryCount::default(),
             copied: Cell::new(0),
         };
         container.read_items(find(b"iinf")?)?;
@@ -213,7 +213,7 @@ impl<'a> Container<'a> {
 
     /// Reads `iinf`: the types of the items (ISO/IEC 14496-12, 8.11.6).
     fn read_items(&mut self, content: &[u8]) -> Result<(), Fault> {
-        let mut rest = Bytes(content);
+        let mut rest = ByteReader(content);
         let (version, _) = rest.version()?;
         // Skip the number of items: the loop reads boxes up to the end.
         rest.take(if version == 0 { 2 } else { 4 })?;
@@ -223,7 +223,7 @@ impl<'a> Container<'a> {
             if name != *b"infe" {
                 continue;
             }
-            let mut rest = Bytes(content);
+            let mut rest = ByteReader(content);
             let (version, _) = rest.version()?;
             let id = match version {
                 2 => u32::from(rest.u16()?),
@@ -242,7 +242,7 @@ impl<'a> Container<'a> {
 
     /// Reads `iloc`: the locations of the items (ISO/IEC 14496-12, 8.11.3).
     fn read_locations(&mut self, content: &[u8]) -> Result<(), Fault> {
-        let mut rest = Bytes(content);
+        let mut rest = ByteReader(content);
         let (version, _) = rest.version()?;
         if version > 2 {
             return Err(Fault::unsupported(format!(
@@ -294,7 +294,7 @@ impl<'a> Container<'a> {
 
     /// Reads `iprp`: the properties, and their associations with items (ISO/IEC 23008-12, 9.3).
     fn read_properties(&mut self, content: &'a [u8]) -> Result<(), Fault> {
-        let mut rest = Bytes(content);
+        let mut rest = ByteReader(content);
         let mut properties = Vec::new();
         let mut associations = Vec::new();
         while !rest.is_empty() {
@@ -304,7 +304,7 @@ impl<'a> Container<'a> {
                     return Err(Fault::damaged("it has two ipco boxes"));
                 }
                 b"ipco" => {
-                    let mut rest = Bytes(content);
+                    let mut rest = ByteReader(content);
                     while !rest.is_empty() {
                         self.entries.add()?;
                         properties.push(rest.next_box()?);
@@ -315,7 +315,7 @@ impl<'a> Container<'a> {
             }
         }
         for content in associations {
-            let mut rest = Bytes(content);
+            let mut rest = ByteReader(content);
             let (version, flags) = rest.version()?;
             let wide = flags & 1 == 1;
             for _ in 0..rest.u32()? {
@@ -359,9 +359,9 @@ impl<'a> Container<'a> {
 
     /// Reads `iref`: the references between items (ISO/IEC 14496-12, 8.11.12).
     fn read_references(&mut self, content: &[u8]) -> Result<(), Fault> {
-        let mut rest = Bytes(content);
+        let mut rest = ByteReader(content);
         let (version, _) = rest.version()?;
-        let id = |rest: &mut Bytes<'_>| {
+        let id = |rest: &mut ByteReader<'_>| {
             if version == 0 {
                 rest.u16().map(u32::from)
             } else {
@@ -370,7 +370,7 @@ impl<'a> Container<'a> {
         };
         while !rest.is_empty() {
             let (kind, content) = rest.next_box()?;
-            let mut rest = Bytes(content);
+            let mut rest = ByteReader(content);
             let from = id(&mut rest)?;
             let mut to = Vec::new();
             self.entries.add()?;
@@ -399,7 +399,7 @@ impl<'a> Container<'a> {
 
 /// Reads `pitm`: the ID of the primary item (ISO/IEC 14496-12, 8.11.4).
 fn primary(content: &[u8]) -> Result<u32, Fault> {
-    let mut rest = Bytes(content);
+    let mut rest = ByteReader(content);
     let (version, _) = rest.version()?;
     if version == 0 {
         rest.u16().map(u32::from)

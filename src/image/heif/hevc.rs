@@ -1,8 +1,8 @@
 //! Reads from the coded data of an HEVC picture (ITU-T H.265) the size, for which a decoder will
 //! allocate memory, and the colours. Section numbers are those of H.265.
 
-use super::read::{Bits, Bytes};
-use super::{Chroma, Colours, Fault, Format};
+use super::read::{BitReader, ByteReader};
+use super::{ChromaFormat, CodedFormat, Colours, Fault};
 
 /// Types of NAL units (7.4.2.2).
 const FIRST_IRAP: u8 = 16;
@@ -21,7 +21,7 @@ const MAX_UNITS: usize = 4096;
 const MAX_SPS: usize = 2 << 10;
 
 /// A coded picture in the form in which the decoder gets it.
-pub(super) struct Picture {
+pub(super) struct HevcPicture {
     /// The content of an `hvcC` box without NAL units.
     pub configuration: Vec<u8>,
     /// The parameter sets and slices, with a length of 32 bits before each.
@@ -38,7 +38,7 @@ struct Configuration<'a> {
 
 impl<'a> Configuration<'a> {
     fn read(content: &'a [u8]) -> Result<Self, Fault> {
-        let mut rest = Bytes(content);
+        let mut rest = ByteReader(content);
         let head = rest.take(22)?;
         let mut parameter_sets = Vec::new();
         for _ in 0..rest.u8()? {
@@ -60,14 +60,14 @@ impl<'a> Configuration<'a> {
 }
 
 /// The format that the parameter sets of a picture state. Checks that the data have one picture.
-pub(super) fn format(hvcc: &[u8], data: &[u8]) -> Result<Format, Fault> {
+pub(super) fn format(hvcc: &[u8], data: &[u8]) -> Result<CodedFormat, Fault> {
     let configuration = Configuration::read(hvcc)?;
     let mut formats = Formats::default();
     for set in &configuration.parameter_sets {
         formats.add(set)?;
     }
     let mut pictures = 0;
-    for (index, unit) in Units::new(data, &configuration).enumerate() {
+    for (index, unit) in NalUnits::new(data, &configuration).enumerate() {
         let unit = unit?;
         if index == MAX_UNITS {
             return Err(Fault::damaged("it has too many slices"));
@@ -83,14 +83,14 @@ pub(super) fn format(hvcc: &[u8], data: &[u8]) -> Result<Format, Fault> {
     formats.into_format()
 }
 
-impl Picture {
+impl HevcPicture {
     /// Copies the parameter sets and the slices, and drops all other NAL units.
     pub fn read(hvcc: &[u8], data: &[u8]) -> Result<Self, Fault> {
         let configuration = Configuration::read(hvcc)?;
         let mut units = Vec::new();
         let mut push = |unit: &[u8]| {
             if is_used(unit) {
-                // Fits: `Units` and `Configuration` have read it from a length of at most 32 bits.
+                // Fits: `NalUnits` and `Configuration` have read it from a length of at most 32 bits.
                 units.extend_from_slice(&(unit.len() as u32).to_be_bytes());
                 units.extend_from_slice(unit);
             }
@@ -99,13 +99,13 @@ impl Picture {
             .parameter_sets
             .iter()
             .for_each(|set| push(set));
-        for unit in Units::new(data, &configuration) {
+        for unit in NalUnits::new(data, &configuration) {
             push(unit?);
         }
         let mut head = configuration.head.to_vec();
         head[21] |= 3;
         head.push(0);
-        Ok(Picture {
+        Ok(HevcPicture {
             configuration: head,
             data: units,
         })
@@ -113,21 +113,21 @@ impl Picture {
 }
 
 /// The NAL units of a picture.
-struct Units<'a> {
-    rest: Bytes<'a>,
+struct NalUnits<'a> {
+    rest: ByteReader<'a>,
     length_size: usize,
 }
 
-impl<'a> Units<'a> {
+impl<'a> NalUnits<'a> {
     fn new(data: &'a [u8], configuration: &Configuration<'_>) -> Self {
-        Units {
-            rest: Bytes(data),
+        NalUnits {
+            rest: ByteReader(data),
             length_size: configuration.length_size,
         }
     }
 }
 
-impl<'a> Iterator for Units<'a> {
+impl<'a> Iterator for NalUnits<'a> {
     type Item = Result<&'a [u8], Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -140,7 +140,7 @@ impl<'a> Iterator for Units<'a> {
             self.rest.take(length as usize)
         });
         if unit.is_err() {
-            self.rest = Bytes(&[]);
+            self.rest = ByteReader(&[]);
         }
         Some(unit)
     }
@@ -178,7 +178,7 @@ fn starts_picture(unit: &[u8]) -> Result<bool, Fault> {
 /// Collects the format from all sequence parameter sets, which have to agree.
 #[derive(Default)]
 struct Formats {
-    format: Option<Format>,
+    format: Option<CodedFormat>,
     sets: usize,
 }
 
@@ -198,30 +198,30 @@ impl Formats {
         Ok(())
     }
 
-    fn into_format(self) -> Result<Format, Fault> {
+    fn into_format(self) -> Result<CodedFormat, Fault> {
         let missing = || Fault::damaged("its parameter sets are missing");
         self.format.ok_or_else(missing)
     }
 }
 
 /// Reads a sequence parameter set (7.3.2.2) up to the colours.
-fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
+fn sequence_parameter_set(unit: &[u8]) -> Result<CodedFormat, Fault> {
     let unit = &unit[..unit.len().min(MAX_SPS)];
     let content = without_emulation_prevention(unit.get(2..).unwrap_or_default());
-    let bits = &mut Bits::new(&content);
+    let bits = &mut BitReader::new(&content);
     bits.skip(4)?;
     let sub_layers = bits.bits(3)?;
     bits.skip(1)?;
     skip_profile(bits, sub_layers)?;
     bits.golomb()?;
     let chroma = match bits.golomb()? {
-        0 => Chroma::None,
-        1 => Chroma::Quarter,
-        2 => Chroma::Half,
-        3 => Chroma::Full,
+        0 => ChromaFormat::None,
+        1 => ChromaFormat::Quarter,
+        2 => ChromaFormat::Half,
+        3 => ChromaFormat::Full,
         _ => return Err(Fault::damaged("its chroma format is invalid")),
     };
-    if chroma == Chroma::Full && bits.flag()? {
+    if chroma == ChromaFormat::Full && bits.flag()? {
         return Err(Fault::unsupported("with separately coded colour planes"));
     }
     let (coded_width, coded_height) = (bits.golomb()?, bits.golomb()?);
@@ -229,9 +229,9 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
     let mut begins_later = false;
     if bits.flag()? {
         let (across, down) = match chroma {
-            Chroma::Quarter => (2, 2),
-            Chroma::Half => (2, 1),
-            Chroma::None | Chroma::Full => (1, 1),
+            ChromaFormat::Quarter => (2, 2),
+            ChromaFormat::Half => (2, 1),
+            ChromaFormat::None | ChromaFormat::Full => (1, 1),
         };
         let mut crop = |unit: u32| {
             let (near, far) = (bits.golomb()?, bits.golomb()?);
@@ -254,7 +254,7 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
             "cropped at the left or top, with samples of more than 8 bits",
         ));
     }
-    if chroma != Chroma::None && chroma_depth != depth {
+    if chroma != ChromaFormat::None && chroma_depth != depth {
         return Err(Fault::unsupported(
             "with different bit depths of luma and chroma",
         ));
@@ -281,7 +281,7 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<Format, Fault> {
     } else {
         Colours::UNKNOWN
     };
-    Ok(Format {
+    Ok(CodedFormat {
         width,
         height,
         coded_width,
@@ -307,7 +307,7 @@ fn without_emulation_prevention(bytes: &[u8]) -> Vec<u8> {
     content
 }
 
-fn skip_golombs(bits: &mut Bits<'_>, count: usize) -> Result<(), Fault> {
+fn skip_golombs(bits: &mut BitReader<'_>, count: usize) -> Result<(), Fault> {
     for _ in 0..count {
         bits.golomb()?;
     }
@@ -315,7 +315,7 @@ fn skip_golombs(bits: &mut Bits<'_>, count: usize) -> Result<(), Fault> {
 }
 
 /// `profile_tier_level` (7.3.3).
-fn skip_profile(bits: &mut Bits<'_>, sub_layers: u32) -> Result<(), Fault> {
+fn skip_profile(bits: &mut BitReader<'_>, sub_layers: u32) -> Result<(), Fault> {
     bits.skip(88 + 8)?;
     let mut present = Vec::new();
     for _ in 0..sub_layers {
@@ -331,7 +331,7 @@ fn skip_profile(bits: &mut Bits<'_>, sub_layers: u32) -> Result<(), Fault> {
 }
 
 /// `scaling_list_data` (7.3.4).
-fn skip_scaling_lists(bits: &mut Bits<'_>) -> Result<(), Fault> {
+fn skip_scaling_lists(bits: &mut BitReader<'_>) -> Result<(), Fault> {
     for size in 0..4_u32 {
         for _ in 0..if size == 3 { 2 } else { 6 } {
             if bits.flag()? {
@@ -346,7 +346,7 @@ fn skip_scaling_lists(bits: &mut Bits<'_>) -> Result<(), Fault> {
 }
 
 /// `st_ref_pic_set` (7.3.7), and the long-term reference pictures in 7.3.2.2.
-fn skip_reference_pictures(bits: &mut Bits<'_>, count_bits: u32) -> Result<(), Fault> {
+fn skip_reference_pictures(bits: &mut BitReader<'_>, count_bits: u32) -> Result<(), Fault> {
     let sets = bits.golomb()?;
     let mut pictures = 0;
     for set in 0..sets {
@@ -375,7 +375,7 @@ fn skip_reference_pictures(bits: &mut Bits<'_>, count_bits: u32) -> Result<(), F
 }
 
 /// Reads `vui_parameters` (E.2.1) up to the colours.
-fn colours(bits: &mut Bits<'_>) -> Result<Colours, Fault> {
+fn colours(bits: &mut BitReader<'_>) -> Result<Colours, Fault> {
     if bits.flag()? && bits.bits(8)? == 255 {
         bits.skip(32)?;
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::container::{Container, Item, shown};
-use super::read::Bytes;
+use super::read::ByteReader;
 use super::transform::{self, Transform};
-use super::{Chroma, Codec, Coded, Colours, Fault, Grid, av1, hevc};
+use super::{ChromaFormat, Codec, Coded, Colours, Fault, TileGrid, av1, hevc};
 use crate::check_size;
 
 /// The most tiles of a grid: the largest area of a picture, in tiles of 256 × 256 pixels.
@@ -27,8 +27,8 @@ enum Role {
 
 /// The picture that a file shows.
 pub(super) struct PrimaryPicture<'a> {
-    pub colour: Grid<'a>,
-    pub alpha: Option<Grid<'a>>,
+    pub colour: TileGrid<'a>,
+    pub alpha: Option<TileGrid<'a>>,
     /// Whether the colours are premultiplied with the transparency.
     pub premultiplied: bool,
     pub transform: Transform,
@@ -76,10 +76,10 @@ struct Items<'a>(Container<'a>);
 
 impl<'a> Items<'a> {
     /// The coded pictures of an item.
-    fn grid(&self, id: u32, role: Role) -> Result<Grid<'a>, Fault> {
+    fn grid(&self, id: u32, role: Role) -> Result<TileGrid<'a>, Fault> {
         let item = self.0.item(id)?;
         if item.kind != *b"grid" {
-            return Ok(Grid::of_one(self.coded(id, role, None)?));
+            return Ok(TileGrid::of_one(self.coded(id, role, None)?));
         }
         check_essential(item)?;
         let (rows, columns, width, height) = grid_size(&self.0.data(item)?)?;
@@ -112,7 +112,7 @@ impl<'a> Items<'a> {
             }
             tiles.push(tile);
         }
-        Grid::of_tiles(width, height, columns, tiles)
+        TileGrid::of_tiles(width, height, columns, tiles)
     }
 
     /// A coded picture. If it is a tile, `colours` are those that its grid states.
@@ -150,7 +150,7 @@ impl<'a> Items<'a> {
                 stated.check(format.chroma)?;
                 // libheif does not expand the limited range of grey, nor of the identity matrix, so
                 // `Planes` does it.
-                let unscaled = format.chroma == Chroma::None || stated.matrix == 0;
+                let unscaled = format.chroma == ChromaFormat::None || stated.matrix == 0;
                 let shown_as = Colours {
                     full_range: stated.full_range || unscaled,
                     ..stated
@@ -176,7 +176,7 @@ impl<'a> Items<'a> {
 
     /// The transparency of an item, or of each of its tiles, and whether the colours are premultiplied
     /// with it.
-    fn alpha(&self, id: u32, colour: &Grid<'a>) -> Result<Option<(Grid<'a>, bool)>, Fault> {
+    fn alpha(&self, id: u32, colour: &TileGrid<'a>) -> Result<Option<(TileGrid<'a>, bool)>, Fault> {
         let item = self.0.item(id)?;
         if let Some(alpha) = self.alpha_of(id)? {
             self.check_transformations(alpha, item)?;
@@ -206,7 +206,7 @@ impl<'a> Items<'a> {
         if tiles.len() != ids.len() || ![0, ids.len()].contains(&premultiplied) {
             return Err(Fault::unsupported("with transparency in some tiles only"));
         }
-        let grid = Grid::of_tiles(colour.width, colour.height, colour.columns, tiles)?;
+        let grid = TileGrid::of_tiles(colour.width, colour.height, colour.columns, tiles)?;
         if (grid.tile_width, grid.tile_height) != (colour.tile_width, colour.tile_height) {
             return Err(Fault::unsupported("with transparency of another size"));
         }
@@ -274,7 +274,7 @@ fn check_stated_size(item: &Item<'_>, width: u32, height: u32) -> Result<(), Fau
             _ => Err(Fault::damaged("its size is missing")),
         };
     };
-    let mut rest = Bytes(ispe);
+    let mut rest = ByteReader(ispe);
     rest.version()?;
     if (rest.u32()?, rest.u32()?) != (width, height) {
         return Err(Fault::damaged("its data have another size than it states"));
@@ -285,7 +285,7 @@ fn check_stated_size(item: &Item<'_>, width: u32, height: u32) -> Result<(), Fau
 /// Reads the number of rows and columns, and the width and height, of a grid (ISO/IEC 23008-12,
 /// 6.6.2.3).
 fn grid_size(data: &[u8]) -> Result<(u32, u32, u32, u32), Fault> {
-    let mut rest = Bytes(data);
+    let mut rest = ByteReader(data);
     rest.u8()?;
     let wide = rest.u8()? & 1 == 1;
     let (rows, columns) = (u32::from(rest.u8()?) + 1, u32::from(rest.u8()?) + 1);

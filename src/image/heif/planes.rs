@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::ptr::NonNull;
 
-use super::{Chroma, Codec, Coded, single};
+use super::{ChromaFormat, Codec, Coded, single};
 use crate::failure::Failure;
 use crate::work::Work;
 use crate::{ImageError, rgb};
@@ -13,7 +13,7 @@ const GREEN: usize = 1;
 
 /// `struct photosearch_heif_request` in `heif.cc`.
 #[repr(C)]
-struct Request {
+struct PlanesRequest {
     file: *const u8,
     length: usize,
     width: u32,
@@ -25,7 +25,7 @@ struct Request {
 
 /// `struct photosearch_heif_planes` in `heif.cc`.
 #[repr(C)]
-struct Rows {
+struct PlaneRows {
     rows: [*const u8; 3],
     strides: [usize; 3],
     depth: u32,
@@ -39,8 +39,8 @@ struct Decoded {
 
 unsafe extern "C" {
     fn photosearch_heif_decode(
-        request: *const Request,
-        planes: *mut Rows,
+        request: *const PlanesRequest,
+        planes: *mut PlaneRows,
         failure: *mut Failure,
     ) -> *mut Decoded;
     fn photosearch_heif_free(image: *mut Decoded);
@@ -49,7 +49,7 @@ unsafe extern "C" {
 /// A decoded picture: one grey plane, or three planes of red, green and blue.
 pub(super) struct Planes {
     image: NonNull<Decoded>,
-    rows: Rows,
+    rows: PlaneRows,
     width: u32,
     height: u32,
     grey: bool,
@@ -68,8 +68,8 @@ impl Planes {
         work: &Work<'_>,
     ) -> Result<Self, ImageError> {
         let file = single::file(coded).map_err(|fault| fault.error(name))?;
-        let grey = coded.format.chroma == Chroma::None;
-        let request = Request {
+        let grey = coded.format.chroma == ChromaFormat::None;
+        let request = PlanesRequest {
             file: file.as_ptr(),
             length: file.len(),
             width: coded.format.width,
@@ -78,7 +78,7 @@ impl Planes {
             av1: c_int::from(coded.codec == Codec::Av1),
             grey: c_int::from(grey),
         };
-        let mut rows = Rows {
+        let mut rows = PlaneRows {
             rows: [std::ptr::null(); 3],
             strides: [0; 3],
             depth: 0,

@@ -4,9 +4,9 @@ use super::Fault;
 
 /// Reads bytes from the start. Reading beyond the end is a [`Fault`].
 #[derive(Clone, Copy)]
-pub(super) struct Bytes<'a>(pub &'a [u8]);
+pub(super) struct ByteReader<'a>(pub &'a [u8]);
 
-impl<'a> Bytes<'a> {
+impl<'a> ByteReader<'a> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -88,15 +88,15 @@ impl<'a> Bytes<'a> {
 }
 
 /// Reads bits, from the highest of each byte.
-pub(super) struct Bits<'a> {
+pub(super) struct BitReader<'a> {
     bytes: &'a [u8],
     /// The number of bits that have been read.
     at: usize,
 }
 
-impl<'a> Bits<'a> {
+impl<'a> BitReader<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Bits { bytes, at: 0 }
+        BitReader { bytes, at: 0 }
     }
 
     pub fn flag(&mut self) -> Result<bool, Fault> {
@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn boxes_with_sizes_of_every_kind_are_read() {
-        let mut bytes = Bytes(b"\0\0\0\x0aabcdXY\0\0\0\x01efgh\0\0\0\0\0\0\0\x11Z\0\0\0\0ijklrest");
+        let mut bytes =
+            ByteReader(b"\0\0\0\x0aabcdXY\0\0\0\x01efgh\0\0\0\0\0\0\0\x11Z\0\0\0\0ijklrest");
         assert_eq!(bytes.next_box().unwrap(), (*b"abcd", &b"XY"[..]));
         assert_eq!(bytes.next_box().unwrap(), (*b"efgh", &b"Z"[..]));
         assert_eq!(bytes.next_box().unwrap(), (*b"ijkl", &b"rest"[..]));
@@ -153,23 +154,23 @@ mod tests {
             b"\0\0\0\x01abcd\xff\xff\xff\xff\xff\xff\xff\xff",
             b"\0\0\0",
         ] {
-            assert!(Bytes(wrong).next_box().is_err(), "{wrong:?}");
+            assert!(ByteReader(wrong).next_box().is_err(), "{wrong:?}");
         }
     }
 
     #[test]
     fn numbers_and_golomb_codes_are_read() {
-        assert_eq!(Bytes(&[1, 2, 3, 4]).number(3).unwrap(), 0x01_02_03);
-        assert_eq!(Bytes(&[]).number(0).unwrap(), 0);
-        assert!(Bytes(&[1, 2]).number(3).is_err());
+        assert_eq!(ByteReader(&[1, 2, 3, 4]).number(3).unwrap(), 0x01_02_03);
+        assert_eq!(ByteReader(&[]).number(0).unwrap(), 0);
+        assert!(ByteReader(&[1, 2]).number(3).is_err());
         // The codes 1, 010, 011, 00100, 00101, and the bits 100.
-        let mut bits = Bits::new(&[0b1010_0110, 0b0100_0010, 0b1100_0000]);
+        let mut bits = BitReader::new(&[0b1010_0110, 0b0100_0010, 0b1100_0000]);
         let numbers: Vec<u32> = (0..5).map(|_| bits.golomb().unwrap()).collect();
         assert_eq!(numbers, [0, 1, 2, 3, 4]);
         assert_eq!(bits.bits(3).unwrap(), 0b100);
-        assert!(Bits::new(&[0; 3]).golomb().is_err());
-        assert!(Bits::new(&[0; 9]).golomb().is_err());
-        let mut largest = Bits::new(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]);
+        assert!(BitReader::new(&[0; 3]).golomb().is_err());
+        assert!(BitReader::new(&[0; 9]).golomb().is_err());
+        let mut largest = BitReader::new(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]);
         assert_eq!(largest.golomb().unwrap(), u32::MAX - 1);
     }
 }

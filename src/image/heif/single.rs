@@ -10,7 +10,7 @@ use super::{Codec, Coded, Fault, av1, hevc};
 pub(super) fn file(coded: &Coded<'_>) -> Result<Vec<u8>, Fault> {
     let (brand, kind, configuration_name, configuration, data) = match coded.codec {
         Codec::Hevc => {
-            let picture = hevc::Picture::read(coded.configuration, &coded.data)?;
+            let picture = hevc::HevcPicture::read(coded.configuration, &coded.data)?;
             (
                 b"heic",
                 b"hvc1",
@@ -20,7 +20,7 @@ pub(super) fn file(coded: &Coded<'_>) -> Result<Vec<u8>, Fault> {
             )
         }
         Codec::Av1 => {
-            let picture = av1::Picture::read(coded.configuration, &coded.data)?;
+            let picture = av1::Av1Picture::read(coded.configuration, &coded.data)?;
             (
                 b"avif",
                 b"av01",

@@ -195,22 +195,22 @@ fn the_format_is_read_from_hevc_parameter_sets() {
         matrix: 6,
         full_range: true,
     };
-    let whole = Format {
+    let whole = CodedFormat {
         width: 64,
         height: 64,
         coded_width: 64,
         coded_height: 64,
-        chroma: Chroma::Quarter,
+        chroma: ChromaFormat::Quarter,
         depth: 8,
         colours: full,
     };
     assert_eq!(hevc::format(&hex(HVCC), &hex(HEVC)).unwrap(), whole);
-    let cropped = Format {
+    let cropped = CodedFormat {
         width: 100,
         height: 76,
         coded_width: 104,
         coded_height: 80,
-        chroma: Chroma::Full,
+        chroma: ChromaFormat::Full,
         depth: 12,
         colours: Colours {
             primaries: 2,
@@ -229,8 +229,8 @@ fn the_format_is_read_from_hevc_parameter_sets() {
         [&(set.len() as u32).to_be_bytes()[..], &set, &hex(HEVC)].concat()
     };
     assert_eq!(hevc::format(&bare, &with(SPS_CROPPED)).unwrap(), cropped);
-    let limited = Format {
-        chroma: Chroma::Full,
+    let limited = CodedFormat {
+        chroma: ChromaFormat::Full,
         colours: Colours {
             matrix: 1,
             full_range: false,
@@ -248,12 +248,12 @@ fn the_format_is_read_from_hevc_parameter_sets() {
 #[test]
 fn the_format_is_read_from_av1_sequence_headers() {
     let av1c = hex(AV1C);
-    let limited = Format {
+    let limited = CodedFormat {
         width: 64,
         height: 64,
         coded_width: 64,
         coded_height: 64,
-        chroma: Chroma::Quarter,
+        chroma: ChromaFormat::Quarter,
         depth: 8,
         colours: Colours {
             primaries: 1,
@@ -268,16 +268,16 @@ fn the_format_is_read_from_av1_sequence_headers() {
         full_range: true,
         ..limited.colours
     };
-    let grey = Format {
-        chroma: Chroma::None,
+    let grey = CodedFormat {
+        chroma: ChromaFormat::None,
         colours: full,
         ..limited
     };
     assert_eq!(av1::format(&av1c, &hex(AV1_GREY)).unwrap(), grey);
     // The reduced frame headers of these sequences are not read.
     let frame = "320116";
-    let deep = Format {
-        chroma: Chroma::Full,
+    let deep = CodedFormat {
+        chroma: ChromaFormat::Full,
         depth: 10,
         colours: full,
         ..limited
@@ -291,7 +291,7 @@ fn the_format_is_read_from_av1_sequence_headers() {
     let whole = of(SEQUENCE_WHOLE, "320210 00").unwrap();
     assert_eq!(
         (whole.width, whole.height, whole.chroma),
-        (640, 480, Chroma::Full)
+        (640, 480, ChromaFormat::Full)
     );
     assert_eq!((whole.coded_width, whole.coded_height), (640, 480));
     // The sequence header has 10 and 9 bits for the sides.

@@ -6,7 +6,7 @@ use image::metadata::Orientation;
 
 use super::Fault;
 use super::container::{Item, Property};
-use super::read::Bytes;
+use super::read::ByteReader;
 
 /// The crop and the orientation of a picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Transform {
             quarters: 0,
         };
         for property in transformations {
-            let mut content = Bytes(property.content);
+            let mut content = ByteReader(property.content);
             match &property.name {
                 b"irot" => transform.rotate(content.u8()? & 3),
                 b"imir" => transform.mirror(content.u8()? & 1 == 1),
@@ -60,7 +60,7 @@ impl Transform {
 
     /// Crops to a clean aperture, which is stated by its size and its centre. If its edges cut pixels
     /// in half, it is moved by half a pixel, to the left and down, as in libheif.
-    fn crop(&mut self, mut content: Bytes<'_>) -> Result<(), Fault> {
+    fn crop(&mut self, mut content: ByteReader<'_>) -> Result<(), Fault> {
         if self.mirrored || self.quarters != 0 {
             return Err(Fault::unsupported("cropped after a rotation or mirroring"));
         }

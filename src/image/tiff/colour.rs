@@ -7,7 +7,7 @@ use crate::ImageError;
 /// `TIFFYCbCrToRGBInit`, which Pillow uses. The tables have, for each value of a sample, the luma and
 /// the share of the chroma in each colour.
 #[derive(Debug, PartialEq)]
-pub(super) struct Chroma {
+pub(super) struct YCbCrConversion {
     luma: [i32; 256],
     cr_red: [i32; 256],
     cb_blue: [i32; 256],
@@ -16,7 +16,7 @@ pub(super) struct Chroma {
     cb_green: [i32; 256],
 }
 
-impl Chroma {
+impl YCbCrConversion {
     /// Makes the tables from YCbCrCoefficients and ReferenceBlackWhite.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ impl Chroma {
         let cr = |i: i32| code(i - 128, r0 - 128.0, r1 - 128.0, 127.0);
         let cb = |i: i32| code(i - 128, b0 - 128.0, b1 - 128.0, 127.0);
         let half = 1 << 15;
-        Ok(Chroma {
+        Ok(YCbCrConversion {
             luma: table(&|i| code(i, y0, y1, 255.0)),
             cr_red: table(&|i| (fixed(of_red) * cr(i) + half) >> 16),
             cb_blue: table(&|i| (fixed(of_blue) * cb(i) + half) >> 16),
@@ -100,14 +100,14 @@ mod tests {
     fn ycbcr_becomes_rgb() {
         let luma = [0.299, 0.587, 0.114];
         let full = [0.0, 255.0, 128.0, 255.0, 128.0, 255.0];
-        let chroma = Chroma::new(&luma, &full).unwrap();
+        let chroma = YCbCrConversion::new(&luma, &full).unwrap();
         assert_eq!(chroma.to_rgb([0, 128, 128]), [0, 0, 0]);
         assert_eq!(chroma.to_rgb([255, 128, 128]), [255, 255, 255]);
         assert_eq!(chroma.to_rgb([76, 85, 255]), [254, 0, 0]);
         assert_eq!(chroma.to_rgb([29, 255, 107]), [0, 0, 254]);
         // Black at 16 and white at 235.
         let studio = [16.0, 235.0, 128.0, 240.0, 128.0, 240.0];
-        let chroma = Chroma::new(&luma, &studio).unwrap();
+        let chroma = YCbCrConversion::new(&luma, &studio).unwrap();
         assert_eq!(chroma.to_rgb([16, 128, 128]), [0, 0, 0]);
         assert_eq!(chroma.to_rgb([235, 128, 128]), [255, 255, 255]);
         assert_eq!(chroma.to_rgb([255, 255, 255])[0], 255);
@@ -118,13 +118,13 @@ mod tests {
         let luma = [0.299, 0.587, 0.114];
         let full = [0.0, 255.0, 128.0, 255.0, 128.0, 255.0];
         for broken in [f32::NAN, f32::INFINITY, -1.0] {
-            assert!(Chroma::new(&[broken; 3], &full).is_err());
+            assert!(YCbCrConversion::new(&[broken; 3], &full).is_err());
         }
-        assert!(Chroma::new(&[1.0, 0.0, 0.0], &full).is_err());
-        assert!(Chroma::new(&luma, &[0.0; 6]).is_err());
+        assert!(YCbCrConversion::new(&[1.0, 0.0, 0.0], &full).is_err());
+        assert!(YCbCrConversion::new(&luma, &[0.0; 6]).is_err());
         // Ranges far beyond the samples must not overflow.
         let vast = [-3e38, 3e38, -3e38, 3e38, 1e-3, 2e-3];
-        if let Ok(chroma) = Chroma::new(&luma, &vast) {
+        if let Ok(chroma) = YCbCrConversion::new(&luma, &vast) {
             chroma.to_rgb([255, 255, 255]);
         }
     }

@@ -4,7 +4,7 @@
 
 use crate::{ImageError, Limits};
 
-use super::{Header, PALETTE, malformed};
+use super::{PALETTE, TiffHeader, malformed};
 
 /// The most bytes of memory that libtiff takes for a byte of a value: an offset of 8 bytes, and a copy.
 const GROWTH: u64 = 9;
@@ -13,7 +13,7 @@ const SHARED: u64 = 64 << 10;
 
 /// Values of a directory as stored in the file.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Directory {
+pub(super) struct ImageFileDirectory {
     /// The length of all values in bytes.
     length: u64,
     /// Whether the picture has a palette.
@@ -30,7 +30,7 @@ pub(super) struct Directory {
 /// the limit.
 ///
 /// Source: TIFF 6.0, section 2, and the BigTIFF specification.
-pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<Directory, ImageError> {
+pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<ImageFileDirectory, ImageError> {
     let Some(directory) = read(bytes) else {
         return Err(malformed(crate::CUT_SHORT));
     };
@@ -50,13 +50,13 @@ pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<Directory, ImageErr
     Ok(directory)
 }
 
-impl Directory {
+impl ImageFileDirectory {
     /// Refuses a directory if libtiff, whose reading of it is `header`, has changed a value that pixels
     /// depend on.
     ///
     /// Returns whether the stored chunks must have exactly the length of uncompressed ones. That is so
     /// if the file states no compression: probably the entry is damaged.
-    pub fn check_header(&self, header: &Header) -> Result<bool, ImageError> {
+    pub fn check_header(&self, header: &TiffHeader) -> Result<bool, ImageError> {
         if self.palette && header.photometric != PALETTE {
             // Without a palette, libtiff takes the indices for levels of grey.
             return Err(malformed("its palette is missing"));
@@ -81,7 +81,7 @@ impl Directory {
 }
 
 /// Reads the first directory. `None` if it is cut short.
-fn read(bytes: &[u8]) -> Option<Directory> {
+fn read(bytes: &[u8]) -> Option<ImageFileDirectory> {
     let little = bytes.starts_with(b"I");
     let number = |at: u64, width: usize| -> Option<u64> {
         let field = bytes.get(usize::try_from(at).ok()?..)?.get(..width)?;
@@ -96,7 +96,7 @@ fn read(bytes: &[u8]) -> Option<Directory> {
     let (place, count_width, entry, value_width) = if big { (8, 8, 20, 8) } else { (4, 2, 12, 4) };
     let start = number(place, value_width)?;
     let entries = number(start, count_width)?;
-    let mut directory = Directory::default();
+    let mut directory = ImageFileDirectory::default();
     for index in 0..entries {
         let at = start
             .checked_add(count_width as u64)?
@@ -204,7 +204,7 @@ mod tests {
         classic.extend(b"\x11\x01\x04\0\x05\0\0\0\x08\0\0\0");
         classic.extend(b"\x16\x01\x03\0\x01\0\0\0\x02\0\xff\xff");
         let directory = read(&classic).unwrap();
-        let expected = Directory {
+        let expected = ImageFileDirectory {
             length: 2 + 20 + 2,
             palette: true,
             compression: false,
@@ -213,22 +213,22 @@ mod tests {
         };
         assert_eq!(directory, expected);
 
-        let header = Header {
+        let header = TiffHeader {
             height: 9,
             photometric: PALETTE,
-            ..Header::default()
+            ..TiffHeader::default()
         };
         assert_eq!(directory.check_header(&header), Ok(true));
         for contradiction in [
-            Header {
+            TiffHeader {
                 photometric: 1,
                 ..header
             },
-            Header {
+            TiffHeader {
                 height: 8,
                 ..header
             },
-            Header {
+            TiffHeader {
                 lengths_made_up: 1,
                 ..header
             },

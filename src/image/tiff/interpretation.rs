@@ -1,8 +1,8 @@
 //! The interpretation of samples (TIFF 6.0): which of them are colours and alpha, and their conversion
 //! to RGB.
 
-use super::colour::{Chroma, lab_to_rgb};
-use super::{Header, JPEG, PALETTE, YCBCR, malformed, unsupported};
+use super::colour::{YCbCrConversion, lab_to_rgb};
+use super::{JPEG, PALETTE, TiffHeader, YCBCR, malformed, unsupported};
 use crate::{ImageError, rgb};
 
 /// The interpretation of the samples of a pixel. `max` is the largest value of a sample.
@@ -27,7 +27,7 @@ pub(super) enum Interpretation {
         max: u32,
         alpha: Option<Alpha>,
     },
-    YCbCr(Box<Chroma>),
+    YCbCr(Box<YCbCrConversion>),
     /// CIE 1976 L*a*b* with the white point D50; a and b are signed.
     Lab,
 }
@@ -40,12 +40,12 @@ pub(super) enum Alpha {
 }
 
 /// Whether libtiff returns YCbCr: its JPEG decoder converts to RGB, except if planes are separate.
-pub(super) fn is_ycbcr(header: &Header) -> bool {
+pub(super) fn is_ycbcr(header: &TiffHeader) -> bool {
     header.photometric == YCBCR && (header.compression != JPEG || header.separate != 0)
 }
 
 /// The number of colours of a pixel.
-pub(super) fn colours(header: &Header) -> Result<u32, ImageError> {
+pub(super) fn colours(header: &TiffHeader) -> Result<u32, ImageError> {
     let colours = match header.photometric {
         0 | 1 | 3 => 1,
         2 | 6 | 8 => 3,
@@ -80,7 +80,7 @@ pub(super) fn colours(header: &Header) -> Result<u32, ImageError> {
 }
 
 /// The index and the kind of the alpha sample, if there is one.
-pub(super) fn alpha(header: &Header, colours: u32) -> Result<Option<(u32, Alpha)>, ImageError> {
+pub(super) fn alpha(header: &TiffHeader, colours: u32) -> Result<Option<(u32, Alpha)>, ImageError> {
     let extra = u32::from(header.samples).saturating_sub(colours);
     let stated = u32::from(header.extra_count);
     if stated == 0 && header.photometric == 2 && extra == 1 {
@@ -117,7 +117,7 @@ pub(super) fn alpha(header: &Header, colours: u32) -> Result<Option<(u32, Alpha)
 
 impl Interpretation {
     /// The interpretation that a header states. A palette is black until the caller has filled it.
-    pub fn of(header: &Header) -> Result<Self, ImageError> {
+    pub fn of(header: &TiffHeader) -> Result<Self, ImageError> {
         match header.sample_format {
             // 1 is unsigned integers, 4 is unspecified.
             1 | 4 => {}
@@ -150,9 +150,10 @@ impl Interpretation {
             YCBCR | 8 if bits != 8 => {
                 return Err(unsupported(&format!("YCbCr or CIELab of {bits} bits")));
             }
-            _ if is_ycbcr(header) => {
-                Interpretation::YCbCr(Box::new(Chroma::new(&header.luma, &header.black_white)?))
-            }
+            _ if is_ycbcr(header) => Interpretation::YCbCr(Box::new(YCbCrConversion::new(
+                &header.luma,
+                &header.black_white,
+            )?)),
             8 => Interpretation::Lab,
             _ => Interpretation::Rgb { max, alpha },
         })

@@ -1,12 +1,12 @@
 //! Unpacks samples from strips and tiles (TIFF 6.0).
 
 use super::interpretation::{alpha, colours, is_ycbcr};
-use super::{Header, malformed, unsupported};
+use super::{TiffHeader, malformed, unsupported};
 use crate::ImageError;
 
 /// The packing of samples in a chunk, and the samples that are used.
 #[derive(Debug, PartialEq)]
-pub(super) struct Packing {
+pub(super) struct SamplePacking {
     bits: u32,
     /// The number of samples of a pixel in one chunk.
     samples: u32,
@@ -18,8 +18,8 @@ pub(super) struct Packing {
     shared: (u32, u32),
 }
 
-impl Packing {
-    pub fn of(header: &Header) -> Result<Self, ImageError> {
+impl SamplePacking {
+    pub fn of(header: &TiffHeader) -> Result<Self, ImageError> {
         let shared = if is_ycbcr(header) {
             let shared = (header.chroma_across, header.chroma_down);
             if !matches!(shared.0, 1 | 2 | 4) || !matches!(shared.1, 1 | 2 | 4) {
@@ -40,7 +40,7 @@ impl Packing {
         if header.samples == 0 || header.chunk_width == 0 || header.chunk_height == 0 {
             return Err(malformed("its strips or tiles have no pixels"));
         }
-        Ok(Packing {
+        Ok(SamplePacking {
             bits: header.bits.into(),
             samples: if header.separate != 0 {
                 1

@@ -2,13 +2,13 @@
 //! files.
 
 use super::interpretation::Interpretation;
-use super::samples::Packing;
-use super::{Header, JPEG, PALETTE, Source, Tiff, YCBCR};
+use super::samples::SamplePacking;
+use super::{JPEG, PALETTE, Source, Tiff, TiffHeader, YCBCR};
 use crate::work::without_limits;
 use crate::{ImageError, Limits, RgbImage};
 
-fn header() -> Header {
-    Header {
+fn header() -> TiffHeader {
+    TiffHeader {
         width: 3,
         height: 2,
         chunk_width: 3,
@@ -21,13 +21,13 @@ fn header() -> Header {
         samples: 1,
         bits: 8,
         sample_format: 1,
-        ..Header::default()
+        ..TiffHeader::default()
     }
 }
 
 /// Converts the row `y` of a part of 3 × 2 pixels to RGB. `chunks` are its planes, or its only chunk.
-fn shown(header: &Header, chunks: &[Vec<u8>], y: u32) -> Vec<[u8; 3]> {
-    let packing = Packing::of(header).unwrap();
+fn shown(header: &TiffHeader, chunks: &[Vec<u8>], y: u32) -> Vec<[u8; 3]> {
+    let packing = SamplePacking::of(header).unwrap();
     let length = packing.chunk_bytes(3, 2);
     assert!(
         chunks.iter().all(|chunk| chunk.len() as u64 == length),
@@ -45,7 +45,7 @@ fn shown(header: &Header, chunks: &[Vec<u8>], y: u32) -> Vec<[u8; 3]> {
 
 #[test]
 fn samples_that_share_bytes_are_unpacked() {
-    let bits = |bits| Header { bits, ..header() };
+    let bits = |bits| TiffHeader { bits, ..header() };
     // Each row begins with a new byte.
     let chunk = vec![0b1010_0000, 0b0110_0000];
     assert_eq!(
@@ -62,7 +62,7 @@ fn samples_that_share_bytes_are_unpacked() {
         shown(&bits(12), std::slice::from_ref(&chunk), 0),
         [[16; 3], [128; 3], [0; 3]]
     );
-    let header = Header {
+    let header = TiffHeader {
         photometric: 0,
         ..bits(4)
     };
@@ -78,7 +78,7 @@ fn samples_of_whole_bytes_are_in_the_machine_s_byte_order() {
         .iter()
         .flat_map(|v| v.to_ne_bytes())
         .collect();
-    let bits = |bits| Header { bits, ..header() };
+    let bits = |bits| TiffHeader { bits, ..header() };
     assert_eq!(shown(&bits(16), &[wide], 0), [[0; 3], [1; 3], [255; 3]]);
     let wide: Vec<u8> = [0, u32::MAX, u32::MAX / 255 * 7, 1, 2, 3]
         .iter()
@@ -90,7 +90,7 @@ fn samples_of_whole_bytes_are_in_the_machine_s_byte_order() {
 #[test]
 fn extra_samples_are_alpha_only_if_the_file_states_it() {
     let rgb = |samples, kinds: &[u16]| {
-        let mut header = Header {
+        let mut header = TiffHeader {
             photometric: 2,
             samples,
             extra_count: kinds.len() as u16,
@@ -100,7 +100,7 @@ fn extra_samples_are_alpha_only_if_the_file_states_it() {
         header
     };
     let four: Vec<u8> = [[100, 60, 0, 128]; 6].concat();
-    let first = |header: &Header, chunk: &[u8]| shown(header, &[chunk.to_vec()], 1)[0];
+    let first = |header: &TiffHeader, chunk: &[u8]| shown(header, &[chunk.to_vec()], 1)[0];
     assert_eq!(first(&rgb(4, &[0]), &four), [100, 60, 0]);
     assert_eq!(first(&rgb(4, &[1]), &four), [227, 187, 127]);
     assert_eq!(first(&rgb(4, &[2]), &four), [177, 157, 127]);
@@ -109,14 +109,14 @@ fn extra_samples_are_alpha_only_if_the_file_states_it() {
     assert_eq!(first(&rgb(5, &[0, 2]), &five), [177, 157, 127]);
     assert_eq!(first(&rgb(5, &[0, 0]), &five), [100, 60, 0]);
     // Kinds of more samples than there are, and samples without a kind.
-    let refused = |header: &Header| Interpretation::of(header).unwrap_err();
+    let refused = |header: &TiffHeader| Interpretation::of(header).unwrap_err();
     let malformed = refused(&rgb(4, &[0, 2]));
     assert!(matches!(malformed, ImageError::Malformed { .. }));
     let unsupported = refused(&rgb(5, &[]));
     assert!(matches!(unsupported, ImageError::Unsupported { .. }));
 
     // Separate planes after alpha are not read.
-    let separate = Header {
+    let separate = TiffHeader {
         separate: 1,
         ..rgb(5, &[2, 0])
     };
@@ -126,7 +126,7 @@ fn extra_samples_are_alpha_only_if_the_file_states_it() {
 
 #[test]
 fn cmyk_and_palettes_become_rgb() {
-    let cmyk = Header {
+    let cmyk = TiffHeader {
         photometric: 5,
         samples: 4,
         ..header()
@@ -135,7 +135,7 @@ fn cmyk_and_palettes_become_rgb() {
     assert_eq!(shown(&cmyk, &[chunk], 0), [[200, 100, 0]; 3]);
 
     let palette = |level: u16| {
-        let mut interpretation = Interpretation::of(&Header {
+        let mut interpretation = Interpretation::of(&TiffHeader {
             photometric: 3,
             ..header()
         })
@@ -157,7 +157,7 @@ fn cmyk_and_palettes_become_rgb() {
 
 #[test]
 fn subsampled_chroma_is_shared_by_its_pixels() {
-    let header = Header {
+    let header = TiffHeader {
         photometric: 6,
         samples: 3,
         chroma_across: 2,
@@ -177,28 +177,28 @@ fn subsampled_chroma_is_shared_by_its_pixels() {
         [[30; 3], [40; 3], [255, 74, 74]]
     );
     assert!(
-        Packing::of(&Header {
+        SamplePacking::of(&TiffHeader {
             chroma_across: 3,
             ..header
         })
         .is_err()
     );
     assert!(
-        Packing::of(&Header {
+        SamplePacking::of(&TiffHeader {
             separate: 1,
             ..header
         })
         .is_err()
     );
     assert!(
-        Interpretation::of(&Header {
+        Interpretation::of(&TiffHeader {
             black_white: [0.0; 6],
             ..header
         })
         .is_err()
     );
     assert!(
-        Interpretation::of(&Header {
+        Interpretation::of(&TiffHeader {
             luma: [f32::NAN; 3],
             ..header
         })
@@ -208,7 +208,7 @@ fn subsampled_chroma_is_shared_by_its_pixels() {
 
 #[test]
 fn unsupported_variants_are_named() {
-    let named = |header: Header, name: &str| {
+    let named = |header: TiffHeader, name: &str| {
         let error = Interpretation::of(&header).unwrap_err();
         let ImageError::Unsupported { what } = &error else {
             panic!("{error}");
@@ -216,14 +216,14 @@ fn unsupported_variants_are_named() {
         assert!(what.starts_with("TIFF, ") && what.contains(name), "{what}");
     };
     named(
-        Header {
+        TiffHeader {
             sample_format: 2,
             ..header()
         },
         "signed",
     );
     named(
-        Header {
+        TiffHeader {
             sample_format: 3,
             bits: 32,
             ..header()
@@ -231,35 +231,35 @@ fn unsupported_variants_are_named() {
         "floating-point",
     );
     named(
-        Header {
+        TiffHeader {
             bits: 24,
             ..header()
         },
         "24 bits",
     );
     named(
-        Header {
+        TiffHeader {
             bits: 64,
             ..header()
         },
         "64 bits",
     );
     named(
-        Header {
+        TiffHeader {
             photometric: 32_803,
             ..header()
         },
         "raw",
     );
     named(
-        Header {
+        TiffHeader {
             photometric: 777,
             ..header()
         },
         "777",
     );
     named(
-        Header {
+        TiffHeader {
             photometric: 3,
             bits: 16,
             ..header()
@@ -267,7 +267,7 @@ fn unsupported_variants_are_named() {
         "palette",
     );
     named(
-        Header {
+        TiffHeader {
             photometric: 5,
             samples: 6,
             ink_set: 2,
@@ -276,7 +276,7 @@ fn unsupported_variants_are_named() {
         "inks",
     );
     assert!(matches!(
-        Interpretation::of(&Header {
+        Interpretation::of(&TiffHeader {
             photometric: 2,
             samples: 2,
             ..header()
@@ -287,7 +287,7 @@ fn unsupported_variants_are_named() {
 
 #[test]
 fn alpha_of_palettes_and_of_cmyk() {
-    let header = Header {
+    let header = TiffHeader {
         photometric: PALETTE,
         samples: 2,
         extra_kinds: [2, 0, 0, 0, 0, 0, 0, 0],
@@ -303,12 +303,12 @@ fn alpha_of_palettes_and_of_cmyk() {
     interpretation.to_rgb(&[7, 255, 7, 128], &mut pixels);
     assert_eq!(pixels, [[200, 0, 0], [227, 127, 127]]);
 
-    let premultiplied = Header {
+    let premultiplied = TiffHeader {
         extra_kinds: [1, 0, 0, 0, 0, 0, 0, 0],
         ..header
     };
     for (photometric, samples) in [(0, 2), (PALETTE, 2), (5, 5)] {
-        let header = Header {
+        let header = TiffHeader {
             photometric,
             samples,
             ..premultiplied
@@ -321,7 +321,7 @@ fn alpha_of_palettes_and_of_cmyk() {
 /// libtiff's JPEG decoder converts YCbCr to RGB only if all samples are in one JPEG.
 #[test]
 fn jpeg_in_planes_stays_ycbcr() {
-    let whole = Header {
+    let whole = TiffHeader {
         photometric: YCBCR,
         compression: JPEG,
         samples: 3,
@@ -336,7 +336,7 @@ fn jpeg_in_planes_stays_ycbcr() {
         matches!(interpretation, Interpretation::Rgb { .. }),
         "{interpretation:?}"
     );
-    let separate = Header {
+    let separate = TiffHeader {
         separate: 1,
         ..whole
     };
@@ -347,13 +347,13 @@ fn jpeg_in_planes_stays_ycbcr() {
 /// The length of a huge tile saturates, instead of wrapping to a small number.
 #[test]
 fn the_length_of_a_chunk_saturates() {
-    let header = Header {
+    let header = TiffHeader {
         samples: u16::MAX,
         extra_count: u16::MAX - 1,
         bits: 32,
         ..header()
     };
-    let packing = Packing::of(&header).unwrap();
+    let packing = SamplePacking::of(&header).unwrap();
     assert_eq!(packing.chunk_bytes(u32::MAX, u32::MAX), u64::MAX);
 }
 

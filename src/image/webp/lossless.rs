@@ -45,7 +45,7 @@ pub(super) fn memory(
     height: u32,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<u64, ImageError> {
-    let mut bits = Bits {
+    let mut bits = LowBitReader {
         bytes: stream,
         at: 0,
     };
@@ -142,7 +142,7 @@ impl Groups {
 /// Reads an image of `pixels` pixels in the header. Calls `literal` with `red << 8 | green` of each
 /// pixel that is coded literally, rather than as a copy of an earlier one.
 fn skip_image(
-    bits: &mut Bits<'_>,
+    bits: &mut LowBitReader<'_>,
     pixels: u64,
     cancelled: &dyn Fn() -> bool,
     mut literal: impl FnMut(u16),
@@ -187,7 +187,7 @@ fn skip_image(
 }
 
 /// The number of bits of an index into the colour cache; 0 if there is no cache.
-fn cache_bits(bits: &mut Bits<'_>) -> Result<usize, ImageError> {
+fn cache_bits(bits: &mut LowBitReader<'_>) -> Result<usize, ImageError> {
     if bits.read(1)? == 0 {
         return Ok(0);
     }
@@ -198,7 +198,7 @@ fn cache_bits(bits: &mut Bits<'_>) -> Result<usize, ImageError> {
 }
 
 /// The length or distance whose prefix code is `symbol`, with the extra bits that follow it.
-fn prefixed(bits: &mut Bits<'_>, symbol: u16) -> Result<u64, ImageError> {
+fn prefixed(bits: &mut LowBitReader<'_>, symbol: u16) -> Result<u64, ImageError> {
     let symbol = u32::from(symbol);
     if symbol < 4 {
         return Ok(u64::from(symbol) + 1);
@@ -219,7 +219,7 @@ struct Code {
 
 impl Code {
     /// Reads a code for `lengths.len()` symbols. `lengths` receives the length of each symbol's code.
-    fn read(bits: &mut Bits<'_>, lengths: &mut [u8]) -> Result<Self, ImageError> {
+    fn read(bits: &mut LowBitReader<'_>, lengths: &mut [u8]) -> Result<Self, ImageError> {
         lengths.fill(0);
         if bits.read(1)? != 0 {
             // Simple code: one symbol or two.
@@ -311,7 +311,7 @@ impl Code {
     }
 
     /// Reads the next symbol.
-    fn next(&self, bits: &mut Bits<'_>) -> Result<u16, ImageError> {
+    fn next(&self, bits: &mut LowBitReader<'_>) -> Result<u16, ImageError> {
         let first_symbol = self.symbols.first().copied().ok_or_else(contradicts)?;
         if self.symbols.len() == 1 {
             return Ok(first_symbol);
@@ -335,13 +335,13 @@ impl Code {
 }
 
 /// Reads bits, from the lowest of each byte.
-struct Bits<'a> {
+struct LowBitReader<'a> {
     bytes: &'a [u8],
     /// Position in bits.
     at: usize,
 }
 
-impl Bits<'_> {
+impl LowBitReader<'_> {
     /// The next `count` bits, at most 24; the first bit is the lowest of the result.
     fn read(&mut self, count: u32) -> Result<u32, ImageError> {
         let (byte, within) = (self.at / 8, self.at % 8);

@@ -7,11 +7,11 @@ use crate::{Limits, open};
 
 /// Writes bits, from the lowest of each byte.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(super) struct BitWriter {
     bits: Vec<bool>,
 }
 
-impl Writer {
+impl BitWriter {
     pub fn put(&mut self, count: u32, value: u32) -> &mut Self {
         self.bits
             .extend((0..count).map(|bit| value >> bit & 1 == 1));
@@ -103,7 +103,7 @@ fn lossless(width: u32, height: u32, stream: &[u8]) -> Vec<u8> {
 const ALPHA_FLAG: usize = 8 + 4;
 
 fn flat(width: u32, height: u32, colour: [u32; 4]) -> Vec<u8> {
-    let stream = Writer::default().put(3, 0).colour(colour).bytes();
+    let stream = BitWriter::default().put(3, 0).colour(colour).bytes();
     lossless(width, height, &stream)
 }
 
@@ -165,7 +165,10 @@ fn the_first_frame_stands_on_its_canvas() {
 #[test]
 fn data_after_the_first_picture_may_be_missing() {
     // An odd length, so that a byte of padding follows.
-    let stream = Writer::default().put(3, 0).colour([1, 2, 3, 255]).bytes();
+    let stream = BitWriter::default()
+        .put(3, 0)
+        .colour([1, 2, 3, 255])
+        .bytes();
     let stream = if stream.len().is_multiple_of(2) {
         [&stream[..], &[0]].concat()
     } else {
@@ -269,7 +272,7 @@ fn a_list_of_chunks_counts_against_the_memory_limit() {
 
 /// A picture with `groups` prefix code groups, one for each block of 4 × 4 pixels.
 fn grouped(groups: u32) -> Vec<u8> {
-    let mut writer = Writer::default();
+    let mut writer = BitWriter::default();
     // No transform, no colour cache, an entropy image for blocks of 4 × 4 pixels.
     writer.put(2, 0).put(1, 1).put(3, 0);
     writer.put(1, 0).all(280).all(256).one(0).one(255).one(0);
@@ -307,7 +310,7 @@ fn prefix_code_groups_are_counted_as_libwebp_allocates_them() {
 #[test]
 fn groups_that_no_pixel_uses_are_counted_up_to_1000() {
     let stream = |red: u32, last: u32| {
-        let mut writer = Writer::default();
+        let mut writer = BitWriter::default();
         writer.put(2, 0).put(1, 1).put(3, 0);
         // Two blocks, with green of `last` and of 0.
         writer
@@ -335,13 +338,13 @@ fn groups_that_no_pixel_uses_are_counted_up_to_1000() {
 #[test]
 fn transforms_take_memory_and_palettes_pack_pixels() {
     let memory =
-        |stream: &mut Writer| lossless::memory(&stream.bytes(), 1000, 100, &|| false).unwrap();
+        |stream: &mut BitWriter| lossless::memory(&stream.bytes(), 1000, 100, &|| false).unwrap();
     let one_group = 2 * 4 * 2954 + 640;
     let lines = 4 * 20 * 1000;
-    let plain = memory(Writer::default().put(3, 0));
+    let plain = memory(BitWriter::default().put(3, 0));
     assert_eq!(plain, 4 * 100_000 + lines + one_group);
     // A predictor transform with blocks of 8 × 8 pixels, and subtract-green.
-    let mut stream = Writer::default();
+    let mut stream = BitWriter::default();
     stream
         .put(1, 1)
         .put(2, 0)
@@ -351,7 +354,7 @@ fn transforms_take_memory_and_palettes_pack_pixels() {
     stream.put(1, 1).put(2, 2).put(3, 0);
     assert_eq!(memory(&mut stream), plain + 4 * 125 * 13);
     // A palette of 4 colours: 4 pixels share a byte.
-    let mut stream = Writer::default();
+    let mut stream = BitWriter::default();
     stream
         .put(1, 1)
         .put(2, 3)
@@ -364,17 +367,17 @@ fn transforms_take_memory_and_palettes_pack_pixels() {
         4 * 25_000 + lines + one_group + 4 * (4 + 256)
     );
     // A colour cache of 11 bits.
-    let mut stream = Writer::default();
+    let mut stream = BitWriter::default();
     stream.put(1, 0).put(1, 1).put(4, 11).put(1, 0);
     assert_eq!(memory(&mut stream), plain + 8 * (5004 - 2954));
 
     // Refused: the same transform twice, a cache of 12 bits.
-    let refused = |stream: &mut Writer| {
+    let refused = |stream: &mut BitWriter| {
         let found = lossless::memory(&stream.bytes(), 1000, 100, &|| false);
         assert_eq!(found, Err(malformed("its data cannot be decoded")));
     };
-    refused(Writer::default().put(1, 1).put(2, 2).put(1, 1).put(2, 2));
-    refused(Writer::default().put(1, 0).put(1, 1).put(4, 12));
+    refused(BitWriter::default().put(1, 1).put(2, 2).put(1, 1).put(2, 2));
+    refused(BitWriter::default().put(1, 0).put(1, 1).put(4, 12));
     let stream = grouped(40);
     for length in 0..40 {
         let cut = lossless::memory(&stream[..length], 1000, 100, &|| false);
@@ -400,7 +403,7 @@ fn a_header_that_asks_for_gigabytes_is_refused() {
 #[test]
 fn decoding_a_small_file_of_many_pixels_can_be_cancelled() {
     let side = 4096;
-    let mut writer = Writer::default();
+    let mut writer = BitWriter::default();
     writer.put(3, 0).literal_or_repetition();
     // Red, blue and alpha of every pixel; a distance of 1 pixel.
     writer.one(30).one(20).one(255).one(1);
