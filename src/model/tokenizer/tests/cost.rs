@@ -82,7 +82,7 @@ fn of_loading() {
     for way in ["crate", "json", "compact"] {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])
-            .arg("model::tokenizer::tests::cost::one_way")
+            .arg("tokenizer::tests::cost::one_way")
             .env("PHOTOSEARCH_WAY", way)
             .env("PHOTOSEARCH_COMPACT", &compact)
             .output()
