@@ -3,7 +3,7 @@
 //!
 //! The modules are layered, lowest first. A lower one never imports a higher one.
 //!
-//! - `memory`, `vector`, `sweep`, `image` and `model` are crates of their own that do not depend on
+//! - `memory`, `cpu`, `vector`, `sweep`, `image` and `model` are crates of their own that do not depend on
 //!   Postgres. Their manifests say which of them imports which.
 //! - `types`, `guc`, `inference`, `coarse`, `planner`, `index` and `functions` are modules of this
 //!   crate. `ROOMS` lists what each imports; a test compares the list with the source.

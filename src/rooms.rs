@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::ROOMS;
 
 /// The rooms that are crates.
-const CRATES: [&str; 5] = ["memory", "vector", "sweep", "image", "model"];
+const CRATES: [&str; 6] = ["memory", "cpu", "vector", "sweep", "image", "model"];
 
 /// What paths and groups of them are made of.
 #[derive(Debug, Clone, PartialEq)]

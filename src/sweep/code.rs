@@ -15,6 +15,7 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use photosearch_cpu::vectorised;
 
 use super::ARITHMETIC;
 use super::layout::Layout;
@@ -74,18 +75,7 @@ impl Encoder {
     /// # Panics
     /// If it is not as long as the layout says.
     pub fn encode(&mut self, prefix: &[f16]) -> Result<(), NotFinite> {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2")]
-            fn with_avx2(encoder: &mut Encoder, prefix: &[f16]) -> Result<(), NotFinite> {
-                encoder.encode_as_compiled(prefix)
-            }
-            if is_x86_feature_detected!("avx2") {
-                // SAFETY: the CPU has AVX2.
-                return unsafe { with_avx2(self, prefix) };
-            }
-        }
-        self.encode_as_compiled(prefix)
+        encode(self, prefix)
     }
 
     /// The same operations in the same order, whatever instructions they become.
@@ -151,6 +141,12 @@ impl Encoder {
     /// Scale, bounds, codes of the first level, codes of the second, as they are stored.
     pub fn parts(&self) -> [&[u8]; 4] {
         [&self.scale, &self.bounds, &self.codes, &self.fine]
+    }
+}
+
+vectorised! {
+    fn encode(encoder: &mut Encoder, prefix: &[f16]) -> Result<(), NotFinite> {
+        encoder.encode_as_compiled(prefix)
     }
 }
 

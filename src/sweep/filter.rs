@@ -4,8 +4,9 @@ use half::f16;
 
 use super::ARITHMETIC;
 use super::code::{LANES, STEP, bound_units, split_bounds, steps};
-use super::kernel::{Ahead, Cutoffs, Entries, Kernel, QuantizedQuery};
+use super::kernel::{Ahead, Cutoffs, Entries, QuantizedQuery, decide, dots};
 use super::layout::{Layout, Slab};
+use photosearch_cpu::{Cpu, vectorised};
 use photosearch_vector::similarity_error;
 
 /// What the codes say of a row.
@@ -214,9 +215,9 @@ impl CodeFilter {
 
     fn first_level(
         &self,
-        kernel: Kernel,
+        cpu: Cpu,
         slab: &Slab,
-        dots: &mut [i32],
+        products: &mut [i32],
         verdicts: &mut Verdicts,
         ahead: &mut Ahead,
     ) {
@@ -224,13 +225,14 @@ impl CodeFilter {
             Comparison::Every(verdict) => verdicts.fill(*verdict),
             Comparison::Shorter(_) => verdicts.fill(Verdict::Maybe),
             Comparison::Prefix(prefix) => {
-                kernel.dots(slab.codes(), &prefix.quantized, dots, ahead);
+                dots(cpu, slab.codes(), &prefix.quantized, products, ahead);
                 let entries = Entries {
                     scales: slab.scales(),
                     bounds: slab.bounds(),
-                    dots,
+                    dots: products,
                 };
-                kernel.decide(
+                decide(
+                    cpu,
                     &entries,
                     &prefix.cutoffs,
                     &mut verdicts.no,
@@ -300,19 +302,13 @@ impl ShorterPrefix {
 pub(super) fn fine_sums(slab: &Slab, entry: usize, unit: &[f64]) -> (f64, f64) {
     let stride = slab.layout().stride();
     let codes = &slab.codes()[entry * stride..][..stride];
-    let fine = slab.fine(entry);
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2")]
-        fn with_avx2(codes: &[u8], fine: &[u8], unit: &[f64]) -> (f64, f64) {
-            fine_sums_as_compiled(codes, fine, unit)
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the CPU has AVX2.
-            return unsafe { with_avx2(codes, fine, unit) };
-        }
+    sums_of(codes, slab.fine(entry), unit)
+}
+
+vectorised! {
+    fn sums_of(codes: &[u8], fine: &[u8], unit: &[f64]) -> (f64, f64) {
+        fine_sums_as_compiled(codes, fine, unit)
     }
-    fine_sums_as_compiled(codes, fine, unit)
 }
 
 /// The same operations in the same order, whatever instructions they become.
@@ -393,7 +389,7 @@ pub struct Counters {
 /// Judges page after page by the conjunction of some filters, each as it is or negated.
 pub struct Judge {
     filters: Vec<(CodeFilter, bool)>,
-    kernel: Kernel,
+    cpu: Cpu,
     dots: Vec<i32>,
     one: Verdicts,
     all: Verdicts,
@@ -403,14 +399,14 @@ pub struct Judge {
 impl Judge {
     /// `filters` with true beside those that are negated.
     pub fn new(layout: &Layout, filters: Vec<(CodeFilter, bool)>) -> Judge {
-        Judge::with_kernel(layout, filters, Kernel::best())
+        Judge::at(Cpu::best(), layout, filters)
     }
 
-    /// [`Judge::new`] with a kernel that this CPU has.
-    pub fn with_kernel(layout: &Layout, filters: Vec<(CodeFilter, bool)>, kernel: Kernel) -> Judge {
+    /// [`Judge::new`] at a level below the processor's.
+    pub fn at(cpu: Cpu, layout: &Layout, filters: Vec<(CodeFilter, bool)>) -> Judge {
         Judge {
             filters,
-            kernel,
+            cpu,
             dots: vec![0; layout.capacity()],
             one: Verdicts::new(layout.capacity()),
             all: Verdicts::new(layout.capacity()),
@@ -430,7 +426,7 @@ impl Judge {
         self.all.fill(Verdict::Yes);
         for (filter, negated) in &self.filters {
             filter.first_level(
-                self.kernel,
+                self.cpu,
                 slab,
                 &mut self.dots[..count],
                 &mut self.one,

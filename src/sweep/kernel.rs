@@ -1,5 +1,9 @@
 //! The inner loops of a sweep. Every instruction set gives the same.
 //!
+//! NumKong's products take both factors in the same type. Here codes of 8 bits are multiplied by a query of
+//! 15, which keeps the bound close, and the next page is asked for from memory meanwhile. `benches/bare_loop.rs` measures how near the sweep comes to a bare loop over codes
+//! and a query of 8 bits; the README has the figures.
+//!
 //! First, dot products of many codes with one query, in whole numbers.
 //! The query's values are whole numbers of 15 bits. Codes are unsigned bytes `c + 128`, so a kernel
 //! gives `Σ (c + 128) k`, and `128 Σ k` is taken off. Sums wrap at 32 bits, which does no harm: the
@@ -8,7 +12,9 @@
 //! Then, from these and what is kept beside the codes, what is decided ([`Cutoffs`]): the same
 //! multiplications and additions of f64, none fused, in the same order.
 
-use std::sync::LazyLock;
+use photosearch_cpu::Cpu;
+#[cfg(target_arch = "x86_64")]
+use photosearch_cpu::Level;
 
 use super::code::{BIAS, split_bounds};
 
@@ -191,101 +197,50 @@ impl Ahead {
     }
 }
 
-/// An instruction set that the kernel is written for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernel {
-    /// x86-64 with AVX-512 and its VNNI.
-    Avx512Vnni,
-    /// x86-64 with AVX2.
-    Avx2,
-    /// Any CPU. On AArch64 the compiler turns it into NEON, which belongs to the baseline there.
-    Portable,
-}
-
-impl Kernel {
-    /// All of them, the fastest first.
-    pub const ALL: [Kernel; 3] = [Kernel::Avx512Vnni, Kernel::Avx2, Kernel::Portable];
-
-    /// Whether this CPU can run it.
-    pub fn is_available(self) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Vnni => {
-                is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512vnni")
-            }
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => is_x86_feature_detected!("avx2"),
-            #[cfg(not(target_arch = "x86_64"))]
-            Kernel::Avx512Vnni | Kernel::Avx2 => false,
-            Kernel::Portable => true,
-        }
-    }
-
-    /// The fastest one that this CPU can run.
-    pub fn best() -> Kernel {
-        static BEST: LazyLock<Kernel> = LazyLock::new(|| {
-            Kernel::ALL
-                .into_iter()
-                .find(|kernel| kernel.is_available())
-                .unwrap_or(Kernel::Portable)
-        });
-        *BEST
-    }
-
-    /// `dots[i] = Σ c k` of the `i`-th row of `codes`. Asks for what is `ahead` meanwhile.
-    ///
-    /// # Panics
-    /// If `codes` is not `dots.len()` rows of the query's stride, or the CPU lacks the instruction
-    /// set.
-    pub fn dots(self, codes: &[u8], query: &QuantizedQuery, dots: &mut [i32], ahead: &mut Ahead) {
-        assert_eq!(
-            codes.len(),
-            dots.len() * query.values.len(),
-            "codes of another shape than the query's"
-        );
-        assert!(self.is_available(), "{self:?} is not available on this CPU");
-        match self {
-            // SAFETY: the CPU has the features, and the shapes agree (both asserted above).
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Vnni => unsafe { x86::avx512vnni(codes, query, dots, ahead) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => unsafe { x86::avx2(codes, query, dots, ahead) },
-            _ => portable(codes, query, dots),
-        }
+/// `dots[i] = Σ c k` of the `i`-th row of `codes`. Asks for what is `ahead` meanwhile.
+///
+/// # Panics
+/// If `codes` is not `dots.len()` rows of the query's stride.
+pub fn dots(cpu: Cpu, codes: &[u8], query: &QuantizedQuery, dots: &mut [i32], ahead: &mut Ahead) {
+    assert_eq!(
+        codes.len(),
+        dots.len() * query.values.len(),
+        "codes of another shape than the query's"
+    );
+    match cpu {
+        // SAFETY: the processor has AVX-512 and its VNNI, and the shapes agree.
+        #[cfg(target_arch = "x86_64")]
+        _ if cpu.has(Level::Avx512Vnni) => unsafe { x86::avx512vnni(codes, query, dots, ahead) },
+        // SAFETY: the processor has AVX2, and the shapes agree.
+        #[cfg(target_arch = "x86_64")]
+        _ if cpu.has(Level::Avx2) => unsafe { x86::avx2(codes, query, dots, ahead) },
+        _ => portable_dots(codes, query, dots),
     }
 }
 
-impl Kernel {
-    /// Sets bit `i % 64` of word `i / 64` of `no` and `yes` where entry `i` is decided so, and
-    /// clears it where not. (Bits behind the last entry may be either.)
-    ///
-    /// # Panics
-    /// If the lengths don't agree, or the CPU lacks the instruction set.
-    pub fn decide(self, entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64]) {
-        let count = entries.dots.len();
-        assert!(
-            entries.scales.len() == count
-                && entries.bounds.len() == count
-                && no.len() * 64 >= count
-                && yes.len() * 64 >= count,
-            "entries and verdicts of different lengths"
-        );
-        assert!(self.is_available(), "{self:?} is not available on this CPU");
-        match self {
-            // SAFETY: the CPU has the features, and the lengths agree (both asserted above).
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Vnni => unsafe { x86::decide(entries, cutoffs, no, yes) },
-            _ => decide(entries, cutoffs, no, yes),
-        }
+/// Sets bit `i % 64` of word `i / 64` of `no` and `yes` where entry `i` is decided so, and clears it
+/// where not. (Bits behind the last entry may be either.)
+///
+/// # Panics
+/// If the lengths don't agree.
+pub fn decide(cpu: Cpu, entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64]) {
+    let count = entries.dots.len();
+    assert!(
+        entries.scales.len() == count
+            && entries.bounds.len() == count
+            && no.len() * 64 >= count
+            && yes.len() * 64 >= count,
+        "entries and verdicts of different lengths"
+    );
+    match cpu {
+        // SAFETY: the processor has AVX-512, and the lengths agree.
+        #[cfg(target_arch = "x86_64")]
+        _ if cpu.has(Level::Avx512) => unsafe { x86::decide(entries, cutoffs, no, yes) },
+        _ => portable_decide(entries, cutoffs, no, yes),
     }
 }
 
-fn decide(entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64]) {
+fn portable_decide(entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64]) {
     let chunks = entries.scales.chunks(64).zip(entries.bounds.chunks(64));
     let chunks = chunks.zip(entries.dots.chunks(64)).zip(no).zip(yes);
     for ((((scales, bounds), dots), no), yes) in chunks {
@@ -302,7 +257,7 @@ fn decide(entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64])
     }
 }
 
-fn portable(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
+fn portable_dots(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32]) {
     for (row, dot) in codes.chunks_exact(query.values.len()).zip(dots) {
         let mut sum = 0i32;
         for (code, value) in row.iter().zip(&query.values) {

@@ -1,10 +1,11 @@
 //! The sweep against a look at every vector.
 
 use half::f16;
+use photosearch_cpu::{Cpu, Level};
 
 use super::code::NotFinite;
 use super::filter::{Verdict, Verdicts, fine_sums, fine_sums_as_compiled};
-use super::kernel::{Ahead, Kernel, Lines, QuantizedQuery};
+use super::kernel::{self, Ahead, Lines, QuantizedQuery};
 use super::{CodeFilter, Encoder, Judge, Layout, Slab, SlabMut, Tid};
 use photosearch_vector::{Query, cosine, squared_norm};
 
@@ -130,8 +131,16 @@ fn all(verdicts: &Verdicts) -> Vec<Verdict> {
     (0..verdicts.len()).map(|i| verdicts.get(i)).collect()
 }
 
-fn kernels() -> impl Iterator<Item = Kernel> {
-    Kernel::ALL.into_iter().filter(|k| k.is_available())
+/// A processor for each set of variants that this one can run.
+fn cpus() -> impl Iterator<Item = Cpu> {
+    [
+        Level::Avx512Vnni,
+        Level::Avx512,
+        Level::Avx2,
+        Level::Baseline,
+    ]
+    .into_iter()
+    .filter_map(Cpu::at)
 }
 
 /// Judges `rows` by one random query; returns how many were decided, of how many.
@@ -157,9 +166,9 @@ fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (u
         let threshold = threshold(&mut random, &similarities);
         let negated = random.below(4) == 0;
         let mut seen: Option<Vec<Verdict>> = None;
-        for kernel in kernels() {
+        for cpu in cpus() {
             let filter = CodeFilter::new(&layout, &query[..compared], threshold);
-            let mut judge = Judge::with_kernel(&layout, vec![(filter, negated)], kernel);
+            let mut judge = Judge::at(cpu, &layout, vec![(filter, negated)]);
             let verdicts = all(judge.judge(&page.slab()));
             for (i, verdict) in verdicts.iter().enumerate() {
                 let matches = (similarities[i] as f32 >= threshold) != negated;
@@ -171,7 +180,7 @@ fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (u
                 assert!(
                     right,
                     "seed {seed}: {prefix_dims} of {dims} coded, {compared} compared, row {i}: \
-                     {verdict:?} by {kernel:?}, similarity {}, threshold {threshold}",
+                     {verdict:?} by {cpu:?}, similarity {}, threshold {threshold}",
                     similarities[i]
                 );
             }
@@ -181,13 +190,13 @@ fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (u
                 left.iter()
                     .eq(expected.iter().filter(|(_, v)| *v != Verdict::No))
             );
-            let mut judge = Judge::with_kernel(
+            let mut judge = Judge::at(
+                cpu,
                 &layout,
                 vec![(
                     CodeFilter::new(&layout, &query[..compared], threshold),
                     negated,
                 )],
-                kernel,
             );
             judge.judge(&page.slab());
             let counters = judge.counters();
@@ -199,14 +208,10 @@ fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (u
                 counters.matches + counters.rejected + counters.undecided
             );
             decided += rows.len() - maybe;
-            assert_eq!(
-                *seen.get_or_insert(verdicts.clone()),
-                verdicts,
-                "{kernel:?}"
-            );
+            assert_eq!(*seen.get_or_insert(verdicts.clone()), verdicts, "{cpu:?}");
         }
     }
-    (decided, 8 * kernels().count() * rows.len())
+    (decided, 8 * cpus().count() * rows.len())
 }
 
 fn check_cases(cases: u64, seed: u64, dims_of: impl Fn(&mut Random) -> [usize; 3]) -> f64 {
@@ -381,15 +386,16 @@ fn every_kernel_gives_the_integer_dot_product() {
                     .sum()
             })
             .collect();
-        for kernel in kernels() {
+        for cpu in cpus() {
             let mut dots = [0; 9];
-            kernel.dots(
+            kernel::dots(
+                cpu,
                 &codes,
                 &query,
                 &mut dots,
                 &mut Ahead::new(Lines::new(codes.as_ptr(), codes.len()), [Lines::none(); 2]),
             );
-            assert_eq!(dots.map(i64::from).to_vec(), expected, "{kernel:?}");
+            assert_eq!(dots.map(i64::from).to_vec(), expected, "{cpu:?}");
         }
         // The quantised query is as far off as it says.
         let lost: f64 = unit

@@ -8,7 +8,7 @@ mod similarity;
 mod text;
 
 pub use error::VectorError;
-pub use kernel::{Kernel, dot_and_squared_norm, squared_norm};
+pub use kernel::{dot_and_squared_norm, squared_norm};
 pub use sample::{SAMPLE_DIMS, Sample, SampleBuilder, SampleQuery};
 pub use similarity::{Query, cosine, similarity_error};
 pub use text::parse;
@@ -30,18 +30,25 @@ pub fn check_dims(dims: usize) -> Result<(), VectorError> {
 
 /// Rounds to the nearest half (ties to even); NaN, infinities and magnitudes that would round to
 /// infinity (65,520 and above) are errors.
+#[inline]
 pub fn to_f16(value: f32) -> Result<f16, VectorError> {
-    if value.is_nan() {
-        return Err(VectorError::NotANumber);
-    }
-    if value.is_infinite() {
-        return Err(VectorError::Infinite);
-    }
     let half = f16::from_f32(value);
-    if half.is_infinite() {
-        return Err(VectorError::OutOfRange(value.to_string()));
+    if half.is_finite() {
+        return Ok(half);
     }
-    Ok(half)
+    Err(no_half(value))
+}
+
+/// Why there is no half for a value.
+#[cold]
+fn no_half(value: f32) -> VectorError {
+    if value.is_nan() {
+        VectorError::NotANumber
+    } else if value.is_infinite() {
+        VectorError::Infinite
+    } else {
+        VectorError::OutOfRange(value.to_string())
+    }
 }
 
 /// Rounds an f64 to the nearest half, ties to even, once: the same on every CPU. (A conversion by

@@ -11,8 +11,22 @@
 //! VDPBF16PS takes denormal numbers for zero, and rounds sums to the nearest. VPDPBUSD multiplies
 //! unsigned by signed numbers: 128 is added to those of `x`, and what that adds to the sums, which
 //! depends on the weights alone, is packed before each block, to be taken off.
+//!
+//! It stands beside libraries that do the same: gemm for f32, NumKong for bf16 and whole numbers. One
+//! thread of a Zen 5 (2 shared cores, least of 30 runs) multiplies rows by a layer of 2048 by 2048 in this
+//! time; `cost` measures it:
+//!
+//! | | rows | here | library |
+//! | --- | --- | --- | --- |
+//! | f32 | 16 | 0.55 ms | 2.3 ms |
+//! | f32 | 512 | 17 ms | 35 ms |
+//! | bf16 | 16 | 0.27 ms | 0.45 ms |
+//! | bf16 | 512 | 8.3 ms | 10.5 ms |
+//! | int8 | 16 | 0.14 ms | 0.26 ms |
+//! | int8 | 512 | 4.3 ms | 9.4 ms |
 
 use half::bf16;
+use photosearch_cpu::{Cpu, Level};
 
 use super::TargetColumns;
 use super::kernel::{INT8_BLOCK, Start};
@@ -37,16 +51,7 @@ pub const OFFSET: u8 = 0x80;
 
 /// Whether this processor has the instructions.
 pub fn available() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bf16")
-            && is_x86_feature_detected!("avx512vnni")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
+    Cpu::best().has(Level::Avx512Bf16)
 }
 
 /// What is multiplied.
@@ -534,5 +539,7 @@ mod x86 {
     }
 }
 
+#[cfg(test)]
+mod cost;
 #[cfg(test)]
 mod tests;

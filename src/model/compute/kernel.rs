@@ -1,5 +1,8 @@
 //! The products themselves, which a library or [`avx512`](super::avx512) computes: the thin layer
 //! of pointers between them and [`Matrix`](super::Matrix).
+//!
+//! [`Kernel::best`] decides between [`avx512`](super::avx512), whose head has what was measured, and the
+//! libraries. Which instructions NumKong and gemm use, they find out themselves.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;

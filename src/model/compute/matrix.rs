@@ -2,6 +2,7 @@
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use photosearch_cpu::vectorised;
 use serde::{Deserialize, Serialize};
 
 use super::kernel::{INT8_BLOCK, Kernel, Output, Start, TargetColumns, gemm_f32, int8_blocks};

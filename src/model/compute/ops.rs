@@ -1,5 +1,10 @@
 //! Norms, activations and rotations on rows of f32, over the threads of the pool. Loops are
 //! written so that the compiler turns them into vector code, and compiled a second time for AVX2.
+//!
+//! The exponential is our own because the standard library's is a call for each element: 1.0 ns an element
+//! instead of 1.4, and 1.5 instead of 10.7 for a GELU by tanh (Zen 5, one thread, 1024 elements).
+
+use photosearch_cpu::vectorised;
 
 use super::pool;
 

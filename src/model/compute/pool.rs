@@ -3,6 +3,11 @@
 //! A forward pass splits its work some hundred times, each time for less than a millisecond: waking
 //! a thread that sleeps takes a good part of that. So the threads of a [`Pool`] look out for the
 //! next piece of work for a moment before they fall asleep. Between forward passes they sleep.
+//!
+//! rayon, which candle brings along, lets its threads sleep sooner, and the thread that has the work has to
+//! be one of its own. Two pieces of 17 µs, then 17 µs of the caller's own work, take 50 µs by one thread, 34
+//! by this pool of two, 39 to 47 by rayon from one of its threads, and 53 to 60 from any other (rayon 1.12,
+//! Zen 5 with 2 shared cores, the least of 400 runs of 20 such rounds, measured twice).
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};

@@ -8,9 +8,9 @@ use std::collections::{BinaryHeap, HashMap};
 
 use tokenizers::{Result, Token};
 
-use super::Owner;
 use super::blob::{CompactLayout, Hash, Tables};
 use super::build::{BpeOptions, TableOptions, UnigramOptions, WordPieceOptions};
+use crate::compute::Owner;
 
 /// Added to the lowest score for a character that is no token.
 const UNKNOWN_PENALTY: f64 = -10.0;
