@@ -25,6 +25,10 @@ BEGIN
             FROM (VALUES ('photosearch', 'mrl_vector'), ('vector', 'vector'), ('vector', 'halfvec')) AS member (extension, name)
             JOIN pg_extension ON extname = extension
             JOIN pg_namespace AS n ON n.oid = extnamespace
+            -- Types of the extension itself: pgvector has halfvec from version 0.7 on, and before that
+            -- anybody could have made a type of that name.
+            JOIN pg_type AS t ON typnamespace = n.oid AND typname = name
+            JOIN pg_depend ON classid = 'pg_type'::regclass AND objid = t.oid AND deptype = 'e' AND refobjid = pg_extension.oid
         )
         SELECT source.qualified AS source,
                target.qualified AS target,
