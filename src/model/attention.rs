@@ -1,7 +1,7 @@
-//! Scaled dot-product attention, in bounded memory.
+//! Scaled dot-product attention in bounded memory.
 //!
-//! Several sequences are packed one after another, without padding, and each attends to its own
-//! rows. So no mask has to keep padding or a neighbour out, and none can fail to.
+//! Several sequences are packed one after another without padding, and each sequence attends only
+//! to its own rows. Therefore no mask is needed to exclude padding or other sequences.
 
 use std::sync::OnceLock;
 
@@ -12,15 +12,15 @@ use super::compute::{
 };
 use super::{Cancel, ModelError};
 
-/// How much a thread takes of a head at once.
+/// Sizes of the blocks in which a thread processes one attention head.
 #[derive(Clone, Copy)]
 struct BlockSizes {
-    /// Scores where gemm computes them: 512 kB, which stay in its cache.
+    /// Number of scores per block with [`Precision::Gemm`]: 512 kB, which fit in the cache.
     scores: usize,
-    /// Queries elsewhere.
+    /// Number of queries per block with the other precisions.
     rows: usize,
-    /// Keys, whose scores are turned into weights before the next ones: with the queries above 96
-    /// kB of them.
+    /// Number of keys per block with the other precisions. The scores of a block of queries and
+    /// keys take 96 kB, and are turned into weights before the next block of keys.
     keys: usize,
 }
 
@@ -32,28 +32,28 @@ const BLOCKS: BlockSizes = BlockSizes {
 const MAX_ROWS: usize = 128;
 const MIN_ROWS: usize = 8;
 
-/// Which keys a query sees.
+/// Which keys a query attends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mask {
-    /// All of its sequence.
+    /// All keys of its sequence.
     Full,
-    /// Itself and those before it.
+    /// Its own key and the keys before it.
     Causal,
 }
 
-/// How the products are computed.
+/// How the matrix products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Precision {
-    /// In f32, by gemm.
+    /// In f32, by the `gemm` crate.
     Gemm,
-    /// In f32.
+    /// In f32, by our kernel.
     F32(Kernel),
-    /// Of factors rounded to bf16, with sums in f32.
+    /// With factors rounded to bf16 and sums in f32, by our kernel.
     Bf16(Kernel),
 }
 
 impl Precision {
-    /// That of a model whose matrices are held so.
+    /// The precision for a model whose matrices have the format `held`.
     pub fn of(held: Held, kernel: Kernel) -> Self {
         match held {
             Held::Bf16 | Held::Int8 if kernel.suits_attention() => Self::Bf16(kernel),
@@ -74,15 +74,15 @@ pub(super) struct Heads<'a> {
     pub value: &'a [f32],
     pub heads: usize,
     pub kv_heads: usize,
-    /// Elements of a head.
+    /// Elements per head.
     pub size: usize,
-    /// Rows of each sequence.
+    /// Number of rows of each sequence.
     pub lengths: &'a [usize],
-    /// Keys of each sequence that come before those of its rows.
+    /// Number of keys of each sequence that precede the keys of its own rows (a cached prefix).
     pub before: usize,
 }
 
-/// One sequence's part of the rows.
+/// The range of one sequence's rows and keys.
 #[derive(Clone, Copy)]
 struct SequenceRows {
     start: usize,
@@ -91,22 +91,22 @@ struct SequenceRows {
     keys: usize,
 }
 
-/// What one thread does at a time: some rows of one head.
+/// A unit of work for one thread: some rows of one head.
 struct HeadTask {
     sequence: usize,
     head: usize,
-    /// Within the sequence.
+    /// First row, counted from the start of the sequence.
     start: usize,
     rows: usize,
 }
 
-/// Some keys of a head of a sequence, and their values, packed for products.
+/// A block of keys of one head and sequence, with their values, packed for the kernel.
 struct PackedKeys {
-    /// Number of the first one in the sequence.
+    /// Index of the block's first key in the sequence.
     first: usize,
     count: usize,
     key: Vec<u8>,
-    /// Transposed, and filled up with zeros to a multiple of [`SCORE_UNIT`] keys.
+    /// The values, transposed and padded with zeros to a multiple of [`SCORE_UNIT`] keys.
     value: Vec<u8>,
 }
 
@@ -116,8 +116,9 @@ impl PackedKeys {
     }
 }
 
-/// `softmax(q kᵀ / √size) v` (Vaswani et al. 2017) with grouped queries: query head h reads key
-/// and value head h / (heads / kv heads) (Ainslie et al. 2023). The result is [rows, heads · size].
+/// Computes `softmax(q kᵀ / √size) v` (Vaswani et al. 2017) with grouped queries: query head h uses
+/// key and value head h / (heads / kv heads) (Ainslie et al. 2023). The result has the shape [rows,
+/// heads · size].
 ///
 /// # Errors
 /// [`ModelError::Cancelled`].
@@ -192,7 +193,7 @@ fn attend_in_blocks(
         }
         let task = &tasks[i];
         let sequence = sequences[task.sequence];
-        // SAFETY: no two tasks have rows of one head in common.
+        // SAFETY: no two tasks share a row of the same head, so their targets do not overlap.
         let target = unsafe {
             output.target(
                 sequence.start + task.start,
@@ -218,7 +219,7 @@ fn attend_in_blocks(
 }
 
 impl<'a> Heads<'a> {
-    /// What keys or values, `all`, there are of a sequence and head.
+    /// The part of `all`, which holds keys or values, that belongs to one head and sequence.
     fn keys(&self, all: &'a [f32], head: usize, sequence: SequenceRows) -> &'a [f32] {
         let rows: usize = self.lengths.iter().sum();
         let total = rows + self.lengths.len() * self.before;
@@ -226,7 +227,7 @@ impl<'a> Heads<'a> {
         &all[start..start + sequence.keys * self.size]
     }
 
-    /// The queries of a task, scaled.
+    /// A task's queries, multiplied by `1 / √size`.
     fn queries(&self, task: &HeadTask, sequence: SequenceRows) -> Vec<f32> {
         let scale = (self.size as f32).sqrt().recip();
         let total: usize = self.lengths.iter().sum();
@@ -237,7 +238,7 @@ impl<'a> Heads<'a> {
             .collect()
     }
 
-    /// How many keys row `row` of a sequence sees.
+    /// Number of keys that row `row` of a sequence attends to.
     fn seen(&self, row: usize, sequence: SequenceRows, mask: Mask) -> usize {
         match mask {
             Mask::Full => sequence.keys,
@@ -260,7 +261,7 @@ fn at_once(
     let key = &heads.keys(heads.key, kv_head, sequence)[..keys * size];
     let value = &heads.keys(heads.value, kv_head, sequence)[..keys * size];
     let mut scores = vec![0.0; task.rows * keys];
-    // SAFETY: the only target of the scores.
+    // SAFETY: this is the only target in `scores`.
     let all = unsafe { Output::new(&mut scores, keys).target(0, task.rows, 0, keys) };
     gemm_f32(&query, size, key, (1, size), size, all);
     let sums = exponentials(&mut scores, keys, |i| {
@@ -270,7 +271,8 @@ fn at_once(
     divide(&mut target, &sums);
 }
 
-/// The keys and values of each sequence, in it of each of their heads.
+/// Packs the keys and values of every sequence and kv head. The result is ordered by sequence, then
+/// by head.
 fn pack<T: Factor>(
     heads: &Heads<'_>,
     sequences: &[SequenceRows],
@@ -284,7 +286,7 @@ fn pack<T: Factor>(
     pool::for_each(places.len(), threads, |i| {
         let sequence = sequences[i / heads.kv_heads];
         let head = pack_head::<T>(heads, sequence, i % heads.kv_heads, kernel, block);
-        // Each place is one thread's.
+        // Each index is processed once, so the cell is still empty.
         drop(places[i].set(head));
     });
     places
@@ -330,9 +332,9 @@ fn pack_head<T: Factor>(
         .collect()
 }
 
-/// Block by block of keys: a row's weights are relative to the largest score so far, and what has
-/// been added up is scaled down when there is a larger one (Milakov and Gimelshein 2018, "Online
-/// normalizer calculation for softmax").
+/// Attention over one block of keys after another. A row's weights are relative to the largest
+/// score so far. If a later block has a larger score, the sums so far are scaled down (Milakov and
+/// Gimelshein 2018, "Online normalizer calculation for softmax").
 fn in_blocks<T: Factor>(
     heads: &Heads<'_>,
     task: &HeadTask,
@@ -355,7 +357,7 @@ fn in_blocks<T: Factor>(
         let padded = block.padded();
         let scores = &mut scores[..rows * padded];
         let weights = &mut weights[..rows * padded];
-        // SAFETY: the only target of the scores.
+        // SAFETY: this is the only target in `scores`.
         let all = unsafe { Output::new(scores, padded).target(0, rows, 0, block.count) };
         kernel.product(&query, size, &block.key, Start::Bias(None), all);
         let each = scores
@@ -391,8 +393,8 @@ fn in_blocks<T: Factor>(
     divide(&mut target, &sums);
 }
 
-/// `e^(score - largest)` of each row of `keys` scores, 0 behind so many as row `i` sees (`seen(i)`);
-/// and each row's sum.
+/// Replaces each score in row `i` by `e^(score - largest)`, and every score after the first
+/// `seen(i)` by 0. A row has `keys` scores. Returns each row's sum.
 fn exponentials(scores: &mut [f32], keys: usize, seen: impl Fn(usize) -> usize) -> Vec<f32> {
     scores
         .chunks_exact_mut(keys)

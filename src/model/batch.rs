@@ -1,15 +1,15 @@
-//! What families share about running several requests at once: which go together, what is checked
-//! on the way in, and what is done to each vector on the way out.
+//! Helpers that all model families use to run several requests together: splitting requests into
+//! batches, checking token IDs, and normalising vectors.
 
 use super::ModelError;
 use super::directory::TOKENIZER;
 
-/// Requests go through a model together until they have so many tokens: enough rows to make reading
-/// the weights worth while.
+/// Maximum number of tokens in a batch of several requests. This many rows make up for the cost of
+/// reading the weights.
 pub(super) const PACK_TOKENS: usize = 2048;
 
-/// `items` cut where the next one would bring a batch over `limit`. An item which is larger by itself
-/// is a batch of its own.
+/// Splits `items` into batches whose sizes sum to at most `limit`. An item larger than `limit` is a
+/// batch of its own.
 pub(super) fn batches<T>(
     items: &[T],
     limit: usize,
@@ -29,13 +29,14 @@ pub(super) fn batches<T>(
     })
 }
 
-/// What is asked of the system for a forward pass that is estimated to take so many bytes: the
-/// estimates leave small things out, and an allocator needs room around each block.
+/// The memory to request for a forward pass that is estimated to take `bytes`. The margin covers
+/// small allocations that the estimate omits, and the allocator's overhead per block.
 pub(super) fn with_margin(bytes: u64) -> u64 {
     (bytes + bytes / 4).saturating_add(16 << 20)
 }
 
-/// A tokenizer that does not belong to the weights must not lead past their embeddings.
+/// Fails if a token ID exceeds the embedding table, as happens if the tokenizer does not belong to
+/// the weights.
 pub(super) fn check_ids(ids: &[u32], vocabulary: usize) -> Result<(), ModelError> {
     let reason = match ids.iter().max() {
         None => "it turns a prompt into no tokens".to_owned(),
@@ -47,7 +48,8 @@ pub(super) fn check_ids(ids: &[u32], vocabulary: usize) -> Result<(), ModelError
     Err(ModelError::malformed(TOKENIZER, reason))
 }
 
-/// `x / ‖x‖`. Weights that overflow must not become a vector that matches nothing in silence.
+/// `x / ‖x‖`. Fails if the norm is not finite or is zero, because weights that overflow would
+/// otherwise give a vector that silently matches nothing.
 pub(super) fn l2_normalised(mut x: Vec<f32>) -> Result<Vec<f32>, ModelError> {
     let norm = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     if !(norm.is_finite() && norm > 0.0) {

@@ -1,4 +1,5 @@
-//! A model's directory: which files make it up, and our own `photosearch.json` among them.
+//! Reads a model's directory: its configuration, the names of its weight files, and the optional
+//! `photosearch.json`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -18,54 +19,57 @@ pub(super) const CONFIG: &str = "config.json";
 pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const PHOTOSEARCH: &str = "photosearch.json";
-/// What torch writes instead of safetensors, whole or (with the index) in shards. Never read.
+/// Weight files that torch writes as pickles: a single file, or the index of a sharded checkpoint.
+/// They are never read.
 const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 
-/// How a pointer file begins (`docs/spec.md` of Git LFS).
+/// The first bytes of a Git LFS pointer file (`docs/spec.md` of Git LFS).
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// No JSON file of a model comes near this (the largest known tokenizers have some 30 MB).
+/// The maximum size of a model's JSON file. The largest known tokenizers have about 30 MB.
 const MAX_JSON_BYTES: u64 = 256 << 20;
 
-/// What [`describe`](super::describe) tells of a model.
+/// The description of a model that [`describe`](super::describe) returns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelInfo {
-    /// The family, as `config.json` names it.
+    /// The model family's name in `config.json`.
     pub family: &'static str,
-    /// Dimensions of its vectors; `None` for a model that makes none (a cross-encoder).
+    /// Dimensions of the model's vectors; `None` for a model that makes none (a cross-encoder).
     pub dims: Option<usize>,
-    /// Bytes of its files on disk.
+    /// Total size of the model's files on disk, in bytes.
     pub bytes: u64,
-    /// The similarity from which the coarse filter should keep a row, in [-1, 1].
+    /// The recommended minimum similarity for a row to pass the coarse filter, in [-1, 1].
     pub coarse_threshold: Option<f32>,
-    /// The prefix length for the coarse filter, 1 to the model's dimensions.
+    /// The recommended prefix length for the coarse filter, from 1 to the model's dimensions.
     pub coarse_dims: Option<usize>,
-    /// A similarity over all dimensions that is a fair first guess at "shows it", in [-1, 1].
+    /// The recommended similarity over all dimensions from which a picture counts as showing what
+    /// the query describes, in [-1, 1].
     pub fine_threshold: Option<f32>,
-    /// Names of files that are needed and not there; a model with any cannot be loaded.
+    /// Names of needed files that are missing. If there are any, the model cannot be loaded.
     pub missing: Vec<String>,
 }
 
-/// `photosearch.json`: what the model's own files have no place for. Every key may be absent.
+/// The contents of `photosearch.json`: settings for which the model's own files have no key. Every
+/// key is optional.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Recommendations {
     coarse_threshold: Option<f32>,
     coarse_dims: Option<usize>,
     fine_threshold: Option<f32>,
-    /// The form in which matrices are held, instead of the checkpoint's.
+    /// The number format of the matrices, which overrides the checkpoint's.
     pub compute_dtype: Option<Held>,
-    /// The system message where a request has none.
+    /// The system message of a request without an instruction.
     pub default_instruction: Option<String>,
-    /// Tokens to which a longer input is cut.
+    /// The maximum number of tokens. A longer input is truncated.
     pub max_tokens: Option<usize>,
     #[serde(default)]
     pub image: ImageBudget,
 }
 
-/// The pixel counts between which a picture is brought before it is cut into patches.
+/// The range of pixel counts to which a picture is scaled before it is cut into patches.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ImageBudget {
@@ -73,13 +77,13 @@ pub(super) struct ImageBudget {
     pub max_pixels: Option<u64>,
 }
 
-/// `model.safetensors.index.json`: which shard holds which tensor.
+/// The contents of `model.safetensors.index.json`, which maps each tensor to its shard.
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// What tells that a file has changed, or at least was touched.
+/// File metadata by which a change of the file is detected. A mere `touch` counts as a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stat {
     bytes: u64,
@@ -90,7 +94,7 @@ pub(super) struct Stat {
 }
 
 impl Stat {
-    /// `None` where there is no such file.
+    /// `None` if there is no such file.
     pub fn of(dir: &Path, name: &str) -> Result<Option<Self>, ModelError> {
         match std::fs::metadata(dir.join(name)) {
             Ok(found) => Ok(Some(Self {
@@ -105,8 +109,9 @@ impl Stat {
     }
 }
 
-/// Of [`PHOTOSEARCH`] what decides vectors: thresholds may change, or the file with them come
-/// later, and the vectors stay. `None` for any other file, all of which counts.
+/// The settings in [`PHOTOSEARCH`] that affect vectors, serialised. Thresholds do not affect
+/// vectors, so they may change, or the file may be added later, without invalidating the vectors.
+/// `None` for any other file, because all of its contents count.
 pub(super) fn vector_relevant(
     name: &str,
     file: Option<&mut File>,
@@ -135,7 +140,7 @@ pub(super) fn vector_relevant(
     serde_json::to_vec(&relevant).map(Some).map_err(malformed)
 }
 
-/// The files of a model: those of a directory that exists, or the copies in a pack.
+/// The files of a model, read either from a directory on disk or from the copies in a pack.
 pub(super) struct Directory {
     path: PathBuf,
     files: Files,
@@ -143,7 +148,8 @@ pub(super) struct Directory {
 
 enum Files {
     Disk,
-    /// Every file that was asked for, whether there or not, as it was then.
+    /// Reads from disk and records each requested file, whether it exists or not, with its metadata
+    /// at the time of the request.
     Recorded(Mutex<BTreeMap<String, Seen>>),
     Packed(Arc<Pack>),
 }
@@ -159,7 +165,7 @@ impl Directory {
         Self::with(path, Files::Disk)
     }
 
-    /// Remember what is read.
+    /// Opens a directory that records which files are read, and their contents.
     pub fn recording(path: &Path) -> Result<Self, ModelError> {
         Self::with(path, Files::Recorded(Mutex::default()))
     }
@@ -174,7 +180,7 @@ impl Directory {
         })
     }
 
-    /// The files that a pack has.
+    /// The files stored in a pack.
     pub fn packed(pack: Arc<Pack>) -> Self {
         Self {
             path: PathBuf::new(),
@@ -182,7 +188,7 @@ impl Directory {
         }
     }
 
-    /// What was asked for, and what it was then.
+    /// The files requested so far, with their metadata at the time of the request.
     pub fn seen(&self) -> BTreeMap<String, Option<Stat>> {
         self.recorded()
             .into_iter()
@@ -190,7 +196,7 @@ impl Directory {
             .collect()
     }
 
-    /// The files that were read, to be packed.
+    /// The contents of the files read so far, which go into the pack.
     pub fn contents(&self) -> Vec<(String, Arc<[u8]>)> {
         self.recorded()
             .into_iter()
@@ -205,7 +211,7 @@ impl Directory {
         }
     }
 
-    /// Where files are recorded, note that this one was asked for.
+    /// In recording mode, records that this file was requested.
     fn note(&self, name: &str) -> Result<(), ModelError> {
         if let Files::Recorded(seen) = &self.files {
             let stat = Stat::of(&self.path, name)?;
@@ -220,7 +226,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Whether there is such a file.
+    /// Whether there is a file of this name.
     pub fn has(&self, name: &str) -> Result<bool, ModelError> {
         self.note(name)?;
         Ok(match &self.files {
@@ -229,8 +235,8 @@ impl Directory {
         })
     }
 
-    /// Open the file of this name on disk. `name` must be a name that is written in the code, or
-    /// have passed [`is_plain_file_name`], as the shards of [`Self::shards`] have.
+    /// Opens a file on disk. `name` must be a constant in the code, or must have passed
+    /// [`is_plain_file_name`], as the shard names of [`Self::shards`] have.
     pub fn file(&self, name: &str) -> Result<File, ModelError> {
         self.note(name)?;
         File::open(self.path.join(name)).map_err(|source| match source.kind() {
@@ -241,7 +247,7 @@ impl Directory {
         })
     }
 
-    /// The bytes of a JSON file.
+    /// Reads a JSON file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, ModelError> {
         if let Files::Packed(pack) = &self.files {
             return match pack.section(name) {
@@ -274,7 +280,7 @@ impl Directory {
         Ok(bytes)
     }
 
-    /// The tokenizer as a pack has it.
+    /// The tokenizer in the pack's compact form; `None` if the directory is not a pack.
     pub fn compact_tokenizer(&self) -> Option<SharedBytes> {
         let Files::Packed(pack) = &self.files else {
             return None;
@@ -285,13 +291,13 @@ impl Directory {
         }
     }
 
-    /// A JSON file, parsed.
+    /// Reads and parses a JSON file.
     pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, ModelError> {
         serde_json::from_slice(&self.read(name)?)
             .map_err(|error| ModelError::malformed(name, error.to_string()))
     }
 
-    /// The `model_type` of `config.json`.
+    /// The `model_type` in `config.json`.
     pub fn model_type(&self) -> Result<String, ModelError> {
         #[derive(Deserialize)]
         struct Head {
@@ -300,7 +306,7 @@ impl Directory {
         Ok(self.json::<Head>(CONFIG)?.model_type)
     }
 
-    /// A JSON file that may be absent; then what `T` is without it.
+    /// Parses a JSON file that may be absent; an absent file yields `T`'s default.
     pub fn optional_json<T: DeserializeOwned + Default>(
         &self,
         name: &str,
@@ -311,8 +317,8 @@ impl Directory {
         }
     }
 
-    /// `photosearch.json`, or its defaults where there is none; `dims`, which are those of the
-    /// states that vectors are made of, bound `coarse_dims`.
+    /// The settings in `photosearch.json`, or the defaults if there is no such file. `dims` is the
+    /// size of the hidden states from which vectors are made, and the upper limit of `coarse_dims`.
     pub fn recommendations(&self, dims: usize) -> Result<Recommendations, ModelError> {
         let found: Recommendations = self.optional_json(PHOTOSEARCH)?;
         let reject = |reason: String| Err(ModelError::malformed(PHOTOSEARCH, reason));
@@ -339,8 +345,8 @@ impl Directory {
         Ok(found)
     }
 
-    /// The tensor map of a sharded checkpoint, shard names checked; `None` where the weights are
-    /// one file. If both are there, the single file counts, as in transformers.
+    /// The map from tensor to shard of a sharded checkpoint, with checked shard names; `None` if
+    /// the weights are a single file. If both exist, the single file is used, as in transformers.
     pub fn shards(&self) -> Result<Option<BTreeMap<String, String>>, ModelError> {
         if self.has(WEIGHTS)? || !self.has(WEIGHTS_INDEX)? {
             return Ok(None);
@@ -357,7 +363,7 @@ impl Directory {
         Ok(Some(index.weight_map))
     }
 
-    /// Names of the files with weights, whether there or not.
+    /// Names of the weight files, whether they exist or not.
     fn weight_files(&self) -> Result<BTreeSet<String>, ModelError> {
         Ok(match self.shards()? {
             None => BTreeSet::from([WEIGHTS.to_owned()]),
@@ -365,8 +371,8 @@ impl Directory {
         })
     }
 
-    /// Names of needed files that are not there: the configuration, the weights, and what the
-    /// family needs besides (`files`).
+    /// Names of missing files among the configuration, the weights, and the files that the family
+    /// also needs (`files`).
     pub fn missing_files(&self, files: &[&str]) -> Result<Vec<String>, ModelError> {
         let needed = [CONFIG].iter().chain(files).map(|&name| name.to_owned());
         let mut missing = Vec::new();
@@ -378,7 +384,7 @@ impl Directory {
         Ok(missing)
     }
 
-    /// An error where one of the files of [`Self::missing_files`] is a pointer of Git LFS, or cannot
+    /// Fails if one of the files listed at [`Self::missing_files`] is a Git LFS pointer or cannot
     /// be opened.
     pub fn check_not_pointers(&self, files: &[&str]) -> Result<(), ModelError> {
         let needed = [CONFIG].iter().chain(files).map(|&name| name.to_owned());
@@ -395,7 +401,7 @@ impl Directory {
         Ok(())
     }
 
-    /// An error where there are no weights but those that torch pickled.
+    /// Fails if the directory has weights only as torch pickles.
     pub fn check_not_pickled(&self) -> Result<(), ModelError> {
         if self.has(WEIGHTS)? || self.has(WEIGHTS_INDEX)? {
             return Ok(());
@@ -408,7 +414,7 @@ impl Directory {
         Ok(())
     }
 
-    /// `files` are those of [`Self::missing_files`].
+    /// Describes the model. `files` is as for [`Self::missing_files`].
     pub fn info(
         &self,
         family: &'static str,
@@ -438,7 +444,8 @@ impl Directory {
     }
 }
 
-/// A single path component, so that joining it to the directory stays in the directory.
+/// Whether `name` is a single path component. Joined to a directory's path, such a name cannot lead
+/// out of that directory.
 pub(super) fn is_plain_file_name(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
 }

@@ -1,42 +1,43 @@
-//! What can go wrong with a model, grouped so that the caller can choose an SQLSTATE.
+//! Errors of loading and running a model, grouped so that the caller can choose an SQLSTATE.
 
 use std::io;
 
 use photosearch_memory::Exhausted;
 
-/// Every error of this room. Messages follow the server's style: lower case, no full stop, the
-/// offending value in them; files are named by their name, never by their full path.
+/// Every error of this crate. Messages follow PostgreSQL's style: lower case, no full stop, and
+/// they quote the offending value. They give a file's name, never its full path.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// There is no such directory.
+    /// The model's directory does not exist.
     #[error("model directory does not exist")]
     NotFound,
 
-    /// The directory is there, but files that a model needs are not.
+    /// The directory exists, but files that the model needs are missing.
     #[error("model directory lacks {}", .missing.join(", "))]
     Incomplete {
         /// Names of the missing files.
         missing: Vec<String>,
     },
 
-    /// The model is of a kind that this room cannot run.
+    /// The model's architecture is not one that this crate can run.
     #[error("{0}")]
     UnsupportedModel(String),
 
-    /// A file of the model is what Git keeps in place of a large file.
+    /// A file of the model is a Git LFS pointer instead of the file's contents.
     #[error(
         "model file \"{0}\" is a pointer of Git LFS, not the file itself: \"git lfs pull\" fetches that"
     )]
     Pointer(String),
 
-    /// A file with weights ends before what its header announces: a download that has not ended.
+    /// A weight file is shorter than its header says, typically because a download has not
+    /// finished.
     #[error("model file \"{file}\" is cut short: it has {bytes} of {announced} bytes")]
     CutShort {
         /// Name of the file.
         file: String,
-        /// How long it is.
+        /// The file's length.
         bytes: u64,
-        /// How long it has to be at least.
+        /// The minimum length that the header implies.
         announced: u64,
     },
 
@@ -45,53 +46,53 @@ pub enum ModelError {
     Malformed {
         /// Name of the file.
         file: String,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
 
-    /// The operating system did not let us read a file of the model.
+    /// The operating system refused to open or read a file of the model.
     #[error("could not read model file \"{file}\": {source}")]
     Unreadable {
         /// Name of the file.
         file: String,
-        /// The system's own error.
+        /// The operating system's error.
         source: io::Error,
     },
 
-    /// The weights are there, but in a form that is not read: `pytorch_model.bin` is a pickle, which
-    /// is a program rather than data.
+    /// The model has weights only as `pytorch_model.bin`. That file is a Python pickle, which can
+    /// run code when it is loaded, so this crate does not read it.
     #[error("its weights are in \"{0}\", but only safetensors files are read")]
     Pickled(&'static str),
 
-    /// The model is sound, but not of the kind that does what was asked of it.
+    /// The model is valid, but models of its kind cannot do what the caller asked for.
     #[error("{0}")]
     WrongKind(&'static str),
 
-    /// The request cannot be embedded, whatever its size.
+    /// The request cannot be embedded, regardless of its size.
     #[error("{0}")]
     InvalidInput(String),
 
-    /// The request is larger than the model takes.
+    /// The request is larger than the model accepts.
     #[error("{0}")]
     LimitExceeded(String),
 
-    /// A model's files are not those with which it was first used.
+    /// The model's files differ from those with which it was first used.
     #[error("its files have changed since it was first used")]
     Changed,
 
-    /// A model's files changed while they were being read.
+    /// The model's files changed while they were being read.
     #[error("its files changed while they were read")]
     ChangedWhileRead,
 
-    /// The server's own copy of a model cannot be made or read.
+    /// The packed copy of a model in the server's cache cannot be made or read.
     #[error("could not keep a packed copy of it: {0}")]
     Cache(#[source] io::Error),
 
-    /// The computation would take more memory than it may.
+    /// The computation would need more memory than its limit allows.
     #[error("{0}")]
     OutOfMemory(String),
 
-    /// The system has no more memory.
+    /// The system is out of memory.
     #[error("out of memory")]
     NoMemory,
 
@@ -99,13 +100,13 @@ pub enum ModelError {
     #[error("embedding was cancelled")]
     Cancelled,
 
-    /// The computation itself failed.
+    /// The computation failed.
     #[error("model computation failed: {0}")]
     Internal(String),
 }
 
 impl ModelError {
-    /// Of a picture for a model that takes none.
+    /// The error for a request with pictures to a model that takes text only.
     pub const TEXT_ONLY: Self = Self::WrongKind("it takes text only, no images");
 
     /// A [`ModelError::Malformed`] about `file`.
@@ -124,7 +125,7 @@ impl From<Exhausted> for ModelError {
 }
 
 impl From<io::Error> for ModelError {
-    /// The only files that are written are those of the cache.
+    /// Only cache files are written, so every bare I/O error concerns the cache.
     fn from(error: io::Error) -> Self {
         Self::Cache(error)
     }
@@ -132,7 +133,8 @@ impl From<io::Error> for ModelError {
 
 impl From<candle_core::Error> for ModelError {
     fn from(error: candle_core::Error) -> Self {
-        // With RUST_BACKTRACE set, candle appends a backtrace to the message: keep its first line.
+        // If RUST_BACKTRACE is set, candle appends a backtrace to the message. Keep only the first
+        // line.
         let message = error.to_string();
         Self::Internal(message.lines().next().unwrap_or_default().to_owned())
     }

@@ -1,8 +1,8 @@
-//! The layers that transformers are made of. All take and give f32; how a product rounds is a
-//! matter of the form in which its matrix is held ([`Held`](super::compute::Held)).
+//! The layers of a transformer. All layers take and return f32; how a matrix product rounds depends
+//! on the format of its matrix ([`Held`](super::compute::Held)).
 //!
-//! Each is a candle operation ([`apply`]) over slices, so that a forward pass reads as candle
-//! code, while what it does lies in [`compute`].
+//! Each layer is a candle operation ([`apply`]) over slices, so a forward pass reads like candle
+//! code while [`compute`] does the arithmetic.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,12 +13,12 @@ use super::ModelError;
 use super::compute::{self, Matrix};
 use super::scope::Scope;
 
-/// A function from the elements of a tensor to those of another.
+/// A candle operation that maps the elements of one tensor to the elements of another.
 struct Function<F> {
     name: &'static str,
     shape: Shape,
     function: F,
-    /// Its own error, which candle's would not hold.
+    /// The function's error. candle's error type cannot hold a [`ModelError`].
     failed: Mutex<Option<ModelError>>,
 }
 
@@ -55,7 +55,7 @@ impl<F: Fn(&[f32]) -> Result<Vec<f32>, ModelError> + Send + Sync> CustomOp1 for 
     }
 }
 
-/// `function` of the elements of `x`, as a tensor of this shape.
+/// Applies `function` to the elements of `x` and returns the result as a tensor of this shape.
 pub(super) fn apply(
     name: &'static str,
     x: &Tensor,
@@ -65,7 +65,7 @@ pub(super) fn apply(
     try_apply(name, x, shape, |x| Ok(function(x)))
 }
 
-/// [`apply`] with a function that can fail.
+/// Like [`apply`], for a function that can fail.
 pub(super) fn try_apply(
     name: &'static str,
     x: &Tensor,
@@ -113,7 +113,8 @@ impl InplaceOp2 for AddTo {
     }
 }
 
-/// `to + x`, of one shape, in the memory of `to`, which the caller has for itself.
+/// Computes `to + x` in the memory of `to`. Both have the same shape, and the caller holds the only
+/// reference to `to`'s memory.
 pub(super) fn add_to(to: Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
     if to.shape() != x.shape() {
         return Err(ModelError::Internal(format!(
@@ -142,7 +143,8 @@ impl Linear {
         Self::shaped(scope, &[outputs, inputs], bias)
     }
 
-    /// One whose weight is stored with `shape`: outputs first, then what together are the inputs.
+    /// Loads a layer whose weight is stored with `shape`: the outputs first, then dimensions whose
+    /// product is the number of inputs.
     pub fn shaped(scope: &Scope<'_>, shape: &[usize], bias: bool) -> Result<Self, ModelError> {
         let matrix = scope.matrix("weight", shape)?;
         let bias = match bias {
@@ -168,20 +170,21 @@ impl Linear {
     }
 }
 
-/// The products of one `x` with each.
+/// The products of `x` with each of the layers.
 pub(super) fn products<const N: usize>(linears: [&Linear; N], x: &[f32]) -> [Vec<f32>; N] {
     let parts = linears.map(|linear| (&linear.matrix, linear.bias.as_deref()));
     compute::products(parts, x)
 }
 
-/// Elements between the two halves of a feed-forward layer that there are at a time: 4 MB, so that
-/// a large picture takes no hundreds.
+/// Number of elements between the two halves of a feed-forward layer that are held at a time: 4 MB.
+/// Without this limit, a large picture would take hundreds of MB.
 const INNER_ELEMENTS: usize = 1 << 20;
-/// Rows for which going through the weights once more does not matter.
+/// Minimum number of rows per part. With this many rows, the cost of reading the weights again is
+/// negligible.
 const INNER_ROWS: usize = 192;
 
-/// `outer(inner(x))`, some rows of `inputs` elements at a time. `inner` gives `width` elements a
-/// row.
+/// Computes `outer(inner(x))` for some rows of `inputs` elements at a time. `inner` returns `width`
+/// elements per row.
 pub(super) fn in_parts(
     x: &[f32],
     inputs: usize,
@@ -193,7 +196,7 @@ pub(super) fn in_parts(
     part_by_part(x, rows * inputs, |x| outer.product(&inner(x)))
 }
 
-/// `function` of each `size` elements, one after another.
+/// Applies `function` to `size` elements at a time and concatenates the results.
 fn part_by_part(x: &[f32], size: usize, function: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {
     if x.len() <= size {
         return function(x);
@@ -224,7 +227,7 @@ impl RmsNorm {
         })
     }
 
-    /// Weight and epsilon.
+    /// The weight and epsilon.
     pub fn parts(&self) -> (&[f32], f32) {
         (&self.weight, self.epsilon)
     }
@@ -259,7 +262,7 @@ impl LayerNorm {
     }
 }
 
-/// The nonlinearities, by the names that configurations use.
+/// Activation functions, with the names that configurations use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(super) enum Activation {
     #[serde(rename = "silu")]
@@ -267,7 +270,7 @@ pub(super) enum Activation {
     /// The exact form, `x Φ(x)`.
     #[serde(rename = "gelu")]
     Gelu,
-    /// The approximation by tanh.
+    /// The approximation with tanh.
     #[serde(rename = "gelu_pytorch_tanh")]
     GeluTanh,
     #[serde(rename = "relu")]
@@ -275,7 +278,7 @@ pub(super) enum Activation {
 }
 
 impl Activation {
-    /// In place.
+    /// Applies the function in place.
     pub fn apply(self, x: &mut [f32]) {
         match self {
             Self::Silu => compute::silu(x),
@@ -285,7 +288,7 @@ impl Activation {
         }
     }
 
-    /// `act(gate) · x`, in place of `gate`.
+    /// Replaces `gate` by `act(gate) · x`.
     pub fn gate(self, gate: &mut [f32], x: &[f32]) {
         match self {
             Self::Silu => compute::silu_gate(gate, x),
@@ -297,7 +300,7 @@ impl Activation {
     }
 }
 
-/// `fc2(act(fc1(x)))` of [rows, inputs].
+/// `fc2(act(fc1(x)))` for `x` of shape [rows, inputs].
 pub(super) fn feed_forward(
     x: &Tensor,
     fc1: &Linear,
@@ -324,7 +327,7 @@ mod tests {
     fn parts_come_in_order() {
         let x: Vec<f32> = (0..23).map(|i| i as f32).collect();
         for size in [1, 7, 22, 23, 100] {
-            // Two elements of each, so that lengths differ.
+            // The result is twice as long as the input, so a mix-up of the two lengths shows.
             let double = |x: &[f32]| x.iter().flat_map(|&x| [x, -x]).collect();
             assert_eq!(part_by_part(&x, size, double), double(&x));
         }

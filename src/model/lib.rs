@@ -1,8 +1,9 @@
-//! A model directory in Hugging Face layout to an [`Embedder`], which turns texts and pictures
-//! into vectors of one space.
+//! Loads embedding models from directories in the Hugging Face layout and runs them on the CPU. A
+//! loaded model is an [`Embedder`], which turns texts and pictures into vectors of one common
+//! space.
 //!
-//! [`load`] looks at `config.json` and hands the directory to the model family named there. A
-//! family is a folder of its own (`qwen3_vl/`, `bert/`); what families share stands beside it: the
+//! [`load`] reads the `model_type` in `config.json` and calls the matching model family. Each
+//! family has a folder (`qwen3_vl/`, `bert/`). The other modules are shared by all families: the
 //! directory and its files, weights, layers, attention, tokenizer, chat prompt.
 
 mod attention;
@@ -45,34 +46,37 @@ use scope::{Packing, WeightSource};
 use tokenizer::Tokenizer;
 use weights::Weights;
 
-/// One thing to embed: pictures, then text, under an instruction.
+/// One input to embed: pictures, followed by text, under an instruction.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request<'a> {
-    /// The text, after the pictures. `Some("")` is an empty text, not an absent one.
+    /// The text, which follows the pictures. `Some("")` is an empty text, which differs from an
+    /// absent one.
     pub text: Option<&'a str>,
-    /// The pictures, upright, in order.
+    /// The pictures in order, already rotated upright.
     pub images: &'a [RgbImage],
-    /// What the embedding is for; the model's own instruction where absent or blank.
+    /// What the embedding will be used for. If absent or blank, the model's default instruction
+    /// applies.
     pub instruction: Option<&'a str>,
 }
 
 /// A loaded model.
 pub trait Embedder: Send + Sync {
-    /// The dimensions of every vector that [`Self::embed`] returns; 0 where it returns none.
+    /// Dimensions of the vectors that [`Self::embed`] returns; 0 if the model makes no vectors.
     fn dims(&self) -> usize;
 
-    /// `Ok` where a request may have pictures, else the error that one with pictures ends in.
+    /// `Ok` if the model accepts pictures, else the error that a request with pictures would get.
     fn check_images(&self) -> Result<(), ModelError>;
 
-    /// The size at which the model looks at a picture of this one. Whoever resizes the picture to
-    /// it by [`resize_bicubic`] gets the same vector, and need not keep a large photo's pixels.
-    /// `None` where the picture has to stay as it is.
+    /// The size to which the model scales a picture of `width` × `height` pixels. If the caller
+    /// scales the picture to this size with [`resize_bicubic`], the vector is the same, and the
+    /// caller need not keep the pixels of a large photo. `None` if the caller must not scale the
+    /// picture.
     ///
     /// # Errors
-    /// Where the model takes no picture of this size, or none at all.
+    /// If the model takes no picture of this size, or no pictures at all.
     fn fitted_size(&self, width: u32, height: u32) -> Result<Option<(u32, u32)>, ModelError>;
 
-    /// The picture at its [`Self::fitted_size`].
+    /// Scales the picture to its [`Self::fitted_size`].
     fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError> {
         match self.fitted_size(image.width(), image.height())? {
             Some((width, height)) => resize_bicubic(&image, width, height)
@@ -81,13 +85,14 @@ pub trait Embedder: Send + Sync {
         }
     }
 
-    /// One vector a request, in order, each of length [`Self::dims`] and of L2 norm 1. A request's
-    /// vector does not depend on the requests beside it (up to the rounding of f32 sums). Requests
-    /// go through the model together as far as `memory` bytes for a forward pass allow.
+    /// Returns one vector per request, in order, each of length [`Self::dims`] and of L2 norm 1. A
+    /// request's vector does not depend on the other requests of the call (up to the rounding of
+    /// f32 sums). The model runs several requests in one forward pass if the pass fits into
+    /// `memory` bytes.
     ///
     /// # Errors
-    /// [`ModelError::OutOfMemory`], before anything large is allocated, where one alone would take
-    /// more.
+    /// [`ModelError::OutOfMemory`] if a single request needs more than `memory` bytes. The check
+    /// comes before any large allocation.
     fn embed(
         &self,
         requests: &[Request<'_>],
@@ -95,8 +100,8 @@ pub trait Embedder: Send + Sync {
         cancel: &Cancel,
     ) -> Result<Vec<Vec<f32>>, ModelError>;
 
-    /// How well each pair's second text answers its first, in order: what a cross-encoder is for.
-    /// `memory` is as for [`Self::embed`].
+    /// Returns one score per pair, in order: how well the second text answers the first. Only a
+    /// cross-encoder can do this. `memory` is as for [`Self::embed`].
     fn score(
         &self,
         pairs: &[(&str, &str)],
@@ -110,12 +115,13 @@ pub trait Embedder: Send + Sync {
     }
 }
 
-/// A kind of model, known by the `model_type` in its `config.json`.
+/// A model architecture, identified by the `model_type` in `config.json`.
 struct Family {
     model_type: &'static str,
-    /// Files that it needs besides `config.json` and the weights.
+    /// Files that the family needs besides `config.json` and the weights.
     files: &'static [&'static str],
-    /// Dimensions of the vectors, `None` where it makes none. Reads no weights.
+    /// Returns the dimensions of the model's vectors, or `None` for a model that makes none. Reads
+    /// no weights.
     dims: fn(&Directory) -> Result<Option<usize>, ModelError>,
     load: Loader,
 }
@@ -143,17 +149,18 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// A model that is ready, and what it takes.
+/// A model that is ready to run, and the size of its pack.
 pub struct Loaded {
     pub embedder: Box<dyn Embedder>,
     pub packed: Packed,
 }
 
-/// Load the model in `dir`: its pack in the cache is mapped, and made first where there is none.
+/// Loads the model in `dir` by mapping its pack from the cache. If the cache has no pack of this
+/// model, `load` makes the pack first.
 ///
 /// # Errors
-/// Where `dir` holds no model that can be run, or not the model that was first used under its
-/// name, or the pack cannot be made.
+/// If `dir` holds no model that can be run, if the model's files differ from those first used under
+/// its name, or if the pack cannot be made.
 pub fn load(dir: &Path, cache: &Cache, cancel: &Cancel) -> Result<Loaded, ModelError> {
     let pack = Arc::new(pack(dir, cache, false, cancel)?);
     let directory = Directory::packed(pack.clone());
@@ -164,9 +171,9 @@ pub fn load(dir: &Path, cache: &Cache, cancel: &Cancel) -> Result<Loaded, ModelE
     })
 }
 
-/// Make the pack of the model in `dir`, if there is none yet, and read it into the page cache.
-/// `replace` accepts that the model's files have changed since it was first used: vectors that
-/// were made before are then another model's.
+/// Makes the pack of the model in `dir`, unless the cache has it already, and reads the pack into
+/// the page cache. `replace` accepts that the model's files have changed since the model was first
+/// used. The vectors made before the change then belong to another model.
 pub fn prepare(
     dir: &Path,
     cache: &Cache,
@@ -209,7 +216,7 @@ fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pac
     })
 }
 
-/// What there is in `dir`, without reading any weights.
+/// Describes the model in `dir` without reading any weights.
 pub fn describe(dir: &Path) -> Result<ModelInfo, ModelError> {
     let directory = Directory::open(dir)?;
     let family = family(&directory)?;
@@ -217,8 +224,8 @@ pub fn describe(dir: &Path) -> Result<ModelInfo, ModelError> {
     directory.info(family.model_type, dims, family.files)
 }
 
-/// Why the model in `dir` cannot be loaded, as far as it shows without reading all of its weights: a
-/// file that cannot be opened, is not the file itself, or is cut short.
+/// Checks whether the model in `dir` can be loaded, as far as possible without reading all of its
+/// weights. The error names a file that cannot be opened, is a Git LFS pointer, or is cut short.
 pub fn check(dir: &Path) -> Result<(), ModelError> {
     let directory = Directory::open(dir)?;
     check_files(&directory, family(&directory)?)

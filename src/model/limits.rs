@@ -1,23 +1,25 @@
-//! Bounds on what users and files may ask for: names; and sizes in a `config.json`, so that no
-//! product of them overflows and nothing divides by zero.
+//! Bounds on values that users and files supply: model names, and sizes in `config.json`. The
+//! bounds on sizes ensure that no product of sizes overflows and that no divisor is zero.
 
-/// The most bytes of a model's name, as of a file's (`NAME_MAX` of Linux).
+/// The maximum length of a model's name in bytes, equal to Linux's limit on a file name
+/// (`NAME_MAX`).
 pub const MAX_MODEL_NAME: usize = 255;
 
-/// What [`is_model_name`] accepts.
+/// Describes the names that [`is_model_name`] accepts.
 pub const MODEL_NAME_RULE: &str = "A model's name consists of at most 255 letters, digits, \".\", \"_\" and \"-\", and does not begin with a dot.";
 
-/// Whether a model may have this name. It can't lead out of the directory that it is looked up in.
+/// Whether `name` is allowed as a model's name. An allowed name, joined to a directory's path,
+/// cannot lead out of that directory.
 pub fn is_model_name(name: &[u8]) -> bool {
     let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     (1..=MAX_MODEL_NAME).contains(&name.len()) && name.iter().all(allowed) && name[0] != b'.'
 }
 
-/// No size in a configuration reaches this; products of three stay within u64.
+/// The maximum of every size in a configuration. Products of three sizes fit in a u64.
 pub(super) const MAX_SIZE: usize = 1 << 20;
 pub(super) const MAX_LAYERS: usize = 1 << 10;
 
-/// The error says what `name` must be.
+/// Checks that `value` lies in 1..=`limit`. The error states the allowed range of `name`.
 pub(super) fn check_size(name: &str, value: usize, limit: usize) -> Result<(), String> {
     if !(1..=limit).contains(&value) {
         return Err(format!("{name} must be between 1 and {limit}, not {value}"));

@@ -1,12 +1,12 @@
-//! Directories that only the server's user can look into, and files in them. Nothing is written
-//! through a symbolic link that somebody else has put there.
+//! Makes and checks directories that only the server's user can write to, and opens lock files in
+//! them. No function here writes through a symbolic link that another user has made.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Makes the directory where it is not there. An error where it is not [`check`]ed.
+/// Makes the directory if it does not exist. Fails if the directory does not pass [`check`].
 pub(super) fn make(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -15,10 +15,10 @@ pub(super) fn make(path: &Path) -> io::Result<()> {
     check(path)
 }
 
-/// An error unless the directory belongs to the server's user, and nobody else can write to it. It
-/// may be reached by a link which the server's user or root has made.
+/// Fails unless the directory belongs to the server's user and no other user can write to it.
+/// `path` may be a symbolic link if the server's user or root has made the link.
 pub(super) fn check(path: &Path) -> io::Result<()> {
-    // SAFETY: has no preconditions and cannot fail.
+    // SAFETY: `geteuid` has no preconditions and cannot fail.
     let own = unsafe { libc::geteuid() };
     let link = fs::symlink_metadata(path)?;
     let metadata = fs::metadata(path)?;
@@ -32,7 +32,8 @@ pub(super) fn check(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a file to lock it, and makes it where it is not there. A link is an error.
+/// Opens a file for locking, and creates it if it does not exist. Fails if `path` is a symbolic
+/// link.
 pub(super) fn lock_file(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
@@ -62,7 +63,8 @@ mod tests {
         fs::write(&file, "").unwrap();
         assert!(make(&file).is_err());
         assert!(check(&root.path().join("nothing")).is_err());
-        // One's own link to a private directory is an administrator's way to another disk.
+        // An administrator can move the directory to another disk by a link that the server's user
+        // owns.
         let (disk, link) = (root.path().join("disk"), root.path().join("link"));
         make(&disk).unwrap();
         symlink(&disk, &link).unwrap();

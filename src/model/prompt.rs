@@ -1,6 +1,6 @@
-//! A request to the conversation that the model was trained on: the instruction as the system's
-//! message, pictures and text as the user's, and the start of the assistant's answer, whose last
-//! token's state becomes the embedding.
+//! Renders a request as the chat prompt on which the model was trained: the instruction as the
+//! system message, pictures and text as the user message, and the start of the assistant's answer.
+//! The hidden state of the prompt's last token becomes the embedding.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,17 +11,17 @@ use super::ModelError;
 use super::tokenizer::{Encoded, Tokenizer};
 
 pub(super) const DEFAULT_INSTRUCTION: &str = "Represent the user's input.";
-/// The text of a request that has neither text nor pictures.
+/// The user text of a request that has neither text nor pictures.
 const NO_CONTENT: &str = "NULL";
 
-/// The spellings of the tokens about a picture.
+/// The special tokens that surround and stand for a picture, as text.
 pub(super) struct ImageMarkers {
     pub start: String,
     pub pad: String,
     pub end: String,
 }
 
-/// A prompt, and where in it the user's text stands.
+/// A rendered prompt, and the byte range of the user's text in it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Prompt {
     pub text: String,
@@ -29,7 +29,7 @@ pub(super) struct Prompt {
 }
 
 impl Prompt {
-    /// `image_tokens` holds how many tokens each picture takes.
+    /// Renders the prompt. `image_tokens` holds the number of tokens of each picture.
     pub fn render(
         instruction: &str,
         image_tokens: &[usize],
@@ -57,9 +57,10 @@ impl Prompt {
         }
     }
 
-    /// The prompt's tokens, at most `max_tokens`: the end of the user's text is left out as far
-    /// as it must be, so that what closes the prompt stays. (The reference cuts off the prompt's
-    /// end, and so takes the embedding from the middle of the text.)
+    /// Encodes the prompt to at most `max_tokens` tokens. If it is too long, tokens are removed
+    /// from the end of the user's text, so the end of the prompt stays. (The reference
+    /// implementation truncates the prompt's end, and so takes the embedding from the middle of the
+    /// text.)
     pub fn encode(&self, tokenizer: &Tokenizer, max_tokens: usize) -> Result<Vec<u32>, ModelError> {
         let Encoded { mut ids, offsets } = tokenizer.encode(&self.text)?;
         let excess = ids.len().saturating_sub(max_tokens);
@@ -84,8 +85,9 @@ impl Prompt {
     }
 }
 
-/// The system's message: `custom` without surrounding space and with a full stop where it does
-/// not end in punctuation (Unicode category P); the default, as it is, where nothing is left.
+/// The system message: `custom` without surrounding white space, and with a full stop appended
+/// unless it ends in punctuation (Unicode category P). If nothing remains, the message is
+/// `default`, unchanged.
 pub(super) fn instruction<'a>(custom: Option<&'a str>, default: &'a str) -> Cow<'a, str> {
     let custom = custom.unwrap_or_default().trim_matches(is_python_space);
     match custom.chars().next_back() {
@@ -97,12 +99,12 @@ pub(super) fn instruction<'a>(custom: Option<&'a str>, default: &'a str) -> Cow<
     }
 }
 
-/// What Python's `str.strip` takes off: Unicode's white space and four separators of ASCII.
+/// Whether Python's `str.strip` removes `c`: Unicode white space and four ASCII separators.
 fn is_python_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// The longest beginning of `text` of at most `bytes` bytes.
+/// The longest prefix of `text` that has at most `bytes` bytes and ends at a character boundary.
 pub(super) fn shorten(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }

@@ -1,8 +1,9 @@
-//! Safetensors files, one or several shards, read to be packed. Nothing is mapped: a checkpoint
-//! that is replaced or cut short under a running server must be an error, not a bus error.
+//! Reads safetensors checkpoints, of one file or several shards, in order to pack them. The files
+//! are read, not mapped: if a checkpoint is replaced or truncated while the server runs, the result
+//! must be an error, not a SIGBUS.
 //!
-//! A file is: the length of the header (u64, little-endian), the header (a JSON object from a
-//! tensor's name to its type, shape and byte range), the tensors' bytes.
+//! A safetensors file consists of the header's length (u64, little-endian), the header (a JSON
+//! object from a tensor's name to its type, shape and byte range), and the tensors' bytes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,20 +17,21 @@ use super::compute::{Held, Panel, Table, widen};
 use super::directory::{self, Directory, unreadable};
 use super::{Cancel, ModelError};
 
-/// The format's own limit on the header.
+/// The header's maximum length according to the safetensors format.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// A quantised matrix `NAME.weight` has its scales, [outputs, blocks of inputs], in
-/// `NAME.weight_scale`.
+/// The scales of a quantised matrix `NAME.weight`, of shape [outputs, blocks of inputs], are the
+/// tensor `NAME.weight_scale`.
 pub(super) const SCALE_SUFFIX: &str = "_scale";
 
-/// Where a tensor lies.
+/// A tensor's type, shape and place in its shard.
 struct Entry {
     shard: usize,
-    /// `None`: a type which no weight of ours may have. Only an error if the tensor is asked for.
+    /// `None` for a type that no supported weight has. Such a tensor is an error only if it is
+    /// requested.
     stored: Option<Held>,
     dtype_name: String,
     shape: Vec<usize>,
-    /// From the start of the file.
+    /// Offset from the start of the file, in bytes.
     offset: u64,
     bytes: u64,
 }
@@ -47,7 +49,7 @@ pub(super) struct Weights {
 
 #[derive(Deserialize)]
 struct SafetensorsHeader {
-    /// Free text about the file; named here so that it is not taken for a tensor.
+    /// Free text about the file. The field keeps serde from reading this key as a tensor.
     #[serde(rename = "__metadata__")]
     _metadata: Option<HashMap<String, String>>,
     #[serde(flatten)]
@@ -62,7 +64,7 @@ struct HeaderEntry {
 }
 
 impl Weights {
-    /// Read the headers of all weight files.
+    /// Opens all weight files and reads their headers.
     pub fn open(directory: &Directory, cancel: &Cancel) -> Result<Self, ModelError> {
         let mut weights = Self {
             shards: Vec::new(),
@@ -103,14 +105,15 @@ impl Weights {
         Ok(entries)
     }
 
-    /// Checkpoints of a bare model and of one with a head differ in a `model.` before each name.
+    /// Finds a tensor. A checkpoint of a model with a head prefixes every name with `model.`, which
+    /// a checkpoint of the bare model does not.
     fn find(&self, name: &str) -> Option<&Entry> {
         self.entries
             .get(name)
             .or_else(|| self.entries.get(&format!("model.{name}")))
     }
 
-    /// The form in which most of the checkpoint is stored.
+    /// The number format of most of the checkpoint's bytes; Int8 if any tensor is Int8.
     pub fn held(&self) -> Held {
         let bytes = |held: Held| -> u64 {
             let stored = |entry: &&Entry| entry.stored == Some(held);
@@ -120,7 +123,8 @@ impl Weights {
                 .map(|entry| entry.bytes)
                 .sum()
         };
-        // Whole numbers are a quantised checkpoint's, however large its tables.
+        // Int8 tensors exist only in quantised checkpoints. The unquantised embedding tables may be
+        // larger.
         if bytes(Held::Int8) > 0 {
             return Held::Int8;
         }
@@ -135,7 +139,7 @@ impl Weights {
         self.find(name).is_some()
     }
 
-    /// The tensor of this name, which must have this shape.
+    /// The tensor of this name. Fails if its shape is not `shape`.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<StoredTensor<'_>, ModelError> {
         let stored = self.tensor_of(name)?;
         if stored.entry.shape != shape {
@@ -151,7 +155,7 @@ impl Weights {
         Ok(stored)
     }
 
-    /// The tensor of this name, whatever its shape.
+    /// The tensor of this name, of any shape.
     pub fn tensor_of(&self, name: &str) -> Result<StoredTensor<'_>, ModelError> {
         let entry = self.find(name).ok_or_else(|| {
             let file = match self.shards.as_slice() {
@@ -170,7 +174,7 @@ impl Weights {
         Ok(StoredTensor { shard, entry, held })
     }
 
-    /// Rows of a matrix of `inputs` columns, real or quantised.
+    /// Reads rows of a matrix with `inputs` columns, which may be quantised.
     pub fn panel(
         &self,
         name: &str,
@@ -208,25 +212,25 @@ impl StoredTensor<'_> {
         &self.entry.shape
     }
 
-    /// Its type, as safetensors calls it.
+    /// The tensor's type, as safetensors spells it.
     pub fn type_name(&self) -> &str {
         &self.entry.dtype_name
     }
 
-    /// Bytes.
+    /// Size in bytes.
     pub fn size(&self) -> usize {
         self.entry.bytes as usize
     }
 
-    /// All of it, as it is stored.
+    /// Reads the whole tensor, in its stored format.
     pub fn all(&self) -> Result<Vec<u8>, ModelError> {
         let elements = self.entry.shape.iter().product();
         self.bytes(0..1, elements)
     }
 
-    /// Some rows, as they are stored. The header check has made sure that the tensor lies within
-    /// the file and has the size of its shape, so that what is allocated here is bounded by what
-    /// is on disk.
+    /// Reads some rows, in their stored format. The header check has verified that the tensor lies
+    /// within the file and that its size matches its shape, so the size on disk bounds the
+    /// allocation.
     pub fn bytes(&self, rows: Range<usize>, columns: usize) -> Result<Vec<u8>, ModelError> {
         let row = Table::row_bytes(columns, self.held);
         let start = (rows.start * row) as u64;
@@ -245,7 +249,7 @@ impl StoredTensor<'_> {
         Ok(bytes)
     }
 
-    /// Some rows, in f32.
+    /// Reads some rows and converts them to f32.
     pub fn reals(&self, rows: Range<usize>, columns: usize) -> Result<Vec<f32>, ModelError> {
         let mut reals = vec![0.0; rows.len() * columns];
         widen(self.held, &self.bytes(rows, columns)?, &mut reals).ok_or_else(|| {

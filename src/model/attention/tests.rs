@@ -10,7 +10,7 @@ fn wave(heads: usize, rows: usize, seed: f32) -> Vec<f32> {
         .collect()
 }
 
-/// The definition, in f64, one query at a time.
+/// Attention by its definition, in f64, one query at a time.
 fn by_definition(heads: &Heads<'_>, mask: Mask) -> Vec<f32> {
     let total: usize = heads.lengths.iter().sum();
     let all_keys = total + heads.lengths.len() * heads.before;
@@ -147,7 +147,7 @@ fn what_is_not_a_number_does_not_vanish() {
             keys: 33,
         };
         let out = attend_in_blocks(heads, Mask::Full, precision, blocks, &Cancel::new()).unwrap();
-        // The first key and value head is that of the first two heads.
+        // The first two query heads share the first key and value head.
         for row in out.chunks_exact(HEADS * SIZE) {
             assert!(row[..2 * SIZE].iter().all(|x| x.is_nan()), "{precision:?}");
             assert!(row[2 * SIZE..].iter().all(|x| x.is_finite()));
