@@ -1,5 +1,6 @@
-//! `config.json` of a BERT or XLM-RoBERTa checkpoint. What it leaves out has the default that
-//! transformers gives it. After [`BertConfig::read`] every number is known to be sane.
+//! Reads and checks the `config.json` of a BERT or XLM-RoBERTa checkpoint. A missing key gets its
+//! default in transformers. After [`BertConfig::read`], no divisor is zero and no product of sizes
+//! overflows.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,8 @@ use crate::directory::{CONFIG, Directory};
 use crate::layers::Activation;
 use crate::limits::{MAX_LAYERS, MAX_SIZE, check_size};
 
-/// The two kinds of encoder. They differ in where positions begin, in whether segments are told
-/// apart, in what stands before the weights' names and in what a classifier's weights are called.
+/// The encoder's architecture. The two differ in the first position, in whether token types are
+/// used, in the prefix of the weights' names, and in the names of a classifier's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(super) enum Variant {
     #[serde(rename = "bert")]
@@ -38,11 +39,12 @@ pub(super) struct BertConfig {
     pad_token_id: Option<u32>,
     position_embedding_type: Option<String>,
     is_decoder: bool,
-    /// A classifier's labels.
+    /// The labels of a classifier.
     id2label: Option<BTreeMap<String, IgnoredAny>>,
     num_labels: Option<usize>,
     sentence_transformers: Option<SentenceTransformers>,
-    /// Where `sentence_transformers.activation_fn` stood before version 4 of that library.
+    /// The key that held `sentence_transformers.activation_fn` before version 4 of
+    /// sentence-transformers.
     sbert_ce_default_activation_function: Option<String>,
 }
 
@@ -105,7 +107,7 @@ impl BertConfig {
         })
     }
 
-    /// The row of the position table that belongs to a sequence's first token.
+    /// The row of the position table for a sequence's first token.
     pub fn first_position(&self) -> usize {
         match self.model_type {
             Variant::Bert => 0,
@@ -113,7 +115,7 @@ impl BertConfig {
         }
     }
 
-    /// Tokens that the position table has rows for.
+    /// Maximum number of tokens for which the position table has rows.
     pub fn max_tokens(&self) -> usize {
         self.max_position_embeddings - self.first_position()
     }
@@ -128,7 +130,8 @@ impl BertConfig {
         named.or(self.num_labels).unwrap_or(2)
     }
 
-    /// The class that sentence-transformers puts a classifier's output through, by its dotted name.
+    /// The dotted name of the activation class that sentence-transformers applies to a classifier's
+    /// output.
     pub fn score_activation(&self) -> Option<&str> {
         let current = self.sentence_transformers.as_ref();
         current

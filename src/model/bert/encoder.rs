@@ -1,6 +1,6 @@
-//! The encoder (Devlin et al. 2019, "BERT"; Conneau et al. 2020, "Unsupervised Cross-lingual
-//! Representation Learning at Scale"). Every token sees all of its sequence; each layer normalises
-//! after it adds (post-norm).
+//! The BERT encoder (Devlin et al. 2019, "BERT"; Conneau et al. 2020, "Unsupervised Cross-lingual
+//! Representation Learning at Scale"). Attention is bidirectional within a sequence, and each layer
+//! normalises after the residual addition (post-norm).
 
 use candle_core::{Device, Tensor};
 
@@ -15,8 +15,8 @@ use crate::layers::{Activation, LayerNorm, Linear, add_to, feed_forward, product
 use crate::scope::{Scope, WeightSource};
 use crate::{Cancel, ModelError};
 
-/// A checkpoint's weights and where in it the encoder's names begin: nowhere in a bare model, under
-/// the name of the architecture in one with a head.
+/// A checkpoint's weights, and the prefix of the encoder's names: empty in a checkpoint of the bare
+/// model, the architecture's name in a checkpoint of a model with a head.
 pub(super) struct CheckpointNames<'a> {
     all: Scope<'a>,
     encoder: Scope<'a>,
@@ -37,23 +37,23 @@ impl<'a> CheckpointNames<'a> {
         Self { all, encoder }
     }
 
-    /// A part of the encoder.
+    /// The weights of a part of the encoder.
     pub fn part(&self, name: &str) -> Scope<'a> {
         self.encoder.under(name)
     }
 
-    /// A part beside the encoder.
+    /// The weights of a part outside the encoder, such as a classifier head.
     pub fn outside(&self, name: &str) -> Scope<'a> {
         self.all.under(name)
     }
 }
 
 pub(super) struct BertEncoder {
-    /// [vocabulary, hidden]
+    /// Word embeddings, [vocabulary, hidden]
     words: Table,
-    /// [positions, hidden]
+    /// Position embeddings, [positions, hidden]
     positions: Table,
-    /// [segments, hidden]
+    /// Token type embeddings, [segments, hidden]
     segments: Table,
     norm: LayerNorm,
     layers: Vec<BertLayer>,
@@ -82,7 +82,8 @@ impl BertEncoder {
         })
     }
 
-    /// The states after the last layer, [tokens, hidden]: those of all sequences, one after another.
+    /// Returns the hidden states after the last layer, [tokens, hidden], with the sequences one
+    /// after another.
     pub fn forward(
         &self,
         sequences: &[TokenSequence],
@@ -128,8 +129,9 @@ impl BertEncoder {
             .forward(&Tensor::from_vec(sum, shape, &Device::Cpu)?)
     }
 
-    /// Rows of the position table. XLM-RoBERTa counts on from its padding token's id and leaves out
-    /// padding; a text may hold that token, spelled out.
+    /// The row of the position table for each token. In XLM-RoBERTa, positions start after the
+    /// padding token's ID, and padding tokens do not count. A text can contain the padding token if
+    /// it spells the token out.
     fn places(&self, ids: &[u32]) -> Vec<u32> {
         let first = self.config.first_position() as u32;
         let skipped = match self.config.model_type {
@@ -148,7 +150,8 @@ impl BertEncoder {
             .collect()
     }
 
-    /// Rows of the segment table. XLM-RoBERTa does not tell the texts of a pair apart.
+    /// The row of the token type table for each token. XLM-RoBERTa does not distinguish the two
+    /// texts of a pair.
     fn kinds(&self, segments: &[u32]) -> Result<Vec<u32>, ModelError> {
         if self.config.model_type == Variant::XlmRoberta {
             return Ok(vec![0; segments.len()]);

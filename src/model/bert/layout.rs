@@ -1,9 +1,9 @@
-//! What sentence-transformers keeps beside a checkpoint: which modules follow the encoder, how the
-//! tokens' states become one vector, how long a text may be, which prompts there are. Checked
-//! against sentence-transformers 6.2 (`tests/golden/text/`).
+//! Reads the files that sentence-transformers stores beside a checkpoint: the modules after the
+//! encoder, the pooling mode, the maximum length, and the prompts. Compared with
+//! sentence-transformers 6.2 in tests (`tests/golden/text/`).
 //!
-//! A directory without `modules.json` is what sentence-transformers makes of it: an encoder with mean
-//! pooling, or a cross-encoder where `config.json` names a sequence classifier.
+//! A directory without `modules.json` is read as sentence-transformers reads it: as a cross-encoder
+//! if `config.json` names a sequence classifier, else as an encoder with mean pooling.
 
 use std::collections::BTreeMap;
 
@@ -17,30 +17,30 @@ use crate::directory::{Directory, is_plain_file_name};
 const MODULES: &str = "modules.json";
 const PROMPTS: &str = "config_sentence_transformers.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-/// Where the encoder's own settings stand; the first that is there counts.
+/// Files with the encoder's settings; the first that exists is used.
 const TRANSFORMER: [&str; 3] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_xlm-roberta_config.json",
 ];
-/// Names of prompts that every model has, if only without any text.
+/// Names of prompts that every model has; their default text is empty.
 const KNOWN_PROMPTS: [&str; 2] = ["query", "document"];
 
-/// How the states of a sequence's tokens become one vector. Whatever modules follow, our vectors
-/// have the norm 1: similarity here is the cosine, to which a vector's length means nothing. (So a
-/// directory without the module `Normalize` gives here the direction of what it gives there.)
+/// How the hidden states of a sequence are pooled into one vector. Vectors are always normalised,
+/// because similarity here is the cosine, which ignores a vector's length. (Without the module
+/// `Normalize`, sentence-transformers returns a vector of the same direction and another length.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pooling {
-    /// The first token's.
+    /// The first token's hidden state.
     First,
-    /// Their mean.
+    /// The mean of the hidden states.
     Mean,
 }
 
-/// What a cross-encoder's output goes through.
+/// The function applied to a cross-encoder's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScoreActivation {
-    /// `1 / (1 + exp(-x))`: sentence-transformers' own choice where a model names none.
+    /// `1 / (1 + exp(-x))`, the default of sentence-transformers if the model names no function.
     Sigmoid,
     Identity,
 }
@@ -55,9 +55,9 @@ pub(super) enum ModelTask {
 pub(super) struct TextModelLayout {
     pub task: ModelTask,
     pub prompts: Prompts,
-    /// Tokens to which a longer input is cut, where the files say it.
+    /// Number of tokens to which a longer input is truncated, if the files specify it.
     pub max_tokens: Option<usize>,
-    /// Whether texts are lower-cased before the tokenizer sees them.
+    /// Whether texts are converted to lower case before tokenization.
     pub lowercase: bool,
 }
 
@@ -68,7 +68,7 @@ struct Module {
     path: String,
 }
 
-/// `sentence_bert_config.json`.
+/// The contents of `sentence_bert_config.json`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct TransformerSettings {
@@ -80,11 +80,11 @@ struct TransformerSettings {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct TokenizerSettings {
-    /// 1e30 stands for "no limit".
+    /// 1e30 means "no limit".
     model_max_length: Option<f64>,
 }
 
-/// `config_sentence_transformers.json`.
+/// The contents of `config_sentence_transformers.json`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Settings {
@@ -95,11 +95,11 @@ struct Settings {
 
 #[derive(Deserialize)]
 struct PoolingSettings {
-    /// Since version 5.
+    /// The key since version 5.
     pooling_mode: Option<Modes>,
     #[serde(default = "yes")]
     include_prompt: bool,
-    /// Before: `pooling_mode_mean_tokens` and the like, true or false.
+    /// The keys before version 5: `pooling_mode_mean_tokens` and the like, true or false.
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
 }
@@ -115,7 +115,7 @@ enum Modes {
     Several(Vec<String>),
 }
 
-/// Texts that are put before an input, by name.
+/// Texts that are prepended to an input, by name.
 #[derive(Debug, Default)]
 pub(super) struct Prompts {
     by_name: BTreeMap<String, Option<String>>,
@@ -173,9 +173,10 @@ impl TextModelLayout {
 }
 
 impl Prompts {
-    /// What is put before a text, as `encode(prompt_name=…)` or `encode(prompt=…)` would: an
-    /// instruction which is the name of a prompt is that prompt, and any other is itself the prompt,
-    /// to the letter (a space at its end too). A blank one is the default prompt, or nothing.
+    /// The text to prepend to an input, as `encode(prompt_name=…)` or `encode(prompt=…)` does. If
+    /// the instruction is the name of a prompt, the result is that prompt. Any other instruction is
+    /// itself the prompt, unchanged, including trailing spaces. A blank instruction gives the
+    /// default prompt, or nothing if there is none.
     pub fn prefix<'a>(&'a self, instruction: Option<&'a str>) -> &'a str {
         let named = |name: &str| {
             let known = KNOWN_PROMPTS.contains(&name).then_some("");
@@ -195,12 +196,13 @@ fn unsupported(reason: impl Into<String>) -> ModelError {
     ModelError::UnsupportedModel(reason.into())
 }
 
-/// The class's own name: where it is defined has changed.
+/// The last component of a dotted class name. The module path of a class differs between versions
+/// of sentence-transformers.
 fn class_name(dotted: &str) -> &str {
     dotted.rsplit('.').next().unwrap_or(dotted)
 }
 
-/// `None`: the modules are an encoder alone.
+/// `None` if the modules contain only the encoder.
 fn pooling(directory: &Directory, modules: &[Module]) -> Result<Option<Pooling>, ModelError> {
     let mut found = None;
     for (i, module) in modules.iter().enumerate() {
@@ -251,7 +253,7 @@ fn read_pooling(directory: &Directory, path: &str) -> Result<Pooling, ModelError
     };
     match modes.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["cls"] => Ok(Pooling::First),
-        // sentence-transformers' own default.
+        // Mean is the default of sentence-transformers.
         ["mean"] | [] => Ok(Pooling::Mean),
         _ => Err(unsupported(format!(
             "pooling \"{}\" is not supported (known: cls, mean)",

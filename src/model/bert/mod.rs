@@ -1,12 +1,12 @@
 //! BERT and XLM-RoBERTa as text embedders in the layout of sentence-transformers (all-MiniLM-L6-v2,
 //! bge-m3) and as cross-encoders (bge-reranker-v2-m3, ms-marco-MiniLM).
 //!
-//! An embedder pools the states of a text's tokens; what it does with an instruction says
-//! [`layout::Prompts::prefix`]. A cross-encoder reads a query and a content as one sequence and puts
-//! the first token's state through a small head, `out(tanh(dense(x)))`.
+//! An embedder pools the hidden states of a text's tokens. [`layout::Prompts::prefix`] describes
+//! the effect of an instruction. A cross-encoder reads a query and a document as one sequence and
+//! applies a small head to the first token's hidden state, `out(tanh(dense(x)))`.
 //!
-//! Checked hidden state by hidden state against transformers and sentence-transformers
-//! (`tests/golden/text/`), and on the weights of all-MiniLM-L6-v2 (`tests/text_models/`).
+//! Tests compare every hidden state with transformers and sentence-transformers
+//! (`tests/golden/text/`), and the vectors of the real all-MiniLM-L6-v2 (`tests/text_models/`).
 
 mod config;
 mod encoder;
@@ -33,7 +33,7 @@ const SCORES_ONLY: ModelError = ModelError::WrongKind(
     "it is a cross-encoder: it scores pairs of texts and makes no embeddings",
 );
 
-/// A place in the forward pass at which tests look.
+/// A point in the forward pass at which tests inspect the hidden states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BertPoint {
     Embedded,
@@ -42,11 +42,11 @@ enum BertPoint {
 
 type BertObserver<'a> = &'a mut dyn FnMut(BertPoint, &Tensor);
 
-/// What both kinds of model have.
+/// The parts that embedders and cross-encoders share.
 struct Base {
     tokens: BertTokens,
     encoder: BertEncoder,
-    /// About what a token takes in a forward pass.
+    /// Estimated memory per token in a forward pass, in bytes.
     token_bytes: u64,
 }
 
@@ -65,7 +65,7 @@ struct CrossEncoder {
     activation: ScoreActivation,
 }
 
-/// Dimensions of the vectors, `None` for a cross-encoder.
+/// Dimensions of the model's vectors, or `None` for a cross-encoder.
 pub(super) fn dims(directory: &Directory) -> Result<Option<usize>, ModelError> {
     let config = BertConfig::read(directory)?;
     Ok(match TextModelLayout::read(directory, &config)?.task {
@@ -108,8 +108,8 @@ impl BertModel {
         let base = Base {
             tokens: BertTokens::read(directory, layout.lowercase, max_tokens)?,
             encoder: BertEncoder::load(&config, &checkpoint)?,
-            // The state, its norm and the products of attention, or the two halves of the
-            // feed-forward layer.
+            // Elements per token: the hidden state and its norm, plus the larger of attention's
+            // products and the two halves of the feed-forward layer.
             token_bytes: 4
                 * (3 * config.hidden_size
                     + (11 * config.hidden_size).max(3 * config.intermediate_size))
@@ -130,12 +130,12 @@ impl BertModel {
     }
 }
 
-/// What a sequence takes memory for at least, in tokens.
+/// Minimum memory of a sequence, in tokens.
 const LEAST_TOKENS: usize = 16;
 
 impl Base {
-    /// What `finish` makes of each sequence, some sequences at a time. It is given the states of
-    /// their tokens, [tokens, hidden], and gives one row a sequence.
+    /// Runs the encoder on the sequences in batches. `finish` maps the hidden states of a batch,
+    /// [tokens, hidden], to one row per sequence. Returns these rows.
     fn run(
         &self,
         sequences: &[TokenSequence],
@@ -144,7 +144,7 @@ impl Base {
         finish: impl Fn(&Tensor, &[TokenSequence]) -> Result<Tensor, ModelError>,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let fitting = usize::try_from(memory / self.token_bytes).unwrap_or(usize::MAX);
-        // Of a short text, packing keys and values makes at least so much.
+        // Packing keys and values pads a short sequence to at least this size.
         let size = |sequence: &TokenSequence| sequence.ids.len().max(LEAST_TOKENS);
         if let Some(large) = sequences.iter().find(|own| size(own) > fitting) {
             return Err(ModelError::OutOfMemory(format!(
@@ -165,7 +165,7 @@ impl Base {
     }
 }
 
-/// [tokens, hidden] to [sequences, hidden]: the state of each sequence's first token.
+/// Maps [tokens, hidden] to [sequences, hidden] by taking each sequence's first token.
 fn first_states(states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
     let mut start = 0;
     let first: Vec<u32> = sequences
@@ -179,7 +179,7 @@ fn first_states(states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, 
     Ok(states.index_select(&Tensor::new(first, &Device::Cpu)?, 0)?)
 }
 
-/// [tokens, hidden] to [sequences, hidden]: the mean of each sequence's states.
+/// Maps [tokens, hidden] to [sequences, hidden] by the mean over each sequence's tokens.
 fn mean_states(states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
     let mut start = 0;
     let mut means = Vec::with_capacity(sequences.len());
@@ -271,7 +271,7 @@ impl CrossEncoder {
         })
     }
 
-    /// [tokens, hidden] to [sequences, 1]
+    /// Maps [tokens, hidden] to [sequences, 1].
     fn head(&self, states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
         let first = first_states(states, sequences)?;
         self.out.forward(&self.dense.forward(&first)?.tanh()?)
@@ -326,7 +326,8 @@ impl Embedder for CrossEncoder {
     }
 }
 
-/// Weights that overflow must not become a score that sorts somewhere in silence.
+/// Applies the activation. Fails if the output is not finite, because weights that overflow would
+/// otherwise give a score that sorts silently at an arbitrary rank.
 fn activated(output: f32, activation: ScoreActivation) -> Result<f32, ModelError> {
     if !output.is_finite() {
         return Err(ModelError::Internal(format!("the score is {output}")));

@@ -1,5 +1,5 @@
-//! Against transformers and sentence-transformers on the same weights and texts
-//! (`tests/golden/text/`), and directories as they should not be.
+//! Compares BERT models with transformers and sentence-transformers on the same weights and texts
+//! (`tests/golden/text/`), and checks the errors for invalid directories.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::Cache;
 use crate::tests::{GoldenCopy, load_anew};
 use photosearch_image::RgbImage;
 
-/// Of `‖a - b‖ / ‖b‖` of a hidden state, and of a score.
+/// Maximum of `‖a - b‖ / ‖b‖` for a hidden state, and maximum error of a score.
 const TOLERANCE: f64 = 1e-5;
 const COSINE: f64 = 0.999_999;
 
@@ -27,7 +27,7 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A case of `tests/golden/text`: the inputs, and what the reference computed of each by itself.
+/// A case in `tests/golden/text`: the inputs, and the reference's result for each input separately.
 struct TextCase<T> {
     inputs: Vec<T>,
     tensors: HashMap<String, Tensor>,
@@ -58,7 +58,7 @@ impl<T: DeserializeOwned> TextCase<T> {
         split.collect()
     }
 
-    /// Asserts that `sequences` are the reference's, and the states that `encoder` makes of them.
+    /// Asserts that `sequences` and the encoder's hidden states on them equal the reference's.
     fn assert_states(&self, name: &str, base: &Base, sequences: &[TokenSequence]) {
         for ((found, expected), i) in sequences.iter().zip(self.ids()).zip(0..) {
             assert_eq!(found.ids, expected, "{name}, {i}");
@@ -103,7 +103,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// The model in `dir`, by way of a pack of its own.
+/// Loads the model in `dir` through a new pack.
 fn load_packed(dir: &Path) -> BertModel {
     let cache = tempfile::tempdir().unwrap();
     let cancel = Cancel::new();
@@ -284,8 +284,8 @@ fn directories_are_described() {
 fn a_text_of_any_length_is_cut_and_not_read_to_its_end() {
     let model = embedder(&golden("xlm_roberta_cls"));
     let ids = |text: &str| model.tokens(&request(text, None)).unwrap().ids;
-    // A space is no token: many of them before a word do not hide it, nor does an unknown character
-    // of which any number are one token.
+    // White space gives no tokens, and any number of unknown characters in a row give one token.
+    // Neither may push the words after them out of the part of the text that is tokenized.
     let baby = ids("a baby");
     assert_eq!(ids(&format!("{}a baby", " ".repeat(100_000))), baby);
     let unknown = ids(&format!("{} a baby", "\u{1f9ff}".repeat(20_000)));
@@ -294,7 +294,8 @@ fn a_text_of_any_length_is_cut_and_not_read_to_its_end() {
     assert_eq!(long.len(), 60);
     assert_eq!(long, ids(&"a baby and a dog on the beach ".repeat(100)));
     assert_eq!(long[59], 2, "the end of the sequence is kept");
-    // Where a cut falls within a text without any space, the kept tokens do not show it.
+    // The input is truncated within a text that has no spaces. The kept tokens must be the first
+    // tokens of the whole text.
     let dense = "赤ちゃんが庭で笑っている。".repeat(1000);
     let all = model.base.tokens.inner_ids(&dense);
     assert_eq!(ids(&dense)[1..59], all[..58]);
@@ -458,7 +459,8 @@ fn photosearch_json_sets_the_instruction_and_the_length() {
     assert_ne!(ids(json!({}), None), query);
     assert_eq!(ids(json!({"default_instruction": "query"}), None), query);
     assert_eq!(ids(json!({"max_tokens": 5}), Some("query")).len(), 5);
-    // Names that every model has are no text, whether the directory names them or not.
+    // A known prompt name must not be taken as the prompt's text, even if the directory does not
+    // define that prompt.
     let none = ids(json!({}), Some("none"));
     assert_eq!(ids(json!({}), Some("document")), none);
 }

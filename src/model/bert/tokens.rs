@@ -1,8 +1,8 @@
-//! Texts to token ids, at most as many as the model takes.
+//! Tokenizes texts and pairs of texts, truncated to the model's maximum number of tokens.
 //!
-//! A WordPiece or Unigram vocabulary has a token for "unknown", which stands for any number of bytes,
-//! and white space has none at all. So no length in bytes says how many tokens a text will be: of a
-//! long one so much is tokenized as it takes to have plenty.
+//! In a WordPiece or Unigram vocabulary, one token for "unknown" can stand for any number of bytes,
+//! and white space gives no tokens. So the number of tokens cannot be bounded from the length in
+//! bytes. For a long text, the tokenized part is extended until it gives more than enough tokens.
 
 use tokenizers::{
     Encoding, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
@@ -13,10 +13,10 @@ use crate::directory::Directory;
 use crate::prompt::shorten;
 use crate::tokenizer::Tokenizer;
 
-/// The first try at a text is so many bytes for each token that the model takes.
+/// Length of the first part of a text to be tokenized, in bytes per token that the model takes.
 const BYTES_A_TOKEN: usize = 16;
-/// What lies further back than this in a text is not looked at. The largest of these models take
-/// 8,192 tokens: that is 128 bytes for each.
+/// Text after this many bytes is ignored. The largest of these models take 8,192 tokens, for which
+/// this is 128 bytes per token.
 const MAX_TEXT_BYTES: usize = 1 << 20;
 
 pub(super) struct BertTokens {
@@ -24,11 +24,11 @@ pub(super) struct BertTokens {
     max_tokens: usize,
 }
 
-/// A text's tokens, or a pair's.
+/// The tokens of a text or of a pair of texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TokenSequence {
     pub ids: Vec<u32>,
-    /// For each token which text of a pair it belongs to, as the tokenizer's post-processor says.
+    /// Token type ID of each token, as the tokenizer's post-processor assigns it.
     pub segments: Vec<u32>,
 }
 
@@ -48,8 +48,8 @@ impl BertTokens {
         })
     }
 
-    /// The tokens of `prefix` and `text` written together, with what the post-processor adds. A long
-    /// text loses its end.
+    /// Tokenizes the concatenation of `prefix` and `text` and adds the post-processor's special
+    /// tokens. A long text is truncated at its end.
     pub fn text(&self, prefix: &str, text: &str) -> Result<TokenSequence, ModelError> {
         let text = shorten(text, MAX_TEXT_BYTES);
         let encoding = match prefix {
@@ -59,14 +59,16 @@ impl BertTokens {
         self.finish(encoding, None)
     }
 
-    /// The tokens of two texts, with what the post-processor adds. Of a long pair the longer text
-    /// loses its end, and both where each alone is more than half of what there is room for.
+    /// Tokenizes a pair of texts and adds the post-processor's special tokens. If the pair is too
+    /// long, the longer text is truncated at its end; if each text is longer than half the limit,
+    /// both are truncated.
     pub fn pair(&self, first: &str, second: &str) -> Result<TokenSequence, ModelError> {
         self.finish(self.pieces(first)?, Some(self.pieces(second)?))
     }
 
-    /// The tokens of a text by itself; of a long one's at least twice as many as the model takes, so
-    /// that where the reading ended does not show in those that are kept.
+    /// Tokenizes one text without special tokens. For a long text, the result has at least twice
+    /// the model's maximum number of tokens, so that the arbitrary end of the tokenized part cannot
+    /// affect the kept tokens.
     fn pieces(&self, text: &str) -> Result<Encoding, ModelError> {
         let plenty = self.max_tokens.saturating_mul(2);
         let mut bytes = self.max_tokens.saturating_mul(BYTES_A_TOKEN);
@@ -80,13 +82,13 @@ impl BertTokens {
         }
     }
 
-    /// All tokens of a text, however long, without any of the post-processor's.
+    /// All tokens of a text of any length, without special tokens.
     #[cfg(test)]
     pub fn inner_ids(&self, text: &str) -> Vec<u32> {
         self.inner.pieces(text).unwrap().get_ids().to_vec()
     }
 
-    /// Cut to size, as the tokenizers library itself cuts "longest first", and post-process.
+    /// Truncates with the tokenizers library's strategy "longest first", then post-processes.
     fn finish(
         &self,
         first: Encoding,

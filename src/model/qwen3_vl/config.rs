@@ -1,9 +1,9 @@
-//! `config.json` of a Qwen3-VL checkpoint. What it leaves out has the default that transformers
-//! gives it, since transformers writes only what differs.
+//! Reads and checks the `config.json` of a Qwen3-VL checkpoint. A missing key gets its default in
+//! transformers, because transformers writes only keys that differ from their defaults.
 //!
-//! After [`QwenConfig::read`] every number is known to be sane: nothing divides by zero, no product of
-//! sizes overflows, and each size that decides an allocation is also a dimension of a tensor whose
-//! shape is checked when it is loaded.
+//! After [`QwenConfig::read`], no divisor is zero and no product of sizes overflows. Each size that
+//! determines an allocation is also a dimension of a tensor, whose shape is checked when the tensor
+//! is loaded.
 
 use serde::Deserialize;
 
@@ -44,7 +44,7 @@ pub(super) struct TextConfig {
     pub intermediate_size: usize,
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
-    /// `None`: as many as query heads.
+    /// If `None`, there are as many key/value heads as query heads.
     num_key_value_heads: Option<usize>,
     pub head_dim: usize,
     pub hidden_act: Activation,
@@ -52,7 +52,7 @@ pub(super) struct TextConfig {
     pub rms_norm_eps: f32,
     pub attention_bias: bool,
     rope_parameters: Option<RopeParameters>,
-    /// With `rope_theta` the spelling of `rope_parameters` before version 5 of transformers.
+    /// Together with `rope_theta`, the form of `rope_parameters` before version 5 of transformers.
     rope_scaling: Option<RopeParameters>,
     rope_theta: Option<f64>,
 }
@@ -177,7 +177,7 @@ impl TextConfig {
         self.rope().rope_theta.or(self.rope_theta).unwrap_or(5e5)
     }
 
-    /// How many of the rotary frequencies follow time, rows and columns.
+    /// Number of rotary frequencies for the time, row and column axes of M-RoPE.
     pub fn mrope_section(&self) -> Vec<usize> {
         self.rope()
             .mrope_section
@@ -247,17 +247,17 @@ impl VisionConfig {
             .unwrap_or(1e4)
     }
 
-    /// Rows (and columns) of the learned position table.
+    /// Side length of the square table of learned position embeddings.
     pub fn table_side(&self) -> usize {
         self.num_position_embeddings.isqrt()
     }
 
-    /// Patches that are merged into one token.
+    /// Number of patches that are merged into one token.
     pub fn merge_unit(&self) -> usize {
         self.spatial_merge_size * self.spatial_merge_size
     }
 
-    /// Numbers in a patch.
+    /// Number of values in a patch.
     pub fn patch_values(&self) -> usize {
         self.in_channels * self.temporal_patch_size * self.patch_size * self.patch_size
     }
@@ -286,7 +286,7 @@ impl VisionConfig {
                 self.in_channels
             ));
         }
-        // Half of a head follows the row, half the column, each in pairs.
+        // Half of a head's elements are rotated by the row and half by the column, each in pairs.
         if !self.hidden_size.is_multiple_of(4 * self.num_heads) {
             return Err(format!(
                 "vision_config.hidden_size ({}) is not a multiple of 4 × num_heads ({})",

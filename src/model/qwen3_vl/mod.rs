@@ -1,10 +1,10 @@
-//! Qwen3-VL as an embedder (Bai et al. 2025, "Qwen3-VL Technical Report"; Li et al. 2026,
-//! "Qwen3-VL-Embedding"). A picture goes through the vision tower and becomes tokens, which stand
-//! in the prompt among the tokens of text; the text model's last state at the prompt's last token,
-//! L2 normalised, is the vector.
+//! Qwen3-VL as an embedder of texts and pictures (Bai et al. 2025, "Qwen3-VL Technical Report"; Li
+//! et al. 2026, "Qwen3-VL-Embedding"). The vision tower turns a picture into tokens, which stand in
+//! the prompt among the text tokens. The vector is the text model's last hidden state at the
+//! prompt's last token, L2 normalised.
 //!
-//! Every size is read from the checkpoint's own files. Checked hidden state by hidden state
-//! against transformers (`tests/golden/`).
+//! All sizes come from the checkpoint's files. Tests compare every hidden state with transformers
+//! (`tests/golden/`).
 
 mod config;
 mod preprocess;
@@ -32,18 +32,19 @@ use rope::PatchGrid;
 use text::{PromptPrefix, TextModel, TokenBatch, Visual};
 use vision::VisionTower;
 
-/// The reference's limit on a prompt.
+/// The reference implementation's limit on a prompt, in tokens.
 const MAX_TOKENS: usize = 8192;
-/// Pictures are seen together until they have so many patches: few enough that memory stays that of
-/// one large photo.
+/// Maximum number of patches for which the vision tower processes several pictures together. The
+/// limit keeps memory at the level of one large photo.
 const PACK_PATCHES: usize = 8192;
 
-/// Tokens that a prefix has at most: together they take 15 MB in the 2B.
+/// Maximum number of tokens in a cached prefix. With the 2B model, a prefix of this length takes 15
+/// MB.
 const MAX_PREFIX: usize = 64;
-/// Prefixes that are kept: a session has an instruction or two.
+/// Number of cached prefixes; a session typically uses one or two instructions.
 const PREFIXES: usize = 2;
 
-/// A place in the forward pass at which tests look.
+/// A point in the forward pass at which tests inspect the hidden states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum QwenPoint {
     PatchEmbedding,
@@ -58,21 +59,22 @@ enum QwenPoint {
 
 type QwenObserver<'a> = &'a mut dyn FnMut(QwenPoint, &Tensor);
 
-/// Requests made ready for the model, one after another.
+/// A batch of requests, concatenated and ready for the model.
 #[derive(Clone, Default)]
 struct InputBatch {
-    /// What all of them begin with, and how many of its tokens: those are left out below.
+    /// A prefix that all requests of the batch share, and the number of its tokens they share.
+    /// These tokens are omitted from `ids`, `positions` and `lengths`.
     prefix: Option<(Arc<PromptPrefix>, usize)>,
-    /// Tokens of the first request that others may begin with.
+    /// Number of tokens of the first request to cache as a prefix.
     keep: usize,
-    /// Tokens of all requests, those that are left out among them.
+    /// Number of tokens of all requests, including the omitted ones.
     tokens: usize,
     ids: Vec<u32>,
     positions: Vec<[u32; 3]>,
-    /// Tokens of each request.
+    /// Number of tokens of each request.
     lengths: Vec<usize>,
     grids: Vec<PatchGrid>,
-    /// Patches of all grids, row by row.
+    /// Patch values of all pictures, [patches, values per patch].
     patches: Vec<f32>,
 }
 
@@ -83,7 +85,7 @@ impl InputBatch {
     }
 }
 
-/// How many tokens both begin with.
+/// Length of the longest common prefix.
 fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
@@ -97,7 +99,7 @@ struct Qwen3Vl {
     preprocessor: Preprocessor,
     vision: VisionTower,
     text: TextModel,
-    /// What prompts have begun with, the last used first.
+    /// Cached keys and values of prompt prefixes, most recently used first.
     prefixes: Mutex<Vec<Arc<PromptPrefix>>>,
 }
 
@@ -150,7 +152,7 @@ impl Qwen3Vl {
         })
     }
 
-    /// Token ids and picture grids of a request.
+    /// The token IDs and picture grids of a request.
     fn tokens(&self, request: &Request<'_>) -> Result<(Vec<u32>, Vec<PatchGrid>), ModelError> {
         let config = &self.config;
         let grids = request
@@ -164,7 +166,7 @@ impl Qwen3Vl {
             .collect();
         let image_tokens: usize = merged.iter().sum();
         let instruction = prompt::instruction(request.instruction, &self.default_instruction);
-        // What must be too long is not rendered and tokenized first.
+        // Reject a request that is certainly too long before rendering and tokenizing it.
         let most_bytes = self.tokenizer.most_bytes(self.max_tokens);
         if image_tokens > self.max_tokens {
             return Err(ModelError::LimitExceeded(format!(
@@ -184,8 +186,8 @@ impl Qwen3Vl {
         let prompt = Prompt::render(&instruction, &merged, text, &self.markers);
         let ids = prompt.encode(&self.tokenizer, self.max_tokens)?;
         check_ids(&ids, config.text_config.vocab_size)?;
-        // The spellings of special tokens act as those tokens in the user's text too, as in the
-        // reference; but a place for a picture needs a picture.
+        // As in the reference, a special token spelled out in the user's text counts as that token.
+        // But each placeholder for a picture needs a picture.
         for (id, expected) in [
             (config.image_token_id, image_tokens),
             (config.video_token_id, 0),
@@ -200,7 +202,7 @@ impl Qwen3Vl {
         Ok((ids, grids))
     }
 
-    /// Make a request, whose tokens are known, ready and append it to the pack.
+    /// Appends a request to the batch. `ids` and `grids` are the results of [`Self::tokens`].
     fn add(
         &self,
         request: &Request<'_>,
@@ -217,12 +219,12 @@ impl Qwen3Vl {
         Ok(())
     }
 
-    /// About the bytes that a forward pass of so many tokens and of pictures of so many patches
-    /// allocates at its highest: of each stage of a layer what is alive at the same time.
+    /// Estimates the peak memory, in bytes, of a forward pass of `tokens` tokens and the pictures
+    /// in `grids`. For each layer, the estimate counts the buffers that are alive at the same time.
     fn working_set(&self, tokens: usize, grids: &[&[PatchGrid]]) -> u64 {
         let count = |grids: &[PatchGrid]| grids.iter().map(|grid| grid.patches()).sum::<usize>();
         let all: usize = grids.iter().map(|grids| count(grids)).sum();
-        // Pictures are seen some at a time.
+        // The vision tower processes the pictures in batches.
         let largest = grids
             .iter()
             .flat_map(|grids| grids.iter())
@@ -232,8 +234,9 @@ impl Qwen3Vl {
         let seen = all.min(largest.max(PACK_PATCHES));
         let (text, vision) = (&self.config.text_config, &self.config.vision_config);
         let heads = text.head_dim * (text.num_attention_heads + 2 * text.kv_heads());
-        // The state and its norm; queries, keys and values as products, apart and packed; or the
-        // two halves of the feed-forward layer, one of them rounded.
+        // Elements per row: the hidden state and its norm, plus the larger of two stages. Attention
+        // holds queries, keys and values as projected, split into heads and packed. The
+        // feed-forward layer holds its two halves, one of them also rounded.
         let layer = |hidden: usize, heads: usize, inner: usize| {
             3 * hidden + (3 * heads + 2 * hidden).max(3 * inner)
         };
@@ -268,7 +271,8 @@ impl Qwen3Vl {
         Ok(())
     }
 
-    /// An empty pack for a request of these tokens and those that begin alike.
+    /// Starts a batch whose first request has these tokens. Later requests of the batch must share
+    /// its prefix.
     fn new_pack(&self, ids: &[u32]) -> InputBatch {
         let mut pack = InputBatch::default();
         let template = self.template(ids);
@@ -276,7 +280,8 @@ impl Qwen3Vl {
             return pack;
         }
         let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
-        // The template's last token, a line's end, may have grown together with the text.
+        // The template's last token is a line feed. The tokenizer may merge it with the start of
+        // the text, so the last token need not match.
         let same = |prefix: &Arc<PromptPrefix>| common(&prefix.ids, ids) + 1 >= template;
         match prefixes.iter().position(same) {
             Some(found) => {
@@ -290,11 +295,12 @@ impl Qwen3Vl {
         pack
     }
 
-    /// Tokens before the user's part of a prompt, as far as they are kept; 0 where there is none.
+    /// Number of tokens before the user's part of the prompt, at most [`MAX_PREFIX`]; 0 if the
+    /// prompt has no such part.
     fn template(&self, ids: &[u32]) -> usize {
         let Some(&start) = ids.first() else { return 0 };
         let turn = ids.iter().skip(1).position(|&id| id == start);
-        // "user" and a line's end.
+        // The role "user" and the line feed after it.
         let length = turn.map_or(0, |turn| turn + 1 + 3);
         length.min(MAX_PREFIX).min(ids.len().saturating_sub(1))
     }
@@ -305,7 +311,7 @@ impl Qwen3Vl {
         prefixes.truncate(PREFIXES);
     }
 
-    /// The vector of each request in the pack.
+    /// Runs the model on the batch and returns each request's vector.
     fn forward(
         &self,
         pack: &InputBatch,
@@ -342,14 +348,14 @@ impl Qwen3Vl {
             .into_iter()
             .map(l2_normalised)
             .collect::<Result<_, _>>()?;
-        // Now it is known to be of numbers.
+        // The vectors are finite, so the prefix is safe to cache.
         if let Some(prefix) = prefix {
             self.remember(prefix);
         }
         Ok(vectors)
     }
 
-    /// What the vision tower makes of the pack's pictures, some at a time.
+    /// Runs the vision tower on the batch's pictures, several at a time.
     fn see(
         &self,
         pack: &InputBatch,

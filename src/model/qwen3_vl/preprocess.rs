@@ -1,6 +1,6 @@
-//! A picture to patches: the size the model sees it in, the resampling, the scale of the values,
-//! the order of the patches. Follows qwen-vl-utils, which the reference embedding code calls, and
-//! not the image processor of transformers, whose sizes differ for long thin pictures.
+//! Turns a picture into patches: computes the size, resamples, normalises the values and orders the
+//! patches. This follows qwen-vl-utils, which the reference embedding code calls. The image
+//! processor of transformers computes other sizes for long, narrow pictures.
 
 use serde::Deserialize;
 
@@ -11,14 +11,14 @@ use crate::directory::{Directory, ImageBudget, PHOTOSEARCH, PREPROCESSOR};
 use photosearch_image::{RgbImage, resize_bicubic};
 
 const MAX_ASPECT_RATIO: u64 = 200;
-/// The reference's budget, counted in squares of one token's side.
+/// The reference's pixel budget, in tokens. A token covers a square of pixels.
 const MIN_TOKENS: u64 = 4;
 const MAX_TOKENS: u64 = 1800;
-/// No budget may exceed this: some 16,000 tokens at the usual patch size.
+/// Upper limit of every pixel budget: about 16,000 tokens at the usual patch size.
 const MAX_PIXELS: u64 = 1 << 24;
 
-/// `preprocessor_config.json`. Its pixel budget (`size`) is not read: the reference embedding code
-/// has its own, narrower one, and a model of ours names its own in `photosearch.json`.
+/// The contents of `preprocessor_config.json`. Its pixel budget (`size`) is ignored: the reference
+/// embedding code has a narrower budget of its own, and `photosearch.json` can set another.
 #[derive(Deserialize)]
 struct PreprocessorConfig {
     patch_size: Option<usize>,
@@ -47,7 +47,7 @@ pub(super) struct Preprocessor {
     merge: usize,
     min_pixels: u64,
     max_pixels: u64,
-    /// What each level of each channel becomes.
+    /// The normalised value of each 8-bit level, per channel.
     levels: [[f32; 256]; 3],
 }
 
@@ -81,7 +81,8 @@ impl Preprocessor {
         }
         let mut levels = [[0f32; 256]; 3];
         for (channel, table) in levels.iter_mut().enumerate() {
-            // On the scale of the levels themselves, as transformers fuses the two steps.
+            // Scale mean and deviation to 8-bit levels, because transformers fuses rescaling and
+            // normalisation.
             let mean = (config.image_mean[channel] / config.rescale_factor) as f32;
             let std = (config.image_std[channel] / config.rescale_factor) as f32;
             if !(mean.is_finite() && std.is_finite() && std > 0.0) {
@@ -117,8 +118,8 @@ impl Preprocessor {
         })
     }
 
-    /// The grid of a picture of this size: both sides whole tokens, the area within the budget,
-    /// the aspect ratio kept as well as that allows.
+    /// The patch grid of a picture of this size. Both sides are whole tokens, the area is within
+    /// the pixel budget, and the aspect ratio is kept as closely as these two conditions allow.
     pub fn grid(&self, width: u32, height: u32) -> Result<PatchGrid, ModelError> {
         let (long, short) = (width.max(height), width.min(height));
         if u64::from(long) > MAX_ASPECT_RATIO * u64::from(short) {
@@ -129,7 +130,7 @@ impl Preprocessor {
         }
         let token = (self.patch * self.merge) as f64;
         let (width, height) = (f64::from(width), f64::from(height));
-        // Ties go to the even number, as in Python.
+        // Round ties to even, like Python.
         let nearest = |side: f64| (side / token).round_ties_even().max(1.0);
         let (mut columns, mut rows) = (nearest(width), nearest(height));
         let area = columns * rows * token * token;
@@ -137,8 +138,8 @@ impl Preprocessor {
             let shrink = (width * height / self.max_pixels as f64).sqrt();
             let fit = |side: f64| (side / shrink / token).floor();
             (columns, rows) = (fit(width), fit(height));
-            // A side that would vanish stays one token, and the other takes what the budget
-            // leaves; the reference fails there.
+            // A side that would round to 0 tokens becomes 1 token, and the other side is limited by
+            // the budget. The reference fails in this case.
             let most = (self.max_pixels as f64 / (token * token)).floor().max(1.0);
             if columns < 1.0 {
                 (columns, rows) = (1.0, rows.min(most));
@@ -156,8 +157,9 @@ impl Preprocessor {
         })
     }
 
-    /// The size of the grid of a picture of this size. `None` where that size has another grid: at
-    /// the edges of the budget and of the aspect ratio a size can be rounded twice to another one.
+    /// The size in pixels of the grid for a picture of this size. `None` if a picture of the
+    /// resulting size has a different grid: near the limits of the budget or the aspect ratio,
+    /// rounding twice can give another grid.
     pub fn fitted_size(&self, width: u32, height: u32) -> Result<Option<(u32, u32)>, ModelError> {
         let grid = self.grid(width, height)?;
         let (width, height) = self.pixels(grid)?;
@@ -167,7 +169,7 @@ impl Preprocessor {
         })
     }
 
-    /// Width and height of a grid.
+    /// Width and height of a grid in pixels.
     fn pixels(&self, grid: PatchGrid) -> Result<(u32, u32), ModelError> {
         let side = |patches: usize| {
             u32::try_from(patches * self.patch)
@@ -176,8 +178,9 @@ impl Preprocessor {
         Ok((side(grid.columns)?, side(grid.rows)?))
     }
 
-    /// The picture's patches in the order of [`PatchGrid::walk`], appended to `patches`: of each first
-    /// the channel, then the frame (all alike), then rows from the top.
+    /// Appends the picture's patches to `patches`, in the order of [`PatchGrid::walk`]. The values
+    /// of a patch are ordered by channel, frame (all frames are equal), row from the top, and
+    /// column.
     pub fn append_patches(
         &self,
         image: &RgbImage,

@@ -1,15 +1,16 @@
-//! Where tokens and patches are: 3-D positions of the text model and the rotary tables of both
-//! parts (Su et al. 2021, RoFormer; Bai et al. 2025, Qwen3-VL, for the interleaved 3-D form).
+//! Rotary position embeddings: the 3-D positions of the text model's tokens (M-RoPE), and the
+//! rotary tables of the text model and the vision tower (Su et al. 2021, RoFormer; Bai et al. 2025,
+//! Qwen3-VL, for the interleaved 3-D form).
 //!
-//! Frequencies and angles are f32, rounded where transformers rounds: at position 8,000 half an
-//! f32 step of a frequency already moves an angle by 2e-4.
+//! Frequencies and angles are f32 and rounded at the same steps as in transformers. At position
+//! 8,000, half an f32 rounding step of a frequency already shifts an angle by 2e-4.
 
-/// A picture cut into patches.
+/// The size of a picture in patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PatchGrid {
-    /// Patches from top to bottom, a multiple of the merge size.
+    /// Patches per column, a multiple of the merge size.
     pub rows: usize,
-    /// Patches from left to right, a multiple of the merge size.
+    /// Patches per row, a multiple of the merge size.
     pub columns: usize,
 }
 
@@ -18,8 +19,8 @@ impl PatchGrid {
         self.rows * self.columns
     }
 
-    /// (row, column) of each patch, in the order in which patches are fed: blocks of merge ×
-    /// merge patches (which become one token) row by row, and so within a block.
+    /// The (row, column) of each patch in the model's input order: blocks of merge × merge patches,
+    /// which become one token each, row by row; within a block, patches row by row.
     pub fn walk(self, merge: usize) -> impl Iterator<Item = (usize, usize)> {
         (0..self.rows / merge).flat_map(move |block_row| {
             (0..self.columns / merge).flat_map(move |block_column| {
@@ -32,9 +33,10 @@ impl PatchGrid {
     }
 }
 
-/// Time, row and column of each token of one sequence. Text advances all three together; the
-/// tokens of a picture share one time and span rows and columns from there; what follows resumes
-/// after the largest of the three. `None` if the picture tokens are not those of `grids`.
+/// The (time, row, column) position of each token of a sequence. A text token advances all three.
+/// The tokens of a picture share one time position, and their row and column positions count up
+/// from it. The next text token continues after the largest of the three. `None` if the picture
+/// tokens do not match `grids`.
 pub(super) fn positions(
     ids: &[u32],
     image_token: u32,
@@ -67,7 +69,7 @@ pub(super) fn positions(
     grids.next().is_none().then_some(positions)
 }
 
-/// Cosines and sines, each [n, head_dim / 2], for a rotation of pairs (i, i + head_dim / 2).
+/// Cosines and sines, each [n, head_dim / 2], for rotating the pairs (i, i + head_dim / 2).
 pub(super) struct Rotary {
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -81,7 +83,7 @@ impl Rotary {
         }
     }
 
-    /// Cosines and sines.
+    /// The cosines and the sines.
     pub fn tables(&self) -> (&[f32], &[f32]) {
         (&self.cos, &self.sin)
     }
@@ -95,16 +97,16 @@ fn frequencies(theta: f64, size: usize) -> Vec<f32> {
         .collect()
 }
 
-/// The text model's rotary frequencies, each bound to one of the three axes.
+/// The text model's rotary frequencies, each assigned to one of the three axes.
 pub(super) struct TextRope {
     frequencies: Vec<f32>,
     axes: Vec<usize>,
 }
 
 impl TextRope {
-    /// `section` holds how many frequencies follow time, rows and columns. They interleave: row
-    /// and column take every third frequency from the second and third on, until their share is
-    /// used up; the rest is time.
+    /// `section` holds the number of frequencies for time, row and column. The axes interleave:
+    /// starting at the second and third frequency, row and column each take every third frequency
+    /// until they have their number. The remaining frequencies belong to time.
     pub fn new(theta: f64, head_dim: usize, section: &[usize]) -> Self {
         let frequencies = frequencies(theta, head_dim);
         let axes = (0..frequencies.len())
@@ -130,8 +132,8 @@ impl TextRope {
     }
 }
 
-/// The vision tower's rotary frequencies: the first half of each head's follows the row, the
-/// second the column, with the same frequencies.
+/// The vision tower's rotary frequencies. The first half of a head's frequencies apply to the row,
+/// the second half to the column. Both halves have the same values.
 pub(super) struct VisionRope {
     frequencies: Vec<f32>,
 }

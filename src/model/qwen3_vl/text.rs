@@ -1,5 +1,5 @@
-//! The text model: Qwen3 with 3-D rotary positions and deepstack. Sequences are packed one after
-//! another; only attention knows where one ends.
+//! The text model: Qwen3 with M-RoPE and DeepStack. The sequences of a batch are packed one after
+//! another, and only attention distinguishes them.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,18 +14,19 @@ use crate::layers::{Activation, Linear, RmsNorm, add_to, apply, in_parts, produc
 use crate::scope::Scope;
 use crate::{Cancel, ModelError};
 
-/// What the vision tower adds to the picture tokens of a pack.
+/// The vision tower's output for the picture tokens of a batch.
 pub(super) struct Visual {
-    /// [picture tokens], u32: their rows in the pack, ascending.
+    /// [picture tokens], u32: the rows of the picture tokens in the batch, ascending.
     pub rows: Tensor,
-    /// [picture tokens, hidden]: what stands there instead of token embeddings.
+    /// [picture tokens, hidden]: replaces the token embeddings of the picture tokens.
     pub merged: Tensor,
-    /// [picture tokens, hidden] each: added after the first layers (Meng et al. 2024, DeepStack).
+    /// [picture tokens, hidden] each: added to the hidden states after the first layers, one tensor
+    /// per layer (Meng et al. 2024, DeepStack).
     pub deepstack: Vec<Tensor>,
 }
 
-/// What prompts begin with: keys and values of each layer. A token sees those before it alone, so
-/// in every prompt that begins so they are the same.
+/// Cached keys and values of a prompt prefix, for each layer. Attention is causal, so they are the
+/// same in every prompt that starts with these tokens.
 pub(super) struct PromptPrefix {
     pub ids: Vec<u32>,
     layers: Vec<KeysValues>,
@@ -37,16 +38,18 @@ struct KeysValues {
     values: Vec<f32>,
 }
 
-/// Tokens as they go through the model together.
+/// The tokens of a batch.
 pub(super) struct TokenBatch<'a> {
-    /// Of all sequences, one after another.
+    /// The token IDs of all sequences, one after another.
     pub ids: &'a [u32],
     pub positions: &'a [[u32; 3]],
-    /// How many belong to each.
+    /// Number of tokens of each sequence.
     pub lengths: &'a [usize],
-    /// What each sequence begins with, of which so many tokens are left out above.
+    /// The prefix of every sequence, and its number of tokens. These tokens are omitted from the
+    /// fields above.
     pub prefix: Option<(&'a PromptPrefix, usize)>,
-    /// Make a prefix of so many tokens of the first sequence. Not where there is one.
+    /// Number of tokens of the first sequence to return as a new prefix. Must be 0 if `prefix` is
+    /// set.
     pub keep: usize,
 }
 
@@ -81,7 +84,8 @@ impl TextModel {
         })
     }
 
-    /// Hidden states after the final norm, [tokens, hidden], and the prefix that is to be kept.
+    /// Returns the hidden states after the final norm, [tokens, hidden], and the new prefix if
+    /// `keep` asks for one.
     pub fn forward(
         &self,
         tokens: &TokenBatch<'_>,
@@ -145,7 +149,7 @@ impl TextModel {
     }
 }
 
-/// The beginning of a layer's prefix.
+/// The first `count` tokens of a layer's cached keys and values.
 #[derive(Clone, Copy)]
 struct Before<'a> {
     all: &'a KeysValues,
@@ -153,8 +157,8 @@ struct Before<'a> {
 }
 
 impl Before<'_> {
-    /// `own` ([heads, rows, size], of sequences of these lengths), before each sequence the
-    /// beginning of `all` ([heads, tokens, size]).
+    /// Inserts the first `count` tokens of `all` ([heads, tokens, size]) before each sequence in
+    /// `own` ([heads, rows, size]). `lengths` holds the number of rows of each sequence.
     fn joined(&self, all: &[f32], own: &[f32], heads: usize, lengths: &[usize]) -> Vec<f32> {
         let rows: usize = lengths.iter().sum();
         let size = own.len() / (heads * rows);
@@ -172,11 +176,13 @@ impl Before<'_> {
     }
 }
 
-/// What of a layer's input is whose.
+/// How the rows of a layer's input divide into sequences, and the cached keys and values to read or
+/// write.
 struct Own<'a> {
     lengths: &'a [usize],
     before: Option<Before<'a>>,
-    /// Where keys and values of so many tokens of the first sequence go.
+    /// Number of tokens of the first sequence whose keys and values are stored, and where to store
+    /// them.
     keep: Option<(usize, &'a Mutex<Option<KeysValues>>)>,
 }
 

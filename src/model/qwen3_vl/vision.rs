@@ -1,5 +1,6 @@
-//! The vision tower: patches of pictures to picture tokens. Pictures are packed one after another;
-//! attention is full within a picture and never crosses into the next.
+//! The vision tower, a vision transformer that turns picture patches into tokens for the text
+//! model. Pictures are packed one after another. Attention is full within a picture and does not
+//! cross into other pictures.
 
 use candle_core::{Device, Tensor};
 
@@ -12,14 +13,14 @@ use crate::layers::{Activation, LayerNorm, Linear, add_to, feed_forward, try_app
 use crate::scope::Scope;
 use crate::{Cancel, ModelError};
 
-/// Not in any configuration.
+/// The LayerNorm epsilon, which no configuration file contains.
 const NORM_EPSILON: f64 = 1e-6;
 
-/// What becomes of a pack of pictures: one row a token, hidden size of the text model.
+/// The vision tower's output: one row per token, as wide as the text model's hidden states.
 pub(super) struct Features {
     /// [tokens, hidden]
     pub merged: Tensor,
-    /// [tokens, hidden] each, in the order of the blocks they come from.
+    /// [tokens, hidden] each, in the order of the blocks from which they are taken.
     pub deepstack: Vec<Tensor>,
 }
 
@@ -29,7 +30,7 @@ pub(super) struct VisionTower {
     rope: VisionRope,
     blocks: Vec<VisionBlock>,
     merger: Merger,
-    /// The block after which each taps the hidden states, and its merger.
+    /// The DeepStack mergers, each with the index of the block whose output it takes.
     deepstack: Vec<(usize, Merger)>,
     merge: usize,
 }
@@ -37,7 +38,8 @@ pub(super) struct VisionTower {
 impl VisionTower {
     pub fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let hidden = config.hidden_size;
-        // A convolution whose kernel does not overlap is a linear map of the patch.
+        // The patch embedding is a convolution without overlap, so it is a linear map of each
+        // patch.
         let (time, side) = (config.temporal_patch_size, config.patch_size);
         let patch_embedding = Linear::shaped(
             &scope.under("patch_embed").under("proj"),
@@ -67,8 +69,8 @@ impl VisionTower {
         })
     }
 
-    /// `patches` is [patches of all grids, patch values], each picture's in the order of
-    /// [`PatchGrid::walk`].
+    /// `patches` is [patches of all grids, patch values], with each picture's patches in the order
+    /// of [`PatchGrid::walk`].
     pub fn forward(
         &self,
         patches: &Tensor,
@@ -99,7 +101,7 @@ impl VisionTower {
     }
 }
 
-/// A learned square grid of positions, stretched over whatever grid a picture has.
+/// Learned position embeddings on a square grid, which are interpolated to each picture's grid.
 struct PositionTable {
     /// [side · side, hidden]
     table: Table,
@@ -117,8 +119,8 @@ impl PositionTable {
         })
     }
 
-    /// [patches, hidden]: bilinear between the four nearest entries, the corners of the picture
-    /// on the corners of the table.
+    /// Returns [patches, hidden]: bilinear interpolation between the four nearest entries. The
+    /// picture's corner patches map to the table's corner entries.
     fn interpolate(&self, grids: &[PatchGrid], merge: usize) -> Result<Tensor, ModelError> {
         let mut sums = Vec::new();
         for grid in grids {
@@ -150,7 +152,7 @@ impl PositionTable {
         )?)
     }
 
-    /// The two table entries about place `index` of `size`, with their weights.
+    /// The two table entries nearest to index `index` of `size`, with their weights.
     fn neighbours(&self, index: usize, size: usize) -> [(usize, f32); 2] {
         let last = self.side - 1;
         let place = (index * last) as f32 / size.saturating_sub(1).max(1) as f32;
@@ -259,14 +261,15 @@ impl VisionAttention {
     }
 }
 
-/// What a merger's norm sees: each patch by itself, or the patches of a token side by side.
+/// The LayerNorm's input in a merger: each patch separately, or the concatenated patches of a
+/// token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum MergeNorm {
     Single,
     Grouped,
 }
 
-/// The patches of one token, side by side, to the text model's width.
+/// Concatenates the patches of one token and maps them to the text model's hidden size.
 struct Merger {
     norm: LayerNorm,
     norm_sees: MergeNorm,
@@ -308,7 +311,7 @@ impl Merger {
             MergeNorm::Single => self.norm.forward(x)?.reshape(grouped)?,
             MergeNorm::Grouped => self.norm.forward(&x.reshape(grouped)?)?,
         };
-        // The exact GELU, whatever `hidden_act` says.
+        // The reference uses the exact GELU here, regardless of `hidden_act`.
         feed_forward(&x, &self.fc1, Activation::Gelu, &self.fc2)
     }
 }

@@ -1,10 +1,11 @@
-//! The forward pass on given tokens and patches, state by state.
+//! Compares the forward pass on given tokens and patches with the reference, hidden state by hidden
+//! state.
 
 use std::collections::HashMap;
 
 use super::*;
 
-/// Of `‖a - b‖ / ‖b‖` of a hidden state, in f32.
+/// Maximum of `‖a - b‖ / ‖b‖` for a hidden state computed in f32.
 const TOLERANCE: f64 = 1e-5;
 const HALF_COSINE: f64 = 0.999;
 const ROUNDED_COSINE: f64 = 0.9995;
@@ -23,7 +24,7 @@ const FORWARD_CASES: [&str; 10] = [
     "text_right",
 ];
 
-/// A case of `tests/golden/forward`: the reference's inputs and its hidden states.
+/// A case in `tests/golden/forward`: the reference's inputs and hidden states.
 struct ForwardCase {
     tensors: HashMap<String, Tensor>,
     half: bool,
@@ -43,8 +44,7 @@ impl ForwardCase {
         self.tensors[name].to_vec2().unwrap()
     }
 
-    /// The rows which are not padding, of a tensor [batch, padded length, width], one after
-    /// another.
+    /// The rows of a tensor [batch, padded length, width] that are not padding, one after another.
     fn packed(&self, tensor: &Tensor) -> Tensor {
         let kept: Vec<u32> = self
             .integers("attention_mask")
@@ -61,7 +61,7 @@ impl ForwardCase {
             .unwrap()
     }
 
-    /// Each request's ids and grids, without padding.
+    /// The token IDs and grids of each request, without padding.
     fn requests(&self, image_token: u32, merge: usize) -> Vec<(Vec<u32>, Vec<PatchGrid>)> {
         let mut grids = match self.tensors.contains_key("image_grid_thw") {
             true => self.integers("image_grid_thw"),
@@ -160,7 +160,8 @@ fn hidden_states_are_the_references() {
         model
             .forward(&pack, &Cancel::new(), &mut |point, tensor| {
                 let error = relative_error(tensor, &case.expected(point));
-                // The reference rounds each activation to a half type, we do not.
+                // The reference rounds every activation to a half-precision type; this crate does
+                // not.
                 let tolerance = if case.half { 0.05 } else { TOLERANCE };
                 assert!(error <= tolerance, "{name}, {point:?}: {error:e}");
                 seen.push(point);
@@ -177,7 +178,8 @@ fn hidden_states_are_the_references() {
     }
 }
 
-/// Of `embeddings` and those of the golden file: [`COSINE`] and a norm of 1.
+/// Asserts that each embedding has a cosine of at least `tolerance` to the golden one, and the norm
+/// 1.
 fn assert_same(name: &str, got: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{name}");
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
@@ -198,15 +200,15 @@ fn embeddings_are_the_references() {
         let tolerance = if case.half { HALF_COSINE } else { COSINE };
         assert_same(name, &got, &case.embeddings("embedding"), tolerance);
         if case.half {
-            // Only the weights are in half precision here, so the reference computing in f32 on
-            // these weights is met as closely as with f32 weights.
+            // Only the weights are in half precision here. The reference computes in f32 on these
+            // weights, so the tolerance is the same as with f32 weights.
             assert_same(name, &got, &case.embeddings("embedding_f32"), COSINE);
         }
     }
 }
 
-/// Against the reference in f32, on the same weights. The widths of these models are a fiftieth of
-/// a real one's: the errors of single products cancel less.
+/// Compares with the reference in f32 on the same weights. These models are about a fiftieth as
+/// wide as a real model, so the rounding errors of single products cancel out less.
 #[test]
 fn other_forms_of_the_matrices_stay_close() {
     for (held, tolerance) in [
@@ -285,7 +287,7 @@ fn cancelling_stops_the_forward_pass_at_any_point() {
     model
         .forward(&pack, &Cancel::new(), &mut |_, _| points += 1)
         .unwrap();
-    // After the last block there is nothing left to stop.
+    // After the last block there is nothing left to cancel.
     for at in 0..points - 2 {
         let cancel = Cancel::new();
         let mut seen = 0;

@@ -1,4 +1,4 @@
-//! Against what the reference computes on the same weights, pixels and strings (`tests/golden/`).
+//! Compares Qwen3-VL with the reference on the same weights, pixels and strings (`tests/golden/`).
 
 mod forward;
 mod recipe;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::*;
 use crate::Cache;
 
-/// That two embeddings which should be the same must reach.
+/// Minimum cosine between two embeddings that should be equal.
 const COSINE: f64 = 0.999_999;
 
 fn golden(path: impl AsRef<Path>) -> PathBuf {
@@ -22,7 +22,7 @@ fn load_case(name: &str) -> Qwen3Vl {
     load_from(&golden("forward").join(name))
 }
 
-/// The model in `dir`, by way of a pack of its own.
+/// Loads the model in `dir` through a new pack.
 fn load_from(dir: &Path) -> Qwen3Vl {
     let cache = tempfile::tempdir().unwrap();
     let cancel = Cancel::new();
@@ -32,12 +32,12 @@ fn load_from(dir: &Path) -> Qwen3Vl {
     Qwen3Vl::load(&directory, WeightSource::Packed(&pack), &cancel).unwrap()
 }
 
-/// The case computed in f32, whatever its weights are stored as.
+/// Loads a case that computes in f32, regardless of how its weights are stored.
 fn load_exact(name: &str) -> Qwen3Vl {
     load_case_as(name, "float32")
 }
 
-/// A copy of the case, whose matrices are held in another form.
+/// Loads a copy of a case with another number format of the matrices.
 fn load_case_as(name: &str, held: &str) -> Qwen3Vl {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden("forward").join(name)).unwrap() {

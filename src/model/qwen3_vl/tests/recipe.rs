@@ -1,4 +1,4 @@
-//! From text and pixels to tokens, patches and embeddings.
+//! Compares the path from text and pixels to tokens, patches and embeddings with the reference.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ fn read_json<T: DeserializeOwned>(name: &str) -> T {
     serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()
 }
 
-/// The test picture, as `preprocess.json` defines it.
+/// The test picture that `preprocess.json` defines.
 fn picture(width: u32, height: u32) -> RgbImage {
     let triangle = |t: i64| (t % 512).min(511 - t % 512);
     let mut pixels = Vec::new();
@@ -65,7 +65,7 @@ struct PatchCase {
     tensor: String,
 }
 
-/// As `config` has it, on the scale of a golden model.
+/// A preprocessor with the settings of `config` and the normalisation of a golden model.
 fn preprocessor(config: &PatchConfig) -> Preprocessor {
     let case = match config.patch_size {
         16 => "image_square",
@@ -101,8 +101,8 @@ fn grids_are_the_references() {
             Some("aspect ratio") => {
                 assert!(matches!(got, Err(ModelError::InvalidInput(_))), "{name}");
             }
-            // Where the reference comes to an empty picture and fails, the short side is one token
-            // and the budget holds.
+            // Where the reference computes an empty picture and fails, the short side must be one
+            // token and the area must stay within the budget.
             Some("empty") => {
                 let PatchGrid { rows, columns } = got.unwrap();
                 assert_eq!(rows.min(columns), config.merge_size, "{name}");
@@ -137,7 +137,7 @@ fn patches_are_the_references() {
         assert_eq!(expected.dim(0).unwrap(), grid.patches());
         let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!(got.len(), expected.len());
-        // One level of 255 is 2/255 on this scale.
+        // One of 255 levels is 2/255 after normalisation.
         let off = got
             .iter()
             .zip(&expected)
@@ -208,7 +208,7 @@ struct PromptCase {
     ids: Vec<u32>,
 }
 
-/// The golden tokenizer, with another post-processor if one is given.
+/// The golden tokenizer, optionally with another post-processor.
 fn tokenizer(post_processor: Option<serde_json::Value>) -> Tokenizer {
     let mut json: serde_json::Value = read_json("tokenizer/tokenizer.json");
     if let Some(post_processor) = post_processor {
@@ -254,7 +254,7 @@ fn prompts_are_the_references() {
             .map(|case| (case, &appending)),
     );
     for (case, tokenizer) in cases {
-        // The chat template puts one placeholder for a picture; the processor multiplies it.
+        // The chat template has one placeholder per picture; the processor repeats it.
         assert_eq!(render(case, |_| 1).text, case.prompt);
         let prompt = render(case, |[frames, rows, columns]| frames * rows * columns / 4);
         let ids = prompt.encode(tokenizer, usize::MAX).unwrap();
@@ -390,7 +390,7 @@ fn a_beginning_that_is_remembered_changes_nothing() {
         close(&embed(&model, &[*request])[0], i);
     }
     assert_eq!(model.prefixes.lock().unwrap().len(), PREFIXES);
-    // In packs, of which some begin alike.
+    // In batches, in which some requests share a prefix.
     for (i, got) in embed(&model, &requests).iter().enumerate() {
         close(got, i);
     }
