@@ -1,10 +1,10 @@
-//! A model's variant in whole numbers of 8 bits: a directory of its own, half as large as one in
-//! bf16, whose vectors are its own too.
+//! Makes an 8-bit quantised variant of a model: a new model directory, half as large as one in
+//! bf16. The variant is a model of its own, because its vectors differ from the source's.
 //!
-//! Matrices become whole numbers with a scale for each output and block of inputs
-//! ([`quantise`](super::compute::quantise)); tables, biases and norms stay as they are. In the
-//! checkpoint a quantised matrix `NAME` is an `I8` tensor of the old shape, and `NAME_scale` holds
-//! its scales.
+//! Matrices are quantised to 8-bit integers with a scale for each output and block of inputs
+//! ([`quantise`](super::compute::quantise)). Embedding tables, biases and norms are unchanged. In
+//! the checkpoint, a quantised matrix `NAME` is an `I8` tensor of the original shape, and
+//! `NAME_scale` contains its scales.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -19,24 +19,24 @@ use super::weights::{SCALE_SUFFIX, Weights};
 use super::{Cache, Cancel, ModelError, Request};
 use photosearch_image::RgbImage;
 
-/// How close a variant's vectors are to those of what it was made from.
+/// How close a variant's vectors are to those of its source.
 #[derive(Clone, Copy, Debug)]
 pub struct Closeness {
-    /// The least cosine over [`TEXTS`].
+    /// The minimum cosine over [`TEXTS`].
     pub texts: f64,
-    /// The least cosine over [`pictures`]; `None` for a model that takes none.
+    /// The minimum cosine over [`pictures`]; `None` for a model that takes no pictures.
     pub images: Option<f64>,
 }
 
 impl Closeness {
-    /// The least of all.
+    /// The minimum over texts and pictures.
     pub fn least(&self) -> f64 {
         self.images
             .map_or(self.texts, |images| images.min(self.texts))
     }
 }
 
-/// What the two are compared on.
+/// The texts on which the two models are compared.
 const TEXTS: [&str; 12] = [
     "a baby",
     "all the photos of my daughter's first birthday",
@@ -52,11 +52,11 @@ const TEXTS: [&str; 12] = [
     "IMG_2043, Lisbon 2019, tram 28 going uphill between houses with tiled fronts; blurred",
 ];
 
-/// Make the quantised variant of the model in `source`, in the directory `target`, which must not
-/// be there. It appears complete or not at all.
+/// Makes the quantised variant of the model in `source` in the directory `target`, which must not
+/// exist. The directory is renamed into place when it is complete.
 ///
 /// # Errors
-/// Where the source cannot be loaded or is quantised already, or the target cannot be written.
+/// If the source cannot be loaded or is already quantised, or if the target cannot be written.
 pub fn quantize(
     source: &Path,
     target: &Path,
@@ -71,7 +71,7 @@ pub fn quantize(
         let name = path.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     };
-    // Names that begin with a dot are no models.
+    // A name with a leading dot cannot be a model's name.
     let unfinished = target.with_file_name(format!(".{}.unfinished", name(target)));
     remove(&unfinished)?;
     fs::create_dir(&unfinished)?;
@@ -86,7 +86,7 @@ pub fn quantize(
         Ok(closeness)
     });
     if made.is_err() {
-        // What failed is reported; that this fails too tells nothing new.
+        // The original error is returned; a failed removal adds no information.
         drop(remove(&unfinished));
     }
     made
@@ -109,7 +109,7 @@ fn write(source: &Path, target: &Path, cache: &Cache, cancel: &Cancel) -> Result
         ));
     }
     for name in pack.files() {
-        // The index of shards that this does not have.
+        // The variant has a single weight file, so it needs no shard index.
         if name == directory::WEIGHTS_INDEX || name == directory::PHOTOSEARCH {
             continue;
         }
@@ -129,7 +129,7 @@ fn write(source: &Path, target: &Path, cache: &Cache, cancel: &Cancel) -> Result
     write_weights(&pack, &weights, &target.join(directory::WEIGHTS), cancel)
 }
 
-/// Everything that the pack has of the weights, matrices quantised.
+/// Writes all weights of the pack to a safetensors file, with quantised matrices.
 fn write_weights(
     pack: &Pack,
     weights: &Weights,
@@ -186,7 +186,7 @@ fn write_weights(
     Ok(file.sync_all()?)
 }
 
-/// The least cosines between the vectors of two models.
+/// The minimum cosines between the vectors of two models.
 fn compare(
     source: &Path,
     source_cache: &Cache,
@@ -240,8 +240,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// Three pictures of 320 × 240 that differ in what the eye would call smooth and rough: a gradient,
-/// discs on it, and squares of noise.
+/// Three pictures of 320 × 240 pixels with different textures: a gradient, a gradient with discs,
+/// and squares of noise.
 fn pictures() -> Vec<RgbImage> {
     const WIDTH: u32 = 320;
     const HEIGHT: u32 = 240;
@@ -272,7 +272,7 @@ fn pictures() -> Vec<RgbImage> {
         .collect()
 }
 
-/// What lies beside the weights to be read by people.
+/// The text of the variant's README, for human readers.
 fn card(source: &str, target: &str, closeness: &Closeness) -> String {
     let images = match closeness.images {
         Some(images) => format!("{images:.5} over {} drawn pictures", pictures().len()),

@@ -1,5 +1,5 @@
-//! Where a model gets its weights from while it is built: the server's pack or, the first time, a
-//! checkpoint, which is packed on the way.
+//! Loads a model's weights by name. The source is either the model's pack or, the first time, a
+//! checkpoint whose weights are packed while they are loaded.
 
 use std::cell::RefCell;
 
@@ -8,10 +8,10 @@ use super::pack::{Pack, PackWriter, SectionKind};
 use super::weights::Weights;
 use super::{Cancel, ModelError};
 
-/// Rows of a table that are copied between two looks at the cancel flag.
+/// Number of table rows that are copied between two checks of the cancel flag.
 const TABLE_ROWS: usize = 1024;
 
-/// A checkpoint on its way into a pack. A model that is built from it has no weights.
+/// A checkpoint that is being packed. A model built from it contains no weights and cannot run.
 pub(super) struct Packing {
     pub weights: Weights,
     pub writer: RefCell<PackWriter>,
@@ -23,7 +23,7 @@ pub(super) enum WeightSource<'a> {
     Packed(&'a Pack),
 }
 
-/// A part of the weights, addressed the way their names are built.
+/// A group of weights whose names share a prefix.
 #[derive(Clone)]
 pub(super) struct Scope<'a> {
     source: WeightSource<'a>,
@@ -32,7 +32,7 @@ pub(super) struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// The weights whose names begin with `prefix`; all of them where that is empty.
+    /// The weights whose names begin with `prefix`; all weights if `prefix` is empty.
     pub fn new(source: WeightSource<'a>, prefix: &str, cancel: &'a Cancel) -> Self {
         Self {
             source,
@@ -65,8 +65,8 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// A weight matrix, stored with `shape`, of which the first dimension counts the outputs and
-    /// the others together the inputs.
+    /// A weight matrix, stored with `shape`. The first dimension is the number of outputs, and the
+    /// product of the others is the number of inputs.
     pub fn matrix(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
         self.cancel.check()?;
         let name = self.name(name);
@@ -95,7 +95,7 @@ impl<'a> Scope<'a> {
         Ok(Matrix::absent(outputs, inputs, held, kernel))
     }
 
-    /// A table of rows, stored as the checkpoint has it.
+    /// A table of rows, in the checkpoint's number format.
     pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Table, ModelError> {
         self.cancel.check()?;
         let name = self.name(name);
@@ -140,7 +140,7 @@ impl<'a> Scope<'a> {
         Ok(Table::absent(columns, held))
     }
 
-    /// A small tensor (a bias, a norm's scale), in f32.
+    /// A small tensor (a bias or a norm's weight), in f32.
     pub fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
         self.cancel.check()?;
         let name = self.name(name);

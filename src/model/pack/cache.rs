@@ -1,10 +1,11 @@
-//! Where a server keeps its packs, and how they come to be there.
+//! Creates and finds packs in the server's cache directory.
 //!
-//! Each model directory has a directory of its own under the cache's root. In it lie `source`,
-//! which says what the checkpoint was when it was first used, a pack for each kernel and version of
-//! the format, and `lock`, which whoever writes there holds. A pack appears complete, by being
-//! renamed, and is never written to again; whoever maps one holds a shared lock on it, and those
-//! which nobody maps any more are removed when a new one is made.
+//! Each model directory has its own directory under the cache's root. It contains `source`, which
+//! records the checkpoint's state when it was first used, one pack for each kernel and format
+//! version, and `lock`, which a process holds while it writes there. A pack is written under
+//! another name and renamed when it is complete; afterwards it is never written to again. A process
+//! that maps a pack holds a shared lock on it. When a new pack is made, packs that no process maps
+//! are removed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -28,53 +29,54 @@ const UNFINISHED: &str = "unfinished";
 const PACK_SUFFIX: &str = ".pack";
 const READ_BYTES: usize = 1 << 20;
 
-/// The directory with a server's packs.
+/// The directory that holds a server's packs.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
 }
 
-/// What is known of a model that has been packed.
+/// Describes a packed model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
-    /// Hex SHA-256 of all that decides its vectors.
+    /// Hex SHA-256 of everything that determines the model's vectors.
     pub fingerprint: String,
-    /// How its matrices are held, by the names of `compute_dtype`.
+    /// The matrices' number format, spelled as in `compute_dtype`.
     pub dtype: &'static str,
-    /// What its products are computed by.
+    /// The code that computes the matrix products.
     pub kernel: String,
-    /// Bytes that a backend maps.
+    /// Size of the pack, which every backend maps, in bytes.
     pub bytes: u64,
 }
 
-/// What a checkpoint was when it was first used under its name.
+/// The state of a checkpoint when it was first used under its name.
 #[derive(Serialize, Deserialize)]
 struct FirstUse {
     fingerprint: String,
-    /// The files that decide its vectors; `None`: it was not there.
+    /// The files that determine the model's vectors; `None` if the file did not exist.
     files: BTreeMap<String, Option<Stat>>,
 }
 
 impl Cache {
-    /// The cache in the directory `root`, which is made when it is needed.
+    /// A cache in the directory `root`. The directory is created when it is first needed.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// Where it lies.
+    /// The cache's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The fingerprint of what goes by the name of the model in `dir`: of its files when it was
-    /// first used, or was last replaced. `None` where it was never used, or that cannot be read.
+    /// The fingerprint recorded for the model in `dir`: that of its files when it was first used,
+    /// or last replaced. `None` if it was never used or the record cannot be read.
     pub fn recorded(&self, dir: &Path) -> Option<String> {
         thread_local! {
-            /// Of each directory the file's last state: it is asked for with every text.
+            /// The last state of the record for each directory, because every text asks for the
+            /// fingerprint.
             static KNOWN: RefCell<HashMap<PathBuf, (Stat, String)>> = RefCell::default();
         }
         let home = self.home(dir);
-        // A file that is written anew, under another name first, is another one.
+        // A new record is written under another name and renamed, so its metadata always differs.
         let stat = Stat::of(&home, SOURCE).ok()??;
         let known = KNOWN.with_borrow(|known| {
             let (then, fingerprint) = known.get(&home)?;
@@ -88,19 +90,19 @@ impl Cache {
         Some(fingerprint)
     }
 
-    /// What there is of the model in `dir`, if it has been packed for this processor and has not
-    /// changed since.
+    /// Describes the pack of the model in `dir`; `None` if it has not been packed for this
+    /// processor, or has changed since.
     pub fn packed(&self, dir: &Path) -> Option<Packed> {
         let pack = current(&self.home(dir), dir, Kernel::best()).ok()??;
         Some(Packed::of(&pack))
     }
 
-    /// The pack of the model in `dir`. Where there is none, `build` makes the sections of one,
-    /// while other processes that want it wait.
+    /// Opens the pack of the model in `dir`. If there is none, `build` writes the sections of a new
+    /// one, and other processes that need the pack wait.
     ///
     /// # Errors
-    /// [`ModelError::Changed`] where the checkpoint is not the one that was first used, unless
-    /// `replace` accepts it.
+    /// [`ModelError::Changed`] if the checkpoint differs from the one first used, unless `replace`
+    /// is set.
     pub(crate) fn open(
         &self,
         dir: &Path,
@@ -116,7 +118,7 @@ impl Cache {
         private::make(&self.root).map_err(ModelError::Cache)?;
         private::make(&home).map_err(ModelError::Cache)?;
         let _lock = lock(&home.join("lock"), cancel)?;
-        // Somebody else may have made it meanwhile.
+        // Another process may have made the pack in the meantime.
         if !replace && let Some(pack) = current(&home, dir, kernel)? {
             return Ok(pack);
         }
@@ -125,7 +127,7 @@ impl Cache {
             if fingerprint(dir, source.files.keys(), cancel)? != source.fingerprint {
                 return Err(ModelError::Changed);
             }
-            // Touched, or copied, but the same.
+            // The files were touched or copied, but their contents are the same.
             FirstUse { files, ..source }.write(&home)?;
             if let Some(pack) = current(&home, dir, kernel)? {
                 return Ok(pack);
@@ -139,10 +141,10 @@ impl Cache {
         Ok(pack)
     }
 
-    /// The directory for the packs of the model in `dir`. Two directories of one name, which two
-    /// servers on one cache may have, are kept apart.
+    /// The directory for the packs of the model in `dir`. Its name contains a hash of the whole
+    /// path, because two servers with a common cache may have model directories of the same name.
     fn home(&self, dir: &Path) -> PathBuf {
-        // Links are not followed: one that leads elsewhere now is a model that has changed.
+        // Symbolic links are not resolved. If a link's target changes, the model has changed.
         let whole = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let name = whole.file_name().unwrap_or_default().to_string_lossy();
         let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
@@ -162,11 +164,12 @@ impl Packed {
     }
 }
 
-/// The pack of what the checkpoint was and, by sizes and times, still is.
+/// Opens the pack of the recorded checkpoint, if the checkpoint's file sizes and times are
+/// unchanged.
 ///
 /// # Errors
-/// [`ModelError::NoMemory`] where the pack is there and cannot be mapped. (Any other fault means that
-/// there is none: it is made anew.)
+/// [`ModelError::NoMemory`] if the pack exists but mapping it needs too much memory. Any other
+/// failure counts as a missing pack, which the caller makes anew.
 fn current(home: &Path, dir: &Path, kernel: Kernel) -> Result<Option<Pack>, ModelError> {
     let Some(source) = FirstUse::read(home) else {
         return Ok(None);
@@ -192,8 +195,8 @@ fn current(home: &Path, dir: &Path, kernel: Kernel) -> Result<Option<Pack>, Mode
     }
 }
 
-/// The file with a shared lock; `None` where there is none, or where it was removed just now, and others
-/// will not find it.
+/// Opens a file with a shared lock. `None` if there is no such file, or if it was removed before
+/// the lock was taken, so that other processes cannot find it.
 fn shared(path: &Path) -> Option<File> {
     let file = File::open(path).ok()?;
     file.lock_shared().ok()?;
@@ -205,7 +208,7 @@ fn pack_name(fingerprint: &str, kernel: Kernel) -> String {
     format!("{short}-{}-v{VERSION}{PACK_SUFFIX}", kernel.name())
 }
 
-/// Write a pack and what it was made of.
+/// Writes a pack and the record of its source.
 fn make(
     home: &Path,
     dir: &Path,
@@ -214,7 +217,7 @@ fn make(
     build: &dyn Fn(&Directory, File, Kernel) -> Result<PackWriter, ModelError>,
 ) -> Result<(), ModelError> {
     let unfinished = home.join(UNFINISHED);
-    // Left behind by somebody who was killed.
+    // A process that was killed may have left this file.
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(ModelError::Cache(error));
@@ -232,7 +235,7 @@ fn make(
     };
     let done = written.and_then(|source| finish(source).map_err(ModelError::Cache));
     if done.is_err() {
-        // What failed is reported; that this fails too tells nothing new.
+        // The original error is returned; a failed removal adds no information.
         drop(fs::remove_file(&unfinished));
     }
     done
@@ -265,7 +268,7 @@ fn write_pack(
 }
 
 impl FirstUse {
-    /// `None` where there is none that can be read.
+    /// `None` if there is no readable record.
     fn read(home: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(home.join(SOURCE)).ok()?).ok()
     }
@@ -298,7 +301,7 @@ fn stats<'a>(
         .collect()
 }
 
-/// SHA-256 over the files of these names: of each its name and the SHA-256 of what it holds.
+/// SHA-256 over the name of each file and the SHA-256 of its relevant contents.
 fn fingerprint<'a>(
     dir: &Path,
     names: impl Iterator<Item = &'a String>,
@@ -343,7 +346,7 @@ fn digest(dir: &Path, name: &str, cancel: &Cancel) -> Result<Option<[u8; 32]>, M
     }
 }
 
-/// Wait for the lock and take it.
+/// Waits for the lock and takes it.
 fn lock(path: &Path, cancel: &Cancel) -> Result<File, ModelError> {
     let file = private::lock_file(path).map_err(ModelError::Cache)?;
     loop {
@@ -358,7 +361,7 @@ fn lock(path: &Path, cancel: &Cancel) -> Result<File, ModelError> {
     }
 }
 
-/// Remove the packs other than `kept` that nobody maps. What cannot be removed now is tried again
+/// Removes the packs other than `kept` that no process maps. If a removal fails, it is tried again
 /// when the next pack is made.
 fn clean(home: &Path, kept: &str) {
     let Ok(entries) = fs::read_dir(home) else {

@@ -1,30 +1,33 @@
-//! Files mapped read-only into memory.
+//! Maps files read-only into memory.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
-/// A whole file in memory. All processes that map it share one copy, in the page cache.
+/// A whole file mapped into memory. All processes that map the file share one copy in the page
+/// cache.
 ///
-/// The file must not be cut short while it is mapped: reading past its end would be a bus error,
-/// which ends the whole server. So only files of ours are mapped, which nobody writes to again.
+/// The file must not be truncated while it is mapped: a read past its end would raise SIGBUS, which
+/// restarts the whole server. So only pack files are mapped, which are never written to after their
+/// creation.
 pub(super) struct Mapping {
     start: NonNull<u8>,
     length: usize,
-    /// Open for as long as it is mapped: a shared lock on it says that it is in use.
+    /// Keeps the file open, because its shared lock marks the pack as in use.
     _file: File,
 }
 
-// SAFETY: memory that is only read.
+// SAFETY: the memory is only read.
 unsafe impl Send for Mapping {}
-// SAFETY: memory that is only read.
+// SAFETY: the memory is only read.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// The first `length` bytes of `file`, of which it must have as many; `length` is not 0.
+    /// Maps the first `length` bytes of `file`. The file must have at least `length` bytes, and
+    /// `length` must not be 0.
     pub fn new(file: File, length: usize) -> io::Result<Self> {
-        // SAFETY: a new mapping of a file that is open; where it lies is the kernel's choice.
+        // SAFETY: this creates a new mapping of an open file at an address that the kernel chooses.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -50,14 +53,14 @@ impl Mapping {
 
 impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: so many bytes are mapped there until this is dropped.
+        // SAFETY: `length` bytes are mapped at `start` until this value is dropped.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new`, and no slice of it outlives this.
+        // SAFETY: `new` created the mapping, and no slice of it outlives this value.
         unsafe {
             libc::munmap(self.start.as_ptr().cast(), self.length);
         }

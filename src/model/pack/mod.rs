@@ -1,16 +1,16 @@
-//! A model as the server keeps it: one file with everything that its forward pass needs, laid out
-//! for the kernels at hand, mapped read-only by every backend.
+//! Reads and writes packs. A pack is one file with everything that a model's forward pass needs,
+//! laid out for this processor's kernel. Every backend maps it read-only.
 //!
-//! The file, all numbers little-endian:
+//! Layout (all numbers are little-endian):
 //!
 //! | bytes | what |
 //! | --- | --- |
 //! | 0 … 8 | `PHOTOMDL` |
 //! | 8 … 16 | version of the format |
-//! | 16 … 24 | where the header starts |
-//! | 24 … 32 | its length; it ends the file |
-//! | 32 … 64 | its SHA-256 |
-//! | 64 … | sections, each from a multiple of 64 on |
+//! | 16 … 24 | offset of the header |
+//! | 24 … 32 | length of the header, which ends the file |
+//! | 32 … 64 | SHA-256 of the header |
+//! | 64 … | sections, each aligned to 64 bytes |
 //! | … | the header, JSON: [`PackHeader`] |
 
 mod cache;
@@ -32,22 +32,22 @@ pub use cache::{Cache, Packed};
 pub(super) use write::PackWriter;
 
 const MAGIC: [u8; 8] = *b"PHOTOMDL";
-/// Rises with every change of the format, of the layout of packed matrices or of what a family
-/// asks for: packs of another version are made anew.
+/// The format's version. It must increase when the format, the layout of packed matrices, or the
+/// sections that a family loads change. Packs of other versions are made anew.
 const VERSION: u64 = 2;
 const ALIGNMENT: u64 = 64;
 const PREAMBLE: usize = 64;
-/// Thousands of tensors take some hundred kilobytes.
+/// Limit on the header. The header for thousands of tensors takes a few hundred kB.
 const MAX_HEADER_BYTES: u64 = 64 << 20;
 
-/// What the file says of itself.
+/// The header of a pack.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct PackHeader {
-    /// Hex SHA-256 of the checkpoint that it was made of.
+    /// Hex SHA-256 of the checkpoint from which the pack was made.
     pub fingerprint: String,
-    /// How matrices are held.
+    /// The number format of the matrices.
     pub held: Held,
-    /// The name of the kernel for which they are laid out.
+    /// The name of the kernel for which the matrices are laid out.
     pub kernel: String,
     pub sections: BTreeMap<String, Section>,
 }
@@ -62,7 +62,7 @@ pub(super) struct Section {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum SectionKind {
-    /// A file of the checkpoint, byte for byte.
+    /// A byte-for-byte copy of a checkpoint's file.
     File,
     /// A tokenizer in its compact form.
     Tokenizer,
@@ -74,7 +74,7 @@ pub(super) enum SectionKind {
         columns: usize,
         held: Held,
     },
-    /// f32.
+    /// f32 values.
     Vector { length: usize },
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Pack {
     mapping: Arc<Mapping>,
 }
 
-/// Why a file is no pack that can be used. It is made anew then.
+/// Why a file cannot be used as a pack. The caller then makes the pack anew.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unusable {
     #[error("{0}")]
@@ -95,7 +95,7 @@ pub(super) enum Unusable {
 }
 
 impl Pack {
-    /// Check and map `file`.
+    /// Checks and maps `file`.
     pub fn open(mut file: File, kernel: Kernel) -> Result<Self, Unusable> {
         let length = file.metadata()?.len();
         let mut preamble = [0u8; PREAMBLE];
@@ -142,12 +142,12 @@ impl Pack {
         self.kernel
     }
 
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub fn bytes(&self) -> u64 {
         self.mapping.as_ref().as_ref().len() as u64
     }
 
-    /// A section, if there is one of this name.
+    /// The section of this name, if there is one.
     pub fn section(&self, name: &str) -> Option<(&SectionKind, SharedBytes)> {
         let section = self.header.sections.get(name)?;
         let start = usize::try_from(section.offset).ok()?;
@@ -156,7 +156,7 @@ impl Pack {
         Some((&section.kind, bytes))
     }
 
-    /// Names of the checkpoint's files that it has copies of.
+    /// Names of the checkpoint's files that the pack contains.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         let sections = self.header.sections.iter();
         sections
@@ -166,7 +166,7 @@ impl Pack {
             .map(|(name, _)| name.as_str())
     }
 
-    /// Names of the weights.
+    /// Names and kinds of the weights.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &SectionKind)> {
         let sections = self.header.sections.iter();
         sections
@@ -176,7 +176,7 @@ impl Pack {
             .map(|(name, section)| (name.as_str(), &section.kind))
     }
 
-    /// Look at every page once, so that the next forward pass waits for no disk.
+    /// Reads one byte of every page, so that the next forward pass need not wait for the disk.
     pub fn warm(&self, cancel: &super::Cancel) -> Result<(), super::ModelError> {
         const PAGE: usize = 4096;
         let bytes: &[u8] = self.mapping.as_ref().as_ref();
@@ -192,7 +192,7 @@ impl Pack {
     }
 }
 
-/// Lower-case hexadecimal.
+/// Converts bytes to lower-case hexadecimal.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

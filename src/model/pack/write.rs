@@ -1,4 +1,4 @@
-//! Writing a pack.
+//! Writes packs.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{ALIGNMENT, MAGIC, PREAMBLE, PackHeader, Section, SectionKind, VERSION};
 use crate::compute::{Held, Kernel};
 
-/// A pack that is being written, section after section.
+/// A pack that is being written, one section after another.
 pub(crate) struct PackWriter {
     file: BufWriter<File>,
     at: u64,
@@ -19,7 +19,7 @@ pub(crate) struct PackWriter {
 }
 
 impl PackWriter {
-    /// Begin in a new, empty file.
+    /// Starts a pack in a new, empty file.
     pub fn new(file: File, held: Held, kernel: Kernel) -> io::Result<Self> {
         let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&[0; PREAMBLE])?;
@@ -32,7 +32,7 @@ impl PackWriter {
         })
     }
 
-    /// How matrices are to be held.
+    /// The number format in which matrices are stored.
     pub fn held(&self) -> Held {
         self.held
     }
@@ -41,7 +41,7 @@ impl PackWriter {
         self.kernel
     }
 
-    /// Add a section, which comes in parts.
+    /// Adds a section, whose contents come in parts.
     pub fn add<E: From<io::Error>>(
         &mut self,
         name: &str,
@@ -72,7 +72,7 @@ impl PackWriter {
         Ok(aligned)
     }
 
-    /// Write header and preamble, and bring everything to the disk.
+    /// Writes the header and the preamble, and syncs the file to disk.
     pub fn finish(mut self, fingerprint: String) -> io::Result<()> {
         let start = self.align()?;
         let header = PackHeader {

@@ -1,8 +1,9 @@
-//! Packs and where they are kept: made once, by one, of what was first used; and variants in 8 bits.
+//! Tests the pack cache (each model is packed once, from the files first used) and quantised
+//! variants.
 
 use super::*;
 
-/// The one vector of a text.
+/// The vector of a text.
 fn vector(model: &dyn Embedder, text: &str) -> Vec<f32> {
     let request = Request {
         text: Some(text),
@@ -14,7 +15,7 @@ fn vector(model: &dyn Embedder, text: &str) -> Vec<f32> {
         .remove(0)
 }
 
-/// The files under a cache's root whose names end so.
+/// The files in the cache whose names end with `suffix`.
 fn cached(cache: &Cache, suffix: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for home in fs::read_dir(cache.root()).unwrap() {
@@ -28,7 +29,7 @@ fn cached(cache: &Cache, suffix: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A cache, removed at the end.
+/// A new cache, whose directory is removed at the end of the test.
 fn new_cache() -> (tempfile::TempDir, Cache) {
     let root = tempfile::tempdir().unwrap();
     let cache = Cache::new(root.path().join("cache"));
@@ -66,7 +67,7 @@ fn changed_files_are_an_error_and_touched_ones_are_not() {
     let old = load().unwrap();
     let before = vector(old.embedder.as_ref(), "a baby");
 
-    // The same bytes in a new file; thresholds, which decide no vector.
+    // The weights are replaced by a copy, and a threshold changes; neither affects vectors.
     let weights = fs::read(copy.file("model.safetensors")).unwrap();
     fs::write(copy.file("new"), &weights).unwrap();
     fs::rename(copy.file("new"), copy.file("model.safetensors")).unwrap();
@@ -82,7 +83,7 @@ fn changed_files_are_an_error_and_touched_ones_are_not() {
     fs::remove_file(copy.file("photosearch.json")).unwrap();
     assert!(load().is_ok());
 
-    // One bit of a weight, in place, with the time set back.
+    // One bit of a weight changes in place, and the modification time is reset.
     let mut changed = weights.clone();
     *changed.last_mut().unwrap() ^= 0x10;
     let modified = fs::metadata(copy.file("model.safetensors"))
@@ -97,7 +98,7 @@ fn changed_files_are_an_error_and_touched_ones_are_not() {
         .set_modified(modified)
         .unwrap();
     assert!(matches!(load(), Err(ModelError::Changed)));
-    // Cut short: those who have it go on with the pack.
+    // The file is truncated. A model that was loaded before continues with its pack.
     fs::write(
         copy.file("model.safetensors"),
         &weights[..weights.len() / 2],
@@ -118,7 +119,7 @@ fn changed_files_are_an_error_and_touched_ones_are_not() {
         Some(&replaced.fingerprint)
     );
     assert!(load().is_ok());
-    // Somebody still maps the old pack; when nobody does, the next packing removes it.
+    // The old pack is still mapped. After it is unmapped, the next packing removes it.
     assert_eq!(cached(&cache, ".pack").len(), 2);
     assert_eq!(vector(old.embedder.as_ref(), "a baby"), before);
     drop(old);
@@ -149,7 +150,7 @@ fn damaged_packs_are_made_anew() {
     for damaged in lengths {
         fs::remove_file(&pack).unwrap();
         fs::write(&pack, damaged).unwrap();
-        // What a killed backend leaves behind.
+        // A killed backend can leave this file.
         fs::write(pack.with_file_name("unfinished"), b"half").unwrap();
         let again = load(&copy.0, &cache, &Cancel::new()).unwrap();
         assert_eq!(vector(again.embedder.as_ref(), "a baby"), expected);
@@ -196,7 +197,7 @@ fn what_would_take_too_much_memory_is_refused_and_batches_are_cut() {
         })
         .collect();
     let together = model.embed(&requests, u64::MAX, &Cancel::new()).unwrap();
-    // Room for one at a time, but not for all.
+    // Enough memory for one request at a time, but not for all.
     let mut enough = 1u64 << 10;
     while model.embed(&requests[..1], enough, &Cancel::new()).is_err() {
         enough *= 2;

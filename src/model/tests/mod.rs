@@ -1,4 +1,5 @@
-//! Directories as they should and should not be. Each test damages a copy of a good one.
+//! Tests loading of valid and invalid model directories. Most tests damage a copy of a valid
+//! directory.
 
 mod cache;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// A copy of a directory of `tests/golden/`, removed at the end.
+/// A copy of a directory in `tests/golden/`, removed at the end of the test.
 pub(super) struct GoldenCopy(PathBuf);
 
 impl GoldenCopy {
@@ -52,7 +53,7 @@ impl GoldenCopy {
         fs::write(self.file(name), json.to_string()).unwrap();
     }
 
-    /// Rewrite the header of a safetensors file.
+    /// Rewrites the header of a safetensors file.
     fn edit_header(&self, name: &str, change: impl FnOnce(&mut Value)) {
         let bytes = fs::read(self.file(name)).unwrap();
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -76,7 +77,8 @@ impl GoldenCopy {
         }
     }
 
-    /// Asserts that loading finds `file` malformed, and says why in words which contain `reason`.
+    /// Asserts that loading fails because `file` is malformed, with a message that contains
+    /// `reason`.
     pub fn assert_malformed(&self, file: &str, reason: &str) {
         let error = self.error();
         let message = error.to_string();
@@ -108,7 +110,7 @@ impl Drop for GoldenCopy {
     }
 }
 
-/// Load with a cache that nothing is in.
+/// Loads a model with an empty cache.
 pub(super) fn load_anew(dir: &Path, cancel: &Cancel) -> Result<Box<dyn Embedder>, ModelError> {
     let cache = tempfile::tempdir().unwrap();
     let cache = Cache::new(cache.path().to_owned());
@@ -379,7 +381,7 @@ fn half_a_download_is_cut_short_at_every_length() {
                 panic!("{error:?}");
             };
             assert_eq!((file.as_str(), bytes), ("model.safetensors", length as u64));
-            // Only the header tells the whole length.
+            // The total length is known only from a complete header.
             assert!(announced == whole.len() as u64 || length <= 100);
         }
     }
@@ -411,7 +413,7 @@ fn pointers_of_git_lfs_are_named() {
 #[test]
 fn a_file_that_cannot_be_opened_is_noticed_before_it_is_needed() {
     let copy = GoldenCopy::of("text_right");
-    // A directory opens and cannot be read; permissions would not stop root.
+    // A directory can be opened but not read. Permissions would not stop a test that runs as root.
     fs::remove_file(copy.file("model.safetensors")).unwrap();
     fs::create_dir(copy.file("model.safetensors")).unwrap();
     let error = check(&copy.0).unwrap_err();

@@ -1,5 +1,6 @@
-//! The layout of a tokenizer's compact form: what lies where, and how it is looked up. Nothing is
-//! built and nothing is copied: a lookup reads the few bytes that it needs.
+//! Defines the binary layout of a tokenizer's compact form, and looks up tokens, merges and scores
+//! in it. A lookup reads only the bytes that it needs; nothing is copied into other data
+//! structures.
 //!
 //! All numbers are little-endian, and nothing is aligned.
 //!
@@ -10,19 +11,19 @@
 //! | 4 | kind: 1, tables; 2, a whole `tokenizer.json` as the rest, and no tables |
 //! | 8 | length of the whole |
 //! | 8 | checksum of the header (without these bytes) and of the rest |
-//! | 8 | bytes of text that one token can stand for |
-//! | 4 | bytes of the vocabulary's longest token |
-//! | 4 | slots that a lookup of a token has to look at, at most |
-//! | 4 | slots that a lookup of a merge has to look at, at most |
+//! | 8 | maximum number of text bytes that one token can stand for |
+//! | 4 | length of the vocabulary's longest token, in bytes |
+//! | 4 | maximum number of slots that a lookup of a token examines |
+//! | 4 | maximum number of slots that a lookup of a merge examines |
 //! | 4 | 0 |
 //! | 7 × 8 | lengths of the seven sections, which follow one another |
 //!
-//! Sections: the rest (JSON, see `build`); the texts of all tokens, one after the other, in the
-//! order of their ids; the end of each text (u32); the id of each (u32); the token slots (index of
-//! the token plus 1, or 0 for an empty slot; tag: two u32); the merge slots (left id, right id,
-//! rank, new id: four u32; rank `u32::MAX` for an empty slot); the scores (f64, by token).
+//! Sections: the rest (JSON, see `build`); the concatenated texts of all tokens, in the order of
+//! their IDs; the end of each text (u32); the ID of each token (u32); the token slots (index of the
+//! token plus 1, or 0 for an empty slot; tag: two u32); the merge slots (left ID, right ID, rank,
+//! new ID: four u32; rank `u32::MAX` for an empty slot); the scores (f64, by token).
 //!
-//! Both slot tables are hash tables with linear probing, their lengths powers of two.
+//! Both slot tables are hash tables with linear probing. Their lengths are powers of two.
 
 use std::ops::Range;
 
@@ -31,7 +32,7 @@ const VERSION: u32 = 1;
 const SECTIONS: usize = 7;
 const HEADER: usize = 56 + 8 * SECTIONS;
 const CHECKSUM: Range<usize> = 24..32;
-/// So that a lookup is short, whatever is looked up.
+/// Limit on the slots that a lookup examines, so that every lookup is fast.
 const MAX_PROBES: u32 = 512;
 const EMPTY_RANK: u32 = u32::MAX;
 
@@ -49,13 +50,13 @@ pub(super) enum CompactKind {
     Whole,
 }
 
-/// What lies where.
+/// The byte ranges of the sections.
 #[derive(Clone, Debug)]
 pub(super) struct CompactLayout {
     pub kind: CompactKind,
-    /// Bytes of text that one token can stand for.
+    /// Maximum number of text bytes that one token can stand for.
     pub longest: usize,
-    /// Bytes of the vocabulary's longest token.
+    /// Length of the vocabulary's longest token, in bytes.
     pub longest_token: usize,
     token_probes: u32,
     merge_probes: u32,
@@ -64,7 +65,7 @@ pub(super) struct CompactLayout {
 }
 
 impl CompactLayout {
-    /// From the header; the tables themselves are not looked at.
+    /// Reads and checks the header. The tables themselves are not checked.
     pub fn read(bytes: &[u8]) -> Result<Self, &'static str> {
         let header = bytes.get(..HEADER).ok_or("it is cut short")?;
         if !header.starts_with(MAGIC) {
@@ -140,12 +141,12 @@ impl CompactLayout {
         !self.sections[SCORES].is_empty()
     }
 
-    /// The JSON.
+    /// The JSON section.
     pub fn rest<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         bytes.get(self.sections[REST].clone())
     }
 
-    /// The tables in `bytes`, which must be those from which the layout was read.
+    /// The tables in `bytes`. These must be the bytes from which the layout was read.
     pub fn tables<'a>(&self, bytes: &'a [u8]) -> Option<Tables<'a>> {
         if bytes.len() != self.bytes {
             return None;
@@ -164,7 +165,7 @@ impl CompactLayout {
     }
 }
 
-/// The number at `offset` of a header, which is long enough.
+/// The number at `offset` in a header. The header must be long enough.
 fn u32_at(header: &[u8], offset: usize) -> u32 {
     let mut number = [0; 4];
     number.copy_from_slice(&header[offset..offset + 4]);
@@ -185,7 +186,7 @@ fn checksum(header: &[u8], rest: &[u8]) -> u64 {
         .0
 }
 
-/// A hash of bytes that can be continued: FNV-1a, 64 bits.
+/// An incremental 64-bit FNV-1a hash.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hash(u64);
 
@@ -202,8 +203,8 @@ impl Hash {
         Self(u64::from(left) << 32 | u64::from(right))
     }
 
-    /// All bits mixed: the first slot to look at (before it is cut to the table's length), and the
-    /// tag.
+    /// Mixes all bits. Returns the first slot to examine (before reduction to the table's length)
+    /// and the tag.
     fn spread(self) -> (u32, u32) {
         let mut mixed = self.0 ^ (self.0 >> 32);
         mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -213,15 +214,16 @@ impl Hash {
     }
 }
 
-/// A merge of two neighbouring tokens into one.
+/// The result of merging two neighbouring tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Merge {
-    /// The lower, the earlier.
+    /// Merges with a lower rank are applied first.
     pub rank: u32,
     pub id: u32,
 }
 
-/// The tables. Whatever bytes they are made of, a lookup ends soon and does not panic.
+/// The tables of a compact form. On any bytes, even invalid ones, a lookup terminates quickly and
+/// does not panic.
 #[derive(Clone, Copy)]
 pub(super) struct Tables<'a> {
     texts: &'a [u8],
@@ -235,7 +237,7 @@ pub(super) struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
-    /// How many tokens there are.
+    /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }
@@ -264,9 +266,9 @@ impl<'a> Tables<'a> {
         Some(f64::from_le_bytes(*self.scores.get(index)?))
     }
 
-    /// The index of the token with this id.
+    /// The index of the token with this ID.
     pub fn index_of(&self, id: u32) -> Option<usize> {
-        // In most vocabularies there are no holes.
+        // In most vocabularies the IDs have no gaps, so the index equals the ID.
         if self.id(id as usize) == Some(id) {
             return Some(id as usize);
         }
@@ -275,12 +277,13 @@ impl<'a> Tables<'a> {
             .ok()
     }
 
-    /// The index of the token that is spelled so.
+    /// The index of the token with this spelling.
     pub fn find(&self, token: &[u8]) -> Option<usize> {
         self.find_hashed(Hash::START.with(token), &[], token)
     }
 
-    /// The index of the token that is spelled `head`, then `tail`; `hash` is that of both.
+    /// The index of the token that is spelled `head` followed by `tail`. `hash` is the hash of
+    /// both.
     pub fn find_hashed(&self, hash: Hash, head: &[u8], tail: &[u8]) -> Option<usize> {
         let (first, tag) = hash.spread();
         let mask = self.token_slots.len().checked_sub(1)?;
@@ -299,7 +302,7 @@ impl<'a> Tables<'a> {
         None
     }
 
-    /// What becomes of two neighbouring tokens, given their ids.
+    /// The merge of two neighbouring tokens, given their IDs.
     pub fn merge(&self, left: u32, right: u32) -> Option<Merge> {
         let (first, _) = Hash::of_pair(left, right).spread();
         let mask = self.merge_slots.len().checked_sub(1)?;
@@ -325,7 +328,7 @@ fn pair(bytes: &[u8; 8]) -> [u32; 2] {
     [number as u32, (number >> 32) as u32]
 }
 
-/// Lays out a compact form.
+/// Writes a compact form.
 pub(super) struct CompactWriter {
     longest_token: usize,
     token_probes: u32,
@@ -339,8 +342,8 @@ pub(super) struct CompactWriter {
 }
 
 impl CompactWriter {
-    /// With this vocabulary, in the order of ids. `None` if a token or an id occurs twice or if
-    /// tables are not for it.
+    /// Starts a compact form with this vocabulary, ordered by ID. `None` if a token or an ID occurs
+    /// twice, or if the vocabulary does not fit into the tables.
     pub fn new<'a>(tokens: impl ExactSizeIterator<Item = (&'a str, u32)>) -> Option<Self> {
         let count = tokens.len();
         let mut writer = Self {
@@ -378,7 +381,7 @@ impl CompactWriter {
         Some(writer)
     }
 
-    /// To look up what is there so far.
+    /// The tables as written so far.
     pub fn tables(&self) -> Tables<'_> {
         Tables {
             texts: &self.texts,
@@ -392,8 +395,8 @@ impl CompactWriter {
         }
     }
 
-    /// With these merges, by the ids of left and right. Of two with the same pair the later counts.
-    /// `None` if tables are not for it.
+    /// Adds the merges, given as (left ID, right ID, merge). If a pair occurs twice, the later
+    /// merge counts. `None` if the merges do not fit into the tables.
     pub fn merges(&mut self, merges: &[(u32, u32, Merge)]) -> Option<()> {
         self.merge_slots = vec![[0xff; 16]; slots_for(merges.len())];
         for &(left, right, Merge { rank, id }) in merges {
@@ -410,12 +413,12 @@ impl CompactWriter {
         Some(())
     }
 
-    /// With these scores, one for each token.
+    /// Adds the scores, one for each token.
     pub fn scores(&mut self, scores: impl Iterator<Item = f64>) {
         self.scores = scores.map(f64::to_le_bytes).collect();
     }
 
-    /// The bytes of the vocabulary's longest token.
+    /// Length of the vocabulary's longest token, in bytes.
     pub fn longest_token(&self) -> usize {
         self.longest_token
     }
@@ -439,7 +442,7 @@ impl CompactWriter {
     }
 }
 
-/// A compact form that is a `tokenizer.json` as it is.
+/// A compact form that contains the unchanged `tokenizer.json` and no tables.
 pub(super) fn whole(json: &[u8], longest: usize) -> Vec<u8> {
     let mut sections: [&[u8]; SECTIONS] = [&[]; SECTIONS];
     sections[REST] = json;
@@ -470,13 +473,13 @@ fn lay_out(kind: u32, longest: usize, numbers: [u32; 3], sections: [&[u8]; SECTI
     blob
 }
 
-/// At most two thirds are filled.
+/// The number of slots for `entries`. At most two thirds of the slots are filled.
 fn slots_for(entries: usize) -> usize {
     (entries + entries / 2 + 1).next_power_of_two()
 }
 
-/// Put `entry` into the first slot from `first` on that is `free`; how many were passed over, or
-/// `None` if they were too many.
+/// Puts `entry` into the first `free` slot at or after `first`. Returns the number of slots
+/// skipped, or `None` if there would be too many.
 fn insert<const N: usize>(
     slots: &mut [[u8; N]],
     first: u32,
@@ -494,7 +497,7 @@ fn insert<const N: usize>(
     None
 }
 
-/// Make the header of a damaged form say its length and its checksum as they are.
+/// Sets the length and checksum in the header of a modified compact form to their actual values.
 #[cfg(test)]
 pub(super) fn seal(blob: &mut [u8]) {
     let length = (blob.len() as u64).to_le_bytes();

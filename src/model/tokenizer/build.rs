@@ -1,9 +1,9 @@
-//! From a `tokenizer.json` to its compact form.
+//! Converts a `tokenizer.json` to its compact form.
 //!
-//! Tables are made where the file says nothing that this module does not know; what they cannot
-//! hold (word-level models, dropout, a token or an id that occurs twice), and what is no tokenizer
-//! at all, is left to the `tokenizers` crate. The rules about what a file means are the crate's:
-//! `src/models/*/serialization.rs` there.
+//! Tables are built only if this module knows every key in the file. All other files are left to
+//! the `tokenizers` crate: those that tables cannot represent (word-level models, dropout,
+//! duplicate tokens or IDs) and invalid ones. The meaning of a file follows the crate's
+//! `src/models/*/serialization.rs`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,7 +18,7 @@ use super::blob::{CompactWriter, Merge};
 use crate::ModelError;
 use crate::directory::TOKENIZER;
 
-/// A tokenizer without its tables. The decoder is left out: nothing is decoded here.
+/// A tokenizer without its tables. There is no decoder, because this crate never decodes.
 #[derive(Deserialize)]
 pub(super) struct Rest {
     pub added_tokens: Vec<AddedToken>,
@@ -28,7 +28,7 @@ pub(super) struct Rest {
     pub model: TableOptions,
 }
 
-/// The same, to be written: all but the model as it stands in the file.
+/// The serialised form of [`Rest`]. All parts except the model are copied from the file.
 #[derive(Serialize)]
 struct RestOut<'a> {
     added_tokens: &'a Value,
@@ -48,26 +48,27 @@ pub(super) enum TableOptions {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct BpeOptions {
-    /// What stands for a character that is no token.
+    /// The token for unknown characters.
     pub unk_token: Option<String>,
-    /// Before each character but the first of a word, when it is looked up.
+    /// Prepended to each character of a word except the first when it is looked up
+    /// (`continuing_subword_prefix`).
     pub prefix: String,
-    /// After the last character of a word.
+    /// Appended to the last character of a word when it is looked up (`end_of_word_suffix`).
     pub suffix: String,
-    /// One token for several unknown characters.
+    /// Whether consecutive unknown characters become a single token.
     pub fuse_unk: bool,
-    /// Tokens for the bytes of an unknown character, if there are.
+    /// Whether an unknown character becomes the tokens of its bytes, if the vocabulary has them.
     pub byte_fallback: bool,
-    /// A word that is a token is not taken apart first.
+    /// Whether a word that is itself a token is kept whole.
     pub ignore_merges: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct WordPieceOptions {
     pub unk_token: String,
-    /// Before each token but the first of a word.
+    /// Prepended to each token of a word except the first (`continuing_subword_prefix`).
     pub prefix: String,
-    /// Characters of the longest word that is looked at.
+    /// Maximum length of a word in characters. A longer word is unknown.
     pub max_chars: usize,
 }
 
@@ -75,11 +76,11 @@ pub(super) struct WordPieceOptions {
 pub(super) struct UnigramOptions {
     pub unk_id: Option<u32>,
     pub byte_fallback: bool,
-    /// The bits of the vocabulary's lowest score: JSON does not keep the last of them.
+    /// The vocabulary's lowest score, as the bits of an f64, because JSON would lose the last bits.
     pub min_score: u64,
 }
 
-/// What is read of a `tokenizer.json`.
+/// The parts of a `tokenizer.json` that are read.
 #[derive(Deserialize)]
 struct TokenizerJson<'a> {
     version: Option<String>,
@@ -116,24 +117,24 @@ struct FileModel<'a> {
 }
 
 enum Vocabulary<'a> {
-    /// By their spelling, in no order.
+    /// Tokens with their IDs, in any order.
     Ids(Vec<(Text<'a>, u32)>),
-    /// With their scores, in the order of ids.
+    /// Tokens with their scores, in the order of IDs.
     Scores(Vec<(Text<'a>, f64)>),
 }
 
-/// A string, not copied where the JSON spells it without escapes.
+/// A string that borrows from the JSON unless it contains escapes.
 struct Text<'a>(Cow<'a, str>);
 
-/// The tokens that a merge joins.
+/// The two tokens that a merge joins.
 enum FileMerge<'a> {
     Pair(Text<'a>, Text<'a>),
-    /// With a space between them.
+    /// Both tokens in one string, separated by a space.
     Line(Text<'a>),
 }
 
-/// The compact form of a `tokenizer.json`; `None` where tables cannot hold it or where something
-/// is wrong with it, which the crate is then to say.
+/// The compact form of a `tokenizer.json`. `None` if tables cannot represent it, or if the file is
+/// invalid and the `tokenizers` crate should report the error.
 pub(super) fn tables(json: &[u8]) -> Result<Option<Vec<u8>>, ModelError> {
     let Ok(file) = serde_json::from_slice::<TokenizerJson>(json) else {
         return Ok(None);
@@ -204,8 +205,9 @@ pub(super) fn tables(json: &[u8]) -> Result<Option<Vec<u8>>, ModelError> {
     };
     let rest = serde_json::to_vec(&rest)
         .map_err(|error| ModelError::malformed(TOKENIZER, error.to_string()))?;
-    // A token of a byte-level vocabulary has a character for each byte of text, in whatever
-    // number of bytes.
+    // In a byte-level vocabulary, a token has one character for each byte of text, and a character
+    // may take several bytes. So a token's length in bytes is at least the number of bytes it
+    // stands for.
     let longest = added_tokens
         .as_array()
         .into_iter()
@@ -216,7 +218,7 @@ pub(super) fn tables(json: &[u8]) -> Result<Option<Vec<u8>>, ModelError> {
     Ok(Some(writer.finish(&rest, longest)))
 }
 
-/// Tables of a vocabulary in no order.
+/// Starts the tables with a vocabulary in any order.
 fn by_id(mut tokens: Vec<(Text, u32)>) -> Option<CompactWriter> {
     if tokens.is_empty() {
         return None;
@@ -225,8 +227,9 @@ fn by_id(mut tokens: Vec<(Text, u32)>) -> Option<CompactWriter> {
     CompactWriter::new(tokens.iter().map(|(Text(token), id)| (token.as_ref(), *id)))
 }
 
-/// `None` where tables cannot hold it, or where the crate is to say what is wrong; it panics over
-/// some merges of what is no token, so those are found out here.
+/// `None` if tables cannot represent the model, or if the `tokenizers` crate should report the
+/// error. The crate panics on some merges whose parts or result are not tokens, so this function
+/// reports those itself.
 fn bpe(
     tokens: Vec<(Text, u32)>,
     merges: &[FileMerge],
@@ -297,7 +300,7 @@ fn unigram(
     Some((writer, TableOptions::Unigram(options)))
 }
 
-/// `enumerate` with numbers of the type that ids have.
+/// Like `enumerate`, with u32 numbers, the type of token IDs.
 struct Numbered<I> {
     tokens: I,
     next: u32,

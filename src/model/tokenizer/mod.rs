@@ -1,12 +1,12 @@
-//! `tokenizer.json` to token ids.
+//! Loads a `tokenizer.json` and turns text into token IDs.
 //!
-//! Reading a large vocabulary into the hash maps of the `tokenizers` crate costs each process anew: 0.7 s
-//! and 300 MB for the 250,000 pieces of XLM-RoBERTa, where the compact form takes 10 ms and 5 MB
-//! (`tests::cost::of_loading` measures it). So a tokenizer has a compact form: the vocabulary, the
-//! merges and the scores as tables that are looked up where they lie (`blob`), by models of our
-//! own (`table`) that stand in the crate's pipeline in place of its models and give what they
-//! give. Everything else, such as normalizers, regular expressions and templates, is the crate's.
-//! What no table covers (`build` decides) is read by the crate alone.
+//! If a process reads a large vocabulary into the hash maps of the `tokenizers` crate, this costs
+//! 0.7 s and 300 MB for the 250,000 pieces of XLM-RoBERTa. The compact form takes 10 ms and 5 MB
+//! (measured by `tests::cost::of_loading`). It stores the vocabulary, the merges and the scores as
+//! tables that are searched in place (`blob`). The models in `table` search them; they replace the
+//! models in the crate's pipeline and return the same tokens. All other parts, such as normalizers,
+//! regular expressions and templates, are the crate's. A tokenizer that tables cannot represent
+//! (see `build`) is handled by the crate alone.
 
 mod blob;
 mod build;
@@ -42,25 +42,26 @@ type Pipeline = TokenizerImpl<
     DecoderWrapper,
 >;
 
-/// A tokenizer; a clone shares everything.
+/// A tokenizer. Clones share all data.
 #[derive(Clone)]
 pub(super) struct Tokenizer {
     pipeline: Arc<Pipeline>,
-    /// Bytes of text that one token can stand for.
+    /// Maximum number of text bytes that one token can stand for.
     longest: usize,
 }
 
-/// A text's tokens.
+/// The tokens of a text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Encoded {
     pub ids: Vec<u32>,
-    /// For each token the bytes of the text that it stands for; (0, 0) for one that the
-    /// tokenizer's post-processor put in.
+    /// The range of text bytes that each token stands for; (0, 0) for a token that the
+    /// post-processor added.
     pub offsets: Vec<(usize, usize)>,
 }
 
 impl Tokenizer {
-    /// The one of `directory`: in a pack, its compact form.
+    /// Reads the tokenizer of `directory`: from a pack its compact form, otherwise
+    /// `tokenizer.json`.
     pub fn read(directory: &Directory) -> Result<Self, ModelError> {
         match directory.compact_tokenizer() {
             Some(compact) => Self::from_compact(Arc::new(compact)),
@@ -68,7 +69,7 @@ impl Tokenizer {
         }
     }
 
-    /// From the bytes of a `tokenizer.json`.
+    /// Loads a tokenizer from the bytes of a `tokenizer.json`.
     pub fn parse(json: &[u8]) -> Result<Self, ModelError> {
         match build::tables(json)? {
             Some(blob) => Self::from_compact(Arc::new(blob)),
@@ -76,20 +77,20 @@ impl Tokenizer {
         }
     }
 
-    /// The compact form of a `tokenizer.json`, for [`Self::from_compact`].
+    /// Converts a `tokenizer.json` to the compact form that [`Self::from_compact`] loads.
     pub fn compact(json: &[u8]) -> Result<Vec<u8>, ModelError> {
         let Some(blob) = build::tables(json)? else {
             return Ok(build::whole(json, Self::from_json(json)?.longest));
         };
-        // So that what the tables do not hold is found sound as well.
+        // Load the result, so that errors in the parts outside the tables are found now.
         let blob = Arc::new(blob);
         Self::from_compact(blob.clone())?;
         Ok(Arc::unwrap_or_clone(blob))
     }
 
-    /// From what [`Self::compact`] made. The tables are used where they lie, so `bytes` must not
-    /// change; that they are sound is checked as they are used, and what is not sound there is an
-    /// error of [`Self::encode`] or a wrong token, never more.
+    /// Loads the output of [`Self::compact`]. The tables are used in place, so `bytes` must not
+    /// change. They are checked only when they are used: invalid tables cause an error of
+    /// [`Self::encode`] or a wrong token, but no undefined behaviour.
     pub fn from_compact(bytes: Owner) -> Result<Self, ModelError> {
         let malformed =
             |reason: String| ModelError::malformed(TOKENIZER, format!("compact form: {reason}"));
@@ -124,12 +125,12 @@ impl Tokenizer {
         })
     }
 
-    /// From the bytes of a `tokenizer.json`, with a model of the `tokenizers` crate.
+    /// Loads a `tokenizer.json` with a model of the `tokenizers` crate.
     fn from_json(json: &[u8]) -> Result<Self, ModelError> {
         let malformed = |reason: String| ModelError::malformed(TOKENIZER, reason);
         let mut pipeline: Pipeline =
             serde_json::from_slice(json).map_err(|error| malformed(error.to_string()))?;
-        // Cutting is ours to do (see `prompt`), and nothing is padded.
+        // Truncation is done by this crate (see `prompt`), and sequences are not padded.
         pipeline
             .with_truncation(None)
             .map_err(|error| malformed(error.to_string()))?;
@@ -146,23 +147,23 @@ impl Tokenizer {
         })
     }
 
-    /// The text of a token.
+    /// The text of the token with this ID.
     pub fn token(&self, id: u32) -> Result<String, ModelError> {
         self.pipeline.id_to_token(id).ok_or_else(|| {
             ModelError::malformed(TOKENIZER, format!("there is no token with id {id}"))
         })
     }
 
-    /// What `tokens` tokens can stand for at most, about: in a byte-level vocabulary each character
-    /// stands for one byte of text, and added tokens are spelled out. (A normalizer may compose
-    /// characters into fewer bytes. Where white space is dropped, or an unknown word becomes one
-    /// token whatever its length, there is no bound.)
+    /// Approximate maximum length in bytes of a text of `tokens` tokens. In a byte-level
+    /// vocabulary, each character of a token stands for one byte of text, and added tokens are
+    /// spelled out. (A normalizer may compose characters into fewer bytes. There is no bound if
+    /// white space is dropped, or if an unknown word of any length becomes one token.)
     pub fn most_bytes(&self, tokens: usize) -> usize {
         tokens.saturating_mul(self.longest)
     }
 
-    /// Tokens of `text`, in which the spellings of special tokens are those tokens, and whatever
-    /// the tokenizer's post-processor adds.
+    /// Tokenizes `text` and adds the post-processor's special tokens. A special token spelled out
+    /// in `text` counts as that token.
     pub fn encode(&self, text: &str) -> Result<Encoded, ModelError> {
         ask_for(text)?;
         let encoding = self.pipeline.encode(text, true).map_err(failed)?;
@@ -172,10 +173,10 @@ impl Tokenizer {
         })
     }
 
-    /// The same, of text that is put in lower case before all else.
+    /// The same tokenizer, with conversion to lower case as its first step.
     ///
     /// # Errors
-    /// Where a clone shares it.
+    /// If a clone of this tokenizer exists.
     pub fn lowercased(mut self) -> Result<Self, ModelError> {
         let pipeline = Arc::get_mut(&mut self.pipeline)
             .ok_or_else(|| ModelError::Internal("the tokenizer is in use".into()))?;
@@ -189,37 +190,37 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// The tokens of a text by itself, without any of the post-processor's.
+    /// Tokenizes a text without adding special tokens.
     pub fn pieces(&self, text: &str) -> Result<Encoding, ModelError> {
         ask_for(text)?;
         self.pipeline.encode(text, false).map_err(failed)
     }
 
-    /// How many tokens the post-processor adds to a text or a pair.
+    /// Number of special tokens that the post-processor adds to a text or a pair.
     pub fn added(&self, pair: bool) -> usize {
         let processor = self.pipeline.get_post_processor();
         processor.map_or(0, |processor| processor.added_tokens(pair))
     }
 
-    /// The tokens of a text or a pair with what the post-processor adds.
+    /// Adds the post-processor's special tokens to a tokenized text or pair.
     pub fn join(&self, first: Encoding, second: Option<Encoding>) -> Result<Encoding, ModelError> {
         self.pipeline
             .post_process(first, second, true)
             .map_err(failed)
     }
 
-    /// Whether the model is one of ours.
+    /// Whether the model uses the tables of a compact form.
     #[cfg(test)]
     fn uses_tables(&self) -> bool {
         matches!(self.pipeline.get_model(), AnyModel::Table(_))
     }
 }
 
-/// Bytes that tokenizing takes at its highest for each byte of text: the crate keeps where each byte
-/// came from, and each piece in a structure of its own. Measured: at most 553 (`tests/cost.rs`).
+/// Peak memory of tokenizing, in bytes per byte of text. The `tokenizers` crate stores the origin
+/// of each byte, and a structure for each piece. The measured maximum is 553 (`tests/cost.rs`).
 const BYTES_A_BYTE: u64 = 600;
 
-/// An error where the system has too little memory for a text's tokens.
+/// Fails if the system does not have enough memory to tokenize `text`.
 fn ask_for(text: &str) -> Result<(), ModelError> {
     Ok(memory::ask(BYTES_A_BYTE * text.len() as u64)?)
 }
@@ -228,7 +229,7 @@ fn failed(error: tokenizers::Error) -> ModelError {
     ModelError::Internal(format!("could not tokenize: {error}"))
 }
 
-/// A model of ours or of the crate.
+/// A model over tables, or a model of the `tokenizers` crate.
 enum AnyModel {
     Table(Box<TableModel>),
     Crate(Box<ModelWrapper>),
@@ -237,7 +238,7 @@ enum AnyModel {
 impl<'de> Deserialize<'de> for AnyModel {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut model = ModelWrapper::deserialize(deserializer)?;
-        // Else up to 10,000 words and their tokens are kept in each thread.
+        // Without this, each thread would cache up to 10,000 words and their tokens.
         match &mut model {
             ModelWrapper::BPE(bpe) => bpe.resize_cache(0),
             ModelWrapper::Unigram(unigram) => unigram.resize_cache(0),
@@ -294,7 +295,7 @@ impl Model for AnyModel {
     }
 }
 
-/// [`Model`] asks for a trainer.
+/// An unused trainer, which the trait [`Model`] requires.
 struct NoTrainer;
 
 impl Trainer for NoTrainer {

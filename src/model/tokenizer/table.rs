@@ -1,7 +1,9 @@
-//! The models over the tables of a compact form. They give the tokens, ids and offsets that those
-//! of the `tokenizers` crate give, oddities included; each says where it follows one.
+//! Tokenizer models over the tables of a compact form. They return the same tokens, IDs and offsets
+//! as the models of the `tokenizers` crate, including that crate's quirks, which are noted where
+//! they are reproduced.
 //!
-//! No words are kept with their tokens: that saves little time and costs each process memory.
+//! Words and their tokens are not cached, because a cache saves little time and costs memory in
+//! every process.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,9 +14,9 @@ use super::blob::{CompactLayout, Hash, Tables};
 use super::build::{BpeOptions, TableOptions, UnigramOptions, WordPieceOptions};
 use crate::compute::Owner;
 
-/// Added to the lowest score for a character that is no token.
+/// Added to the vocabulary's lowest score to give the score of an unknown character.
 const UNKNOWN_PENALTY: f64 = -10.0;
-/// No symbol, no position.
+/// Marks a missing symbol or position.
 const NONE: u32 = u32::MAX;
 
 pub(super) struct TableModel {
@@ -24,7 +26,7 @@ pub(super) struct TableModel {
 }
 
 impl TableModel {
-    /// `bytes` must be those from which `layout` was read.
+    /// `bytes` must be the bytes from which `layout` was read.
     pub fn new(
         layout: CompactLayout,
         options: TableOptions,
@@ -50,7 +52,7 @@ impl TableModel {
         if word.is_empty() {
             return Ok(Vec::new());
         }
-        // Positions are kept in 32 bits.
+        // Positions are stored in 32 bits.
         if word.len() >= NONE as usize / 2 {
             return Err("the text is too long".into());
         }
@@ -98,16 +100,17 @@ fn missing(token: &str) -> tokenizers::Error {
     format!("the vocabulary has no token \"{token}\", which is to stand for unknown ones").into()
 }
 
-/// The id of a token that is there.
+/// The ID of the token at `index`, which must exist.
 fn id_at(tables: &Tables, index: usize) -> Result<u32> {
     tables.id(index).ok_or_else(damaged)
 }
 
-/// A piece of a word in byte-pair encoding, linked to its neighbours.
+/// A symbol of byte-pair encoding: a piece of a word, linked to its neighbours.
 #[derive(Clone, Copy)]
 struct Symbol {
     id: u32,
-    /// Bytes of the word that it stands for; 0 once it is merged into the one before it.
+    /// Number of bytes of the word that the symbol stands for; 0 after it was merged into its left
+    /// neighbour.
     length: u32,
     before: u32,
     after: u32,
@@ -134,14 +137,14 @@ impl Symbols {
         });
     }
 
-    /// The symbol at a position that a link holds.
+    /// The symbol at a link's position, or `None` if the link is [`NONE`].
     fn get(&self, index: u32) -> Option<Symbol> {
         self.0.get(index as usize).copied()
     }
 }
 
-/// Byte-pair encoding: the characters of the word, then the merge of lowest rank, leftmost first,
-/// until there is none.
+/// Byte-pair encoding. Starts with the word's characters and repeatedly applies the merge of lowest
+/// rank, leftmost first, until no merge applies.
 fn bpe(tables: &Tables, options: &BpeOptions, word: &str) -> Result<Vec<Token>> {
     if options.ignore_merges
         && let Some(index) = tables.find(word.as_bytes())
@@ -166,9 +169,10 @@ fn bpe(tables: &Tables, options: &BpeOptions, word: &str) -> Result<Vec<Token>> 
     Ok(tokens)
 }
 
-/// A symbol for each character. As in the crate, an unknown character without an unknown token
-/// leaves nothing behind, not even its length; bytes that stand for one overtake unknown tokens
-/// that wait to be fused; and they include those of the prefix and the suffix.
+/// Splits the word into one symbol per character. Three quirks of the `tokenizers` crate are kept.
+/// Without an unknown token, an unknown character is dropped together with its length. With fused
+/// unknown tokens, byte tokens come before an unknown token that precedes them in the text. The
+/// byte tokens of a character include the bytes of the prefix and the suffix.
 fn characters(tables: &Tables, options: &BpeOptions, word: &str) -> Result<Symbols> {
     let mut symbols = Symbols(Vec::with_capacity(word.len()));
     let mut waiting: Option<(u32, u32)> = None;
@@ -225,7 +229,7 @@ fn characters(tables: &Tables, options: &BpeOptions, word: &str) -> Result<Symbo
     Ok(symbols)
 }
 
-/// The tokens of the bytes of `text`, and their spelling, if the vocabulary has them all.
+/// The byte tokens of `text` and their spellings; `None` if the vocabulary lacks one of them.
 fn byte_tokens(tables: &Tables, text: &str) -> Option<Vec<(u32, String)>> {
     text.bytes()
         .map(|byte| {
@@ -235,10 +239,10 @@ fn byte_tokens(tables: &Tables, text: &str) -> Option<Vec<(u32, String)>> {
         .collect()
 }
 
-/// Merge what can be merged. Each merge leaves one symbol fewer and puts two candidates in line at
-/// most, so this takes n log n steps.
+/// Applies all merges. Each merge removes a symbol and adds at most two candidates to the queue, so
+/// this takes O(n log n) steps.
 fn merge_all(tables: &Tables, symbols: &mut Symbols) {
-    // Rank, position of the left one, id of the result.
+    // Each candidate is (rank, position of the left symbol, ID of the result).
     let mut line: BinaryHeap<Reverse<(u32, u32, u32)>> = symbols
         .0
         .windows(2)
@@ -255,7 +259,8 @@ fn merge_all(tables: &Tables, symbols: &mut Symbols) {
         let Some(right) = symbols.get(left.after) else {
             continue;
         };
-        // The neighbours may have changed since; another pair with the same result will do.
+        // The symbols may have changed since the candidate was queued. It is still valid if the
+        // current pair gives the same result.
         if tables
             .merge(left.id, right.id)
             .is_none_or(|merge| merge.id != id)
@@ -286,8 +291,8 @@ fn merge_all(tables: &Tables, symbols: &mut Symbols) {
     }
 }
 
-/// The longest token that the rest of the word begins with, again and again; if there is none
-/// somewhere, or the word is too long, the whole word is unknown.
+/// WordPiece: repeatedly takes the longest token that is a prefix of the rest of the word. If no
+/// token matches, or if the word is too long, the whole word is unknown.
 fn word_piece(
     tables: &Tables,
     options: &WordPieceOptions,
@@ -321,21 +326,21 @@ fn word_piece(
     Ok(tokens)
 }
 
-/// The division of the text into tokens whose scores have the highest sum; a character that is no
-/// token counts as the unknown one, at a penalty.
+/// Unigram: splits the text into the tokens with the highest sum of scores. A character that is not
+/// a token counts as the unknown token, with a penalty.
 fn unigram(
     tables: &Tables,
     options: &UnigramOptions,
     longest: usize,
     text: &str,
 ) -> Result<Vec<Token>> {
-    /// The best way to a position.
+    /// The best split of the text up to a position.
     #[derive(Clone, Copy)]
     struct Way {
         score: f64,
-        /// Where its last piece begins.
+        /// Start of the last piece.
         from: u32,
-        /// The last piece's id, if it is a token or the unknown one.
+        /// ID of the last piece: a token or the unknown token.
         id: u32,
     }
 
@@ -375,7 +380,7 @@ fn unigram(
         }
     }
 
-    // From the end back to the start, unknown pieces that follow one another together.
+    // Collect the pieces from the end to the start, joining consecutive unknown pieces.
     let mut pieces: Vec<(usize, usize)> = Vec::new();
     let mut end = text.len();
     let mut unknown_before = false;
@@ -397,7 +402,7 @@ fn unigram(
     let mut tokens = Vec::with_capacity(pieces.len());
     for &(start, end) in pieces.iter().rev() {
         let piece = &text[start..end];
-        // Unknown pieces may be a token together.
+        // The joined unknown pieces may themselves be a token.
         let id = match tables.find(piece.as_bytes()) {
             Some(index) => id_at(tables, index)?,
             None => {
@@ -418,14 +423,14 @@ fn unigram(
     Ok(tokens)
 }
 
-/// The tokens that are `prefix` and a beginning of a text: the bytes of that beginning and the
-/// token's index, the shortest first.
+/// Iterates over the tokens that consist of `prefix` followed by a prefix of `text`, shortest
+/// first. Each item is the number of bytes of `text` and the token's index.
 struct Prefixes<'a> {
     tables: &'a Tables<'a>,
     prefix: &'a str,
     text: &'a str,
     length: usize,
-    /// Of the prefix and `length` bytes of the text.
+    /// Hash of `prefix` and the first `length` bytes of `text`.
     hash: Hash,
     longest: usize,
 }

@@ -1,11 +1,11 @@
-//! Compact forms that are not what they should be.
+//! Checks that truncated or damaged compact forms cause errors and no panics.
 
 use serde_json::json;
 
 use super::*;
 use crate::tokenizer::blob::seal;
 
-/// One of each kind of model, and one that has no tables, with texts that use them.
+/// A compact form for each kind of model, and one without tables.
 fn samples() -> Vec<Vec<u8>> {
     let vocab = json!({"<unk>": 0, "a": 1, "b": 2, "c": 5, "ab": 9, "abc": 4, "<0x7A>": 8});
     let added = json!([{"id": 11, "content": "<u>", "single_word": false, "lstrip": false,
@@ -26,7 +26,7 @@ fn samples() -> Vec<Vec<u8>> {
     .into()
 }
 
-/// Open `blob` and use it. Neither may panic; whether it opens is returned.
+/// Opens `blob` and uses the tokenizer. Neither may panic. Returns whether it opened.
 fn survives(blob: Vec<u8>) -> bool {
     match Tokenizer::from_compact(Arc::new(blob)) {
         Err(ModelError::Malformed { file, .. }) => {
@@ -69,7 +69,7 @@ fn every_truncation_is_an_error() {
     }
 }
 
-/// Also where the header has been made to fit what is left.
+/// The header of each truncated form is adjusted to the remaining length.
 #[test]
 fn a_truncation_that_is_covered_up_is_an_error() {
     for blob in samples() {
@@ -89,7 +89,7 @@ fn every_flipped_bit_is_an_error_or_a_tokenizer() {
             let mut flipped = blob.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             let opened = survives(flipped.clone());
-            // What is read at once is covered by the checksum.
+            // The checksum covers the parts that are read on opening.
             assert!(!opened || bit / 8 >= 112 + rest, "{bit}");
             seal(&mut flipped);
             survives(flipped);
@@ -115,7 +115,7 @@ fn any_tables_are_an_error_or_a_tokenizer() {
     });
 }
 
-/// Tables that never end: every slot is taken.
+/// If every slot is full, a lookup must still terminate.
 #[test]
 fn a_table_without_an_empty_slot_is_searched_to_an_end() {
     for blob in samples().into_iter().take(3) {

@@ -1,11 +1,11 @@
-//! What loading costs, by hand, on a tokenizer that is too large to keep here:
+//! Measures the cost of loading a tokenizer that is too large for the repository. Run by hand:
 //!
 //! ```text
 //! PHOTOSEARCH_TOKENIZER=…/tokenizer.json cargo test --release -p photosearch-model \
 //!     -- --ignored --nocapture cost::of_loading
 //! ```
 //!
-//! Each way runs in a process of its own, in which nothing else has been loaded.
+//! Each way of loading runs in its own process, so that earlier loads do not affect its memory.
 
 use std::process::Command;
 
@@ -14,12 +14,12 @@ use super::*;
 const TEXT: &str = "<|im_start|>system\nRepresent the user's input.<|im_end|>\n<|im_start|>user\n\
                     all photos of a baby on the beach with a dog<|im_end|>\n<|im_start|>assistant\n";
 
-/// The path in `PHOTOSEARCH_TOKENIZER`.
+/// The value of `PHOTOSEARCH_TOKENIZER`.
 pub(super) fn given() -> String {
     std::env::var("PHOTOSEARCH_TOKENIZER").expect("PHOTOSEARCH_TOKENIZER is not set")
 }
 
-/// Kilobytes of memory that this process shares with none.
+/// The process's private memory in kB.
 fn private() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
@@ -47,8 +47,8 @@ impl ReadMapping {
         use std::os::fd::AsRawFd;
         let file = std::fs::File::open(path).unwrap();
         let length = file.metadata().unwrap().len() as usize;
-        // SAFETY: a new read-only mapping of a file which this test alone writes and which it has
-        // finished; it is never unmapped.
+        // SAFETY: this creates a new read-only mapping, which is never unmapped. Only this test
+        // writes the file, and it has finished writing.
         let bytes = unsafe {
             let address = libc::mmap(
                 std::ptr::null_mut(),
@@ -94,7 +94,7 @@ fn of_loading() {
     std::fs::remove_file(compact).unwrap();
 }
 
-/// Runs in a process that [`of_loading`] starts.
+/// The child process of [`of_loading`].
 #[test]
 #[ignore = "a part of of_loading"]
 fn one_way() {
@@ -105,7 +105,7 @@ fn one_way() {
     let before = (private(), threads());
     let start = Instant::now();
     let encode: Box<dyn Fn(&str) -> usize> = match way.as_str() {
-        // As it was before there was a compact form.
+        // Loads the tokenizer with the `tokenizers` crate alone.
         "crate" => {
             let json = std::fs::read(given()).unwrap();
             let mut tokenizer = tokenizers::Tokenizer::from_bytes(&json).unwrap();
@@ -140,7 +140,7 @@ fn one_way() {
         })
         .collect();
     times.sort();
-    // Enough words to fill what keeps them.
+    // Enough words to fill any cache of words.
     for number in 0..20_000 {
         encode(&format!(
             "photo{number:x} of {number:o}cats {}",
@@ -158,11 +158,12 @@ fn one_way() {
     );
 }
 
-/// Bytes that tokenizing takes at its highest for each byte of text: what `BYTES_A_BYTE` bounds. By
-/// hand, in a process of its own:
+/// Measures the peak memory of tokenizing per byte of text, which `BYTES_A_BYTE` must exceed. Run
+/// by hand, in its own process:
 ///
 /// ```text
-/// cargo test --release -p photosearch-model -- --ignored --nocapture --test-threads 1 cost::of_tokenizing
+/// cargo test --release -p photosearch-model -- --ignored --nocapture --test-threads 1
+/// cost::of_tokenizing
 /// ```
 #[test]
 #[ignore = "measures"]
@@ -206,7 +207,7 @@ fn of_tokenizing() {
             let count = tokenizer.encode(&text).unwrap().ids.len();
             let bytes = (field("VmHWM:") - before) / text.len() as f64;
             println!("{directory:35} {part:20?} {count:8} tokens {bytes:6.0} bytes a byte");
-            // SAFETY: has no preconditions.
+            // SAFETY: `malloc_trim` has no preconditions.
             unsafe { libc::malloc_trim(0) };
         }
     }

@@ -1,4 +1,4 @@
-//! The compact form against the `tokenizers` crate, which says what is right.
+//! Compares the compact form with the `tokenizers` crate, which is the reference.
 
 mod blob;
 mod cost;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::*;
 
-/// The same tokenizer, in our compact form and in the crate's own.
+/// A tokenizer in the compact form and as loaded by the `tokenizers` crate.
 struct Both {
     ours: Tokenizer,
     reference: tokenizers::Tokenizer,
@@ -35,7 +35,7 @@ impl Both {
         Self::of(&std::fs::read(path).unwrap())
     }
 
-    /// How the two differ on `text`.
+    /// Describes the difference between the two on `text`; `None` if they agree.
     fn difference(&self, text: &str) -> Option<String> {
         match (self.ours.encode(text), self.reference.encode(text, true)) {
             (Ok(ours), Ok(reference)) => {
@@ -60,7 +60,8 @@ impl Both {
         }
     }
 
-    /// The vocabularies, both ways, and the longest token.
+    /// Asserts that both map tokens to IDs and back in the same way, and have the same longest
+    /// token.
     fn assert_same_vocabulary(&self) {
         let vocabulary = self.reference.get_vocab(true);
         assert_eq!(self.ours.pipeline.get_vocab(true), vocabulary);
@@ -96,7 +97,7 @@ fn root(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// The tokenizers in the repository: the golden files' and the mini model's.
+/// The tokenizers in the repository: those of the golden files and of the mini model.
 fn committed() -> Vec<Both> {
     [
         "tests/golden/tokenizer/tokenizer.json",
@@ -106,7 +107,7 @@ fn committed() -> Vec<Both> {
     .into()
 }
 
-/// All strings and prompts of the golden files.
+/// All texts and prompts in the golden files.
 fn golden_texts() -> Vec<String> {
     let mut texts = Vec::new();
     for name in ["tokens.json", "tokens_qwen3.json"] {
@@ -126,7 +127,7 @@ fn golden_texts() -> Vec<String> {
     texts
 }
 
-/// Spellings of special tokens in the committed tokenizers and others, whole and broken.
+/// Special tokens of the committed and other tokenizers, complete and truncated.
 const SPECIAL: &[&str] = &[
     "<|im_start|>",
     "<|im_end|>",
@@ -150,7 +151,7 @@ const SPECIAL: &[&str] = &[
     "Ġ",
 ];
 
-/// What text is put together from.
+/// The fragments of which random texts consist.
 fn fragment() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<char>().prop_map(String::from),
@@ -202,7 +203,7 @@ fn any_text_comes_out_as_the_crates() {
     });
 }
 
-/// Long repetitions, which make the longest words that a merge has to go through.
+/// Long repetitive texts, which give the longest words for the merge loop.
 fn repetitions(bytes: usize) -> Vec<String> {
     [
         "a", "ab", " ", "é", "字", "e\u{301}", "\n", "1", "!", "aA", "👶", "the ", "<", "\u{0}",
@@ -219,7 +220,7 @@ fn a_long_word_does_not_take_long() {
             let encoded = both.ours.encode(&text).unwrap();
             let taken = start.elapsed();
             assert!(!encoded.ids.is_empty());
-            // About 0.1 s; with a quadratic step it would be minutes.
+            // Takes about 0.1 s; an algorithm with a quadratic step would take minutes.
             assert!(
                 taken < Duration::from_secs(10),
                 "{taken:?}: {:?}",
@@ -269,8 +270,9 @@ fn an_error_names_the_file_and_what_is_wrong() {
     }
 }
 
-/// A tokenizer that is too large to keep here:
-/// `PHOTOSEARCH_TOKENIZER=…/tokenizer.json cargo test --release -p photosearch-model -- --ignored a_given_tokenizer`.
+/// Compares a tokenizer that is too large for the repository:
+/// `PHOTOSEARCH_TOKENIZER=…/tokenizer.json cargo test --release -p photosearch-model -- --ignored
+/// a_given_tokenizer`.
 #[test]
 #[ignore = "needs PHOTOSEARCH_TOKENIZER, the path of a tokenizer.json"]
 fn a_given_tokenizer_gives_what_the_crates_gives() {
@@ -281,7 +283,7 @@ fn a_given_tokenizer_gives_what_the_crates_gives() {
     for text in &texts {
         both.assert_same(text);
     }
-    // Each token by itself, and neighbours.
+    // Single tokens, and pairs of neighbouring ones.
     let mut tokens: Vec<_> = both.reference.get_vocab(true).into_iter().collect();
     tokens.sort_by_key(|&(_, id)| id);
     let mut tokens: Vec<_> = tokens.into_iter().map(|(token, _)| token).collect();

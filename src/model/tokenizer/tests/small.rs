@@ -1,10 +1,10 @@
-//! Small tokenizers made up at random, so that every option and every tie is met.
+//! Compares small random tokenizers, which together exercise every option and tie.
 
 use serde_json::json;
 
 use super::*;
 
-/// Characters of words; two more (z and 😀) are in no vocabulary.
+/// Characters of the vocabularies. Two more characters, z and 😀, occur only in texts.
 const LETTERS: &[&str] = &["a", "b", "c", "é", "字", " ", "▁"];
 
 fn words() -> impl Strategy<Value = String> {
@@ -15,7 +15,7 @@ fn words() -> impl Strategy<Value = String> {
     proptest::collection::vec(fragment, 0..24).prop_map(|fragments| fragments.concat())
 }
 
-/// Tokens that are letters or sequences of them.
+/// Tokens made of one or more letters.
 fn sequences(range: std::ops::Range<usize>) -> impl Strategy<Value = Vec<String>> {
     let token = proptest::collection::vec(proptest::sample::select(LETTERS), 1..5)
         .prop_map(|letters| letters.concat());
@@ -255,10 +255,10 @@ fn what_tables_do_not_hold_is_left_to_the_crate() {
     let vocab = json!({"a": 0, "b": 1, "ab": 2});
     for model in [
         json!({"type": "WordLevel", "vocab": vocab, "unk_token": "a"}),
-        // Without a type, or with something unknown beside it.
+        // No type, or an unknown key.
         json!({"vocab": vocab, "merges": [["a", "b"]]}),
         json!({"type": "BPE", "vocab": vocab, "merges": [["a", "b"]], "news": 1}),
-        // An id or a token twice.
+        // A duplicate ID or token.
         json!({"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "c": 2}, "merges": [["a", "b"]]}),
         json!({"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0], ["b", -1.0], ["a", -2.0]]}),
     ] {
@@ -268,7 +268,7 @@ fn what_tables_do_not_hold_is_left_to_the_crate() {
             both.assert_same(text);
         }
     }
-    // Where merges are left out by chance, no comparison is possible.
+    // With dropout, merges are skipped at random, so results cannot be compared.
     let dropout = json!({"type": "BPE", "dropout": 0.5, "vocab": vocab, "merges": [["a", "b"]]});
     let blob = Tokenizer::compact(&file(dropout, false)).unwrap();
     assert!(
