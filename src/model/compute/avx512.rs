@@ -1,19 +1,20 @@
-//! Products of matrices with AVX-512, of f32, of bf16 and of whole numbers of 8 bits.
+//! Matrix products with AVX-512, for f32, bf16 and 8-bit integers.
 //!
-//! Packed, the outputs stand in groups of [`GROUP`], and in a group, for each unit of inputs (four
-//! bytes: an f32, two of bf16, or four whole numbers), the units of all its outputs side by side.
-//! So one instruction (VFMADD231PS, VDPBF16PS, VPDPBUSD) multiplies a unit of one row of `x`, the
-//! same in all lanes, by the units of sixteen outputs, and nothing has to be summed across lanes. A
-//! tile of up to [`ROWS`] rows by a group stays in registers through a block of inputs, and while
-//! all rows pass over a block, the next one is fetched from memory: a short text reads each weight
-//! once, and would wait for it.
+//! In a packed matrix, the outputs form groups of [`GROUP`]. A unit of inputs is four bytes: one
+//! f32, two bf16 or four 8-bit integers. Within a group, the units of all its outputs for the same
+//! inputs are adjacent. One instruction (VFMADD231PS, VDPBF16PS, VPDPBUSD) multiplies one unit of a
+//! row of `x`, broadcast to all lanes, by the units of sixteen outputs, so no sum across lanes is
+//! needed. A tile of up to [`ROWS`] rows by a group stays in registers for a whole block of inputs.
+//! While all rows are multiplied by one block, the next block is prefetched from memory. Without
+//! the prefetch, a short text, which reads each weight only once, would wait for memory.
 //!
-//! VDPBF16PS takes denormal numbers for zero, and rounds sums to the nearest. VPDPBUSD multiplies
-//! unsigned by signed numbers: 128 is added to those of `x`, and what that adds to the sums, which
-//! depends on the weights alone, is packed before each block, to be taken off.
+//! VDPBF16PS treats denormal numbers as zero and rounds sums to nearest. VPDPBUSD multiplies
+//! unsigned by signed numbers, so 128 is added to the values of `x`. The excess in the sums depends
+//! only on the weights. It is packed before each block and subtracted.
 //!
-//! It stands beside libraries that do the same: gemm for f32, NumKong for bf16 and whole numbers. One
-//! thread of a Zen 5 (2 shared cores, least of 30 runs) multiplies rows by a layer of 2048 by 2048 in this
+//! Libraries compute the same products: gemm for f32, NumKong for bf16 and 8-bit integers. One
+//! thread of a Zen 5 (2 shared cores, minimum of 30 runs) multiplies rows by a layer of 2048 by
+//! 2048 in these times, measured by `cost`:
 //! time; `cost` measures it:
 //!
 //! | | rows | here | library |
@@ -33,20 +34,20 @@ use super::kernel::{INT8_BLOCK, Start};
 
 pub mod scores;
 
-/// Outputs of a group: four registers.
+/// Outputs in a group; their sums fill four registers per row.
 const GROUP: usize = 64;
-/// Bytes of a unit of inputs of an output.
+/// Bytes of one unit of inputs of one output.
 pub const UNIT_BYTES: usize = 4;
-/// And of a group.
+/// Bytes of one unit of inputs of a group.
 const GROUP_BYTES: usize = UNIT_BYTES * GROUP;
-/// Units of real numbers that are gone through at a time: so much of a group (256 kB) stays in the
-/// second cache, with what is fetched meanwhile, while all rows of `x` pass.
+/// Units per block of an f32 or bf16 matrix. A block of a group (256 kB) stays in the L2 cache,
+/// together with the prefetched block, while all rows of `x` are multiplied by it.
 const BLOCK_UNITS: usize = 1024;
-/// Units of a block of whole numbers, which has scales of its own.
+/// Units per block of an 8-bit integer matrix. Each block has its own scales.
 const WHOLE_UNITS: usize = INT8_BLOCK / UNIT_BYTES;
-/// Rows of a tile: with four registers each they leave enough for the factors.
+/// Maximum rows in a tile. With four registers per row, enough registers remain for the factors.
 const ROWS: usize = 6;
-/// What is added to whole numbers of `x`.
+/// Added to the 8-bit integers of `x` to make them unsigned.
 pub const OFFSET: u8 = 0x80;
 
 /// Whether this processor has the instructions.
@@ -54,7 +55,7 @@ pub fn available() -> bool {
     Cpu::best().has(Level::Avx512Bf16)
 }
 
-/// What is multiplied.
+/// The number format of the factors.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     F32,
@@ -62,21 +63,21 @@ enum Form {
     Whole,
 }
 
-/// Real numbers of which one or two make a unit.
+/// Number formats of which one or two values make a unit.
 pub trait Real: bytemuck::Pod {
-    /// How many.
+    /// Values in a unit.
     const IN_UNIT: usize = UNIT_BYTES / size_of::<Self>();
 }
 
 impl Real for f32 {}
 impl Real for bf16 {}
 
-/// Bytes of a packed matrix [outputs, inputs] of real numbers.
+/// Size of a packed f32 or bf16 matrix [outputs, inputs], in bytes.
 pub fn packed_bytes<T: Real>(outputs: usize, inputs: usize) -> usize {
     outputs.div_ceil(GROUP) * inputs.div_ceil(T::IN_UNIT) * GROUP_BYTES
 }
 
-/// Packs [outputs, inputs], row-major.
+/// Packs a row-major matrix [outputs, inputs].
 pub fn pack<T: Real>(weight: &[T], outputs: usize, inputs: usize, packed: &mut [u8]) {
     assert_eq!(weight.len(), outputs * inputs);
     assert_eq!(packed.len(), packed_bytes::<T>(outputs, inputs));
@@ -98,17 +99,17 @@ pub fn pack<T: Real>(weight: &[T], outputs: usize, inputs: usize, packed: &mut [
     }
 }
 
-/// Bytes of a packed matrix [outputs, inputs] of whole numbers.
+/// Size of a packed 8-bit integer matrix [outputs, inputs], in bytes.
 pub fn i8_packed_bytes(outputs: usize, inputs: usize) -> usize {
     outputs.div_ceil(GROUP) * i8_group_bytes(inputs)
 }
 
-/// A group's: its units, and what is taken off the sums of each block.
+/// Size of a packed group: its units, and the excess of each block.
 fn i8_group_bytes(inputs: usize) -> usize {
     (inputs.div_ceil(INT8_BLOCK) + inputs.div_ceil(UNIT_BYTES)) * GROUP_BYTES
 }
 
-/// Packs [outputs, inputs], row-major.
+/// Packs a row-major matrix [outputs, inputs].
 pub fn i8_pack(weight: &[i8], outputs: usize, inputs: usize, packed: &mut [u8]) {
     assert_eq!(weight.len(), outputs * inputs);
     assert_eq!(packed.len(), i8_packed_bytes(outputs, inputs));
@@ -138,11 +139,11 @@ pub fn i8_pack(weight: &[i8], outputs: usize, inputs: usize, packed: &mut [u8]) 
     }
 }
 
-/// `x Wᵀ` onto the start, into the target, whose rows and columns are those of `x` ([rows, inputs],
-/// row-major) and the outputs of what was packed. Sums are f32.
+/// Adds `x Wᵀ` to `start` and writes the result to `target`. `x` is [rows, inputs], row-major.
+/// `target` has the rows of `x`, and a column for each output of the packed matrix. Sums are f32.
 ///
 /// # Panics
-/// Where sizes disagree, or the processor lacks the instructions.
+/// If sizes do not match, or the processor lacks the instructions.
 pub fn product<T: Real>(
     x: &[T],
     packed: &[u8],
@@ -159,7 +160,7 @@ pub fn product<T: Real>(
     }
     let units = inputs.div_ceil(T::IN_UNIT);
     if !inputs.is_multiple_of(T::IN_UNIT) {
-        // The last unit of each row is half of one.
+        // If `inputs` is odd, the last bf16 unit of each row is half filled.
         let padded = units * T::IN_UNIT;
         let mut whole = vec![T::zeroed(); rows * padded];
         for (whole, x) in whole.chunks_exact_mut(padded).zip(x.chunks_exact(inputs)) {
@@ -179,28 +180,28 @@ pub fn product<T: Real>(
             let tiles = Tiles::of(rows);
             for (i, row, count) in tiles.each() {
                 let tile = Tile {
-                    // SAFETY: the row lies in x, which has rows · units units.
+                    // SAFETY: the row lies within `x`, which has rows · units units.
                     x: unsafe { x.as_ptr().add((row * units + block) * T::IN_UNIT) }.cast(),
                     x_stride: units * UNIT_BYTES,
                     packed: packed.as_ptr(),
                     units: length,
                     ahead: tiles.ahead(packed, i),
                     start: first.as_ref().filter(|_| block == 0),
-                    // SAFETY: row and column lie in the target.
+                    // SAFETY: row and column lie within the target.
                     out: unsafe { target.as_mut_ptr().add(row * stride + group * GROUP) },
                     out_stride: stride,
                     columns,
                 };
-                // SAFETY: `available` has been asked, and there are so many rows from `row` on.
+                // SAFETY: `available` was checked, and there are `count` rows from `row` on.
                 unsafe { tile.real(form, count) };
             }
         }
     }
 }
 
-/// `x Wᵀ + b` of quantised rows: `x` is [rows, inputs] with [`OFFSET`] added, each row filled up to
-/// whole units. Block for block a whole number, which the scale of the row ([rows, blocks]) and that
-/// of the output ([outputs, blocks]) make a real one.
+/// Computes `x Wᵀ + b` for quantised rows. `x` is [rows, inputs] with [`OFFSET`] added, each row
+/// padded to whole units. The sum over each block is an integer, which is multiplied by the scale
+/// of the row ([rows, blocks]) and of the output ([outputs, blocks]).
 ///
 /// # Panics
 /// As [`product`].
@@ -233,7 +234,7 @@ pub fn i8_product(
             let tiles = Tiles::of(rows);
             for (i, row, count) in tiles.each() {
                 let tile = Tile {
-                    // SAFETY: the row lies in x, which has rows · units units.
+                    // SAFETY: the row lies within `x`, which has rows · units units.
                     x: unsafe {
                         x.as_ptr()
                             .add(row * units * UNIT_BYTES + block * INT8_BLOCK)
@@ -243,7 +244,7 @@ pub fn i8_product(
                     units: weights.len() / GROUP_BYTES,
                     ahead: tiles.ahead(weights, i),
                     start: first.as_ref().filter(|_| block == 0),
-                    // SAFETY: row and column lie in the target.
+                    // SAFETY: row and column lie within the target.
                     out: unsafe { target.as_mut_ptr().add(row * stride + group * GROUP) },
                     out_stride: stride,
                     columns,
@@ -252,15 +253,16 @@ pub fn i8_product(
                 for (own, row) in row_scales.iter_mut().zip(row..row + count) {
                     *own = x_scales[row * blocks + block];
                 }
-                // SAFETY: `available` has been asked, there are so many rows from `row` on, and the
-                // excess is that of a group.
+                // SAFETY: `available` was checked, there are `count` rows from `row` on, and
+                // `excess` has the values of a whole group.
                 unsafe { tile.whole(count, excess.as_ptr(), &row_scales, &own_scales) };
             }
         }
     }
 }
 
-/// How many columns a group has, and what its sums begin with; `None`: with what is in the target.
+/// The number of columns in a group, and the initial sums; `None` if the sums start with the
+/// target's values.
 fn begin(group: usize, outputs: usize, start: Start<'_>) -> (usize, Option<[f32; GROUP]>) {
     let first = group * GROUP;
     let columns = GROUP.min(outputs - first);
@@ -277,7 +279,7 @@ fn begin(group: usize, outputs: usize, start: Start<'_>) -> (usize, Option<[f32;
     (columns, start)
 }
 
-/// Rows in tiles of about one size.
+/// Divides rows into tiles of about equal size.
 #[derive(Clone, Copy)]
 struct Tiles {
     rows: usize,
@@ -292,15 +294,15 @@ impl Tiles {
         }
     }
 
-    /// Number, first row and rows of each.
+    /// Index, first row and number of rows of each tile.
     fn each(self) -> impl Iterator<Item = (usize, usize, usize)> {
         let first = move |i: usize| i * self.rows / self.count;
         (0..self.count).map(move |i| (i, first(i), first(i + 1) - first(i)))
     }
 
-    /// What tile `i` fetches while it passes over a block: its share of as much as comes behind it,
-    /// which is the next block, or the next panel. Where one tile is all, it reads memory in order
-    /// and soon, which the processor foresees by itself.
+    /// The cache lines that tile `i` prefetches while it is multiplied by a block: its share of the
+    /// following bytes, which are the next block or the next panel. A single tile prefetches
+    /// nothing, because it reads memory sequentially and the hardware prefetcher suffices.
     fn ahead(self, block: &[u8], i: usize) -> Prefetch {
         let lines = if self.count > 1 {
             block.len() / LINE
@@ -315,25 +317,25 @@ impl Tiles {
     }
 }
 
-/// Bytes of a line of the caches.
+/// Size of a cache line in bytes.
 const LINE: usize = 64;
 
-/// Lines to fetch; whether anything lies there does not matter.
+/// Cache lines to prefetch. The address need not be valid.
 struct Prefetch {
     from: *const u8,
     lines: usize,
 }
 
-/// Some rows by a group, through a block of units.
+/// Some rows and one group, for one block of units.
 struct Tile<'a> {
     x: *const u8,
-    /// Bytes from a row to the next.
+    /// Bytes between the starts of two rows.
     x_stride: usize,
     packed: *const u8,
     units: usize,
     ahead: Prefetch,
-    /// What the first block's sums are added to; `None`: to what is in the target. Each block is
-    /// summed by itself first, which keeps the sums of many inputs closer.
+    /// The values to which the first block's sums are added; `None` for the target's values. Each
+    /// block is summed separately first, which reduces the rounding error for many inputs.
     start: Option<&'a [f32; GROUP]>,
     out: *mut f32,
     out_stride: usize,
@@ -357,20 +359,20 @@ mod x86 {
 
     use super::{Form, GROUP, GROUP_BYTES, LINE, ROWS, Tile, UNIT_BYTES};
 
-    /// Lanes of a register.
+    /// f32 lanes of a register.
     const LANES: usize = 16;
     const REGISTERS: usize = GROUP / LANES;
-    /// Units between one fetching ahead and the next.
+    /// Units between two prefetches.
     const CHUNK: usize = 8;
 
-    /// Sums of a row: f32 or whole numbers.
+    /// The sums of a row, f32 or i32.
     type RowSums = [__m512i; REGISTERS];
 
     const F32: u8 = Form::F32 as u8;
     const BF16: u8 = Form::Bf16 as u8;
     const WHOLE: u8 = Form::Whole as u8;
 
-    /// Calls the function for as many rows as there are.
+    /// Calls the function with the number of rows as a const generic argument.
     macro_rules! for_rows {
         ($rows:expr, $tile:ident.$function:ident::<_ $(, $form:ident)?>($($arg:expr),*)) => {
             match $rows {
@@ -386,10 +388,10 @@ mod x86 {
 
     impl Tile<'_> {
         /// # Safety
-        /// The processor has AVX-512 with BF16 and VNNI, and the pointers lead to so many rows, of
-        /// `units` units in x and `columns` elements in the target.
+        /// The processor has AVX-512 with BF16 and VNNI. The pointers are valid for `rows` rows, of
+        /// `units` units in `x` and `columns` elements in the target.
         pub unsafe fn real(&self, form: Form, rows: usize) {
-            // SAFETY: as asked of the caller.
+            // SAFETY: the caller upholds this function's contract.
             unsafe {
                 match form {
                     Form::F32 => for_rows!(rows, self.real_rows::<_, F32>()),
@@ -398,11 +400,11 @@ mod x86 {
             }
         }
 
-        /// As [`Self::real`], of whole numbers: the sums begin with the group's `excess`, and are
-        /// multiplied by the rows' scales and the outputs'.
+        /// Like [`Self::real`], for 8-bit integers. The sums start with the group's `excess` and
+        /// are multiplied by the scales of the rows and the outputs.
         ///
         /// # Safety
-        /// As above, and `excess` leads to a group's whole numbers.
+        /// As [`Self::real`], and `excess` is valid for the values of a group.
         pub unsafe fn whole(
             &self,
             rows: usize,
@@ -410,11 +412,11 @@ mod x86 {
             row_scales: &[f32; ROWS],
             scales: &[f32; GROUP],
         ) {
-            // SAFETY: as asked of the caller.
+            // SAFETY: the caller upholds this function's contract.
             unsafe { for_rows!(rows, self.whole_rows::<_>(excess, row_scales, scales)) }
         }
 
-        /// Which of a register's columns there are.
+        /// Mask of the lanes of a register that hold columns of the target.
         fn mask(&self, register: usize) -> __mmask16 {
             match self.columns.saturating_sub(register * LANES) {
                 0 => 0,
@@ -428,11 +430,11 @@ mod x86 {
                 .wrapping_add(row * self.out_stride + register * LANES)
         }
 
-        /// What the sums are added to.
+        /// The initial sums.
         #[target_feature(enable = "avx512f")]
         #[inline]
         unsafe fn begin(&self, row: usize, register: usize) -> __m512 {
-            // SAFETY: the start has a whole group; of the target only its columns are read.
+            // SAFETY: `start` has a whole group; of the target, only its own columns are read.
             unsafe {
                 match self.start {
                     Some(start) => _mm512_loadu_ps(start.as_ptr().add(register * LANES)),
@@ -444,11 +446,12 @@ mod x86 {
         #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
         unsafe fn real_rows<const R: usize, const FORM: u8>(&self) {
             let mut sums = [[_mm512_setzero_si512(); REGISTERS]; R];
-            // SAFETY: as asked of the caller.
+            // SAFETY: the caller upholds this function's contract.
             unsafe { self.accumulate::<R, FORM>(&mut sums) };
             for (row, sums) in sums.iter().enumerate() {
                 for (i, &sum) in sums.iter().enumerate() {
-                    // SAFETY: as asked of the caller; only the target's columns are written.
+                    // SAFETY: the caller upholds this function's contract; only the target's
+                    // columns are written.
                     unsafe {
                         let sum = _mm512_add_ps(self.begin(row, i), _mm512_castsi512_ps(sum));
                         _mm512_mask_storeu_ps(self.place(row, i), self.mask(i), sum);
@@ -466,16 +469,17 @@ mod x86 {
         ) {
             let mut first = [_mm512_setzero_si512(); REGISTERS];
             for (i, first) in first.iter_mut().enumerate() {
-                // SAFETY: as asked of the caller.
+                // SAFETY: the caller upholds this function's contract.
                 *first = unsafe { _mm512_loadu_si512(excess.add(i * LINE).cast()) };
             }
             let mut sums = [first; R];
-            // SAFETY: as asked of the caller.
+            // SAFETY: the caller upholds this function's contract.
             unsafe { self.accumulate::<R, WHOLE>(&mut sums) };
             for (row, sums) in sums.iter().enumerate() {
                 let row_scale = _mm512_set1_ps(row_scales[row]);
                 for (i, &sum) in sums.iter().enumerate() {
-                    // SAFETY: as asked of the caller; only the target's columns are written.
+                    // SAFETY: the caller upholds this function's contract; only the target's
+                    // columns are written.
                     unsafe {
                         let scale = _mm512_loadu_ps(scales.as_ptr().add(i * LANES));
                         let scale = _mm512_mul_ps(row_scale, scale);
@@ -487,7 +491,7 @@ mod x86 {
             }
         }
 
-        /// Adds the products of `R` rows by the group.
+        /// Adds the products of `R` rows and the group to the sums.
         #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
         #[inline]
         unsafe fn accumulate<const R: usize, const FORM: u8>(&self, sums: &mut [RowSums; R]) {
@@ -503,12 +507,12 @@ mod x86 {
                     let mut weights = [_mm512_setzero_si512(); REGISTERS];
                     for (i, weight) in weights.iter_mut().enumerate() {
                         let at = unit * GROUP_BYTES + i * LINE;
-                        // SAFETY: within the packed block.
+                        // SAFETY: the address lies within the packed block.
                         *weight = unsafe { _mm512_loadu_si512(self.packed.add(at).cast()) };
                     }
                     for (row, sums) in sums.iter_mut().enumerate() {
                         let at = row * self.x_stride + unit * UNIT_BYTES;
-                        // SAFETY: within the row of x.
+                        // SAFETY: the address lies within the row of `x`.
                         let x = unsafe { self.x.add(at).cast::<i32>().read_unaligned() };
                         let x = _mm512_set1_epi32(x);
                         for (sum, &weight) in sums.iter_mut().zip(&weights) {
@@ -521,7 +525,7 @@ mod x86 {
                                     _mm512_castps_si512(_mm512_fmadd_ps(weight, x, real))
                                 }
                                 _ => {
-                                    // SAFETY: 32 bf16, whatever the bits.
+                                    // SAFETY: any bits are 32 valid bf16 values.
                                     let (x, weight) = unsafe {
                                         (
                                             std::mem::transmute::<__m512i, __m512bh>(x),

@@ -1,12 +1,12 @@
-//! Bytes that several own together: a part of a mapped file, or of a buffer.
+//! Bytes with shared ownership, such as a part of a mapped file or of a buffer.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What bytes may belong to.
+/// The owner of shared bytes.
 pub(crate) type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// A part of an owner's bytes, which lives as long as somebody holds it.
+/// A range of an owner's bytes, which keeps the owner alive.
 #[derive(Clone)]
 pub(crate) struct SharedBytes {
     owner: Owner,
@@ -14,13 +14,13 @@ pub(crate) struct SharedBytes {
 }
 
 impl SharedBytes {
-    /// `None` if the owner does not have this range.
+    /// `None` if the range exceeds the owner's bytes.
     pub fn new(owner: Owner, range: Range<usize>) -> Option<Self> {
         owner.as_ref().as_ref().get(range.clone())?;
         Some(Self { owner, range })
     }
 
-    /// No bytes, for a place that is never looked at.
+    /// An empty range, for a weight that is never read.
     pub fn empty() -> Self {
         Self {
             owner: Arc::new([0u8; 0]),
@@ -28,7 +28,7 @@ impl SharedBytes {
         }
     }
 
-    /// Elements of another type, whose size and alignment the bytes must have.
+    /// The bytes as elements of another type; `None` unless size and alignment fit.
     pub fn cast<T: bytemuck::AnyBitPattern>(&self) -> Option<&[T]> {
         bytemuck::try_cast_slice(self.as_ref()).ok()
     }
@@ -46,7 +46,7 @@ impl From<Vec<u8>> for SharedBytes {
 
 impl AsRef<[u8]> for SharedBytes {
     fn as_ref(&self) -> &[u8] {
-        // `new` has made sure that there is such a range.
+        // `new` has checked the range.
         &self.owner.as_ref().as_ref()[self.range.clone()]
     }
 }

@@ -1,8 +1,8 @@
-//! The products themselves, which a library or [`avx512`](super::avx512) computes: the thin layer
-//! of pointers between them and [`Matrix`](super::Matrix).
+//! Dispatches matrix products to a library or to [`avx512`](super::avx512), and passes pointers
+//! into the matrices of [`Matrix`](super::Matrix).
 //!
-//! [`Kernel::best`] decides between [`avx512`](super::avx512), whose head has what was measured, and the
-//! libraries. Which instructions NumKong and gemm use, they find out themselves.
+//! [`Kernel::best`] chooses between [`avx512`](super::avx512), whose module comment has the
+//! measurements, and the libraries. NumKong and gemm choose their instruction sets themselves.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -14,18 +14,18 @@ use numkong::Dots;
 use super::matrix::round_all;
 use super::{avx512, ops};
 
-/// Where a product goes: some columns of a row-major matrix of f32. Whoever splits a matrix into
-/// targets gives each column to one of them.
+/// Some columns of a row-major f32 matrix, into which a product is written. Targets of the same
+/// matrix have disjoint columns.
 pub(crate) struct TargetColumns<'a> {
     pointer: *mut f32,
-    /// Elements from a row to the next.
+    /// Elements between the starts of two rows.
     stride: usize,
     rows: usize,
     columns: usize,
     _matrix: PhantomData<&'a mut [f32]>,
 }
 
-/// A matrix that is about to be filled by several threads, each its own columns.
+/// A matrix that several threads fill, each its own columns.
 pub(crate) struct Output<'a> {
     pointer: *mut f32,
     stride: usize,
@@ -33,11 +33,11 @@ pub(crate) struct Output<'a> {
     _matrix: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it is only taken apart into targets, and those are of disjoint columns.
+// SAFETY: the matrix is accessed only through targets, whose columns are disjoint.
 unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
-    /// A matrix of rows of `stride` elements.
+    /// Wraps a matrix whose rows have `stride` elements.
     pub fn new(matrix: &'a mut [f32], stride: usize) -> Self {
         Self {
             pointer: matrix.as_mut_ptr(),
@@ -47,10 +47,11 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// One in memory that nobody has written to yet.
+    /// Wraps uninitialised memory.
     ///
     /// # Safety
-    /// Whoever has a target writes an element before it is read, by [`TargetColumns::row`] or otherwise.
+    /// The user of a target writes an element before it is read, by [`TargetColumns::row`] or
+    /// otherwise.
     pub unsafe fn unwritten(matrix: &'a mut [MaybeUninit<f32>], stride: usize) -> Self {
         Self {
             pointer: matrix.as_mut_ptr().cast(),
@@ -60,10 +61,10 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// `rows` rows from `row` on, and in them `columns` columns from `column` on.
+    /// The target of `rows` rows starting at `row` and `columns` columns starting at `column`.
     ///
     /// # Safety
-    /// No other target of this matrix that is alive has any of these elements.
+    /// No other live target of this matrix includes any of these elements.
     pub unsafe fn target(
         &self,
         row: usize,
@@ -73,7 +74,7 @@ impl<'a> Output<'a> {
     ) -> TargetColumns<'a> {
         assert!(row + rows <= self.rows && column + columns <= self.stride);
         TargetColumns {
-            // SAFETY: within the matrix, as just checked.
+            // SAFETY: the position lies within the matrix, as checked above.
             pointer: unsafe { self.pointer.add(row * self.stride + column) },
             stride: self.stride,
             rows,
@@ -103,11 +104,11 @@ impl TargetColumns<'_> {
     /// One row.
     pub fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.rows);
-        // SAFETY: the row lies in the matrix, and the target has its columns for itself.
+        // SAFETY: the row lies within the matrix, and no other target has these columns.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(row * self.stride), self.columns) }
     }
 
-    /// The same place, for a shorter time.
+    /// The same target with a shorter lifetime.
     pub fn reborrow(&mut self) -> TargetColumns<'_> {
         TargetColumns {
             pointer: self.pointer,
@@ -118,7 +119,7 @@ impl TargetColumns<'_> {
         }
     }
 
-    /// What a product that overwrites the target would lose, row by row.
+    /// Saves the target's values, row by row, before a product overwrites them.
     fn before(&mut self, start: Start<'_>) -> Vec<f32> {
         let rows = match start {
             Start::Bias(_) => 0,
@@ -127,7 +128,7 @@ impl TargetColumns<'_> {
         (0..rows).flat_map(|row| self.row(row).to_vec()).collect()
     }
 
-    /// Adds what the product begins with.
+    /// Adds the start values or the saved values to the product.
     fn add(&mut self, start: Start<'_>, before: Vec<f32>) {
         if let Start::Bias(bias) = start {
             self.add_bias(bias);
@@ -148,33 +149,34 @@ impl TargetColumns<'_> {
     }
 }
 
-/// What a product is added to.
+/// The values to which a product is added.
 #[derive(Clone, Copy)]
 pub(crate) enum Start<'a> {
-    /// An element for each column, or nothing.
+    /// One value for each column, or nothing.
     Bias(Option<&'a [f32]>),
-    /// What is in the target.
+    /// The target's current values.
     Target,
 }
 
-/// Which code multiplies half-precision and whole-number matrices here. Each packs matrices its
-/// own way.
+/// The code that multiplies half-precision and 8-bit integer matrices. Each kernel has its own
+/// packed layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernel {
-    /// Ours, for AVX-512 with BF16 and VNNI.
+    /// The code in this crate, for AVX-512 with BF16 and VNNI.
     Avx512,
-    /// NumKong's, with the best instructions that it finds, and the gemm crate's for f32.
+    /// NumKong, with the best instructions it finds, and the gemm crate for f32.
     NumKong,
 }
 
-/// How many scores [`Factor::weights`] takes at a time.
+/// [`Factor::weights`] takes a multiple of this many scores.
 pub(crate) const SCORE_UNIT: usize = 32;
 
-/// The length of blocks of inputs that share a scale in whole-number products.
+/// Number of inputs in a block that shares a scale in 8-bit integer products.
 pub(crate) const INT8_BLOCK: usize = 1024;
 
 impl Kernel {
-    /// The one for this processor. AMX does more at once than AVX-512.
+    /// The best kernel for this processor. NumKong is preferred with AMX, which multiplies more
+    /// values at once than AVX-512.
     pub fn best() -> Self {
         let amx = numkong::available() & numkong::cap::SAPPHIREAMX != 0;
         match !amx && avx512::available() {
@@ -183,7 +185,7 @@ impl Kernel {
         }
     }
 
-    /// What to call it, and what distinguishes its packed matrices from others'.
+    /// The kernel's name, which identifies its packed layout.
     pub fn name(self) -> String {
         use numkong::cap;
         let available = numkong::available();
@@ -205,12 +207,13 @@ impl Kernel {
             .iter()
             .find(|(capability, _)| available & capability != 0)
             .map_or("portable", |(_, name)| name);
-        // Which instructions it dispatches each type to follows from all that it sees.
+        // NumKong selects functions by type from the available instruction sets, so the name
+        // includes them.
         format!("numkong.{name}.{available:x}")
     }
 
-    /// Whether its products of a head's few elements beat those in f32: NumKong's add up along
-    /// the elements, which are too few for that, unless there is AMX.
+    /// Whether bf16 products over the elements of an attention head are faster than f32 products.
+    /// NumKong sums along the elements, of which a head has too few, unless the processor has AMX.
     pub fn suits_attention(self) -> bool {
         match self {
             Self::Avx512 => true,
@@ -218,7 +221,7 @@ impl Kernel {
         }
     }
 
-    /// The largest score; negative infinity where there is none.
+    /// The largest score; negative infinity if there are none.
     pub fn largest(self, scores: &[f32]) -> f32 {
         match self {
             Self::Avx512 => avx512::scores::largest(scores),
@@ -226,8 +229,8 @@ impl Kernel {
         }
     }
 
-    /// Whether f32 and f16 are packed for products of its own; else they stand row by row, for
-    /// [`gemm_f32`].
+    /// Whether f32 and f16 matrices are packed for this kernel. Otherwise they are stored row by
+    /// row for [`gemm_f32`].
     pub fn packs_f32(self) -> bool {
         self == Self::Avx512
     }
@@ -239,7 +242,7 @@ impl Kernel {
         }
     }
 
-    /// Pack [outputs, inputs].
+    /// Packs a row-major matrix [outputs, inputs].
     pub fn pack<T: Factor>(self, weight: &[T], outputs: usize, inputs: usize, packed: &mut [u8]) {
         assert_eq!(weight.len(), outputs * inputs);
         assert_eq!(packed.len(), self.packed_bytes::<T>(outputs, inputs));
@@ -249,8 +252,8 @@ impl Kernel {
         }
     }
 
-    /// `x Wᵀ` onto the start: `x` has as many rows as the target, and what was packed as many
-    /// outputs as the target has columns.
+    /// Adds `x Wᵀ` to `start` and writes the result to `target`. `x` has as many rows as the
+    /// target, and the packed matrix has as many outputs as the target has columns.
     pub fn product<T: Factor>(
         self,
         x: &[T],
@@ -272,21 +275,21 @@ impl Kernel {
     }
 }
 
-/// Real numbers as products take them. The libraries' functions are what [`Kernel`] calls where it
-/// has none of its own, with sizes that it has checked.
+/// Number formats of f32 and bf16 products. [`Kernel`] calls the library functions if it has no
+/// code of its own, after checking the sizes.
 pub(crate) trait Factor: avx512::Real + Send + Sync {
-    /// Rounded to this type, by this thread.
+    /// Rounds `x` to this type, in the calling thread.
     fn all_of(x: &[f32]) -> Cow<'_, [Self]>;
 
-    /// `e^(score - shift)` of each, and the sum of them before they are rounded. The number of
-    /// scores, which are lost, is a multiple of [`SCORE_UNIT`].
+    /// Writes `e^(score - shift)` of each score to `weights` and returns the sum before rounding.
+    /// Overwrites `scores`, whose length is a multiple of [`SCORE_UNIT`].
     fn weights(kernel: Kernel, scores: &mut [f32], shift: f32, weights: &mut [Self]) -> f32;
 
     fn library_packed_bytes(outputs: usize, inputs: usize) -> usize;
 
     fn library_pack(weight: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]);
 
-    /// Overwrites the target.
+    /// Writes the product to the target, overwriting its values.
     fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut TargetColumns<'_>);
 }
 
@@ -340,7 +343,7 @@ impl Factor for bf16 {
     }
 
     fn library_pack(weight: &[Self], outputs: usize, inputs: usize, packed: &mut [u8]) {
-        // SAFETY: both buffers have the sizes that are asked for.
+        // SAFETY: both buffers have the sizes that the function requires.
         unsafe {
             numkong::bf16::dots_pack(
                 weight.as_ptr().cast(),
@@ -353,7 +356,7 @@ impl Factor for bf16 {
     }
 
     fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut TargetColumns<'_>) {
-        // SAFETY: the sizes are right, and the target has its elements for itself.
+        // SAFETY: the sizes match, and no other target has these elements.
         unsafe {
             numkong::bf16::dots_packed(
                 x.as_ptr().cast(),
@@ -369,13 +372,13 @@ impl Factor for bf16 {
     }
 }
 
-/// What a thread needs before its first product: AMX has to be asked for, thread by thread.
+/// Prepares a thread for its first product. AMX must be enabled per thread.
 pub fn configure_thread() {
     numkong::configure_thread();
 }
 
-/// `lhs · rhs` into the target, in f32: `lhs` is [rows, depth] with rows `lhs_stride` apart;
-/// element (i, j) of `rhs`, which is [depth, columns], stands at `i · rhs_strides.0 + j ·
+/// Writes `lhs · rhs` to the target, in f32. `lhs` is [rows, depth] with `lhs_stride` elements
+/// between rows. `rhs` is [depth, columns], with element (i, j) at `i · rhs_strides.0 + j ·
 /// rhs_strides.1`.
 pub(crate) fn gemm_f32(
     lhs: &[f32],
@@ -392,8 +395,8 @@ pub(crate) fn gemm_f32(
     assert!(depth > 0);
     assert!((rows - 1) * lhs_stride + depth <= lhs.len());
     assert!((depth - 1) * rhs_strides.0 + (columns - 1) * rhs_strides.1 < rhs.len());
-    // SAFETY: every element that the strides reach lies within its slice, as just checked; the
-    // target has its elements for itself, and nothing is read of it.
+    // SAFETY: every element that the strides reach lies within its slice, as checked above. No
+    // other target has these elements, and none is read.
     unsafe {
         gemm::gemm(
             rows,
@@ -419,19 +422,19 @@ pub(crate) fn gemm_f32(
     }
 }
 
-/// Blocks of inputs that share a scale.
+/// Number of blocks of inputs that share a scale.
 pub(crate) fn int8_blocks(inputs: usize) -> usize {
     inputs.div_ceil(INT8_BLOCK)
 }
 
-/// Where block `i` of `inputs` inputs lies.
+/// The inputs of block `i`.
 fn int8_block(i: usize, inputs: usize) -> std::ops::Range<usize> {
     i * INT8_BLOCK..inputs.min((i + 1) * INT8_BLOCK)
 }
 
 impl Kernel {
-    /// How the quantised rows have to look that are multiplied: their lengths are multiples of the
-    /// first, and to each byte the second is added.
+    /// The row format of [`Self::i8_product`]: rows are padded to a multiple of the first value,
+    /// and the second value is added to each byte.
     pub fn i8_rows(self) -> (usize, u8) {
         match self {
             Self::Avx512 => (avx512::UNIT_BYTES, avx512::OFFSET),
@@ -448,7 +451,7 @@ impl Kernel {
         }
     }
 
-    /// Pack [outputs, inputs].
+    /// Packs a row-major matrix [outputs, inputs].
     pub fn i8_pack(self, weight: &[i8], outputs: usize, inputs: usize, packed: &mut [u8]) {
         assert_eq!(weight.len(), outputs * inputs);
         assert_eq!(packed.len(), self.i8_packed_bytes(outputs, inputs));
@@ -461,8 +464,8 @@ impl Kernel {
             let bytes = numkong_i8_bytes(outputs, block.len());
             let (own, after) = rest.split_at_mut(bytes);
             rest = after;
-            // SAFETY: the block's rows lie `inputs` bytes apart in the weight, and the part has
-            // the size that is asked for.
+            // SAFETY: the block's rows lie `inputs` bytes apart in `weight`, and `own` has the size
+            // that the function requires.
             unsafe {
                 i8::dots_pack(
                     weight.as_ptr().add(block.start),
@@ -475,8 +478,8 @@ impl Kernel {
         }
     }
 
-    /// `x Wᵀ + b` of quantised rows in the form of [`Self::i8_rows`]: block for block a whole
-    /// number, which the scale of the row and the scale of the output make a real one. Scales are
+    /// Computes `x Wᵀ + b` for quantised rows in the format of [`Self::i8_rows`]. The sum over each
+    /// block is an integer, which is multiplied by the scales of the row and the output. Scales are
     /// [rows, blocks] and [outputs, blocks].
     #[allow(clippy::too_many_arguments)]
     pub fn i8_product(
@@ -500,7 +503,7 @@ impl Kernel {
         assert_eq!(packed.len(), self.i8_packed_bytes(outputs, inputs));
         for row in 0..rows {
             let first = target.pointer.wrapping_add(row * target.stride);
-            // SAFETY: the row lies in the target, which has its elements for itself.
+            // SAFETY: the row lies within the target, and no other target has these elements.
             unsafe { first.write_bytes(0, outputs) };
         }
         let mut dots = vec![0i32; rows * outputs];
@@ -509,7 +512,7 @@ impl Kernel {
             let block = int8_block(i, inputs);
             let (own, after) = rest.split_at(numkong_i8_bytes(outputs, block.len()));
             rest = after;
-            // SAFETY: rows of x lie `inputs` bytes apart, and the dots have room for [rows,
+            // SAFETY: rows of `x` lie `inputs` bytes apart, and `dots` has room for [rows,
             // outputs].
             unsafe {
                 i8::dots_packed(

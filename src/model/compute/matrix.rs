@@ -1,4 +1,4 @@
-//! Weight matrices as they are packed and multiplied, and tables of rows.
+//! Packed weight matrices and their products, and lookup tables such as embeddings.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -8,29 +8,29 @@ use serde::{Deserialize, Serialize};
 use super::kernel::{INT8_BLOCK, Kernel, Output, Start, TargetColumns, gemm_f32, int8_blocks};
 use super::{SharedBytes, pool};
 
-/// Outputs that are packed together: what one thread takes of a layer at a time.
+/// Outputs in a panel. A panel is packed as a unit, and a thread computes one panel at a time.
 const PANEL_OUTPUTS: usize = 128;
 
-/// The form in which the matrices of a model are held, which decides how products round.
+/// The number format of a model's matrices, which determines how products round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Held {
     /// Products in f32.
     #[serde(rename = "float32")]
     F32,
-    /// Half the memory; widened for products in f32.
+    /// Half the memory of f32; converted to f32 for products.
     #[serde(rename = "float16")]
     F16,
     /// Both factors of a product are rounded to bf16; sums are f32.
     #[serde(rename = "bfloat16")]
     Bf16,
-    /// Whole numbers of 8 bits with a scale for each output and block of inputs; the other factor
-    /// is quantised alike, row by row. Sums within a block are exact.
+    /// 8-bit integers with a scale for each output and block of inputs. The other factor is
+    /// quantised in the same way, row by row. Sums within a block are exact.
     #[serde(rename = "int8")]
     Int8,
 }
 
 impl Held {
-    /// As it is written in `photosearch.json`.
+    /// The format's name in `photosearch.json`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -40,7 +40,7 @@ impl Held {
         }
     }
 
-    /// What computes products of such matrices.
+    /// The name of the code that computes products of matrices in this format.
     pub fn computed_by(self, kernel: Kernel) -> String {
         match self {
             Self::F32 | Self::F16 if !kernel.packs_f32() => "gemm".to_owned(),
@@ -58,15 +58,15 @@ pub(crate) struct Matrix {
     packed: SharedBytes,
 }
 
-/// A panel's weights: real ones, or whole numbers with their scales ([outputs, blocks]).
+/// The weights of a panel: f32, or 8-bit integers with their scales ([outputs, blocks]).
 pub(crate) enum Panel {
     Real(Vec<f32>),
     Whole(Vec<i8>, Vec<f32>),
 }
 
 impl Matrix {
-    /// What was packed for `held` and `kernel`; `None` if it has not the size of such a matrix, or
-    /// does not lie at a multiple of 64.
+    /// Wraps a packed matrix of the given format and kernel. `None` if its size is wrong, or if it
+    /// is not aligned to 64 bytes.
     pub fn new(
         outputs: usize,
         inputs: usize,
@@ -89,7 +89,7 @@ impl Matrix {
         (bytes.len() == expected && bytes.as_ptr().addr().is_multiple_of(64)).then_some(own)
     }
 
-    /// A matrix without weights, for a model that is only built to see what it is made of.
+    /// A matrix without weights, for a model that is built only to list its weights.
     pub fn absent(outputs: usize, inputs: usize, held: Held, kernel: Kernel) -> Self {
         Self {
             outputs,
@@ -128,12 +128,13 @@ impl Matrix {
         &self.packed.as_ref()[before..before + bytes]
     }
 
-    /// Whether what is made of rows for a product with this one serves for one with the other.
+    /// Whether rows that were converted for one matrix can be multiplied by the other.
     fn takes_the_same(&self, other: &Self) -> bool {
         (self.inputs, self.held, self.kernel) == (other.inputs, other.held, other.kernel)
     }
 
-    /// Columns `first` to `first + columns` of a product, into the target, which has just these.
+    /// Computes columns `first..first + columns` of a product into the target, which has only
+    /// these.
     fn part(
         &self,
         rows: &Rows<'_>,
@@ -184,14 +185,14 @@ impl Matrix {
         }
     }
 
-    /// `x Wᵀ + b` for `x` of [rows, inputs]: [rows, outputs].
+    /// Computes `x Wᵀ + b`, from [rows, inputs] to [rows, outputs].
     pub fn product(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let [product] = products([(self, bias)], x);
         product
     }
 }
 
-/// Rows as matrices take them that are held in the same form.
+/// Rows of `x`, converted to the format of the matrices.
 enum Rows<'a> {
     Real(&'a [f32]),
     Rounded(Vec<bf16>),
@@ -211,8 +212,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// `x Wᵀ + b` of several matrices and biases. Where their form is the same, what it asks for is
-/// made of `x` once.
+/// Computes `x Wᵀ + b` for several matrices and biases. If the matrices have the same format, `x`
+/// is converted once for all.
 pub(crate) fn products<const N: usize>(
     matrices: [(&Matrix, Option<&[f32]>); N],
     x: &[f32],
@@ -237,7 +238,8 @@ pub(crate) fn products<const N: usize>(
     let rows = Rows::of(x, first);
     let mut parts = Vec::new();
     for (i, (matrix, _)) in matrices.iter().enumerate() {
-        // gemm packs x anew for each part of real numbers: as many as there are threads.
+        // gemm packs `x` again for each part of an f32 product, so there is only one part per
+        // thread.
         let step = match first.held {
             Held::F32 if !first.kernel.packs_f32() => matrix.outputs.div_ceil(width),
             _ => PANEL_OUTPUTS,
@@ -257,13 +259,13 @@ pub(crate) fn products<const N: usize>(
     pool::for_each(parts.len(), width, |part| {
         let (i, columns) = parts[part];
         let (matrix, bias) = matrices[i];
-        // SAFETY: no two parts have columns in common.
+        // SAFETY: no two parts share a column.
         let target = unsafe { places[i].target(0, count, columns.0, columns.1) };
         matrix.part(&rows, columns, bias, target);
     });
     drop(places);
     for (out, (matrix, _)) in out.iter_mut().zip(&matrices) {
-        // SAFETY: the parts together have all columns, and products write all of theirs.
+        // SAFETY: the parts cover all columns, and products write all of theirs.
         unsafe { out.set_len(count * matrix.outputs) };
     }
     out
@@ -275,7 +277,7 @@ fn panels(outputs: usize) -> impl Iterator<Item = (usize, usize)> {
         .map(move |first| (first, PANEL_OUTPUTS.min(outputs - first)))
 }
 
-/// Bytes of the scales before a panel's whole numbers.
+/// Size of the scales that precede a panel's integers, in bytes.
 fn scale_bytes(outputs: usize, inputs: usize) -> usize {
     (outputs * int8_blocks(inputs) * size_of::<f32>()).next_multiple_of(64)
 }
@@ -289,7 +291,7 @@ fn panel_bytes(held: Held, kernel: Kernel, outputs: usize, inputs: usize) -> usi
     }
 }
 
-/// A panel's bytes as [`Matrix::new`] takes them, panel after panel.
+/// Packs a panel. The concatenated panels are the input of [`Matrix::new`].
 pub(crate) fn pack_panel(
     held: Held,
     kernel: Kernel,
@@ -329,12 +331,12 @@ pub(crate) fn pack_panel(
     packed
 }
 
-/// The panels of a matrix: first output and number of outputs of each.
+/// First output and number of outputs of each panel of a matrix.
 pub(crate) fn matrix_panels(outputs: usize) -> impl Iterator<Item = (usize, usize)> {
     panels(outputs)
 }
 
-/// Rows of `row` elements, each rounded to the nearest bf16.
+/// Rounds rows of `row` elements to the nearest bf16.
 pub(crate) fn to_bf16(x: &[f32], row: usize) -> Vec<bf16> {
     let mut out = vec![bf16::ZERO; x.len()];
     pool::for_rows(&mut out, row, x.len() * 2, |first, out| {
@@ -344,7 +346,7 @@ pub(crate) fn to_bf16(x: &[f32], row: usize) -> Vec<bf16> {
 }
 
 vectorised! {
-    /// To the nearest bf16, each.
+    /// Rounds each value to the nearest bf16.
     pub(super) fn round_all(x: &[f32], out: &mut [bf16]) {
         for (out, &x) in out.iter_mut().zip(x) {
             *out = round_to_bf16(x);
@@ -352,12 +354,13 @@ vectorised! {
     }
 }
 
-/// To the nearest, ties to even. Written without a branch, for vector code.
+/// Rounds to nearest, ties to even. The code has no branches, so that it can be vectorised.
 #[inline(always)]
 fn round_to_bf16(x: f32) -> bf16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1));
-    // A NaN whose upper bits are those of an infinity would become one.
+    // Without this, a NaN with no bit set in the upper half of its mantissa would become an
+    // infinity.
     let bits = if x.is_nan() {
         bits | 0x0040_0000
     } else {
@@ -366,13 +369,14 @@ fn round_to_bf16(x: f32) -> bf16 {
     bf16::from_bits((bits >> 16) as u16)
 }
 
-/// Whole numbers of rows of `inputs`, and a scale for each row and block: the largest magnitude of
-/// a block becomes 127.
+/// Quantises rows of `inputs` values to 8-bit integers, with a scale for each row and block. The
+/// largest magnitude in a block becomes 127.
 pub(crate) fn quantise(x: &[f32], inputs: usize) -> (Vec<i8>, Vec<f32>) {
     quantise_rows(x, inputs, (1, 0))
 }
 
-/// [`quantise`] to rows filled up to a multiple of `unit` bytes, `offset` added to each.
+/// Like [`quantise`], with rows padded to a multiple of `unit` bytes and `offset` added to each
+/// value.
 fn quantise_rows(x: &[f32], inputs: usize, (unit, offset): (usize, u8)) -> (Vec<i8>, Vec<f32>) {
     let blocks = int8_blocks(inputs);
     let rows = x.len() / inputs;
@@ -406,7 +410,7 @@ fn quantise_rows(x: &[f32], inputs: usize, (unit, offset): (usize, u8)) -> (Vec<
     (whole, scales)
 }
 
-/// The largest magnitude; NaN where an element is not finite, so that it makes no number.
+/// The largest magnitude; NaN if an element is not finite, so that the scale becomes NaN too.
 fn largest(block: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
     let mut zeros = [0f32; LANES];
@@ -414,12 +418,12 @@ fn largest(block: &[f32]) -> f32 {
     lanes.into_iter().fold(0.0, f32::max) + zeros.into_iter().sum::<f32>()
 }
 
-/// So many that the processor need not wait for one to go on with the next.
+/// Number of independent lanes, enough to hide the latency of the instructions.
 const LANES: usize = 64;
 
 vectorised! {
-    /// The largest magnitude of what falls to each lane, and its sum multiplied by 0: NaN where one
-    /// is not finite.
+    /// For each lane, the largest magnitude, and the sum of all values times 0, which is NaN if a
+    /// value is not finite.
     fn magnitudes(block: &[f32], lanes: &mut [f32; LANES], zeros: &mut [f32; LANES]) {
         let (chunks, rest) = block.as_chunks::<LANES>();
         for chunk in chunks.iter().map(|chunk| chunk.as_slice()).chain([rest]) {
@@ -433,7 +437,7 @@ vectorised! {
 
 vectorised! {
     fn round_to_i8(source: &[f32], scale: f32, offset: u8, whole: &mut [i8]) {
-        /// Adding 1.5 · 2^23 rounds to whole numbers, which then are the low bits.
+        /// Adding 1.5 · 2^23 rounds to an integer and leaves the integer in the low bits.
         const ROUND: f32 = 12_582_912.0;
         let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
         for (whole, &x) in whole.iter_mut().zip(source) {
@@ -455,7 +459,7 @@ fn dequantise(whole: &[i8], scales: &[f32], inputs: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Stored real numbers to f32. `None` for a length that is no multiple of the type's.
+/// Converts stored values to f32. `None` if the length is not a multiple of the format's size.
 pub(crate) fn widen(held: Held, bytes: &[u8], out: &mut [f32]) -> Option<()> {
     match held {
         Held::F32 => out.copy_from_slice(bytemuck::try_cast_slice(bytes).ok()?),
@@ -474,7 +478,7 @@ pub(crate) fn widen(held: Held, bytes: &[u8], out: &mut [f32]) -> Option<()> {
     Some(())
 }
 
-/// Rows that are looked up: [rows, columns], each a real number as the checkpoint stores it.
+/// A lookup table [rows, columns] in the checkpoint's number format, such as an embedding table.
 pub(crate) struct Table {
     columns: usize,
     held: Held,
@@ -482,7 +486,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// `None` if the bytes have not the size of such a table.
+    /// `None` if the bytes do not have the table's size.
     pub fn new(rows: usize, columns: usize, held: Held, bytes: SharedBytes) -> Option<Self> {
         let size = rows.checked_mul(Self::row_bytes(columns, held))?;
         (bytes.as_ref().len() == size).then_some(Self {
@@ -492,7 +496,7 @@ impl Table {
         })
     }
 
-    /// A table without rows, for a model that is only built to see what it is made of.
+    /// A table without rows, for a model that is built only to list its weights.
     pub fn absent(columns: usize, held: Held) -> Self {
         Self {
             columns,
@@ -501,7 +505,7 @@ impl Table {
         }
     }
 
-    /// The size of a row of so many elements.
+    /// Size of a row in bytes.
     pub fn row_bytes(columns: usize, held: Held) -> usize {
         columns
             * match held {
@@ -511,7 +515,7 @@ impl Table {
             }
     }
 
-    /// The rows of these numbers, one after another; `None` if there is no such row.
+    /// The rows at these indices, one after another; `None` if an index is out of range.
     pub fn rows(&self, numbers: impl ExactSizeIterator<Item = usize>) -> Option<Vec<f32>> {
         let mut out = vec![0.0; numbers.len() * self.columns];
         let bytes = self.bytes.as_ref();

@@ -1,5 +1,6 @@
-//! What a forward pass spends its time in: matrix products over packed weights, and the small
-//! functions between them, on slices of f32, over the threads of the [`Pool`] that is installed.
+//! The computations that dominate a forward pass: matrix products with packed weights, and the
+//! element-wise functions between them. All work on f32 slices and use the threads of the installed
+//! [`Pool`].
 
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_variables))]
 mod avx512;

@@ -1,27 +1,28 @@
-//! Norms, activations and rotations on rows of f32, over the threads of the pool. Loops are
-//! written so that the compiler turns them into vector code, and compiled a second time for AVX2.
+//! Norms, activations and rotations on rows of f32, over the threads of the pool. The loops are
+//! written so that the compiler vectorises them, and are compiled a second time for AVX2.
 //!
-//! The exponential is our own because the standard library's is a call for each element: 1.0 ns an element
-//! instead of 1.4, and 1.5 instead of 10.7 for a GELU by tanh (Zen 5, one thread, 1024 elements).
+//! The exponential function is implemented here because the standard library's needs a call for
+//! each element. It takes 1.0 ns per element instead of 1.4, and a GELU by tanh takes 1.5 ns
+//! instead of 10.7 (Zen 5, one thread, 1024 elements).
 
 use photosearch_cpu::vectorised;
 
 use super::pool;
 
-/// Rough costs of an element, in multiplications, for [`pool::for_rows`].
+/// Approximate costs per element, in multiplications, for [`pool::for_rows`].
 const ADD_COST: usize = 1;
 const NORM_COST: usize = 8;
 const ACTIVATION_COST: usize = 24;
 
-/// `e^x` to about two units in the last place, 0 below -87.3: x = n ln 2 + r with |r| ≤ ln 2 / 2,
-/// and the Taylor polynomial of degree 7 for r (its remainder is below 2^-27).
+/// `e^x` with an error of about two units in the last place; 0 below -87.3. Reduces x = n ln 2 + r
+/// with |r| ≤ ln 2 / 2 and uses the Taylor polynomial of degree 7 for r (remainder below 2^-27).
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     const LOWEST: f32 = -87.3;
     const HIGHEST: f32 = 88.7;
-    /// Adding 1.5 · 2^23 rounds to whole numbers.
+    /// Adding 1.5 · 2^23 rounds to an integer.
     const ROUND: f32 = 12_582_912.0;
-    /// ln 2 in two parts, the first with few enough bits that its multiples are exact.
+    /// ln 2 as the sum of two parts. The first part has so few bits that its multiples are exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(LOWEST, HIGHEST);
@@ -40,13 +41,13 @@ fn exp(x: f32) -> f32 {
         p = p * r + c;
     }
     let power = f32::from_bits(((n as i32 + 127) as u32) << 23);
-    // A NaN passes the clamp as NaN and stays one.
+    // `clamp` passes a NaN on, so the result is NaN.
     if x < LOWEST { 0.0 } else { p * power }
 }
 
 #[inline(always)]
 fn tanh_of(x: f32) -> f32 {
-    // Near 0 the quotient cancels; there the odd series is exact to f32.
+    // Near 0 the quotient suffers from cancellation; the odd series is exact to f32 there.
     let square = x * x;
     let series =
         x * (1.0 + square * (-1.0 / 3.0 + square * (2.0 / 15.0 - square * (17.0 / 315.0))));
@@ -56,7 +57,7 @@ fn tanh_of(x: f32) -> f32 {
 }
 
 vectorised! {
-    /// `e^(x - shift)` in place.
+    /// Replaces each `x` by `e^(x - shift)`.
     pub fn exp_all(x: &mut [f32], shift: f32) {
         for x in x {
             *x = exp(*x - shift);
@@ -90,10 +91,10 @@ vectorised! {
     }
 }
 
-/// `Φ(x)`, the normal distribution. `1 - Φ(|x|)` is `e^(-x²/2)` times a polynomial in `t = 1 / (1 +
-/// 0.3 |x|)` (the form of Abramowitz and Stegun 1964, 7.1.26), fitted to have the least relative
-/// error, 7e-8, for |x| ≤ 14. Computed in f32 it is off by up to 4e-7 of itself near 0 and 4e-6 of
-/// itself far out, where x² is rounded.
+/// `Φ(x)`, the standard normal distribution function. `1 - Φ(|x|)` is `e^(-x²/2)` times a
+/// polynomial in `t = 1 / (1 + 0.3 |x|)` (the form of Abramowitz and Stegun 1964, 7.1.26), fitted
+/// to the least relative error, 7e-8, for |x| ≤ 14. Computed in f32, the relative error is up to
+/// 4e-7 near 0, and up to 4e-6 for large |x|, where x² is rounded.
 #[inline(always)]
 fn normal(x: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.3 * x.abs());
@@ -148,7 +149,7 @@ vectorised! {
     }
 }
 
-/// `x + y` into `x`.
+/// Adds `y` to `x`.
 pub fn add(x: &mut [f32], y: &[f32]) {
     pool::for_rows(x, 1, y.len() * ADD_COST, |first, x| {
         let y = &y[first..][..x.len()];
@@ -156,12 +157,12 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     });
 }
 
-/// The sum.
+/// The sum of the elements.
 pub fn sum(x: &[f32]) -> f32 {
     sum_of(x, |x| x)
 }
 
-/// The largest element; negative infinity where there is none.
+/// The largest element; negative infinity if there is none.
 pub fn largest(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let (chunks, rest) = x.as_chunks::<16>();
@@ -175,7 +176,7 @@ pub fn largest(x: &[f32]) -> f32 {
         .fold(f32::NEG_INFINITY, |most, &x| most.max(x))
 }
 
-/// Sixteen sums side by side, so that they can be lanes; pairwise at the end.
+/// Sums in sixteen lanes, which the compiler can vectorise, and adds the lanes pairwise at the end.
 #[inline(always)]
 fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
@@ -198,7 +199,7 @@ fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// `x / rms(x) · weight` of each row of `weight.len()` elements.
+/// Computes `x / rms(x) · weight` for each row of `weight.len()` elements.
 pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     let size = weight.len();
     let mut out = vec![0.0; x.len()];
@@ -208,8 +209,8 @@ pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     out
 }
 
-/// `(x - mean) / deviation · weight + bias` of each row. The variance is taken about the mean, in
-/// a second pass: `E[x²] - E[x]²` cancels in f32 where the mean is large.
+/// Computes `(x - mean) / deviation · weight + bias` for each row. The variance is computed from `x
+/// - mean` in a second pass, because `E[x²] - E[x]²` cancels in f32 if the mean is large.
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
     let size = weight.len();
     let mut out = vec![0.0; x.len()];
@@ -219,40 +220,40 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<
     out
 }
 
-/// `gate · sigmoid(gate) · up` into `gate`.
+/// Replaces `gate` by `gate · sigmoid(gate) · up`.
 pub fn silu_gate(gate: &mut [f32], up: &[f32]) {
     pool::for_rows(gate, 1, up.len() * ACTIVATION_COST, |first, gate| {
         silu_gate_part(gate, &up[first..][..gate.len()]);
     });
 }
 
-/// `x · sigmoid(x)`, in place.
+/// Replaces `x` by `x · sigmoid(x)`.
 pub fn silu(x: &mut [f32]) {
     let cost = x.len() * ACTIVATION_COST;
     pool::for_rows(x, 1, cost, |_, x| silu_part(x));
 }
 
-/// The approximation of [`gelu_erf`] by tanh (Hendrycks and Gimpel 2016), in place.
+/// Replaces `x` by the tanh approximation of [`gelu_erf`] (Hendrycks and Gimpel 2016).
 pub fn gelu_tanh(x: &mut [f32]) {
     let cost = x.len() * ACTIVATION_COST;
     pool::for_rows(x, 1, cost, |_, x| gelu_tanh_part(x));
 }
 
-/// `x Φ(x)`, in place.
+/// Replaces `x` by `x Φ(x)`.
 pub fn gelu_erf(x: &mut [f32]) {
     let cost = x.len() * ACTIVATION_COST;
     pool::for_rows(x, 1, cost, |_, x| gelu_erf_part(x));
 }
 
-/// `max(x, 0)`, in place.
+/// Replaces `x` by `max(x, 0)`.
 pub fn relu(x: &mut [f32]) {
-    // A NaN stays one.
+    // A NaN stays NaN.
     x.iter_mut()
         .for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x });
 }
 
 vectorised! {
-    /// Rotates pairs (i, i + half) of one head's row.
+    /// Rotates the pairs (i, i + half) of one head's row.
     fn rotate_row(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
         let half = cos.len();
         let (low, high) = x.split_at(half);
@@ -264,10 +265,10 @@ vectorised! {
     }
 }
 
-/// Brings heads apart and rotates them: `x` is [n, width], of which the `heads · head_dim` columns
-/// from `start` are heads side by side; the result is [heads, n, head_dim]. `norm`, where given, is
-/// the weight and epsilon of an RMS norm of each head before. `tables` are the cosines and sines,
-/// each [n, head_dim / 2]; without them nothing is rotated.
+/// Splits rows into heads and rotates them. `x` is [n, width]; its `heads · head_dim` columns from
+/// `start` on contain the heads side by side. The result is [heads, n, head_dim]. `norm`, if given,
+/// is the weight and epsilon of an RMSNorm that is applied to each head before the rotation.
+/// `tables` are the cosines and sines, each [n, head_dim / 2]; without tables there is no rotation.
 #[allow(clippy::too_many_arguments)]
 pub fn rotate_heads(
     x: &[f32],
@@ -358,7 +359,7 @@ mod tests {
         silu_gate(&mut got, &up);
         for ((got, x), up) in got.iter().zip(samples()).zip(&up) {
             let (x, up) = (f64::from(x), f64::from(*up));
-            // The sigmoid is 0 in f32 where e^-x overflows.
+            // The sigmoid is 0 in f32 if e^-x overflows.
             let expected = x / (1.0 + (-x).exp()) * up;
             assert!(
                 (f64::from(*got) - expected).abs() <= 1e-6 * expected.abs() + 1e-35,
@@ -383,12 +384,12 @@ mod tests {
         } {
             let x = f64::from(x);
             let scaled = x.abs() * std::f64::consts::FRAC_1_SQRT_2;
-            // Of |x|, for which erf does not cancel.
+            // Computed for |x|, for which erf does not cancel.
             let rest = 0.5 * (1.0 - candle_core::cpu::erf::erf_f64(scaled));
             let expected = x * if x < 0.0 { rest } else { 1.0 - rest };
             let relative = match x.abs() {
                 0.0..4.0 => 6e-7,
-                // In f64 erf cancels further out.
+                // For larger |x|, erf cancels in f64.
                 4.0..5.5 => 2e-6,
                 _ => 1.0,
             };
@@ -430,7 +431,8 @@ mod tests {
                     assert!((f64::from(rms[at]) - expected).abs() < 1e-6 * expected.abs());
                     let expected =
                         (x[i] - mean) / (variance + 1e-6).sqrt() * w + f64::from(bias[i]);
-                    // x itself is rounded to 4e-6 of its 100, which the small deviation enlarges.
+                    // Rounding x to f32 has an error of up to 4e-6 at 100, which division by the
+                    // small deviation magnifies.
                     assert!((f64::from(layer[at]) - expected).abs() < 1e-3, "{size}");
                 }
             }
@@ -439,13 +441,14 @@ mod tests {
 
     #[test]
     fn heads_are_brought_apart_and_rotated() {
-        // Two rows of width 10: one column that is not theirs, then two heads of four, then one.
+        // Two rows of width 10: a column that belongs to no head, two heads of four columns,
+        // another such column.
         let (width, n) = (10, 2);
         let x: Vec<f32> = (0..width * n).map(|i| i as f32).collect();
         let apart = rotate_heads(&x, width, 1, 2, 4, None, None);
         let expected = [1, 2, 3, 4, 11, 12, 13, 14, 5, 6, 7, 8, 15, 16, 17, 18];
         assert_eq!(apart, expected.map(|i| i as f32));
-        // A quarter turn takes (a, b) to (-b, a); row 0 is left alone.
+        // A quarter turn maps (a, b) to (-b, a). Row 0 is not rotated.
         let (cos, sin) = ([1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]);
         let turned = rotate_heads(&x, width, 1, 2, 4, None, Some((&cos, &sin)));
         let expected = [1, 2, 3, 4, -13, -14, 11, 12, 5, 6, 7, 8, -17, -18, 15, 16];

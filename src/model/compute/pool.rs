@@ -1,13 +1,14 @@
-//! Splitting work over threads.
+//! A thread pool that splits the work of a forward pass over threads.
 //!
-//! A forward pass splits its work some hundred times, each time for less than a millisecond: waking
-//! a thread that sleeps takes a good part of that. So the threads of a [`Pool`] look out for the
-//! next piece of work for a moment before they fall asleep. Between forward passes they sleep.
+//! A forward pass splits its work a few hundred times, each time for less than a millisecond.
+//! Waking a sleeping thread takes a large part of that time. So the threads of a [`Pool`] poll for
+//! new work for a moment before they sleep. Between forward passes they sleep.
 //!
-//! rayon, which candle brings along, lets its threads sleep sooner, and the thread that has the work has to
-//! be one of its own. Two pieces of 17 µs, then 17 µs of the caller's own work, take 50 µs by one thread, 34
-//! by this pool of two, 39 to 47 by rayon from one of its threads, and 53 to 60 from any other (rayon 1.12,
-//! Zen 5 with 2 shared cores, the least of 400 runs of 20 such rounds, measured twice).
+//! rayon, a dependency of candle, lets its threads sleep sooner, and the thread that splits the
+//! work must be one of its own to be fast. Two pieces of 17 µs, followed by 17 µs of the caller's
+//! own work, take 50 µs with one thread, 34 with this pool of two threads, 39 to 47 with rayon from
+//! one of its threads, and 53 to 60 with rayon from another thread (rayon 1.12, Zen 5 with 2 shared
+//! cores, minimum of 400 runs of 20 rounds, measured twice).
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -18,63 +19,64 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{hint, io, ptr};
 
-/// Operations (multiplications, say) for which another thread pays.
+/// Minimum number of operations (such as multiplications) per thread.
 const WORTH_A_THREAD: usize = 1 << 18;
 
-/// How long a thread looks out for work before it falls asleep.
+/// How long a thread polls for work before it sleeps.
 const LOOKOUT: Duration = Duration::from_micros(100);
-/// Looks between one question for the time and the next.
+/// Number of polls between two checks of the clock.
 const LOOKS: u32 = 64;
 
-/// Recursion there is little; this is room to spare.
+/// Stack size of the threads. They use little recursion, so this is ample.
 const STACK_BYTES: usize = 4 << 20;
 
-/// Threads that help the one which has the pool.
+/// A pool of helper threads for the thread that owns the pool.
 pub struct Pool {
     helpers: Vec<Helper>,
-    /// Threads that work is split over, the caller's among them.
+    /// Number of threads over which work is split, including the caller's.
     width: usize,
 }
 
 struct Helper {
     place: Arc<WorkSlot>,
-    /// `None` once it is being ended.
+    /// `None` once the thread is being stopped.
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where a helper's work is laid.
+/// The slot through which a helper receives work.
 #[repr(align(128))]
 struct WorkSlot {
     state: AtomicU32,
-    /// The leader's while the state is `IDLE` or `ASLEEP`, the helper's while it is `READY`.
+    /// Accessed by the leader while the state is `IDLE` or `ASLEEP`, and by the helper while it is
+    /// `READY`.
     work: UnsafeCell<WorkPointer>,
-    /// What the work panicked with.
+    /// The payload of a panic in the work.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// Nothing to do.
+/// There is no work, and the helper polls.
 const IDLE: u32 = 0;
-/// Nor is anybody looking.
+/// There is no work, and the helper sleeps.
 const ASLEEP: u32 = 1;
-/// There is work, or it is being done.
+/// There is work, which the helper has not finished.
 const READY: u32 = 2;
 const ENDED: u32 = 3;
 
 #[derive(Clone, Copy)]
 struct WorkPointer(*const (dyn Fn() + Sync));
 
-// SAFETY: the leader and the helper access the work in turns, which the state keeps; the function
-// may be called by any thread, and lives until the leader has seen that it was.
+// SAFETY: the state ensures that the leader and the helper access the work in turns. The function
+// may be called from any thread, and lives until the leader has seen that the call has ended.
 unsafe impl Sync for WorkSlot {}
-// SAFETY: as above.
+// SAFETY: as for `Sync`.
 unsafe impl Send for WorkSlot {}
 
 thread_local! {
-    /// The pool that the thread splits its work over; null: it does all by itself.
+    /// The pool over which this thread splits its work; if null, the thread does all work itself.
     static CURRENT: Cell<*const Pool> = const { Cell::new(ptr::null()) };
 }
 
-/// Sets the thread's pool back when dropped.
+/// Restores the thread's previous pool when dropped.
 struct Restore(*const Pool);
 
 impl Restore {
@@ -90,11 +92,11 @@ impl Drop for Restore {
 }
 
 impl Pool {
-    /// A pool of so many threads, the caller's among them; `begin` is called in each of the others
-    /// before all else.
+    /// A pool of `threads` threads, including the caller's. Each of the other threads first calls
+    /// `begin`.
     ///
     /// # Errors
-    /// Where a thread cannot be started.
+    /// If a thread cannot be started.
     pub fn new(threads: usize, begin: fn()) -> io::Result<Self> {
         let mut pool = Self {
             helpers: Vec::new(),
@@ -122,12 +124,12 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Split work over at most so many threads from now on.
+    /// Limits the number of threads over which work is split from now on.
     pub fn set_width(&mut self, threads: usize) {
         self.width = threads.clamp(1, 1 + self.helpers.len());
     }
 
-    /// Calls `work`, of which what is split is split over this pool.
+    /// Calls `work`; work that it splits is split over this pool.
     pub fn install<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let _restore = Restore::set(self);
         work()
@@ -135,12 +137,12 @@ impl Pool {
 
     /// Calls `work` in `width` threads at once.
     fn run(&self, width: usize, work: &(dyn Fn() + Sync)) {
-        // SAFETY: only the lifetime is forgotten; before this function ends, also by a panic, it
-        // waits until no helper has the work.
+        // SAFETY: this changes only the lifetime. The function waits until no helper uses the work
+        // before it returns or unwinds.
         let work: &'static (dyn Fn() + Sync) = unsafe { std::mem::transmute(work) };
         let helpers = &self.helpers[..(width - 1).min(self.helpers.len())];
         for helper in helpers {
-            // SAFETY: the helper was seen to be done, so the place is the leader's.
+            // SAFETY: the helper has finished its previous work, so the leader may write the slot.
             unsafe { *helper.place.work.get() = WorkPointer(work) };
             if helper.place.state.swap(READY, Ordering::AcqRel) == ASLEEP
                 && let Some(thread) = &helper.thread
@@ -156,7 +158,7 @@ impl Pool {
             let mut looks = 0u32;
             while helper.place.state.load(Ordering::Acquire) == READY {
                 looks = looks.wrapping_add(1);
-                // It may need the processor that this thread has.
+                // The helper may need the processor on which this thread runs.
                 match looks.is_multiple_of(LOOKS * 64) {
                     true => thread::yield_now(),
                     false => hint::spin_loop(),
@@ -177,7 +179,7 @@ impl Drop for Pool {
             helper.place.state.store(ENDED, Ordering::Release);
             if let Some(thread) = helper.thread.take() {
                 thread.thread().unpark();
-                // It catches the panics of its work.
+                // The thread catches panics of its work, so `join` does not fail.
                 drop(thread.join());
             }
         }
@@ -185,14 +187,15 @@ impl Drop for Pool {
 }
 
 impl WorkSlot {
-    /// Does the work that is laid here until there will be none.
+    /// Runs the work in the slot whenever there is some, until the pool ends.
     fn serve(&self) {
         let mut since = Instant::now();
         let mut looks = 0u32;
         loop {
             match self.state.load(Ordering::Acquire) {
                 READY => {
-                    // SAFETY: the leader has laid it here and keeps it until the state changes.
+                    // SAFETY: the leader has put the work here and keeps it alive until the state
+                    // changes.
                     let work = unsafe { &*(*self.work.get()).0 };
                     if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
                         let place = self.panic.lock();
@@ -208,7 +211,8 @@ impl WorkSlot {
                 _ => {
                     looks = looks.wrapping_add(1);
                     if looks.is_multiple_of(LOOKS) && since.elapsed() > LOOKOUT {
-                        // Or else there is work after all.
+                        // If the state is no longer `IDLE`, there is new work, and the change
+                        // fails.
                         self.change(IDLE, ASLEEP);
                     }
                     hint::spin_loop();
@@ -217,7 +221,7 @@ impl WorkSlot {
         }
     }
 
-    /// Whether the state was `from`, and is `to` now.
+    /// Changes the state from `from` to `to`. Returns whether the state was `from`.
     fn change(&self, from: u32, to: u32) -> bool {
         self.state
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
@@ -225,32 +229,33 @@ impl WorkSlot {
     }
 }
 
-/// The pool that this thread splits its work over.
+/// The pool over which this thread splits its work.
 fn current() -> Option<&'static Pool> {
     let pool = CURRENT.get();
     #[cfg(test)]
     let pool = tests::or_own(pool);
-    // SAFETY: it is installed, so it lives longer than what this thread calls meanwhile; nobody
-    // keeps the reference for longer.
+    // SAFETY: an installed pool outlives all calls made while it is installed, and no caller keeps
+    // the reference longer.
     unsafe { pool.as_ref() }
 }
 
-/// How many threads a piece of work of so many operations is split over.
+/// Number of threads over which to split work of this many operations.
 pub fn width_for(operations: usize) -> usize {
     let most = current().map_or(1, |pool| pool.width);
     (operations / WORTH_A_THREAD).clamp(1, most)
 }
 
-/// `work(0)` to `work(count - 1)` over `width` threads: each takes those of a run of its own in
-/// order, as what lies behind one in memory may be fetched already, and then what others have left.
-/// What `work` splits itself, it does in its own thread.
+/// Calls `work(0)` to `work(count - 1)` over `width` threads. Each thread first takes the indices
+/// of its own range in order, because the hardware may have prefetched the memory that follows, and
+/// then remaining indices of other ranges. Work that is split inside `work` runs in a single
+/// thread.
 pub fn for_each(count: usize, width: usize, work: impl Fn(usize) + Sync) {
     let width = width.min(count);
     let pool = match current() {
         Some(pool) if width > 1 => pool,
         _ => return (0..count).for_each(work),
     };
-    // The next of each run, and its end.
+    // The next index and the end of each range.
     let runs: Vec<(AtomicUsize, usize)> = (0..width)
         .map(|run| {
             let first = run * count / width;
@@ -273,14 +278,14 @@ pub fn for_each(count: usize, width: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
-/// No help.
+/// A pool without helpers.
 static ALONE: Pool = Pool {
     helpers: Vec::new(),
     width: 1,
 };
 
-/// `work(first row, rows)` on runs of rows of `row` elements that make up `out`. `operations` is
-/// about what all of it costs.
+/// Calls `work(first row, rows)` on ranges of rows of `row` elements, which together cover `out`.
+/// `operations` is the approximate total cost.
 pub fn for_rows<T: Send>(
     out: &mut [T],
     row: usize,
@@ -312,7 +317,7 @@ pub fn for_rows<T: Send>(
 mod tests {
     use super::*;
 
-    /// Tests split their work over a few threads, so that all that is tested is tested so.
+    /// In tests, every thread has a pool of a few threads, so that all tests run multi-threaded.
     pub fn or_own(pool: *const Pool) -> *const Pool {
         thread_local! {
             static OWN: &'static Pool = Box::leak(Box::new(Pool::new(3, || ()).unwrap()));
@@ -329,7 +334,7 @@ mod tests {
             for width in [1, 2, 3, 5] {
                 let done: Vec<AtomicU32> = (0..count).map(|_| AtomicU32::new(0)).collect();
                 for_each(count, width, |i| {
-                    // Inside there is no other thread to split over.
+                    // Inside `for_each`, work is not split further.
                     assert!(width == 1 || count <= 1 || width_for(usize::MAX) == 1);
                     done[i].fetch_add(1, Ordering::Relaxed);
                 });
@@ -359,7 +364,7 @@ mod tests {
         for pause in [0, 0, 5, 0, 20] {
             thread::sleep(Duration::from_millis(pause));
             let here = AtomicUsize::new(0);
-            // Each waits for the others: with fewer than three, this would not end.
+            // Each thread waits for the others, so this terminates only with three threads.
             pool.install(|| {
                 for_each(3, 3, |_| {
                     here.fetch_add(1, Ordering::SeqCst);

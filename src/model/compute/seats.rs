@@ -1,23 +1,23 @@
-//! How many threads a forward pass may use while others run theirs.
+//! Limits the number of threads that all concurrent forward passes use together.
 //!
-//! Every processor is a seat: a file that whoever computes locks. A forward pass takes as many
-//! free seats as it can use and splits its work over so many threads; where all are taken it goes
-//! on with one thread, and the scheduler shares the processors out. So sixteen backends on two
-//! processors do not run sixteen pools of two threads that wait for each other. The kernel gives
-//! a dead process's seats back.
+//! There is one seat for each processor: a file that a forward pass locks. A forward pass takes as
+//! many free seats as it can use and splits its work over that many threads. If all seats are
+//! taken, it runs in one thread, and the scheduler shares the processors. So sixteen backends on
+//! two processors do not run sixteen pools of two threads that wait for each other. The kernel
+//! releases the seats of a process that dies.
 
 use std::fs::File;
 use std::path::PathBuf;
 
 use crate::private;
 
-/// The seats of a server, of which one process may hold some.
+/// The seats of a server. One process may hold several of them.
 pub struct Seats {
     directory: PathBuf,
     files: Vec<Option<File>>,
 }
 
-/// Seats taken; given back when dropped.
+/// Seats that were taken. They are released on drop.
 pub struct Taken<'a>(Vec<&'a File>);
 
 impl Seats {
@@ -29,7 +29,7 @@ impl Seats {
         }
     }
 
-    /// Takes what is free, at most `wanted`. Where the files cannot be had, none.
+    /// Takes up to `wanted` free seats. Takes none if the files cannot be opened.
     pub fn take(&mut self, wanted: usize) -> Taken<'_> {
         let mut taken = Vec::new();
         for (i, place) in self.files.iter_mut().enumerate() {
@@ -50,7 +50,7 @@ impl Seats {
 }
 
 impl Taken<'_> {
-    /// Threads to use: one for each seat, and one where there was none.
+    /// Number of threads to use: one per seat, and one if there is no seat.
     pub fn threads(&self) -> usize {
         self.0.len().max(1)
     }
@@ -59,7 +59,7 @@ impl Taken<'_> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         for file in &self.0 {
-            // Closing it, at the latest, unlocks it.
+            // Closing the file would also release the lock, so an error here has no effect.
             drop(file.unlock());
         }
     }

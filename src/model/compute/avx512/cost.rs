@@ -1,4 +1,5 @@
-//! What justifies this code: its time beside that of the libraries. By hand:
+//! Compares the speed of the AVX-512 kernels with that of the libraries, to justify these kernels.
+//! Run by hand:
 //!
 //! ```text
 //! cargo test --release avx512::cost -- --ignored --nocapture --test-threads 1
@@ -13,14 +14,14 @@ use crate::compute::{Factor, Kernel, Output, SCORE_UNIT, Start, int8_blocks};
 
 use super::available;
 
-/// Outputs that are multiplied at a time, as in [`Matrix`](crate::compute::Matrix); gemm, which packs the
-/// rows anew each time, is given all of a layer's.
+/// Outputs per product, as in [`Matrix`](crate::compute::Matrix). gemm packs the rows again for
+/// each product, so it gets all outputs of a layer at once.
 const PANEL: usize = 128;
-/// Inputs and outputs of a layer, and rows: a text query, and a picture.
+/// Inputs and outputs of a layer, and row counts of a text query and of a picture.
 const SIZE: usize = 2048;
 const ROWS: [usize; 2] = [16, 512];
 
-/// The least seconds of several runs: what else the machine does only adds to them.
+/// The minimum time of several runs, in seconds. Other load on the machine only increases a time.
 fn seconds(mut of: impl FnMut()) -> f64 {
     let run = |_| {
         let start = Instant::now();
@@ -34,8 +35,8 @@ fn wave(count: usize) -> Vec<f32> {
     (0..count).map(|i| (i as f32 * 0.61).sin()).collect()
 }
 
-/// Prints what ours and the library's take for a layer: `product` multiplies rows by panel `i` into the
-/// target's columns.
+/// Prints the times of our kernel and of the library for one layer. `product` multiplies the rows
+/// by panel `i` into the target's columns.
 fn compare(
     name: &str,
     rows: usize,
@@ -48,7 +49,7 @@ fn compare(
         seconds(|| {
             let output = Output::new(&mut out, SIZE);
             for panel in 0..SIZE / outputs {
-                // SAFETY: the only target.
+                // SAFETY: there is no other target.
                 let target = unsafe { output.target(0, rows, panel * outputs, outputs) };
                 product(kernel, panel, target);
             }
@@ -65,7 +66,7 @@ fn compare(
     );
 }
 
-/// A packed panel, at a multiple of 64 as in a pack.
+/// A packed panel, aligned to 64 bytes as in a pack.
 struct Panel(Vec<u8>, usize);
 
 impl Panel {
@@ -85,7 +86,7 @@ impl Panel {
     }
 }
 
-/// As many panels as a layer has, each in memory of its own.
+/// As many panels as a layer has, each in its own memory.
 fn panels(outputs: usize, bytes: usize, pack: impl Fn(&mut [u8])) -> Vec<Panel> {
     (0..SIZE / outputs)
         .map(|_| Panel::new(bytes, &pack))
@@ -142,7 +143,7 @@ fn of_products() {
     }
 }
 
-/// Of a query's scores: the largest of them, and the weights of keys.
+/// Measures the functions that turn a query's scores into weights.
 #[test]
 #[ignore = "measures"]
 fn of_weights() {

@@ -7,7 +7,7 @@ fn wave(count: usize, seed: f32) -> Vec<f32> {
     (0..count).map(|i| (i as f32 * 0.61 + seed).sin()).collect()
 }
 
-/// Rows, outputs and inputs: every remainder, and more than a block.
+/// Rows, outputs and inputs that cover every remainder and more than one block.
 fn shapes() -> impl Iterator<Item = (usize, usize, usize)> {
     [1, 2, 5, 6, 7, 13]
         .into_iter()
@@ -16,8 +16,8 @@ fn shapes() -> impl Iterator<Item = (usize, usize, usize)> {
         .chain([(7, 70, 2048), (3, 64, 4100), (8, 33, 6144)])
 }
 
-/// Calls `product` with a target of which each element is marked, and asks that the result is
-/// `expected` (row, output, with what the tolerance is) and that nothing beside it is touched.
+/// Calls `product` with a target whose elements are marked. Asserts that the result is `expected`
+/// (row, output), which returns a value and its tolerance, and that no other element changes.
 fn check(
     (rows, outputs): (usize, usize),
     product: impl Fn(TargetColumns<'_>),
@@ -25,7 +25,7 @@ fn check(
 ) {
     let stride = outputs + 3;
     let mut out = vec![MARK; rows * stride];
-    // SAFETY: the only target.
+    // SAFETY: there is no other target.
     product(unsafe { Output::new(&mut out, stride).target(0, rows, 2, outputs) });
     for (row, out) in out.chunks_exact(stride).enumerate() {
         assert_eq!([out[0], out[1], out[outputs + 2]], [MARK; 3]);
