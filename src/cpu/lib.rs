@@ -1,38 +1,39 @@
-//! Which instructions this processor has: the one place where that is asked, and by which code is chosen.
+//! Detects the processor's instruction sets and selects code by them. No other crate detects
+//! instruction sets.
 //!
-//! Code is written for [`Level`]s of instructions, each of which contains those below it. A [`Cpu`] says
-//! up to which level the processor goes. It can only be had for a level that the processor has, so that
-//! calling a function with `#[target_feature]` needs no other check than [`Cpu::has`]:
+//! Code is written for [`Level`]s of instruction sets, each of which includes the lower ones. A
+//! [`Cpu`] holds a level that the processor supports. It can only be created for a supported level,
+//! so [`Cpu::has`] is the only check needed before a call of a function with `#[target_feature]`:
 //!
-//! - A kernel that is written in intrinsics takes a `Cpu` and tries its variants, the highest level first;
-//!   callers pass [`Cpu::best`], tests every level of [`Cpu::at`].
-//! - A loop that the compiler turns into vector code is compiled twice by [`vectorised!`].
+//! - A kernel written in intrinsics takes a `Cpu` and tries its variants from the highest level
+//!   down. Callers pass [`Cpu::best`]; tests pass every supported level with [`Cpu::at`].
+//! - A loop that the compiler vectorises is compiled twice by [`vectorised!`].
 //!
-//! Two things are not chosen here: libraries (NumKong, gemm, half, libjpeg-turbo) choose among their own
-//! variants, and which of NumKong and our own code multiplies matrices depends on AMX too, which only
-//! NumKong uses (`Kernel` in the crate of models).
+//! Two choices are made elsewhere. Libraries (NumKong, gemm, half, libjpeg-turbo) select their own
+//! variants. The choice between NumKong and our own code for matrix products also depends on AMX,
+//! which only NumKong uses (`Kernel` in photosearch-model).
 //!
-//! On AArch64 there is one level: NEON belongs to the baseline, and the compiler uses it.
+//! On AArch64 there is one level, because NEON is part of the baseline and the compiler uses it.
 
 use std::sync::LazyLock;
 
-/// Instructions, lowest first. Each level contains those before it.
+/// Levels of instruction sets, lowest first. Each level includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// What the compiler takes for granted.
+    /// The instructions that the compiler may always use.
     Baseline,
     /// x86-64 with AVX2, FMA and F16C: Haswell, Zen and later.
     Avx2,
-    /// With AVX-512 F, BW, DQ and VL: Skylake-X, Zen 4 and later.
+    /// Adds AVX-512 F, BW, DQ and VL: Skylake-X, Zen 4 and later.
     Avx512,
-    /// With its VNNI, for products of whole numbers of 8 bits: Cascade Lake, Zen 4 and later.
+    /// Adds AVX-512 VNNI, for products of 8-bit integers: Cascade Lake, Zen 4 and later.
     Avx512Vnni,
-    /// With its BF16: Cooper Lake, Zen 4 and later.
+    /// Adds AVX-512 BF16: Cooper Lake, Zen 4 and later.
     Avx512Bf16,
 }
 
 impl Level {
-    /// The highest that this processor has.
+    /// The highest level that this processor supports.
     fn detect() -> Level {
         #[cfg(target_arch = "x86_64")]
         {
@@ -58,32 +59,33 @@ impl Level {
     }
 }
 
-/// A level that this processor has.
+/// A level that this processor supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu(Level);
 
 impl Cpu {
-    /// At the highest level that this processor has.
+    /// The highest level that this processor supports.
     #[inline]
     pub fn best() -> Cpu {
         static BEST: LazyLock<Cpu> = LazyLock::new(|| Cpu(Level::detect()));
         *BEST
     }
 
-    /// At this level; `None` where the processor does not have it.
+    /// This level; `None` if the processor does not support it.
     pub fn at(level: Level) -> Option<Cpu> {
         Cpu::best().has(level).then_some(Cpu(level))
     }
 
-    /// Whether code for this level may run. Where it is true, the processor has the level's instructions.
+    /// Whether code for this level may run. If true, the processor has the level's instructions.
     #[inline]
     pub fn has(self, level: Level) -> bool {
         self.0 >= level
     }
 }
 
-/// Compiles a function for the baseline and once more for [`Level::Avx2`], and calls the better one. Both
-/// do the same operations in the same order: the compiler fuses no multiplication with an addition.
+/// Compiles a function for the baseline and for [`Level::Avx2`], and calls the best variant that
+/// the processor supports. Both variants do the same operations in the same order, because the
+/// compiler does not fuse multiplications with additions.
 #[macro_export]
 macro_rules! vectorised {
     (
@@ -102,7 +104,8 @@ macro_rules! vectorised {
                     body($($argument),*)
                 }
                 if $crate::Cpu::best().has($crate::Level::Avx2) {
-                    // SAFETY: the processor has what the function is compiled for.
+                    // SAFETY: the processor has the instructions for which the function is
+                    // compiled.
                     return unsafe { wide($($argument),*) };
                 }
             }

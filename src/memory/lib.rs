@@ -1,33 +1,37 @@
-//! What happens when there is no more memory.
+//! Turns memory exhaustion into an error instead of the end of the process.
 //!
-//! Postgres ends a statement then, and goes on. Most of Rust, and candle and the tokenizers with it,
-//! ends the process, and Postgres then ends every session. So three things are done here:
+//! When PostgreSQL runs out of memory, it ends the statement and continues. Most Rust code,
+//! including candle and the tokenizers, aborts the process, whereupon PostgreSQL ends every
+//! session. This crate therefore does three things:
 //!
-//! - A reserve is kept: address space that holds nothing. When an allocation fails, the reserve is
-//!   given back to the system and the allocation tried again. From then on memory is low, and
-//!   [`check`] says so, which work asks between its steps: it ends in an error long before the reserve
-//!   is used up.
-//! - Before a step that allocates more than the reserve it is [`ask`]ed whether there is so much.
-//! - Whatever a user or a file decides the size of is bounded, or allocated by `try_reserve`.
+//! - It keeps a reserve of unused address space. When an allocation fails, the reserve is returned
+//!   to the system and the allocation is retried. From then on memory is low, and [`check`], which
+//!   long computations call between their steps, returns an error. So a computation ends with an
+//!   error long before the reserve is used up.
+//! - Before a step that allocates more than the reserve, [`ask`] checks whether that much memory is
+//!   available.
+//! - Sizes that a user or a file determines are bounded, or the memory is allocated with
+//!   `try_reserve`.
 //!
-//! What remains: several large steps that pass [`ask`] at the same moment, in several processes, can
-//! still take each other's memory; and a system that hands out more memory than it has (Linux with
+//! Two risks remain. If several processes pass [`ask`] at the same moment before large steps, they
+//! can still take each other's memory. And a system that overcommits memory (Linux with
 //! `vm.overcommit_memory` other than 2) does not fail an allocation but kills the process later.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-/// Bytes of the reserve: more than what is allocated between two checks, apart from what is asked for.
+/// Size of the reserve in bytes. It must exceed the allocations between two calls of [`check`], not
+/// counting memory that [`ask`] covers.
 const RESERVE: usize = 16 << 20;
 
-/// The reserve; null where there is none.
+/// The reserve; null if there is none.
 static HELD: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
-/// Whether the reserve was given back, and none has been taken since.
+/// Whether the reserve was returned and no new one has been taken since.
 static LOW: AtomicBool = AtomicBool::new(false);
 
-/// Held while the reserve is given back or taken. A lock that does not allocate: who fails to
-/// allocate waits for it.
+/// Protects returning and taking the reserve. A spin lock, because it is taken in a failed
+/// allocation and must not allocate.
 static LOCK: AtomicBool = AtomicBool::new(false);
 
 /// Holds [`LOCK`] until it is dropped.
@@ -48,18 +52,18 @@ impl Drop for Locked {
     }
 }
 
-/// There is not enough memory.
+/// The error for insufficient memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted;
 
-/// The system's allocator, and the reserve behind it.
+/// The system's allocator, backed by the reserve.
 pub struct Allocator;
 
-// SAFETY: whatever is returned comes from the system's allocator, which keeps the contract.
+// SAFETY: every returned block comes from the system's allocator, which upholds the contract.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise is the same as ours.
+        // SAFETY: the caller upholds the same contract.
         retry(layout.size(), || unsafe { System.alloc(layout) })
     }
 
@@ -71,7 +75,7 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as above; where it fails, the block is as it was.
+        // SAFETY: as above; if the call fails, the block is unchanged.
         retry(size, || unsafe { System.realloc(block, layout, size) })
     }
 
@@ -91,27 +95,29 @@ fn retry(size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
     block
 }
 
-/// What is larger than the reserve would not find room in its place.
+/// Returns the reserve and retries the allocation. An allocation larger than the reserve fails at
+/// once, because the space of the reserve would not suffice.
 #[cold]
 fn after_reserve(size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
     if size > RESERVE {
         return null_mut();
     }
-    // Another thread that fails at the same time waits until the reserve is given back.
+    // Another thread whose allocation fails at the same time waits until the reserve is returned.
     let _locked = Locked::new();
     let reserve = HELD.swap(null_mut(), Ordering::Relaxed);
     if !reserve.is_null() {
         LOW.store(true, Ordering::Relaxed);
-        // SAFETY: mapped by `hold` with this size, and nobody else has it any more.
+        // SAFETY: `hold` mapped the reserve with this size, and the swap removed the only other
+        // reference.
         unsafe { libc::munmap(reserve, RESERVE) };
     }
     allocate()
 }
 
-/// Maps memory without touching it; null where there is none.
+/// Maps memory without touching it. Returns null if the system has not enough.
 fn map(size: usize) -> *mut libc::c_void {
-    // SAFETY: a new mapping of nothing. It is writable, so that a system which accounts for what it
-    // has promised (`vm.overcommit_memory` 2) counts it.
+    // SAFETY: this creates a new anonymous mapping. The mapping is writable so that a system with
+    // strict accounting (`vm.overcommit_memory` 2) counts it.
     let mapped = unsafe {
         libc::mmap(
             null_mut(),
@@ -129,7 +135,7 @@ fn map(size: usize) -> *mut libc::c_void {
     }
 }
 
-/// An error while memory is low. Takes a new reserve, where there is enough for one again.
+/// Fails while memory is low. Takes a new reserve if there is enough memory again.
 #[inline]
 pub fn check() -> Result<(), Exhausted> {
     if HELD.load(Ordering::Relaxed).is_null() {
@@ -138,7 +144,7 @@ pub fn check() -> Result<(), Exhausted> {
     Ok(())
 }
 
-/// Whether memory has been low since the last [`check`] that was no error.
+/// Whether memory has been low since the last successful [`check`].
 pub fn is_low() -> bool {
     LOW.load(Ordering::Relaxed)
 }
@@ -159,7 +165,7 @@ fn hold() -> Result<(), Exhausted> {
     Ok(())
 }
 
-/// An error unless there are so many bytes, beside the reserve. They are not kept.
+/// Fails unless this many bytes are available in addition to the reserve. The memory is not kept.
 pub fn ask(bytes: u64) -> Result<(), Exhausted> {
     check()?;
     let Some(size) = usize::try_from(bytes).ok().filter(|size| *size > 0) else {
@@ -178,7 +184,7 @@ pub fn ask(bytes: u64) -> Result<(), Exhausted> {
 mod tests {
     use super::*;
 
-    // As in the server.
+    // The same allocator as in the server.
     #[global_allocator]
     static ALLOCATOR: Allocator = Allocator;
 
@@ -194,10 +200,10 @@ mod tests {
             8 as *mut u8
         });
         assert_eq!(block, 8 as *mut u8);
-        // Others run at the same time, and may have taken a new one by now.
+        // Other tests run at the same time, and may have taken a new reserve by now.
         check().unwrap();
         assert!(!is_low());
-        // One that is too large for the reserve does not cost it.
+        // An allocation that is too large for the reserve leaves the reserve in place.
         assert!(retry(RESERVE + 1, null_mut).is_null());
         assert!(!is_low());
     }

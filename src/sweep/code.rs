@@ -1,17 +1,18 @@
-//! How a prefix is coded, and how much the code loses.
+//! Encodes vector prefixes, and bounds the error of the codes.
 //!
-//! With `u` the prefix divided by its norm, `scale` is the largest of its absolute values divided
-//! by 127. Each value is rounded to a whole number `w` of sixteenths of the scale, in
-//! -2032..=2032, and kept as `w = 16 c + f`: `c` in -127..=127 is the first level, of 8 bits,
-//! `f` in -8..=7 the second, of 4.
+//! Let `u` be the prefix divided by its norm. `scale` is the largest absolute value of `u` divided
+//! by 127. Each value is rounded to an integer `w` in units of scale / 16, in -2032..=2032, and
+//! stored as `w = 16 c + f`. `c` in -127..=127 is the first level, of 8 bits; `f` in -8..=7 is the
+//! second level, of 4 bits.
 //!
-//! The first level stands for `scale · c`, within 8.5/16 of the scale of each value, both together
-//! for `scale · w / 16`, within 1/32. The norms of what each loses are stored as whole numbers of
-//! a unit, rounded up. The unit is fixed by the number of dimensions such that the worst case
-//! fits into 16 bits.
+//! The first level alone represents `scale · c`, with an error of at most 8.5/16 of the scale per
+//! value. Both levels together represent `scale · w / 16`, with an error of at most 1/32 of the
+//! scale. The norm of each level's error is stored as an integer number of a unit, rounded up. The
+//! unit depends only on the number of dimensions, and is chosen such that the worst case fits into
+//! 16 bits.
 //!
-//! A prefix of zeros has scale 0: its code loses nothing. No first bound is 0 all the same: that
-//! marks a place on a page that is free.
+//! A prefix of zeros has scale 0 and no error. Its first bound is nevertheless stored as at least
+//! 1, because a first bound of 0 marks a free place on a page.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -22,21 +23,22 @@ use super::layout::Layout;
 
 /// The largest code of the first level.
 const MAX_CODE: f64 = 127.0;
-/// Steps of the second level in one of the first.
+/// Number of second-level steps in one first-level step.
 const FINE_STEPS: i32 = 16;
-/// What a level may lose of one value, in scales, and a little more (the scale is rounded to f32).
+/// The maximum error of a level per value, in scales. The margin covers the rounding of the scale
+/// to f32.
 const WORST: [f64; 2] = [8.5 / 16.0 * 1.01, 1.0 / 32.0 * 1.01];
-/// Codes of the first level are stored with this added, as unsigned bytes, which is what the
-/// instructions for integer dot products take.
+/// Added to first-level codes, which are stored as unsigned bytes because the instructions for
+/// integer dot products need them.
 pub const BIAS: i32 = 128;
 
-/// The norm that one unit of a stored bound stands for, of the first and the second level.
+/// The norm that one unit of a stored bound represents, for the first and the second level.
 pub fn bound_units(dims: usize) -> [f64; 2] {
-    // No scale is above 1/127.
+    // No scale exceeds 1/127.
     WORST.map(|worst| worst * (dims as f64).sqrt() / MAX_CODE / f64::from(u16::MAX))
 }
 
-/// A value is infinite or not a number: no vector has one, unless its bytes were damaged.
+/// The prefix contains an infinite value or a NaN. No valid vector does, so its bytes were damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotFinite;
 
@@ -48,10 +50,11 @@ pub struct Encoder {
     bounds: [u8; 4],
     codes: Vec<u8>,
     fine: Vec<u8>,
-    /// The prefix, as it is and normalised. As long as the codes; zero behind the prefix's values.
+    /// The prefix, as given and normalised. Both are as long as the codes; values after the
+    /// prefix's end are zero.
     wide: Vec<f32>,
     unit: Vec<f64>,
-    /// Both levels together.
+    /// The codes of both levels together.
     steps: Vec<i32>,
 }
 
@@ -70,26 +73,27 @@ impl Encoder {
         }
     }
 
-    /// Encodes a prefix. After an error the encoder holds nothing of use.
+    /// Encodes a prefix. After an error, the encoder's contents are invalid.
     ///
     /// # Panics
-    /// If it is not as long as the layout says.
+    /// If the prefix does not have the layout's number of dimensions.
     pub fn encode(&mut self, prefix: &[f16]) -> Result<(), NotFinite> {
         encode(self, prefix)
     }
 
-    /// The same operations in the same order, whatever instructions they become.
+    /// The same operations in the same order at every instruction set for which the function is
+    /// compiled.
     #[inline(always)]
     pub(super) fn encode_as_compiled(&mut self, prefix: &[f16]) -> Result<(), NotFinite> {
         assert_eq!(prefix.len(), self.dims, "prefix of another length");
         prefix.convert_to_f32_slice(&mut self.wide[..self.dims]);
-        // Sums of squares of halves are far from the limits of f64.
+        // A sum of squares of f16 values is far from the limits of f64.
         let norm = sum(blocks(&self.wide).map(|b| b.map(|v| f64::from(v).powi(2)))).sqrt();
         let inverse = if norm > 0.0 { 1.0 / norm } else { 0.0 };
         for (unit, value) in self.unit.iter_mut().zip(&self.wide) {
             *unit = f64::from(*value) * inverse;
         }
-        // Positive values are in the order of their bits, NaNs behind infinity.
+        // Non-negative values have the order of their bits, and NaNs come after infinity.
         let largest = self.wide.iter().map(|v| v.abs().to_bits()).max();
         let largest = f32::from_bits(largest.unwrap_or(0));
         if !largest.is_finite() {
@@ -100,7 +104,8 @@ impl Encoder {
         let step = f64::from(scale) / f64::from(FINE_STEPS);
         let inverse_step = if step > 0.0 { 1.0 / step } else { 0.0 };
 
-        // In range: |unit| ≤ largest, and the f32 scale is within 2^-24 of largest / 127.
+        // The result is in range: |unit| ≤ largest, and the f32 scale is within 2^-24 of largest /
+        // 127.
         for (steps, unit) in self.steps.iter_mut().zip(&self.unit) {
             *steps = nearest(unit * inverse_step);
         }
@@ -138,7 +143,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Scale, bounds, codes of the first level, codes of the second, as they are stored.
+    /// The stored parts: scale, bounds, codes of the first level, codes of the second level.
     pub fn parts(&self) -> [&[u8]; 4] {
         [&self.scale, &self.bounds, &self.codes, &self.fine]
     }
@@ -150,7 +155,7 @@ vectorised! {
     }
 }
 
-/// Values that the compiler can keep in registers side by side.
+/// Number of values that the compiler can process side by side in registers.
 pub const LANES: usize = 8;
 
 #[inline(always)]
@@ -169,27 +174,27 @@ fn sum(blocks: impl Iterator<Item = [f64; LANES]>) -> f64 {
     lanes.iter().sum()
 }
 
-/// The first level's part of [`steps`].
+/// The first level of a code of [`steps`].
 #[inline(always)]
 fn coarse(steps: i32) -> i32 {
     (steps + FINE_STEPS / 2) >> FINE_STEPS.trailing_zeros()
 }
 
-/// The nearest whole number, of two the even one, for values up to 2^31. With 1.5 · 2^52 added no bits
-/// are left behind the point, and the lowest are those of the whole number.
+/// The nearest integer, ties to even, for values up to 2^31. Adding 1.5 · 2^52 leaves no fraction
+/// bits, so the low bits are those of the integer.
 #[inline(always)]
 fn nearest(value: f64) -> i32 {
     const NO_FRACTION: f64 = 6_755_399_441_055_744.0;
     (value + NO_FRACTION).to_bits() as i32
 }
 
-/// The two bounds of an entry, as they are stored.
+/// The two bounds of an entry, as stored.
 pub fn split_bounds(bounds: [u8; 4]) -> [u16; 2] {
     let [a, b, c, d] = bounds;
     [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
 }
 
-/// `w` of values whose codes these are: both levels together, in sixteenths of the scale.
+/// The values `w` for these codes: both levels together, in sixteenths of the scale.
 #[inline(always)]
 pub fn steps(codes: [u8; LANES], fine: [u8; LANES / 2]) -> [i32; LANES] {
     std::array::from_fn(|i| {
@@ -198,5 +203,5 @@ pub fn steps(codes: [u8; LANES], fine: [u8; LANES / 2]) -> [i32; LANES] {
     })
 }
 
-/// The length of one of [`steps`], in scales.
+/// The size of one of [`steps`], in scales.
 pub const STEP: f64 = 1.0 / FINE_STEPS as f64;

@@ -1,4 +1,4 @@
-//! What a sweep asks of every entry, and how it decides.
+//! Decides for each entry whether its row matches the conditions of a sweep.
 
 use half::f16;
 
@@ -9,12 +9,12 @@ use super::layout::{Layout, Slab};
 use photosearch_cpu::{Cpu, vectorised};
 use photosearch_vector::similarity_error;
 
-/// What the codes say of a row.
+/// What the codes imply about a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The row does not match.
     No,
-    /// The codes can't tell.
+    /// The codes do not decide whether the row matches.
     Maybe,
     /// The row matches.
     Yes,
@@ -26,8 +26,8 @@ impl Verdict {
     }
 }
 
-/// Verdicts on the entries of a page: bit `i % 64` of word `i / 64` is entry `i`'s. None of the two
-/// bits set means [`Verdict::Maybe`].
+/// Verdicts on the entries of a page. Bit `i % 64` of word `i / 64` belongs to entry `i`. If
+/// neither bit is set, the verdict is [`Verdict::Maybe`].
 #[derive(Debug, Clone, Default)]
 pub struct Verdicts {
     no: Vec<u64>,
@@ -59,7 +59,7 @@ impl Verdicts {
         self.yes[word] = self.yes[word] & !bit | if verdict == Verdict::Yes { bit } else { 0 };
     }
 
-    /// A conjunction fails where a part does, and holds where all do.
+    /// Combines verdicts by AND: No if any part is No, Yes if all parts are Yes.
     fn and(&mut self, other: &Verdicts, negated: bool) {
         let (no, yes) = if negated {
             (&other.yes, &other.no)
@@ -90,7 +90,7 @@ impl Verdicts {
         self.count == 0
     }
 
-    /// The entries that are not rejected, in order, with what is said of them.
+    /// The entries that are not rejected, in order, with their verdicts.
     #[inline]
     pub fn left(&self) -> impl Iterator<Item = (usize, Verdict)> + '_ {
         (0..self.count.div_ceil(WORD)).flat_map(move |word| {
@@ -103,7 +103,7 @@ impl Verdicts {
     }
 }
 
-/// The numbers of the bits that are set.
+/// The indices of the set bits.
 #[inline]
 fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
@@ -115,15 +115,15 @@ fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// A query and its threshold, ready to be compared with codes.
+/// A query and its threshold, prepared for comparison with codes.
 pub struct CodeFilter(Comparison);
 
 enum Comparison {
-    /// The same for every row.
+    /// The same verdict for every row.
     Every(Verdict),
-    /// Cosine of the whole coded prefix against cutoffs.
+    /// Compares the cosine of the whole coded prefix with cutoffs.
     Prefix(CodedPrefix),
-    /// Cosine of a shorter prefix.
+    /// Compares the cosine of a prefix that is shorter than the coded one.
     Shorter(ShorterPrefix),
 }
 
@@ -131,9 +131,9 @@ struct CodedPrefix {
     quantized: QuantizedQuery,
     /// The query's prefix, normalised.
     unit: Vec<f64>,
-    /// What the first level decides by.
+    /// The cutoffs for the first level.
     cutoffs: Cutoffs,
-    /// How far the second level's value can be from the cosine, apart from what the codes lose.
+    /// Error of the second level's estimate of the cosine, excluding the error of the codes.
     error: f64,
     fine_unit: f64,
 }
@@ -146,12 +146,13 @@ struct ShorterPrefix {
 }
 
 impl CodeFilter {
-    /// `prefix` is what the query compares: its first values, as many as it names, of a vector with
-    /// as many dimensions as the rows. A row matches if the similarity reaches `threshold` as an
-    /// f32, as [`photosearch_vector::Query::similarity`] computes it.
+    /// `prefix` contains the values that the query compares, from the start of a vector with as
+    /// many dimensions as the rows. A row matches if its similarity, as
+    /// [`photosearch_vector::Query::similarity`] computes it, is at least `threshold` after
+    /// rounding to f32.
     pub fn new(layout: &Layout, prefix: &[f16], threshold: f32) -> CodeFilter {
         let norm = norm(prefix);
-        // Similarities lie in -1..=1, and are 0 where the query is.
+        // Similarities lie in -1..=1, and are 0 if the query's prefix is zero.
         if norm == 0.0 || threshold > 1.0 || threshold <= -1.0 {
             let similarity = if norm == 0.0 || threshold > 1.0 {
                 0.0
@@ -208,7 +209,7 @@ impl CodeFilter {
         }))
     }
 
-    /// A filter that leaves every row undecided.
+    /// A filter that decides no row.
     pub fn undecided() -> CodeFilter {
         CodeFilter(Comparison::Every(Verdict::Maybe))
     }
@@ -264,8 +265,8 @@ impl CodeFilter {
 }
 
 impl ShorterPrefix {
-    /// The cosine is `⟨u, q̂⟩ / ‖u‖` over the shorter prefix. With the code `v` and `‖u - v‖ ≤ r`,
-    /// the numerator lies within r of `⟨v, q̂⟩`, and `‖u‖` within r of `‖v‖`.
+    /// The cosine is `⟨u, q̂⟩ / ‖u‖` over the shorter prefix. For the code `v` with `‖u - v‖ ≤ r`,
+    /// the numerator lies within r of `⟨v, q̂⟩`, and `‖u‖` lies within r of `‖v‖`.
     fn decide(&self, slab: &Slab, entry: usize) -> Verdict {
         let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry]));
         if scale == 0.0 {
@@ -275,7 +276,7 @@ impl ShorterPrefix {
         let (dot, squares) = fine_sums(slab, entry, &self.unit);
         let (dot, norm) = (scale * STEP * dot, scale * STEP * squares.sqrt());
         let (shortest, longest) = (norm - bound, norm + bound);
-        // A NaN comes from a corrupt scale.
+        // A corrupt scale can give NaN.
         if shortest.is_nan() || shortest <= 0.0 {
             return Verdict::Maybe;
         }
@@ -298,7 +299,7 @@ impl ShorterPrefix {
     }
 }
 
-/// `Σ w_i q_i` and `Σ w_i²` over the values of `unit`, `w` being both levels together.
+/// `Σ w_i q_i` and `Σ w_i²` over the values of `unit`, where `w` combines both levels.
 pub(super) fn fine_sums(slab: &Slab, entry: usize, unit: &[f64]) -> (f64, f64) {
     let stride = slab.layout().stride();
     let codes = &slab.codes()[entry * stride..][..stride];
@@ -311,11 +312,12 @@ vectorised! {
     }
 }
 
-/// The same operations in the same order, whatever instructions they become.
+/// The same operations in the same order at every instruction set for which the function is
+/// compiled.
 #[inline(always)]
 pub(super) fn fine_sums_as_compiled(codes: &[u8], fine: &[u8], unit: &[f64]) -> (f64, f64) {
     let mut dot = [0.0; LANES];
-    // `w²` is at most 2056², of a lane of at most 512 values.
+    // `w²` is at most 2056², and a lane has at most 512 values.
     let mut squares = [0u32; LANES];
     let (units, rest) = unit.as_chunks::<LANES>();
     let mut parts = codes.as_chunks::<LANES>().0.iter().zip(fine.as_chunks().0);
@@ -337,10 +339,10 @@ pub(super) fn fine_sums_as_compiled(codes: &[u8], fine: &[u8], unit: &[f64]) -> 
     (dot.iter().sum(), squares as f64)
 }
 
-/// The least f64 that, rounded to f32, reaches `threshold`: a similarity reaches the threshold if
-/// and only if it reaches this. `threshold` lies in -1..=1.
+/// The least f64 that rounds to an f32 of at least `threshold`. A similarity reaches the threshold
+/// if and only if it reaches this value. `threshold` lies in -1..=1.
 fn cutoff(threshold: f32) -> f64 {
-    // Between an f32 and the one below it, the f64 in the middle rounds to the even one of them.
+    // The f64 midway between two neighbouring f32 values rounds to the even one.
     let middle = (f64::from(threshold.next_down()) + f64::from(threshold)) / 2.0;
     if middle as f32 >= threshold {
         middle
@@ -349,13 +351,14 @@ fn cutoff(threshold: f32) -> f64 {
     }
 }
 
-/// For a query that compares more than the coded prefix: the cosine on the prefix below which a row
-/// can't have a cosine of `target` on all that is compared. `None` where none is low enough.
+/// For a query that compares more values than the coded prefix: the prefix cosine below which the
+/// whole cosine cannot reach `target`. `None` if there is no such value.
 ///
-/// The query has the share `b` of its norm in the prefix, a row an unknown share `a` in 0..=1. With
-/// the prefixes' cosine c, the whole cosine is at most a b c + √(1 - a²) √(1 - b²), which for any
-/// `a` is at most √(b² c² + 1 - b²), for c ≥ 0, and √(1 - b²) for c < 0. That stays below the target
-/// t > 0 where c < √(t² - (1 - b²)) / b. (Mirrored, the same gives a lower limit.)
+/// The prefix has a known share `b` of the query's norm and an unknown share `a` in 0..=1 of the
+/// row's norm. If c is the cosine of the prefixes, the whole cosine is at most a b c + √(1 - a²)
+/// √(1 - b²). The maximum over `a` is √(b² c² + 1 - b²) for c ≥ 0, and √(1 - b²) for c < 0. This is
+/// below the target t > 0 if c < √(t² - (1 - b²)) / b. (By symmetry, the same formula gives a lower
+/// bound.)
 fn longer_cutoff(target: f64, covered: f64) -> Option<f64> {
     let target = target - ARITHMETIC;
     let square = target * target - (1.0 - covered * covered) - ARITHMETIC;
@@ -371,22 +374,23 @@ fn norm_of_units(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
-/// What became of the entries of a sweep.
+/// Counts of the entries of a sweep by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// All that were looked at.
+    /// All entries examined.
     pub entries: u64,
-    /// Decided: a match.
+    /// Entries decided as matches.
     pub matches: u64,
-    /// Decided: no match.
+    /// Entries decided as non-matches.
     pub rejected: u64,
-    /// Not decided.
+    /// Entries left undecided.
     pub undecided: u64,
-    /// Needed the second level, whatever it said.
+    /// Entries that needed the second level, whatever its verdict.
     pub refined: u64,
 }
 
-/// Judges page after page by the conjunction of some filters, each as it is or negated.
+/// Judges one page after another by the conjunction of several filters, each of which may be
+/// negated.
 pub struct Judge {
     filters: Vec<(CodeFilter, bool)>,
     cpu: Cpu,
@@ -397,12 +401,12 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// `filters` with true beside those that are negated.
+    /// Each filter comes with `true` if it is negated.
     pub fn new(layout: &Layout, filters: Vec<(CodeFilter, bool)>) -> Judge {
         Judge::at(Cpu::best(), layout, filters)
     }
 
-    /// [`Judge::new`] at a level below the processor's.
+    /// [`Judge::new`] with an instruction level below the processor's.
     pub fn at(cpu: Cpu, layout: &Layout, filters: Vec<(CodeFilter, bool)>) -> Judge {
         Judge {
             filters,
@@ -414,12 +418,12 @@ impl Judge {
         }
     }
 
-    /// A verdict for each entry.
+    /// Returns a verdict for each entry.
     pub fn judge(&mut self, slab: &Slab) -> &Verdicts {
         self.judge_and_ask(slab, Ahead::none())
     }
 
-    /// [`Judge::judge`], while what will be judged next comes from memory.
+    /// Like [`Judge::judge`], while prefetching the memory that is judged next.
     pub fn judge_and_ask(&mut self, slab: &Slab, mut ahead: Ahead) -> &Verdicts {
         let count = slab.count();
         self.all.count = count;

@@ -1,16 +1,18 @@
-//! The inner loops of a sweep. Every instruction set gives the same.
+//! The inner loops of a sweep. All instruction sets give the same results.
 //!
-//! NumKong's products take both factors in the same type. Here codes of 8 bits are multiplied by a query of
-//! 15, which keeps the bound close, and the next page is asked for from memory meanwhile. `benches/bare_loop.rs` measures how near the sweep comes to a bare loop over codes
-//! and a query of 8 bits; the README has the figures.
+//! NumKong's products need both factors in the same type. Here, 8-bit codes are multiplied by a
+//! 15-bit query, which makes the error bound tighter, and the next page is prefetched meanwhile.
+//! `benches/bare_loop.rs` compares the sweep with a bare loop over codes and an 8-bit query; the
+//! README has the results.
 //!
-//! First, dot products of many codes with one query, in whole numbers.
-//! The query's values are whole numbers of 15 bits. Codes are unsigned bytes `c + 128`, so a kernel
-//! gives `Σ (c + 128) k`, and `128 Σ k` is taken off. Sums wrap at 32 bits, which does no harm: the
-//! query's scale is chosen such that the result fits ([`QuantizedQuery::new`]).
+//! The first loop computes dot products of many codes with one query in integers. The query's
+//! values are 15-bit integers `k`. Codes are stored as unsigned bytes `c + 128`, so a kernel
+//! computes `Σ (c + 128) k` and subtracts `128 Σ k`. Sums wrap at 32 bits, which is harmless,
+//! because the query's scale is chosen such that the result fits ([`QuantizedQuery::new`]).
 //!
-//! Then, from these and what is kept beside the codes, what is decided ([`Cutoffs`]): the same
-//! multiplications and additions of f64, none fused, in the same order.
+//! The second loop ([`decide`]) decides entries from these dot products and the stored scales and
+//! bounds ([`Cutoffs`]): the same f64 multiplications and additions in the same order, none of them
+//! fused.
 
 use photosearch_cpu::Cpu;
 #[cfg(target_arch = "x86_64")]
@@ -18,10 +20,10 @@ use photosearch_cpu::Level;
 
 use super::code::{BIAS, split_bounds};
 
-/// A unit vector as whole numbers times a scale.
+/// A unit vector as integers times a scale.
 #[derive(Debug, Clone)]
 pub struct QuantizedQuery {
-    /// As long as the stride of the codes; zero behind the query's last value.
+    /// As long as the stride of the codes; zero after the query's last value.
     values: Vec<i16>,
     /// `values = 128 high + low`, for instructions that multiply bytes.
     high: Vec<i8>,
@@ -29,18 +31,18 @@ pub struct QuantizedQuery {
     /// `128 Σ values`.
     bias: i32,
     scale: f64,
-    /// An upper bound of the norm of what quantisation lost.
+    /// An upper bound of the norm of the quantisation error.
     lost: f64,
 }
 
-/// The largest whole number of a query: 128 · 127 + 127 = 2^14 - 1 still splits into two bytes.
+/// The largest integer of a query: 128 · 127 + 127 = 2^14 - 1 still splits into two signed bytes.
 const MAX_VALUE: f64 = 16383.0;
 
 impl QuantizedQuery {
-    /// `unit` has norm 1 (or 0); `stride` is at least its length.
+    /// `unit` has norm 1 (or 0). `stride` is at least its length.
     pub fn new(unit: &[f64], stride: usize) -> QuantizedQuery {
         let largest = unit.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
-        // |Σ c k| ≤ 127 · dims · max |k| has to stay below 2^31.
+        // |Σ c k| ≤ 127 · dims · max |k| must stay below 2^31.
         let most = MAX_VALUE.min((f64::from(i32::MAX) / (127.0 * unit.len() as f64)).floor());
         let scale = if largest > 0.0 { largest / most } else { 1.0 };
         let mut values = vec![0i16; stride];
@@ -62,44 +64,44 @@ impl QuantizedQuery {
         }
     }
 
-    /// What one unit of a dot product of codes stands for, before the row's scale.
+    /// The value of one unit of a dot product of codes, before multiplication by the row's scale.
     pub fn scale(&self) -> f64 {
         self.scale
     }
 
-    /// An upper bound of the norm of what quantisation lost.
+    /// An upper bound of the norm of the quantisation error.
     pub fn lost(&self) -> f64 {
         self.lost
     }
 
-    /// The whole numbers.
+    /// The integers.
     pub fn values(&self) -> &[i16] {
         &self.values
     }
 }
 
-/// What decides entries by the first level of their codes.
+/// The parameters by which the first level of codes decides entries.
 #[derive(Debug, Clone, Copy)]
 pub struct Cutoffs {
-    /// `dot · scale · dot_scale` estimates the cosine,
+    /// `dot · scale · dot_scale` estimates the cosine.
     pub dot_scale: f64,
-    /// and is off by at most `bound · bound_unit + error`.
+    /// The error of the estimate is at most `bound · bound_unit + error`.
     pub bound_unit: f64,
     pub error: f64,
-    /// Below this, a row is none;
+    /// If the cosine is below this, the row does not match.
     pub no_below: f64,
-    /// from this on, it is one.
+    /// If the cosine is at least this, the row matches.
     pub yes_from: f64,
 }
 
-/// Scale, bounds and dot product of so many entries.
+/// The scales, bounds and dot products of the same entries.
 pub struct Entries<'a> {
     pub scales: &'a [[u8; 4]],
     pub bounds: &'a [[u8; 4]],
     pub dots: &'a [i32],
 }
 
-/// Cache lines.
+/// A range of cache lines.
 #[derive(Debug, Clone, Copy)]
 pub struct Lines {
     at: *const u8,
@@ -117,7 +119,7 @@ impl Lines {
         }
     }
 
-    /// Those of `len` bytes from `at`.
+    /// The cache lines of the `len` bytes from `at`.
     #[inline]
     pub fn new(at: *const u8, len: usize) -> Lines {
         let before = at.addr() % Lines::LEN;
@@ -127,7 +129,7 @@ impl Lines {
         }
     }
 
-    /// The first `count`, or fewer if there are not so many, and those that follow.
+    /// The first `count` lines (or all, if there are fewer), and the rest.
     #[inline]
     pub fn split(self, count: usize) -> (Lines, Lines) {
         let count = count.min(self.count);
@@ -138,14 +140,14 @@ impl Lines {
         (Lines { count, ..self }, rest)
     }
 
-    /// Asks for them. Nothing is read through the pointer, whatever it is.
+    /// Prefetches the lines. The pointer need not be valid, because nothing is read through it.
     #[inline(always)]
     fn ask(self) {
         for line in 0..self.count {
-            // Into the second cache: the first has few places for lines on their way, and what is
-            // read now needs them (0.6 × the time of a sweep with T0, on Zen 4).
+            // Prefetch into the L2 cache: the L1 cache has few fill buffers, and the data being
+            // read now needs them (this takes 0.6 × the time of a sweep with T0, on Zen 4).
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a prefetch has no effect but on caches.
+            // SAFETY: a prefetch affects only caches.
             unsafe {
                 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
                 _mm_prefetch::<_MM_HINT_T1>(self.at.wrapping_add(line * Lines::LEN).cast());
@@ -156,7 +158,7 @@ impl Lines {
     }
 }
 
-/// What will be read next, to be asked for from memory while something else is computed.
+/// The memory that is read next, to be prefetched during a computation.
 #[derive(Debug, Clone, Copy)]
 pub struct Ahead {
     during: Lines,
@@ -164,24 +166,25 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// Nothing.
+    /// Prefetches nothing.
     #[inline]
     pub fn none() -> Ahead {
         Ahead::new(Lines::none(), [Lines::none(); 2])
     }
 
-    /// What is asked for during the next dot products, line by line, and what after them at once.
+    /// `during` is prefetched line by line during the next dot products, `after` all at once after
+    /// them.
     #[inline]
     pub fn new(during: Lines, after: [Lines; 2]) -> Ahead {
         Ahead { during, after }
     }
 
-    /// Lines to ask for with each of `steps`, to be through at the end.
+    /// Lines to prefetch in each of `steps` steps, so that all are prefetched at the end.
     fn pace(&self, steps: usize) -> usize {
         self.during.count.div_ceil(steps.max(1))
     }
 
-    /// Asks for so many lines more of those during the dot products.
+    /// Prefetches the next `lines` lines of `during`.
     #[inline(always)]
     fn ask(&mut self, lines: usize) {
         let (now, later) = self.during.split(lines);
@@ -189,7 +192,7 @@ impl Ahead {
         self.during = later;
     }
 
-    /// Asks for all that is left.
+    /// Prefetches all remaining lines.
     pub fn ask_for_the_rest(&mut self) {
         let Ahead { during, after } = std::mem::replace(self, Ahead::none());
         during.ask();
@@ -197,10 +200,10 @@ impl Ahead {
     }
 }
 
-/// `dots[i] = Σ c k` of the `i`-th row of `codes`. Asks for what is `ahead` meanwhile.
+/// Computes `dots[i] = Σ c k` for row `i` of `codes`, and prefetches `ahead` meanwhile.
 ///
 /// # Panics
-/// If `codes` is not `dots.len()` rows of the query's stride.
+/// If `codes` does not consist of `dots.len()` rows of the query's stride.
 pub fn dots(cpu: Cpu, codes: &[u8], query: &QuantizedQuery, dots: &mut [i32], ahead: &mut Ahead) {
     assert_eq!(
         codes.len(),
@@ -208,20 +211,21 @@ pub fn dots(cpu: Cpu, codes: &[u8], query: &QuantizedQuery, dots: &mut [i32], ah
         "codes of another shape than the query's"
     );
     match cpu {
-        // SAFETY: the processor has AVX-512 and its VNNI, and the shapes agree.
+        // SAFETY: the processor has AVX-512 with VNNI, and the sizes match.
         #[cfg(target_arch = "x86_64")]
         _ if cpu.has(Level::Avx512Vnni) => unsafe { x86::avx512vnni(codes, query, dots, ahead) },
-        // SAFETY: the processor has AVX2, and the shapes agree.
+        // SAFETY: the processor has AVX2, and the sizes match.
         #[cfg(target_arch = "x86_64")]
         _ if cpu.has(Level::Avx2) => unsafe { x86::avx2(codes, query, dots, ahead) },
         _ => portable_dots(codes, query, dots),
     }
 }
 
-/// Sets bit `i % 64` of word `i / 64` of `no` and `yes` where entry `i` is decided so, and clears it
-/// where not. (Bits behind the last entry may be either.)
+/// For each entry `i`, sets bit `i % 64` of word `i / 64` of `no` or `yes` if the entry is decided
+/// so, and clears it otherwise. (Bits after the last entry are unspecified.)
 ///
 /// # Panics
+/// If the lengths do not match.
 /// If the lengths don't agree.
 pub fn decide(cpu: Cpu, entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64]) {
     let count = entries.dots.len();
@@ -233,7 +237,7 @@ pub fn decide(cpu: Cpu, entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], ye
         "entries and verdicts of different lengths"
     );
     match cpu {
-        // SAFETY: the processor has AVX-512, and the lengths agree.
+        // SAFETY: the processor has AVX-512, and the lengths match.
         #[cfg(target_arch = "x86_64")]
         _ if cpu.has(Level::Avx512) => unsafe { x86::decide(entries, cutoffs, no, yes) },
         _ => portable_decide(entries, cutoffs, no, yes),
@@ -250,7 +254,8 @@ fn portable_decide(entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &m
             let estimate = scale * f64::from(*dot);
             let bound = f64::from(split_bounds(*bounds)[0]);
             let error = bound * cutoffs.bound_unit + cutoffs.error;
-            // A comparison with NaN, from a corrupt scale, is false, and decides nothing.
+            // A corrupt scale can give NaN, for which both comparisons are false, so the entry
+            // stays undecided.
             *no |= u64::from(estimate + error < cutoffs.no_below) << i;
             *yes |= u64::from(estimate - error >= cutoffs.yes_from) << i;
         }
@@ -273,12 +278,12 @@ mod x86 {
 
     use super::{Ahead, Cutoffs, Entries, QuantizedQuery};
 
-    /// Rows whose sums are folded together.
+    /// Number of rows whose sums are reduced together.
     const ROWS: usize = 4;
 
     /// # Safety
-    /// The CPU has AVX-512 F, BW, DQ, VL and VNNI; `codes` is `dots.len()` rows of the query's
-    /// stride, a multiple of 16.
+    /// The CPU has AVX-512 F, BW, DQ, VL and VNNI. `codes` consists of `dots.len()` rows of the
+    /// query's stride, which is a multiple of 16.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     pub unsafe fn avx512vnni(
         codes: &[u8],
@@ -294,7 +299,7 @@ mod x86 {
             ahead.ask(pace);
             let rows = ROWS.min(dots.len() - row);
             let codes = &codes[row * stride..];
-            // SAFETY: rows `row..row + rows` lie in `codes`.
+            // SAFETY: rows `row..row + rows` lie within `codes`.
             let sums = unsafe {
                 match rows {
                     1 => sum_rows::<1>(codes, query),
@@ -318,7 +323,8 @@ mod x86 {
                 _mm256_extracti128_si256::<1>(quarters),
             );
             let mask = (1u8 << rows) - 1;
-            // SAFETY: only the first `rows` of four values are written, which lie in `dots`.
+            // SAFETY: only the first `rows` of the four values are written, and they lie within
+            // `dots`.
             unsafe {
                 _mm_mask_storeu_epi32(dots.as_mut_ptr().add(row), mask, _mm_sub_epi32(four, bias))
             };
@@ -326,10 +332,11 @@ mod x86 {
         }
     }
 
-    /// Per lane, `Σ (c + 128) k` of N rows, and zeros for those that lack to [`ROWS`].
+    /// The sums `Σ (c + 128) k` of N rows, per lane. The result has zeros for the rows from N to
+    /// [`ROWS`].
     ///
     /// # Safety
-    /// `codes` begins with N rows of the query's stride, a multiple of 16.
+    /// `codes` starts with N rows of the query's stride, which is a multiple of 16.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn sum_rows<const N: usize>(codes: &[u8], query: &QuantizedQuery) -> [__m512i; ROWS] {
@@ -341,7 +348,7 @@ mod x86 {
         while at < stride {
             let lanes = ((stride - at) / 4).min(16);
             let mask = (u32::MAX >> (32 - lanes)) as u16;
-            // SAFETY: the mask keeps every load within a row, and within the query.
+            // SAFETY: the mask keeps every load within the row and the query.
             unsafe {
                 let k_high = _mm512_maskz_loadu_epi32(mask, query.high.as_ptr().add(at).cast());
                 let k_low = _mm512_maskz_loadu_epi32(mask, query.low.as_ptr().add(at).cast());
@@ -362,8 +369,8 @@ mod x86 {
     }
 
     /// # Safety
-    /// The CPU has AVX-512 F, BW, DQ, VL; all arrays are as long as `entries.dots`, and `no` and
-    /// `yes` have a bit for each.
+    /// The CPU has AVX-512 F, BW, DQ, VL. All arrays are as long as `entries.dots`, and `no` and
+    /// `yes` have a bit for each entry.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     pub unsafe fn decide(entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64]) {
         let dot_scale = _mm512_set1_pd(cutoffs.dot_scale);
@@ -371,7 +378,7 @@ mod x86 {
         let error = _mm512_set1_pd(cutoffs.error);
         let no_below = _mm512_set1_pd(cutoffs.no_below);
         let yes_from = _mm512_set1_pd(cutoffs.yes_from);
-        // On x86-64, little-endian, the first of two u16 is the lower half of a u32.
+        // On x86-64, which is little-endian, the first of two u16 is the lower half of a u32.
         let first_bound = _mm256_set1_epi32(0xffff);
         let count = entries.dots.len();
         for word in 0..count.div_ceil(64) {
@@ -403,7 +410,8 @@ mod x86 {
     }
 
     /// # Safety
-    /// The CPU has AVX2; `codes` is `dots.len()` rows of the query's stride, a multiple of 16.
+    /// The CPU has AVX2. `codes` consists of `dots.len()` rows of the query's stride, which is a
+    /// multiple of 16.
     #[target_feature(enable = "avx2")]
     pub unsafe fn avx2(codes: &[u8], query: &QuantizedQuery, dots: &mut [i32], ahead: &mut Ahead) {
         let stride = query.values.len();
@@ -412,7 +420,7 @@ mod x86 {
             ahead.ask(pace);
             let mut sum = _mm256_setzero_si256();
             for at in (0..stride).step_by(16) {
-                // SAFETY: 16 codes of this row, and 16 values of the query.
+                // SAFETY: 16 codes of this row and 16 values of the query are in bounds.
                 let (c, k) = unsafe {
                     (
                         _mm_loadu_si128(codes.as_ptr().add(row * stride + at).cast()),

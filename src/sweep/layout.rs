@@ -1,7 +1,8 @@
-//! Where the parts of an entry lie on a page.
+//! The layout of entries on a page.
 //!
-//! A page holds its entries as arrays. What the sweep reads of every entry lies together and in
-//! front, what it reads of a few grows from the end towards it:
+//! A page stores its entries as arrays. The parts that a sweep reads of every entry are together at
+//! the start of the page. The parts that it reads of few entries grow from the end of the page
+//! towards them:
 //!
 //! | array | bytes an entry |
 //! | --- | --- |
@@ -11,32 +12,34 @@
 //! | a hole | |
 //! | codes of the second level, then the heap TID: block (high half, low half), offset, u16 each; the first entry's last | stride / 2 + 6 |
 //!
-//! The first two arrays have room for all entries that a page can have; what the others leave lies
-//! in one piece, as between the line pointers and the tuples of a table's page. So a record of
-//! generic WAL, which compares all of a page but its hole, costs as much as the page is full.
+//! The first two arrays have room for all entries that a page can have. The free space of the other
+//! arrays is a single hole, like the space between the line pointers and the tuples of a heap page.
+//! Generic WAL compares everything on a page except the hole, so a record costs in proportion to
+//! how full the page is.
 //!
 //! The stride is the number of dimensions of the prefix, rounded up to a multiple of 16. Entries
-//! are dense: of `count` of them, the first `count` places are taken. Numbers are in the byte order
-//! of the machine.
+//! are dense: `count` entries occupy the first `count` places. Numbers have the machine's byte
+//! order.
 
 use std::ops::Range;
 
 use super::code::Encoder;
 
-/// An entry has to fit on a page: 4096 dimensions take 6,158 of 8,192 bytes.
+/// The maximum prefix length for which an entry fits on a page: 4096 dimensions take 6,158 of 8,192
+/// bytes.
 pub const MAX_PREFIX_DIMS: usize = 4096;
 
-/// Bytes from the start of the page to the slab: Postgres' page header.
+/// Offset of the slab on the page, which is the size of PostgreSQL's page header.
 pub const SLAB_START: usize = 24;
 
-/// A row's place in the table.
+/// The heap TID of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tid {
     pub block: u32,
     pub offset: u16,
 }
 
-/// Where things lie in the slab of a page, for prefixes of one length.
+/// The offsets and sizes of the arrays in a page's slab, for prefixes of one length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     dims: usize,
@@ -46,22 +49,22 @@ pub struct Layout {
     end: usize,
 }
 
-/// Codes that a kernel takes at once, at least.
+/// A kernel processes a multiple of this many codes.
 const STEP: usize = 16;
-/// Codes begin on a cache line of the page.
+/// The codes start on a cache line.
 const LINE: usize = 64;
 
 const SCALE: usize = 4;
 const BOUNDS: usize = 4;
 const TID: usize = 6;
 
-/// The parts of an entry, each in an array of its own.
+/// The parts of an entry, each stored in its own array.
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Scale,
     Bounds,
     Codes,
-    /// Codes of the second level, and the TID.
+    /// Codes of the second level, followed by the TID.
     Tail,
 }
 
@@ -70,8 +73,8 @@ impl Part {
 }
 
 impl Layout {
-    /// For prefixes of `dims` values in slabs of `slab_len` bytes. `None` where not one entry fits,
-    /// or `dims` is 0 or above [`MAX_PREFIX_DIMS`].
+    /// The layout for prefixes of `dims` values in slabs of `slab_len` bytes. `None` if not even
+    /// one entry fits, or if `dims` is 0 or above [`MAX_PREFIX_DIMS`].
     pub fn new(dims: usize, slab_len: usize) -> Option<Layout> {
         if !(1..=MAX_PREFIX_DIMS).contains(&dims) {
             return None;
@@ -99,37 +102,36 @@ impl Layout {
         self.dims
     }
 
-    /// Codes from one entry to the next.
+    /// Number of codes from one entry to the next.
     #[inline]
     pub fn stride(&self) -> usize {
         self.stride
     }
 
-    /// Entries of a full page.
+    /// Maximum number of entries on a page.
     #[inline]
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Bytes that an entry takes.
+    /// Bytes per entry.
     pub fn entry_len(&self) -> usize {
         SCALE + BOUNDS + self.stride + self.stride / 2 + TID
     }
 
-    /// Bytes of the slab.
+    /// Size of the slab in bytes.
     pub fn slab_len(&self) -> usize {
         self.end
     }
 
-    /// The bytes of the slab that `count` entries leave free in the middle. `None` where they don't
-    /// fit.
+    /// The free range in the middle of the slab with `count` entries. `None` if they do not fit.
     pub fn hole(&self, count: usize) -> Option<Range<usize>> {
         let start = self.codes + count * self.stride;
         let end = self.end.checked_sub(count * self.tail_len())?;
         (count <= self.capacity && start <= end).then_some(start..end)
     }
 
-    /// Bytes of the slab that a sweep reads of a full page.
+    /// Number of bytes of a full page's slab that a sweep reads.
     #[inline]
     pub fn swept_len(&self) -> usize {
         self.codes + self.capacity * self.stride
@@ -140,7 +142,7 @@ impl Layout {
         self.stride / 2 + TID
     }
 
-    /// Where a part of an entry lies.
+    /// The range of a part of an entry.
     #[inline]
     fn part(&self, part: Part, entry: usize) -> Range<usize> {
         let (start, len) = match part {
@@ -153,7 +155,7 @@ impl Layout {
     }
 }
 
-/// The entries of a page.
+/// The entries of a page, for reading.
 #[derive(Clone, Copy)]
 pub struct Slab<'a> {
     layout: &'a Layout,
@@ -162,8 +164,8 @@ pub struct Slab<'a> {
 }
 
 impl<'a> Slab<'a> {
-    /// `bytes` is the slab, at least [`Layout::slab_len`] long. `None` where it is shorter, or
-    /// `count` more than a page can hold.
+    /// `bytes` is the slab, at least [`Layout::slab_len`] bytes long. `None` if it is shorter, or
+    /// if `count` exceeds a page's capacity.
     #[inline]
     pub fn new(layout: &'a Layout, bytes: &'a [u8], count: usize) -> Option<Slab<'a>> {
         if count > layout.capacity {
@@ -186,7 +188,7 @@ impl<'a> Slab<'a> {
         self.count
     }
 
-    /// An array that grows upwards, as far as it is taken.
+    /// The used part of an array that grows upwards.
     fn array(&self, part: Part) -> &'a [u8] {
         let start = self.layout.part(part, 0).start;
         &self.bytes[start..self.layout.part(part, self.count).start]
@@ -207,14 +209,14 @@ impl<'a> Slab<'a> {
         self.array(Part::Codes)
     }
 
-    /// Codes of the second level of one entry, and its TID.
+    /// The second-level codes of an entry, and its TID.
     #[inline]
     fn tail(&self, entry: usize) -> (&'a [u8], &'a [u8]) {
         assert!(entry < self.count, "no such entry");
         self.bytes[self.layout.part(Part::Tail, entry)].split_at(self.layout.stride / 2)
     }
 
-    /// Codes of the second level of one entry.
+    /// The second-level codes of an entry.
     ///
     /// # Panics
     /// If there is no such entry.
@@ -222,6 +224,8 @@ impl<'a> Slab<'a> {
         self.tail(entry).0
     }
 
+    /// The heap TID of an entry.
+    ///
     /// # Panics
     /// If there is no such entry.
     #[inline]
@@ -234,8 +238,8 @@ impl<'a> Slab<'a> {
         }
     }
 
-    /// Whether `count` is where the taken places end: the first bound of an entry is never 0, and
-    /// that of a free place is. So a damaged count is noticed, in most cases.
+    /// Whether `count` matches the occupied places: an entry's first bound is never 0, and that of
+    /// a free place is 0. This detects most damaged counts.
     pub fn ends_at_count(&self) -> bool {
         let is_taken = |place: usize| {
             let at = self.layout.part(Part::Bounds, place).start;
@@ -245,7 +249,7 @@ impl<'a> Slab<'a> {
             && (self.count == self.layout.capacity || !is_taken(self.count))
     }
 
-    /// Whether an entry holds what this encoder has encoded last.
+    /// Whether the entry equals the last prefix that the encoder encoded.
     pub fn holds(&self, entry: usize, encoder: &Encoder) -> bool {
         let [scale, bounds, codes, fine] = encoder.parts();
         let is = |part, bytes: &[u8]| self.bytes[self.layout.part(part, entry)] == *bytes;
@@ -256,7 +260,7 @@ impl<'a> Slab<'a> {
     }
 }
 
-/// The entries of a page that is being written.
+/// The entries of a page, for writing.
 pub struct SlabMut<'a> {
     layout: &'a Layout,
     bytes: &'a mut [u8],
@@ -287,7 +291,7 @@ impl<'a> SlabMut<'a> {
         self.count == self.layout.capacity
     }
 
-    /// Adds the entry that the encoder has encoded last.
+    /// Adds the last prefix that the encoder encoded.
     ///
     /// # Panics
     /// If the page is full.
@@ -310,8 +314,8 @@ impl<'a> SlabMut<'a> {
         self.count += 1;
     }
 
-    /// Takes the entries out for which `dead` says so. The others keep their order and move
-    /// together; the places behind them are zeroed. Returns how many are gone.
+    /// Removes the entries for which `dead` returns true. The others are moved together in order,
+    /// and the freed places are zeroed. Returns the number of removed entries.
     pub fn remove(&mut self, mut dead: impl FnMut(usize) -> bool) -> usize {
         let mut kept = 0;
         for entry in 0..self.count {

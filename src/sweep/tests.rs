@@ -1,4 +1,4 @@
-//! The sweep against a look at every vector.
+//! Compares the sweep with a scan of every vector.
 
 use half::f16;
 use photosearch_cpu::{Cpu, Level};
@@ -11,7 +11,7 @@ use photosearch_vector::{Query, cosine, squared_norm};
 
 const SLAB_LEN: usize = 8192 - 24 - 8;
 
-/// A splitmix64 generator (Steele, Lea, Flood 2014): a seed names a case.
+/// A splitmix64 generator (Steele, Lea, Flood 2014). Each seed identifies a test case.
 struct Random(u64);
 
 impl Random {
@@ -27,7 +27,7 @@ impl Random {
         (self.next() % n as u64) as usize
     }
 
-    /// In -1..1.
+    /// A uniform value in -1..1.
     fn value(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
@@ -41,8 +41,8 @@ fn finite(v: f64) -> f16 {
     f16::from_f64(v.clamp(-65504.0, 65504.0))
 }
 
-/// A row of `dims` values: usual ones, and all that could upset a bound. Some are made from the
-/// query, to lie close to it or against it.
+/// A row of `dims` values: ordinary values, and values that could violate a bound. Some rows are
+/// close to the query or opposite to it.
 fn row(random: &mut Random, dims: usize, query: &[f16]) -> Vec<f16> {
     let mut values = |f: &mut dyn FnMut(&mut Random, usize) -> f64| -> Vec<f16> {
         (0..dims).map(|i| finite(f(random, i))).collect()
@@ -56,19 +56,19 @@ fn row(random: &mut Random, dims: usize, query: &[f16]) -> Vec<f16> {
         4 => values(&mut |random, i| query[i].to_f64() + random.normal()),
         5 => values(&mut |random, _| random.normal() * 6e-8),
         6 => values(&mut |random, _| random.normal() * 3e4),
-        // A prefix of zeros, or a single value.
+        // A prefix of zeros, or a single nonzero value.
         7 => values(&mut |random, i| if i < dims / 2 { 0.0 } else { random.normal() }),
         8 => values(&mut |random, i| if i == dims / 3 { random.normal() } else { 0.0 }),
-        // Values of very different sizes; all alike; steps of the quantiser's own.
+        // Values of very different magnitudes, equal values, or exact steps of the quantiser.
         9 => values(&mut |random, _| random.normal() * 10f64.powf(random.value() * 4.0)),
         10 => values(&mut |random, _| if random.value() < 0.0 { -1.0 } else { 1.0 }),
         11 => values(&mut |random, _| (random.value() * 127.0).round() + 0.5),
-        // Decaying, as a Matryoshka model's are.
+        // Decaying values, as in the vectors of a Matryoshka model.
         _ => values(&mut |random, i| random.normal() / (1.0 + i as f64 / 16.0)),
     }
 }
 
-/// Thresholds anywhere, and at the similarity of some row, just above and just below.
+/// A random threshold, or one at, just above or just below some row's similarity.
 fn threshold(random: &mut Random, similarities: &[f64]) -> f32 {
     let at = similarities[random.below(similarities.len())] as f32;
     match random.below(12) {
@@ -131,7 +131,7 @@ fn all(verdicts: &Verdicts) -> Vec<Verdict> {
     (0..verdicts.len()).map(|i| verdicts.get(i)).collect()
 }
 
-/// A processor for each set of variants that this one can run.
+/// An instruction level for each set of kernel variants that this processor can run.
 fn cpus() -> impl Iterator<Item = Cpu> {
     [
         Level::Avx512Vnni,
@@ -143,7 +143,7 @@ fn cpus() -> impl Iterator<Item = Cpu> {
     .filter_map(Cpu::at)
 }
 
-/// Judges `rows` by one random query; returns how many were decided, of how many.
+/// Judges `rows` by a random query. Returns the number of decided rows and the number of all rows.
 fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (usize, usize) {
     let mut random = Random(seed);
     let layout = Layout::new(prefix_dims, SLAB_LEN).unwrap();
@@ -230,8 +230,8 @@ fn check_cases(cases: u64, seed: u64, dims_of: impl Fn(&mut Random) -> [usize; 3
     decided as f64 / all as f64
 }
 
-/// The property that the index stands on. With the three tests below, more than ten million
-/// decisions in a run.
+/// The central property of the index. Together with the three tests below, a run checks more than
+/// ten million decisions.
 #[test]
 fn no_verdict_is_wrong_where_the_query_compares_the_coded_prefix() {
     let share = check_cases(7000, 1, |random| {
@@ -333,7 +333,7 @@ fn an_undecided_filter_leaves_what_others_do_not_reject() {
 
 #[test]
 fn corrupt_entries_are_judged_like_others() {
-    // Whatever the bits are, judging them neither panics nor reads elsewhere.
+    // On any bits, judging must neither panic nor read out of bounds.
     let mut random = Random(9);
     for dims in [1, 16, 128, 1000] {
         let layout = Layout::new(dims, SLAB_LEN).unwrap();
@@ -397,7 +397,7 @@ fn every_kernel_gives_the_integer_dot_product() {
             );
             assert_eq!(dots.map(i64::from).to_vec(), expected, "{cpu:?}");
         }
-        // The quantised query is as far off as it says.
+        // The error of the quantised query must be within its stated bound.
         let lost: f64 = unit
             .iter()
             .zip(query.values())
@@ -430,7 +430,7 @@ fn removing_keeps_the_others_as_they_are() {
             assert!(page.slab().holds(entry, &encoder), "seed {seed}, row {i}");
             assert_eq!(page.slab().tid(entry), tid(*i));
         }
-        // The places behind are as on a page that never held more.
+        // The freed places must equal those of a page that never held the removed entries.
         let left: Vec<Vec<f16>> = kept.iter().map(|i| rows[*i].clone()).collect();
         let mut again = vec![0; SLAB_LEN];
         let mut slab = SlabMut::new(&layout, &mut again, 0).unwrap();
@@ -442,7 +442,7 @@ fn removing_keeps_the_others_as_they_are() {
     }
 }
 
-/// Generic WAL zeroes what lies between `pd_lower` and `pd_upper`.
+/// Generic WAL zeroes the bytes between `pd_lower` and `pd_upper`.
 #[test]
 fn the_hole_is_what_the_entries_leave() {
     for dims in [1, 7, 16, 40, 100, 128, 1000, 2048, 4096] {
@@ -471,7 +471,7 @@ fn the_hole_is_what_the_entries_leave() {
             let mut slab = SlabMut::new(&layout, &mut bytes, i).unwrap();
             slab.push(&encoder, tid(i));
             kept.push(i);
-            // All of them each time is slow on pages of many.
+            // Checking all entries after every step would be slow on pages with many entries.
             if i % 16 == 0 || i + 1 == rows.len() {
                 checked(&bytes, &kept);
             }
@@ -487,7 +487,7 @@ fn the_hole_is_what_the_entries_leave() {
     }
 }
 
-/// An index may be checked on another CPU than it was built on.
+/// An index may be checked on another CPU than the one that built it.
 #[test]
 fn codes_are_the_same_on_every_cpu() {
     for seed in 0..300 {
@@ -499,7 +499,7 @@ fn codes_are_the_same_on_every_cpu() {
         one.encode(&row).unwrap();
         other.encode_as_compiled(&row).unwrap();
         assert_eq!(one.parts(), other.parts(), "seed {seed}");
-        // And so are the sums that the second level decides by.
+        // The sums of the second level must also be the same.
         let page = TestPage::new(&layout, std::slice::from_ref(&row));
         let slab = page.slab();
         let unit: Vec<f64> = (0..1 + random.below(dims))
@@ -529,7 +529,7 @@ fn damaged_values_are_no_code() {
 
 #[test]
 fn a_page_holds_what_it_promises() {
-    // 39 entries of 128 dimensions, and never less than nine tenths of the page.
+    // A page holds 39 entries of 128 dimensions, and at least nine tenths of every page are used.
     let layout = Layout::new(128, SLAB_LEN).unwrap();
     assert_eq!((layout.capacity(), layout.entry_len()), (39, 206));
     for dims in 1..=4096 {
@@ -549,7 +549,8 @@ fn a_page_holds_what_it_promises() {
     assert!(Slab::new(&layout, &[0; 100], 1).is_none());
 }
 
-/// On rows like a model's, the levels decide what the documentation says they do.
+/// On rows like those of a model, each level decides the share of rows that the documentation
+/// states.
 #[test]
 fn two_levels_leave_few_rows_undecided() {
     let layout = Layout::new(128, SLAB_LEN).unwrap();
@@ -576,7 +577,7 @@ fn two_levels_leave_few_rows_undecided() {
 
 #[test]
 fn the_similarity_error_holds() {
-    // Values that make f32 sums round as badly as may be.
+    // Values for which f32 sums have large rounding errors.
     let mut random = Random(3);
     for _ in 0..2000 {
         let dims = 1 + random.below(3000);

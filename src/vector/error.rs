@@ -1,13 +1,13 @@
 use thiserror::Error;
 
-/// What can be wrong with a vector that somebody hands us.
+/// Errors of vector input.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum VectorError {
     #[error("NaN not allowed in mrl_vector")]
     NotANumber,
     #[error("infinite value not allowed in mrl_vector")]
     Infinite,
-    /// The value as it was written.
+    /// The value as written in the input.
     #[error("\"{0}\" is out of range for type mrl_vector")]
     OutOfRange(String),
     #[error("mrl_vector must have at least 1 dimension")]
@@ -19,7 +19,7 @@ pub enum VectorError {
     /// A prefix length outside `1..=dimensions`.
     #[error("dims must be between 1 and {of}, not {dims}")]
     PrefixOutOfRange { dims: i64, of: usize },
-    /// The text, and what is wrong with it.
+    /// The input text, and a description of the error.
     #[error("invalid input syntax for type mrl_vector: \"{text}\"")]
     Syntax { text: String, detail: &'static str },
 }

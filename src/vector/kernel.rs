@@ -1,21 +1,22 @@
-//! One pass over half-precision values: dot product and squared norm.
+//! Computes a dot product and a squared norm in one pass over half-precision values.
 //!
-//! Every instruction set gives the same bits. Two facts make that possible:
-//! - a product of two halves is exact in f32 (11 + 11 significant bits fit into 24, and exponents
-//!   from 2^-48 to 2^32 into its range), so fused and separate multiply-add round alike;
-//! - the sums run in [`LANES`] lanes, value `i` always in lane `i % LANES`, and the lanes are then
-//!   folded in one fixed order. No sum of [`super::MAX_DIMS`] such products can overflow.
+//! Every instruction set gives the same bits, for two reasons:
+//! - A product of two f16 values is exact in f32 (11 + 11 significant bits fit into 24, and
+//!   exponents from 2^-48 to 2^32 are in range), so fused and separate multiply-add round alike.
+//! - The sums run in [`LANES`] lanes, with value `i` always in lane `i % LANES`, and the lanes are
+//!   then folded in a fixed order. No sum of [`super::MAX_DIMS`] such products can overflow.
 //!
-//! That is why NumKong, which is linked for matrices, is not called here: its order of summing depends on the
-//! CPU, and with it whether a row matches. Its dot product alone takes 7 ns for 128 values and 101 for 2048;
-//! dot product and norm take 25 and 66 to 79 here (Zen 5, one thread, the least of 200 runs).
+//! For the same reason NumKong, which the models use for matrices, is not used here: its order of
+//! summation depends on the CPU, so whether a row matches would depend on it too. NumKong's dot
+//! product alone takes 7 ns for 128 values and 101 for 2048; dot product and norm here take 25 and
+//! 66 to 79 (Zen 5, one thread, minimum of 200 runs).
 
 use half::f16;
 use photosearch_cpu::Cpu;
 #[cfg(target_arch = "x86_64")]
 use photosearch_cpu::Level;
 
-/// Partial sums that run side by side: two registers of AVX-512, four of AVX2.
+/// Number of partial sums: two registers of AVX-512, four of AVX2.
 const LANES: usize = 32;
 
 /// The lanes of a dot product and of a squared norm.
@@ -24,7 +25,7 @@ struct Sums {
     norm: [f32; LANES],
 }
 
-/// `(Σ x_i q_i, Σ x_i²)`. `q` holds values of a half-precision vector, widened.
+/// Returns `(Σ x_i q_i, Σ x_i²)`. `q` contains f16 values converted to f32.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -60,7 +61,7 @@ pub fn squared_norm(x: &[f16]) -> f32 {
     fold(lanes)
 }
 
-/// Adds the lanes: upper half onto lower half, until one is left.
+/// Adds the lanes by repeatedly adding the upper half to the lower half.
 fn fold(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
@@ -128,7 +129,7 @@ mod x86 {
     #[target_feature(enable = "avx512f")]
     fn add512(lanes: &mut [f32; LANES], half: usize, sum: __m512) {
         let lanes = &mut lanes[half * 16..half * 16 + 16];
-        // SAFETY: the slice is 16 values long.
+        // SAFETY: the slice has 16 values.
         unsafe {
             let tail = _mm512_loadu_ps(lanes.as_ptr());
             _mm512_storeu_ps(lanes.as_mut_ptr(), _mm512_add_ps(sum, tail));
@@ -168,15 +169,15 @@ mod x86 {
     #[target_feature(enable = "avx2")]
     fn add256(lanes: &mut [f32; LANES], quarter: usize, sum: __m256) {
         let lanes = &mut lanes[quarter * 8..quarter * 8 + 8];
-        // SAFETY: the slice is 8 values long.
+        // SAFETY: the slice has 8 values.
         unsafe {
             let tail = _mm256_loadu_ps(lanes.as_ptr());
             _mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_add_ps(sum, tail));
         }
     }
 
-    /// The values after the last whole block: at most one to a lane, so its product is the last
-    /// thing that the lane adds, as in the portable loop.
+    /// The sums over the values after the last whole block. Each lane gets at most one of them,
+    /// which is added last, as in the portable loop.
     fn tail(x: &[f16], q: &[f32], blocks: usize) -> Sums {
         portable(&x[blocks * LANES..], &q[blocks * LANES..])
     }
@@ -189,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// A processor for each variant of the kernel that this one can run.
+    /// An instruction level for each variant of the kernel that this processor can run.
     fn cpus() -> impl Iterator<Item = Cpu> {
         [Level::Avx512, Level::Avx2, Level::Baseline]
             .into_iter()
@@ -200,7 +201,7 @@ mod tests {
         values.iter().map(|value| f32::from(*value)).collect()
     }
 
-    /// Any finite half: tiny, huge, subnormal, both zeros.
+    /// Any finite f16 values, including tiny, huge and subnormal ones and both zeros.
     fn halves(len: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Vec<f16>> {
         let any = any::<u16>()
             .prop_map(f16::from_bits)
@@ -234,7 +235,7 @@ mod tests {
             let size: f64 =
                 x.iter().zip(q).map(|(a, b)| (f64::from(*a) * f64::from(*b)).abs()).sum();
             let (dot, norm) = dot_and_squared_norm(x, &widen(q));
-            // n additions of f32, each with a relative error of 2^-24 of the partial sum.
+            // n additions in f32, each with a relative error of 2^-24 of the partial sum.
             let bound = size * (x.len() as f64) * 2f64.powi(-24);
             prop_assert!((f64::from(dot) - exact).abs() <= bound, "{dot} against {exact}");
             let squares: f64 = x.iter().map(|a| f64::from(*a).powi(2)).sum();
@@ -261,8 +262,8 @@ mod tests {
 
     #[test]
     fn lane_order_is_fixed() {
-        // Values whose sum depends on the order: pins the definition, on every CPU. The bits are
-        // those of a float32 emulation of the lanes in numpy.
+        // A sum that depends on the order of additions, so that every CPU must keep the specified
+        // order. The expected bits come from a float32 emulation of the lanes in numpy.
         let x: Vec<f16> = (0..1000u32)
             .map(|i| f16::from_f32(((i * 7919) % 1999) as f32 / 1999.0 - 0.4))
             .collect();

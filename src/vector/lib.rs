@@ -1,5 +1,5 @@
-//! The vector itself: half-precision values, their text form, and the one kernel behind every
-//! similarity. Knows no Postgres.
+//! Half-precision vectors: conversion, text form, and the kernel that computes every similarity.
+//! This crate does not depend on PostgreSQL.
 
 mod error;
 mod kernel;
@@ -15,10 +15,10 @@ pub use text::parse;
 
 use half::f16;
 
-/// The most dimensions a vector can have, as in pgvector's `halfvec`.
+/// The maximum number of dimensions, as in pgvector's `halfvec`.
 pub const MAX_DIMS: usize = 16_000;
 
-/// Checks a dimension count against `1..=MAX_DIMS`.
+/// Checks that a number of dimensions lies in `1..=MAX_DIMS`.
 #[inline]
 pub fn check_dims(dims: usize) -> Result<(), VectorError> {
     match dims {
@@ -28,8 +28,8 @@ pub fn check_dims(dims: usize) -> Result<(), VectorError> {
     }
 }
 
-/// Rounds to the nearest half (ties to even); NaN, infinities and magnitudes that would round to
-/// infinity (65,520 and above) are errors.
+/// Rounds to the nearest f16 (ties to even). Fails for NaN, infinities and magnitudes that would
+/// round to infinity (65,520 and above).
 #[inline]
 pub fn to_f16(value: f32) -> Result<f16, VectorError> {
     let half = f16::from_f32(value);
@@ -39,7 +39,7 @@ pub fn to_f16(value: f32) -> Result<f16, VectorError> {
     Err(no_half(value))
 }
 
-/// Why there is no half for a value.
+/// The reason why a value has no finite f16.
 #[cold]
 fn no_half(value: f32) -> VectorError {
     if value.is_nan() {
@@ -51,8 +51,8 @@ fn no_half(value: f32) -> VectorError {
     }
 }
 
-/// Rounds an f64 to the nearest half, ties to even, once: the same on every CPU. (A conversion by
-/// way of the nearest f32 rounds twice, and what libraries do in one step differs by CPU.)
+/// Rounds an f64 to the nearest f16 (ties to even) in one step, with the same result on every CPU.
+/// (A conversion through f32 would round twice, and the conversions of libraries differ by CPU.)
 /// Magnitudes of 65,520 and above become infinite.
 #[inline]
 pub fn round_to_f16(value: f64) -> f16 {
@@ -60,21 +60,21 @@ pub fn round_to_f16(value: f64) -> f16 {
     if f64::from(nearest) == value || value.is_nan() {
         return f16::from_f32(nearest);
     }
-    // To f32 by rounding to odd (Boldo and Melquiond 2008, "Emulation of FMA and Correctly Rounded
-    // Sums"): cut off, and mark that something was. With 24 bits for 11, the second rounding then
-    // decides as if it had seen them all.
+    // Convert to f32 by rounding to odd (Boldo and Melquiond 2008, "Emulation of FMA and Correctly
+    // Rounded Sums"): truncate, and set the last bit if the result is inexact. f32 has 24 bits for
+    // the 11 of f16, so the second rounding gives the same result as a single one.
     let away = f64::from(nearest).abs() > value.abs();
     let cut = nearest.to_bits() - u32::from(away);
     f16::from_f32(f32::from_bits(cut | 1))
 }
 
-/// Rounds every value with [`to_f16`] and checks the dimension count.
+/// Checks the number of dimensions and rounds every value with [`to_f16`].
 pub fn from_f32s(values: &[f32]) -> Result<Vec<f16>, VectorError> {
     check_dims(values.len())?;
     values.iter().map(|&value| to_f16(value)).collect()
 }
 
-/// The vector scaled to length one; a zero vector stays zero.
+/// Scales the vector to length one; a zero vector stays zero.
 ///
 /// The scale is applied in f64, so each value is rounded once.
 pub fn normalize(values: &[f16]) -> Vec<f16> {
@@ -109,7 +109,7 @@ mod tests {
     fn doubles_are_rounded_once() {
         let ulp = 2f64.powi(-10);
         for (value, expected) in [
-            // A hair above, on and below the middle between two halves.
+            // Slightly above, exactly at and slightly below the middle between two f16 values.
             (1.0 + ulp / 2.0 + 2f64.powi(-40), 1.0 + ulp),
             (1.0 + ulp / 2.0 + 2f64.powi(-22), 1.0 + ulp),
             (1.0 + ulp / 2.0, 1.0),
@@ -128,7 +128,7 @@ mod tests {
         for value in [65520.0, 1e30, 1e300, f64::MAX] {
             assert!(round_to_f16(value).is_infinite());
         }
-        // Every half, and the middle to the next: ties to even, by the definition.
+        // Every f16 value, and the middle between it and the next: ties to even, by definition.
         for bits in 0..0x7bff_u16 {
             let (low, high) = (f16::from_bits(bits), f16::from_bits(bits + 1));
             let middle = (low.to_f64() + high.to_f64()) / 2.0;
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(n, from_f32s(&[0.6, -0.8]).unwrap());
         let zero = from_f32s(&[0.0, 0.0]).unwrap();
         assert_eq!(normalize(&zero), zero);
-        // The smallest values that a half can hold still have a norm.
+        // The smallest f16 values still give a nonzero norm.
         let tiny = vec![f16::from_bits(1); 16];
         assert_eq!(normalize(&tiny), vec![f16::from_f32(0.25); 16]);
     }

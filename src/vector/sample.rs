@@ -1,9 +1,9 @@
-//! A sample of a column's vectors, small enough to be kept in the server's statistics, and the
-//! share of rows that it makes one expect of a filter. Knows no Postgres.
+//! A sample of a column's vectors for the server's statistics, and the estimate of a filter's
+//! selectivity from it. This module does not depend on PostgreSQL.
 //!
-//! Of each sampled vector the first [`SAMPLE_DIMS`] values are kept, as integers from -127 to 127:
-//! a cosine does not ask for the scale, so none is kept. The error that the rounding leaves in a
-//! similarity, some 0.001, is far below that of a sample.
+//! Of each sampled vector, the first [`SAMPLE_DIMS`] values are stored as integers from -127 to
+//! 127. A cosine does not depend on a vector's scale, so the scale is not stored. The rounding
+//! changes a similarity by about 0.001, which is far less than the sampling error.
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -13,25 +13,26 @@
 //! | then 2 for each row | dimensions of the whole vector, u16 |
 //! | then `width` for each row | the codes; zeros where the vector is shorter |
 //!
-//! All in the byte order of the machine: statistics do not leave the server that made them.
+//! All numbers have the machine's byte order, because statistics do not leave the server.
 
 use half::f16;
 
 use super::MAX_DIMS;
 
-/// Values kept of each vector. Queries that compare more are judged by these.
+/// Maximum number of values stored per vector. A query that compares more values is judged by
+/// these.
 pub const SAMPLE_DIMS: usize = 256;
 
-/// Changes with the layout above; a sample of another layout is as good as none.
+/// The version of the layout above. A sample of another version is ignored.
 const FORMAT: u16 = 1;
 const HEADER: usize = 8;
 const LARGEST_CODE: f32 = 127.0;
 
-/// Similarities at the top of the sample that a tail is fitted to, at most. With as many matches
-/// the tail is not asked.
+/// Maximum number of the highest similarities to which an exponential tail is fitted. With this
+/// many matches, the tail is not used.
 const TAIL: usize = 30;
 
-/// Collects vectors for a sample.
+/// Collects the vectors of a sample.
 #[derive(Default)]
 pub struct SampleBuilder {
     dims: Vec<u16>,
@@ -39,8 +40,8 @@ pub struct SampleBuilder {
 }
 
 impl SampleBuilder {
-    /// Adds a vector of `dims` dimensions of which the first values are at hand, at least
-    /// `min(dims, SAMPLE_DIMS)`.
+    /// Adds a vector of `dims` dimensions. `prefix` contains at least its first
+    /// `min(dims, SAMPLE_DIMS)` values.
     pub fn push(&mut self, dims: usize, prefix: &[f16]) {
         let kept = &prefix[..dims.min(SAMPLE_DIMS)];
         let largest = kept.iter().fold(0f32, |max, v| max.max(v.to_f32().abs()));
@@ -54,7 +55,7 @@ impl SampleBuilder {
             .extend(kept.iter().map(|v| (v.to_f32() * scale).round() as i8));
     }
 
-    /// The bytes that [`Sample::parse`] reads.
+    /// The serialised sample, which [`Sample::parse`] reads.
     pub fn finish(self) -> Vec<u8> {
         let kept = |dims: u16| usize::from(dims).min(SAMPLE_DIMS);
         let width = self.dims.iter().copied().map(kept).max().unwrap_or(0);
@@ -76,7 +77,7 @@ impl SampleBuilder {
     }
 }
 
-/// A query, made ready for a sample.
+/// A query, prepared for comparison with a sample.
 pub struct SampleQuery {
     values: Vec<i16>,
     norm: f64,
@@ -85,7 +86,7 @@ pub struct SampleQuery {
 }
 
 impl SampleQuery {
-    /// From the prefix that a filter compares; the whole vector has `of` dimensions.
+    /// `prefix` is what the filter compares; the whole vector has `of` dimensions.
     pub fn new(prefix: &[f16], of: usize) -> SampleQuery {
         let prefix = &prefix[..prefix.len().min(SAMPLE_DIMS)];
         let largest = prefix.iter().fold(0f32, |max, v| max.max(v.to_f32().abs()));
@@ -108,7 +109,7 @@ impl SampleQuery {
     }
 }
 
-/// A sample as it is stored.
+/// A serialised sample.
 #[derive(Clone, Copy)]
 pub struct Sample<'a> {
     dims: &'a [u8],
@@ -117,7 +118,7 @@ pub struct Sample<'a> {
 }
 
 impl<'a> Sample<'a> {
-    /// `None` unless the bytes are a sample.
+    /// `None` unless the bytes are a valid sample.
     pub fn parse(bytes: &'a [u8]) -> Option<Sample<'a>> {
         let (header, body) = bytes.split_first_chunk::<HEADER>()?;
         let [f0, f1, w0, w1, rows @ ..] = *header;
@@ -131,7 +132,7 @@ impl<'a> Sample<'a> {
         Some(Sample { dims, codes, width })
     }
 
-    /// Sampled rows.
+    /// Number of sampled rows.
     pub fn rows(&self) -> usize {
         self.dims.len() / 2
     }
@@ -144,24 +145,24 @@ impl<'a> Sample<'a> {
         ]))
     }
 
-    /// The first `dims` values of a row as a query; `None` where the row has fewer.
+    /// The first `dims` values of a row as a query; `None` if the row has fewer.
     pub fn query(&self, row: usize, dims: usize) -> Option<SampleQuery> {
         let of = self.dims(row);
         if dims > of {
             return None;
         }
         let codes = &self.codes[row * self.width..][..dims.min(self.width)];
-        // As fine as a query's own: no sum overflows that does not with one.
+        // At most as large as the values of other queries, so no sum overflows.
         let values = codes.iter().map(|&code| i16::from(code as i8));
         Some(SampleQuery::of_values(values.collect(), of))
     }
 
-    /// The share of rows whose similarity with the query is at least `threshold`, leaving out the
-    /// row `skip`.
+    /// The share of rows whose similarity to the query is at least `threshold`, excluding the row
+    /// `skip`.
     ///
-    /// Only rows with as many dimensions as the query count: with any other the filter is an
-    /// error, so that a query which runs has left those out by another condition, and has been
-    /// given the share of that condition too. `None` where there are none.
+    /// Only rows with the query's number of dimensions count. On other rows the filter raises an
+    /// error, so a query that succeeds must exclude them by another condition, whose selectivity
+    /// the planner includes separately. `None` if there are no such rows.
     pub fn share(&self, query: &SampleQuery, threshold: f32, skip: Option<usize>) -> Option<f64> {
         let threshold = f64::from(threshold);
         let compared = query.values.len().min(self.width);
@@ -175,9 +176,9 @@ impl<'a> Sample<'a> {
             } else {
                 let norm = f64::from(square).sqrt();
                 let similarity = (f64::from(dot) / (norm * query.norm)).clamp(-1.0, 1.0);
-                // Rounding has moved the row by up to half a code in a direction of its own, and
-                // the similarity by about that much of the norm: a row so close to the threshold
-                // is a part of a match. (Duplicates of the query at threshold 1 are not lost.)
+                // Rounding has moved each value of the row by up to half a code, and the similarity
+                // by about that fraction of the norm. A row this close to the threshold counts as
+                // part of a match. (So duplicates of the query match at threshold 1.)
                 (
                     similarity,
                     ((similarity - threshold) * norm + 0.5).clamp(0.0, 1.0),
@@ -193,15 +194,17 @@ impl<'a> Sample<'a> {
         if hits >= TAIL as f64 {
             return Some(counted);
         }
-        // The tail counts as much as one match: all where there is none, little beside several.
+        // The tail estimate has the weight of one match: full weight without matches, little weight
+        // with several.
         let tail = tail_share(&mut similarities, threshold);
         Some((hits * counted + tail) / (hits + 1.0))
     }
 }
 
-/// The share above `threshold` if the highest similarities are the beginning of an exponential
-/// tail, as those of many distributions are: anchored at the lowest of the few at the top, with
-/// their mean excess over it. Measured in Fisher's z, `atanh`, since a similarity ends at 1.
+/// The share of similarities above `threshold`, on the assumption that the highest similarities
+/// follow an exponential tail, as in many distributions. The tail starts at the lowest of the top
+/// similarities, and its mean is their mean excess over it. Similarities are transformed by
+/// Fisher's z, `atanh`, because they are bounded by 1.
 fn tail_share(similarities: &mut [f64], threshold: f64) -> f64 {
     const LARGEST: f64 = 1.0 - 1e-6;
     let z = |similarity: f64| similarity.clamp(-LARGEST, LARGEST).atanh();
@@ -222,7 +225,7 @@ fn tail_share(similarities: &mut [f64], threshold: f64) -> f64 {
     }
 }
 
-/// `(Σ x_i q_i, Σ x_i²)`. At most 256 · 127 · 32,767 = 1.07e9: fits.
+/// Returns `(Σ x_i q_i, Σ x_i²)`. The maximum, 256 · 127 · 32,767 = 1.07e9, fits into i32.
 fn dot_and_square(codes: &[u8], query: &[i16]) -> (i32, i32) {
     let (mut dot, mut square) = (0i32, 0i32);
     for (&code, &value) in codes.iter().zip(query) {
@@ -240,7 +243,7 @@ mod tests {
     use super::*;
     use crate::{Query, from_f32s};
 
-    /// Uniform in [-1, 1), the same on every run.
+    /// Pseudo-random values in [-1, 1), the same in every run.
     fn random(state: &mut u64) -> f32 {
         *state = state
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -353,12 +356,12 @@ mod tests {
         assert_eq!(share(&one, 3, 0.9), Some(0.6));
         assert_eq!(share(&one, 3, -1.0), Some(1.0));
         assert_eq!(share(&one, 3, 1.5), Some(0.0));
-        // A zero vector's similarity is 0 with every vector.
+        // A zero vector has similarity 0 to every vector.
         assert_eq!(share(&one, 3, 0.0), Some(1.0));
         assert_eq!(share(&zero, 3, 0.0), Some(1.0));
         assert_eq!(share(&zero, 3, 0.1), Some(0.0));
         assert_eq!(share(&one, 4, 0.0), None);
-        // A query that compares more than the rows have is no panic.
+        // A query that compares more values than the rows have must not panic.
         assert!(share(&from_f32s(&[1.0; 300]).unwrap(), 5, 0.1).is_some());
     }
 

@@ -1,13 +1,14 @@
-//! Cosine similarity, and the side of it that is computed once a query.
+//! Cosine similarity, with the query's part computed once per query.
 
 use half::f16;
 
 use super::VectorError;
 use super::kernel::{dot_and_squared_norm, squared_norm};
 
-/// `dot / (‖x‖ ‖q‖)` in [-1, 1] from the kernel's sums; 0 where either vector is zero.
+/// `dot / (‖x‖ ‖q‖)` from the kernel's sums, clamped to [-1, 1]; 0 if either vector is zero.
 ///
-/// A vector with itself gives exactly 1: the square root of a square of an f32 is exact in f64.
+/// A vector's similarity to itself is exactly 1, because the square root of the square of an f32 is
+/// exact in f64.
 #[inline]
 pub fn cosine(dot: f32, squared_norm_x: f32, squared_norm_q: f32) -> f64 {
     if squared_norm_x == 0.0 || squared_norm_q == 0.0 {
@@ -17,19 +18,19 @@ pub fn cosine(dot: f32, squared_norm_x: f32, squared_norm_q: f32) -> f64 {
     (f64::from(dot) / norms).clamp(-1.0, 1.0)
 }
 
-/// How far [`Query::similarity`] over `dims` values can be from the cosine of the vectors.
+/// Maximum difference between [`Query::similarity`] over `dims` values and the exact cosine.
 ///
-/// Each product passes at most n = dims / 32 + 8 additions in f32: those of its lane, the tail's,
-/// five of the fold. So the dot product is off by at most γ ‖x‖ ‖q‖, and a squared norm by γ of
-/// itself, with γ = n u / (1 - n u) and u = 2^-24 (Higham, Accuracy and Stability of Numerical
-/// Algorithms, 3.1). The quotient is then off by γ + γ |cosine| and terms of the second order;
-/// 2.1 n u covers them for all `dims` up to [`super::MAX_DIMS`]. Products of halves are multiples
-/// of 2^-48, so nothing underflows.
+/// Each product goes through at most n = dims / 32 + 8 additions in f32: those of its lane, the
+/// tail's, and five of the fold. So the error of the dot product is at most γ ‖x‖ ‖q‖, and the
+/// relative error of a squared norm is at most γ, with γ = n u / (1 - n u) and u = 2^-24 (Higham,
+/// Accuracy and Stability of Numerical Algorithms, 3.1). The error of the quotient is at most γ + γ
+/// |cosine| plus second-order terms; 2.1 n u covers them for all `dims` up to [`super::MAX_DIMS`].
+/// Products of f16 values are multiples of 2^-48, so nothing underflows.
 pub fn similarity_error(dims: usize) -> f64 {
     2.1 * (dims / 32 + 8) as f64 * (f64::from(f32::EPSILON) / 2.0)
 }
 
-/// A query's prefix, widened to f32 and measured once, to be compared with many rows.
+/// A query's prefix, converted to f32 and with its norm computed, for comparison with many rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Query {
     values: Vec<f32>,
@@ -39,7 +40,7 @@ pub struct Query {
 }
 
 impl Query {
-    /// Takes the first `dims` of the vector `values`.
+    /// Takes the first `dims` values of the vector `values`.
     ///
     /// # Errors
     /// [`VectorError::PrefixOutOfRange`] unless `dims` lies in `1..=values.len()`.
@@ -54,7 +55,7 @@ impl Query {
         Ok(Query::from_prefix(&values[..dims], values.len()))
     }
 
-    /// A query of which only the prefix is at hand; the whole vector has `of` dimensions.
+    /// A query of which only the prefix is available. The whole vector has `of` dimensions.
     pub fn from_prefix(prefix: &[f16], of: usize) -> Query {
         Query {
             values: prefix.iter().map(|value| f32::from(*value)).collect(),
@@ -75,7 +76,7 @@ impl Query {
         self.of
     }
 
-    /// Cosine similarity of the two prefixes: `x` is the row's, [`Query::dims`] values long.
+    /// Cosine similarity of the two prefixes. `x` is the row's prefix, with [`Query::dims`] values.
     #[inline]
     pub fn similarity(&self, x: &[f16]) -> f64 {
         let (dot, squared_norm) = dot_and_squared_norm(x, &self.values);

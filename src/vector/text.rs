@@ -1,16 +1,17 @@
-//! The text form, which is pgvector's: `[0.1,0.2,0.3]`, spaces allowed between tokens.
+//! Parses and prints the text form of vectors, which is pgvector's: `[0.1,0.2,0.3]`, with spaces
+//! allowed between tokens.
 
 use half::f16;
 
 use super::{MAX_DIMS, VectorError, check_dims, to_f16};
 
-/// How much of an offending input an error message repeats.
+/// Number of characters of invalid input that an error message repeats.
 const SHOWN_CHARS: usize = 64;
 
 /// Parses `[number, …]`. Numbers are decimal, with an optional exponent.
 ///
-/// A number is rounded to f32 first and to f16 then, as `real[]` input and pgvector do, so that
-/// the same text means the same vector on every way in.
+/// A number is rounded to f32 and then to f16, like `real[]` input and pgvector, so that the same
+/// text gives the same vector on every path.
 pub fn parse(text: &str) -> Result<Vec<f16>, VectorError> {
     let syntax = |detail| VectorError::Syntax {
         text: shown(text),
@@ -29,7 +30,7 @@ pub fn parse(text: &str) -> Result<Vec<f16>, VectorError> {
     if inner.trim_matches(is_space).is_empty() {
         return Err(VectorError::NoDimensions);
     }
-    // Counted before anything is stored: the message then names the true count.
+    // Count before storing anything, so that the error message has the true count.
     let dims = inner.bytes().filter(|&b| b == b',').count() + 1;
     check_dims(dims)?;
     let mut values = Vec::with_capacity(dims.min(MAX_DIMS));
@@ -49,7 +50,7 @@ fn parse_value(
     let value: f32 = token
         .parse()
         .map_err(|_| syntax("Vector contents must be numbers."))?;
-    // "1e60" parses as infinity, but it is a number that is too large, not an infinity.
+    // "1e60" parses as infinity, but it is an out-of-range number, not an infinity.
     let overflowed = value.is_infinite() && token.bytes().any(|b| b.is_ascii_digit());
     if overflowed {
         return Err(VectorError::OutOfRange(shown(token)));
@@ -60,7 +61,7 @@ fn parse_value(
     })
 }
 
-/// The white space that Postgres' own number and array input skips.
+/// White space that PostgreSQL's number and array input skips.
 fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }

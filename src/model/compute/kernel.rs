@@ -378,8 +378,8 @@ pub fn configure_thread() {
 }
 
 /// Writes `lhs · rhs` to the target, in f32. `lhs` is [rows, depth] with `lhs_stride` elements
-/// between rows. `rhs` is [depth, columns], with element (i, j) at `i · rhs_strides.0 + j ·
-/// rhs_strides.1`.
+/// between rows. `rhs` is [depth, columns], with element (i, j) at
+/// `i · rhs_strides.0 + j · rhs_strides.1`.
 pub(crate) fn gemm_f32(
     lhs: &[f32],
     lhs_stride: usize,

@@ -431,8 +431,8 @@ mod tests {
                     assert!((f64::from(rms[at]) - expected).abs() < 1e-6 * expected.abs());
                     let expected =
                         (x[i] - mean) / (variance + 1e-6).sqrt() * w + f64::from(bias[i]);
-                    // Rounding x to f32 has an error of up to 4e-6 at 100, which division by the
-                    // small deviation magnifies.
+                    // f32 values near 100 have a rounding error of 4e-6, which division by the small
+                    // deviation magnifies.
                     assert!((f64::from(layer[at]) - expected).abs() < 1e-3, "{size}");
                 }
             }

@@ -271,8 +271,7 @@ fn an_error_names_the_file_and_what_is_wrong() {
 }
 
 /// Compares a tokenizer that is too large for the repository:
-/// `PHOTOSEARCH_TOKENIZER=…/tokenizer.json cargo test --release -p photosearch-model -- --ignored
-/// a_given_tokenizer`.
+/// `PHOTOSEARCH_TOKENIZER=…/tokenizer.json cargo test --release -p photosearch-model -- --ignored a_given_tokenizer`.
 #[test]
 #[ignore = "needs PHOTOSEARCH_TOKENIZER, the path of a tokenizer.json"]
 fn a_given_tokenizer_gives_what_the_crates_gives() {
