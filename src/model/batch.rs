@@ -39,9 +39,9 @@ pub(super) fn with_margin(bytes: u64) -> u64 {
 /// the weights.
 pub(super) fn check_ids(ids: &[u32], vocabulary: usize) -> Result<(), ModelError> {
     let reason = match ids.iter().max() {
-        None => "it turns a prompt into no tokens".to_owned(),
+        None => "it gives no tokens for a prompt".to_owned(),
         Some(&id) if id as usize >= vocabulary => {
-            format!("token {id} is not among the model's {vocabulary}")
+            format!("token {id} is not among the model's {vocabulary} tokens")
         }
         Some(_) => return Ok(()),
     };

@@ -45,7 +45,7 @@ impl<F: Fn(&[f32]) -> Result<Vec<f32>, ModelError> + Send + Sync> CustomOp1 for 
         };
         if out.len() != self.shape.elem_count() {
             candle_core::bail!(
-                "{} gave {} elements for {:?}",
+                "{} returned {} elements for shape {:?}",
                 self.name,
                 out.len(),
                 self.shape
@@ -118,7 +118,7 @@ impl InplaceOp2 for AddTo {
 pub(super) fn add_to(to: Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
     if to.shape() != x.shape() {
         return Err(ModelError::Internal(format!(
-            "{:?} is added to {:?}",
+            "cannot add shape {:?} to shape {:?}",
             x.shape(),
             to.shape()
         )));

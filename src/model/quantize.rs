@@ -280,11 +280,11 @@ fn card(source: &str, target: &str, closeness: &Closeness) -> String {
     };
     format!(
         "# {target}\n\n\
-         The model `{source}` in whole numbers of 8 bits, made by `photosearch.quantize_model`. \
-         Matrices have a scale for each output and block of inputs; tables, biases and norms are \
-         those of `{source}`, and so is the licence.\n\n\
-         Its vectors are its own: never compare them with those of `{source}`.\n\n\
-         Least cosine to the vectors of `{source}`:\n\n\
+         The model `{source}`, quantised to 8-bit integers by `photosearch.quantize_model`. \
+         Matrices have a scale for each output and block of inputs; embedding tables, biases \
+         and norms are those of `{source}`, and so is the licence.\n\n\
+         Its vectors differ from those of `{source}`: never compare the two.\n\n\
+         Minimum cosine to the vectors of `{source}`:\n\n\
          | | |\n| --- | --- |\n| texts | {texts:.5} over {count} texts |\n| pictures | {images} |\n",
         texts = closeness.texts,
         count = TEXTS.len(),

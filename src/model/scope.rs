@@ -121,7 +121,7 @@ impl<'a> Scope<'a> {
         if held == Held::Int8 {
             return Err(ModelError::malformed(
                 super::directory::WEIGHTS,
-                format!("table \"{name}\" has whole numbers"),
+                format!("table \"{name}\" contains 8-bit integers"),
             ));
         }
         let kind = SectionKind::Table {
@@ -177,5 +177,7 @@ fn lacking(name: &str) -> ModelError {
 }
 
 fn wrong_size(name: &str) -> ModelError {
-    ModelError::Internal(format!("the packed copy has another \"{name}\""))
+    ModelError::Internal(format!(
+        "\"{name}\" has another size or kind in the packed copy"
+    ))
 }

@@ -255,7 +255,7 @@ impl StoredTensor<'_> {
         widen(self.held, &self.bytes(rows, columns)?, &mut reals).ok_or_else(|| {
             ModelError::malformed(
                 &self.shard.name,
-                format!("a real tensor has type {}", self.entry.dtype_name),
+                format!("a floating-point tensor has type {}", self.entry.dtype_name),
             )
         })?;
         Ok(reals)

@@ -137,7 +137,10 @@ impl Encoder {
             .zip(self.bounds.as_chunks_mut().0)
         {
             let bound = ((lost.sqrt() + ARITHMETIC) / unit).ceil();
-            assert!(bound <= f64::from(u16::MAX), "what a code loses is bounded");
+            assert!(
+                bound <= f64::from(u16::MAX),
+                "the error of a code is bounded"
+            );
             *stored = (bound as u16).to_ne_bytes();
         }
         Ok(())

@@ -1,9 +1,9 @@
 //! A sample of a column's vectors for the server's statistics, and the estimate of a filter's
 //! selectivity from it. This module does not depend on PostgreSQL.
 //!
-//! Of each sampled vector, the first [`SAMPLE_DIMS`] values are stored as integers from -127 to
-//! 127. A cosine does not depend on a vector's scale, so the scale is not stored. The rounding
-//! changes a similarity by about 0.001, which is far less than the sampling error.
+//! Each sampled vector is represented by its first [`SAMPLE_DIMS`] values, stored as integers in
+//! -127..=127. A cosine does not depend on a vector's scale, so the scale is not stored. The
+//! rounding changes a similarity by about 0.001, which is far less than the sampling error.
 //!
 //! | bytes | what |
 //! | --- | --- |

@@ -169,7 +169,7 @@ impl BertConfig {
         }
         if self.first_position() >= self.max_position_embeddings {
             return Err(format!(
-                "max_position_embeddings ({}) leaves no position behind pad_token_id ({})",
+                "max_position_embeddings ({}) leaves no position after pad_token_id ({})",
                 self.max_position_embeddings,
                 self.padding_id()
             ));

@@ -107,8 +107,8 @@ impl BertEncoder {
         for sequence in sequences {
             check_ids(&sequence.ids, self.config.vocab_size)?;
             ids.extend(&sequence.ids);
-            positions.extend(self.places(&sequence.ids));
-            segments.extend(self.kinds(&sequence.segments)?);
+            positions.extend(self.position_rows(&sequence.ids));
+            segments.extend(self.segment_rows(&sequence.segments)?);
         }
         let rows = |table: &Table, rows: &[u32]| {
             table
@@ -132,7 +132,7 @@ impl BertEncoder {
     /// The row of the position table for each token. In XLM-RoBERTa, positions start after the
     /// padding token's ID, and padding tokens do not count. A text can contain the padding token if
     /// it spells the token out.
-    fn places(&self, ids: &[u32]) -> Vec<u32> {
+    fn position_rows(&self, ids: &[u32]) -> Vec<u32> {
         let first = self.config.first_position() as u32;
         let skipped = match self.config.model_type {
             Variant::Bert => None,
@@ -152,7 +152,7 @@ impl BertEncoder {
 
     /// The row of the token type table for each token. XLM-RoBERTa does not distinguish the two
     /// texts of a pair.
-    fn kinds(&self, segments: &[u32]) -> Result<Vec<u32>, ModelError> {
+    fn segment_rows(&self, segments: &[u32]) -> Result<Vec<u32>, ModelError> {
         if self.config.model_type == Variant::XlmRoberta {
             return Ok(vec![0; segments.len()]);
         }
@@ -161,7 +161,7 @@ impl BertEncoder {
             None => Ok(segments.to_vec()),
             Some(segment) => Err(ModelError::malformed(
                 TOKENIZER,
-                format!("type id {segment} is not among the model's {known}"),
+                format!("type id {segment} is not among the model's {known} token types"),
             )),
         }
     }

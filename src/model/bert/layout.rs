@@ -210,7 +210,7 @@ fn pooling(directory: &Directory, modules: &[Module]) -> Result<Option<Pooling>,
             (0, "Transformer") if module.path.is_empty() => {}
             (0, "Transformer") => {
                 return Err(unsupported(format!(
-                    "an encoder in a directory of its own (\"{}\") is not supported",
+                    "an encoder in a subdirectory (\"{}\") is not supported",
                     module.path
                 )));
             }
@@ -218,7 +218,7 @@ fn pooling(directory: &Directory, modules: &[Module]) -> Result<Option<Pooling>,
             (2.., "Normalize") => {}
             (_, other) => {
                 return Err(unsupported(format!(
-                    "module \"{other}\" at place {i} of {MODULES} is not supported (known: Transformer, then Pooling, then Normalize)"
+                    "module \"{other}\" at index {i} of {MODULES} is not supported (known: Transformer, then Pooling, then Normalize)"
                 )));
             }
         }
@@ -265,7 +265,7 @@ fn read_pooling(directory: &Directory, path: &str) -> Result<Pooling, ModelError
 fn check_cross_encoder(config: &BertConfig, prompts: &Prompts) -> Result<(), ModelError> {
     if !config.is_classifier() {
         return Err(unsupported(format!(
-            "{MODULES} names no pooling, and {} no sequence classifier",
+            "{MODULES} names no pooling module, and {} names no sequence classifier",
             crate::directory::CONFIG
         )));
     }

@@ -209,8 +209,8 @@ pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     out
 }
 
-/// Computes `(x - mean) / deviation · weight + bias` for each row. The variance is computed from `x
-/// - mean` in a second pass, because `E[x²] - E[x]²` cancels in f32 if the mean is large.
+/// Computes `(x - mean) / deviation · weight + bias` for each row. The variance is computed
+/// from `x - mean` in a second pass, because `E[x²] - E[x]²` cancels in f32 if the mean is large.
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
     let size = weight.len();
     let mut out = vec![0.0; x.len()];
@@ -431,8 +431,8 @@ mod tests {
                     assert!((f64::from(rms[at]) - expected).abs() < 1e-6 * expected.abs());
                     let expected =
                         (x[i] - mean) / (variance + 1e-6).sqrt() * w + f64::from(bias[i]);
-                    // f32 values near 100 have a rounding error of 4e-6, which division by the small
-                    // deviation magnifies.
+                    // f32 values near 100 have a rounding error of 4e-6, which division by the
+                    // small deviation magnifies.
                     assert!((f64::from(layer[at]) - expected).abs() < 1e-3, "{size}");
                 }
             }

@@ -135,7 +135,7 @@ impl Cache {
         }
         make(&home, dir, kernel, cancel, build)?;
         let pack = current(&home, dir, kernel)?.ok_or_else(|| {
-            ModelError::Cache(io::Error::other("the packed copy vanished at once"))
+            ModelError::Cache(io::Error::other("the new packed copy disappeared"))
         })?;
         clean(&home, &pack_name(&pack.header().fingerprint, kernel));
         Ok(pack)

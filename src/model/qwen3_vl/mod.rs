@@ -260,8 +260,10 @@ impl Qwen3Vl {
         pack: &mut InputBatch,
     ) -> Result<(), ModelError> {
         let merge = self.config.vision_config.spatial_merge_size;
-        let positions = rope::positions(ids, self.config.image_token_id, grids, merge)
-            .ok_or_else(|| ModelError::Internal("picture tokens without a picture".into()))?;
+        let positions =
+            rope::positions(ids, self.config.image_token_id, grids, merge).ok_or_else(|| {
+                ModelError::Internal("picture tokens do not match the pictures".into())
+            })?;
         let left_out = pack.prefix.as_ref().map_or(0, |(_, count)| *count);
         pack.ids.extend(&ids[left_out..]);
         pack.positions.extend(&positions[left_out..]);
@@ -321,7 +323,7 @@ impl Qwen3Vl {
         memory::ask(with_margin(self.working_set(pack.tokens, &[&pack.grids])))?;
         let visual = match pack.grids.is_empty() {
             true => None,
-            false => Some(self.see(pack, cancel, observe)?),
+            false => Some(self.encode_pictures(pack, cancel, observe)?),
         };
         let tokens = TokenBatch {
             ids: &pack.ids,
@@ -356,7 +358,7 @@ impl Qwen3Vl {
     }
 
     /// Runs the vision tower on the batch's pictures, several at a time.
-    fn see(
+    fn encode_pictures(
         &self,
         pack: &InputBatch,
         cancel: &Cancel,
@@ -388,7 +390,7 @@ impl Qwen3Vl {
             .collect();
         if merged.dim(0)? != rows.len() {
             return Err(ModelError::Internal(format!(
-                "{} picture tokens for {} places",
+                "the vision tower returned {} tokens for {} picture tokens of the prompt",
                 merged.dim(0)?,
                 rows.len()
             )));

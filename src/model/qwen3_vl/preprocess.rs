@@ -87,7 +87,7 @@ impl Preprocessor {
             let std = (config.image_std[channel] / config.rescale_factor) as f32;
             if !(mean.is_finite() && std.is_finite() && std > 0.0) {
                 return reject(format!(
-                    "image_mean {:?}, image_std {:?} and rescale_factor {} do not give a scale",
+                    "image_mean {:?}, image_std {:?} and rescale_factor {} do not give finite means and positive deviations",
                     config.image_mean, config.image_std, config.rescale_factor
                 ));
             }

@@ -109,7 +109,7 @@ impl TextModel {
                 }),
             };
             let keep = Mutex::new(None);
-            let own = Own {
+            let own = Sequences {
                 lengths: tokens.lengths,
                 before,
                 keep: (tokens.keep > 0).then_some((tokens.keep, &keep)),
@@ -178,7 +178,7 @@ impl Before<'_> {
 
 /// How the rows of a layer's input divide into sequences, and the cached keys and values to read or
 /// write.
-struct Own<'a> {
+struct Sequences<'a> {
     lengths: &'a [usize],
     before: Option<Before<'a>>,
     /// Number of tokens of the first sequence whose keys and values are stored, and where to store
@@ -209,7 +209,7 @@ impl TextLayer {
         &self,
         x: &Tensor,
         rotary: &Rotary,
-        own: &Own<'_>,
+        own: &Sequences<'_>,
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
         let attended = self
@@ -258,7 +258,7 @@ impl TextAttention {
         &self,
         x: &Tensor,
         rotary: &Rotary,
-        own: &Own<'_>,
+        own: &Sequences<'_>,
         cancel: &Cancel,
     ) -> Result<Tensor, ModelError> {
         let matrix = self.o.matrix();

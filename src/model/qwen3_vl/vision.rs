@@ -137,7 +137,9 @@ impl PositionTable {
                     let entry = self
                         .table
                         .rows(std::iter::once(row.0 * self.side + column.0))
-                        .ok_or_else(|| ModelError::Internal("a place has no position".into()))?;
+                        .ok_or_else(|| {
+                            ModelError::Internal("a patch has no position embedding".into())
+                        })?;
                     for (sum, entry) in sums[start..].iter_mut().zip(entry) {
                         *sum += entry * weight;
                     }

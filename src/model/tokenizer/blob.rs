@@ -69,7 +69,7 @@ impl CompactLayout {
     pub fn read(bytes: &[u8]) -> Result<Self, &'static str> {
         let header = bytes.get(..HEADER).ok_or("it is cut short")?;
         if !header.starts_with(MAGIC) {
-            return Err("it does not begin as one");
+            return Err("it does not begin with PSTOKENS");
         }
         if u32_at(header, 8) != VERSION {
             return Err("it is of another version");
@@ -84,12 +84,12 @@ impl CompactLayout {
                 .ok()
                 .and_then(|length| start.checked_add(length))
                 .filter(|&end| end <= bytes.len())
-                .ok_or("a section reaches past its end")?;
+                .ok_or("a section extends past its end")?;
             *section = start..end;
             start = end;
         }
         if start != bytes.len() {
-            return Err("its sections do not fill it");
+            return Err("the lengths of its sections do not add up to its length");
         }
         let rest = &bytes[sections[REST].clone()];
         if checksum(header, rest) != u64_at(header, CHECKSUM.start) {
@@ -119,7 +119,7 @@ impl CompactLayout {
             let bytes = self.sections[section].len();
             bytes.is_multiple_of(size).then_some(bytes / size)
         };
-        let fail = "its sections contradict one another";
+        let fail = "the lengths of its sections are inconsistent";
         let tokens = entries(ENDS, 4).ok_or(fail)?;
         let ids = entries(IDS, 4).ok_or(fail)?;
         let token_slots = entries(TOKEN_SLOTS, 8).ok_or(fail)?;
