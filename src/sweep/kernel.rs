@@ -226,7 +226,6 @@ pub fn dots(cpu: Cpu, codes: &[u8], query: &QuantizedQuery, dots: &mut [i32], ah
 ///
 /// # Panics
 /// If the lengths do not match.
-/// If the lengths don't agree.
 pub fn decide(cpu: Cpu, entries: &Entries, cutoffs: &Cutoffs, no: &mut [u64], yes: &mut [u64]) {
     let count = entries.dots.len();
     assert!(

@@ -15,7 +15,6 @@
 //! Libraries compute the same products: gemm for f32, NumKong for bf16 and 8-bit integers. One
 //! thread of a Zen 5 (2 shared cores, minimum of 30 runs) multiplies rows by a layer of 2048 by
 //! 2048 in these times, measured by `cost`:
-//! time; `cost` measures it:
 //!
 //! | | rows | here | library |
 //! | --- | --- | --- | --- |

@@ -14,8 +14,8 @@ use numkong::Dots;
 use super::matrix::round_all;
 use super::{avx512, ops};
 
-/// Some columns of a row-major f32 matrix, into which a product is written. Targets of the same
-/// matrix have disjoint columns.
+/// Some rows and columns of a row-major f32 matrix, into which a product is written. Live targets of
+/// the same matrix have no element in common.
 pub(crate) struct TargetColumns<'a> {
     pointer: *mut f32,
     /// Elements between the starts of two rows.
@@ -25,7 +25,7 @@ pub(crate) struct TargetColumns<'a> {
     _matrix: PhantomData<&'a mut [f32]>,
 }
 
-/// A matrix that several threads fill, each its own columns.
+/// A matrix that several threads fill, each its own part.
 pub(crate) struct Output<'a> {
     pointer: *mut f32,
     stride: usize,
@@ -33,7 +33,7 @@ pub(crate) struct Output<'a> {
     _matrix: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: the matrix is accessed only through targets, whose columns are disjoint.
+// SAFETY: the matrix is accessed only through targets, which have no element in common.
 unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
@@ -104,7 +104,7 @@ impl TargetColumns<'_> {
     /// One row.
     pub fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.rows);
-        // SAFETY: the row lies within the matrix, and no other target has these columns.
+        // SAFETY: the row lies within the matrix, and no other target has these elements.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(row * self.stride), self.columns) }
     }
 

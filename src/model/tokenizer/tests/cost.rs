@@ -162,8 +162,7 @@ fn one_way() {
 /// by hand, in its own process:
 ///
 /// ```text
-/// cargo test --release -p photosearch-model -- --ignored --nocapture --test-threads 1
-/// cost::of_tokenizing
+/// cargo test --release -p photosearch-model -- --ignored --nocapture --test-threads 1 cost::of_tokenizing
 /// ```
 #[test]
 #[ignore = "measures"]
