@@ -170,8 +170,8 @@ fn bpe(tables: &Tables, options: &BpeOptions, word: &str) -> Result<Vec<Token>> 
 }
 
 /// Splits the word into one symbol per character. Three quirks of the `tokenizers` crate are kept.
-/// Without an unknown token, an unknown character is dropped together with its length. With fused
-/// unknown tokens, byte tokens come before an unknown token that precedes them in the text. The
+/// Without an unknown token, an unknown character is dropped together with its length. Byte tokens
+/// are emitted before a pending unknown token, although that token precedes them in the text. The
 /// byte tokens of a character include the bytes of the prefix and the suffix.
 fn characters(tables: &Tables, options: &BpeOptions, word: &str) -> Result<Symbols> {
     let mut symbols = Symbols(Vec::with_capacity(word.len()));
