@@ -42,7 +42,7 @@ const TEXTS: Batch = Batch {
 
 /// One item to embed. It owns its data, because it is sent to the worker thread.
 #[derive(Default)]
-struct Content {
+struct EmbedInput {
     text: Option<String>,
     /// Encoded pictures.
     images: Vec<Vec<u8>>,
@@ -50,7 +50,7 @@ struct Content {
     element: Option<usize>,
 }
 
-impl Content {
+impl EmbedInput {
     /// The total length of the encoded pictures in bytes.
     fn image_bytes(&self) -> usize {
         self.images.iter().map(Vec::len).sum()
@@ -104,7 +104,7 @@ impl Target {
         })
     }
 
-    fn embed(&self, contents: Vec<Content>) -> Result<Vec<Vec<f16>>, ErrorReport> {
+    fn embed(&self, contents: Vec<EmbedInput>) -> Result<Vec<Vec<f16>>, ErrorReport> {
         let instruction = self.instruction.clone();
         let limits = guc::image_limits();
         let memory = guc::max_embed_memory();
@@ -175,7 +175,7 @@ impl Target {
         }
     }
 
-    fn embed_one(&self, content: Content) -> Result<Vec<f16>, ErrorReport> {
+    fn embed_one(&self, content: EmbedInput) -> Result<Vec<f16>, ErrorReport> {
         self.embed(vec![content])?.pop().ok_or_else(|| {
             sql_error(
                 PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
@@ -188,9 +188,9 @@ impl Target {
     fn embed_text(&self, text: String) -> Result<MrlVector, ErrorReport> {
         let cache = Cache::new(guc::cache_dir());
         let embed = |text: String| {
-            self.embed_one(Content {
+            self.embed_one(EmbedInput {
                 text: Some(text),
-                ..Content::default()
+                ..EmbedInput::default()
             })
         };
         let vector = match cache.recorded(&self.dir) {
@@ -214,12 +214,12 @@ impl Target {
         &self,
         items: impl Iterator<Item = Option<T>>,
         batch: Batch,
-        content: impl Fn(T) -> Result<Content, ErrorReport>,
+        content: impl Fn(T) -> Result<EmbedInput, ErrorReport>,
     ) -> Result<VectorArray, ErrorReport> {
         let mut vectors = VectorArray::default();
-        let mut pending: Vec<(usize, Content)> = Vec::new();
+        let mut pending: Vec<(usize, EmbedInput)> = Vec::new();
         let mut pending_bytes = 0;
-        let flush = |vectors: &mut VectorArray, pending: &mut Vec<(usize, Content)>| {
+        let flush = |vectors: &mut VectorArray, pending: &mut Vec<(usize, EmbedInput)>| {
             let (positions, contents): (Vec<_>, Vec<_>) = pending.drain(..).unzip();
             if contents.is_empty() {
                 return Ok(());
@@ -233,7 +233,7 @@ impl Target {
             vectors.push_null()?;
             if let Some(item) = item {
                 let element = vectors.len();
-                let content = Content {
+                let content = EmbedInput {
                     element: Some(element),
                     ..content(item).map_err(|report| {
                         report
@@ -257,7 +257,7 @@ impl Target {
 /// size. The encoded pictures, and those that are decoded already, count towards the memory limit
 /// of each decoding.
 fn decode_all(
-    contents: &[Content],
+    contents: &[EmbedInput],
     limits: &Limits,
     embedder: &dyn Embedder,
     cancel: &Cancel,
@@ -265,7 +265,7 @@ fn decode_all(
     if contents.iter().any(|content| !content.images.is_empty()) {
         embedder.check_images().map_err(EmbedError::Model)?;
     }
-    let encoded: usize = contents.iter().map(Content::image_bytes).sum();
+    let encoded: usize = contents.iter().map(EmbedInput::image_bytes).sum();
     let mut limits = Limits {
         held: encoded as u64,
         ..*limits
@@ -420,13 +420,13 @@ fn photosearch_embed_image_default(
     })
 }
 
-fn image_content(image: ByteaArg<'_>) -> Result<Content, EmbedError> {
+fn image_content(image: ByteaArg<'_>) -> Result<EmbedInput, EmbedError> {
     let to_embed_error = |error| EmbedError::Image(None, error);
     // The size is checked before the value is decompressed or fetched.
     check_size(image.0.len()).map_err(to_embed_error)?;
-    Ok(Content {
+    Ok(EmbedInput {
         images: vec![copy_image(image.0.bytes().as_slice()).map_err(to_embed_error)?],
-        ..Content::default()
+        ..EmbedInput::default()
     })
 }
 
@@ -507,7 +507,7 @@ fn photosearch_embed(
             reserve_one(&mut images)?;
             images.push(copy);
         }
-        let content = Content {
+        let content = EmbedInput {
             text,
             images,
             element: None,
@@ -530,9 +530,9 @@ fn photosearch_embed_texts(
     // SAFETY: the SQL declaration says text[].
     let contents = unsafe { contents.open::<&str>() };
     let content = |text: &str| {
-        Ok(Content {
+        Ok(EmbedInput {
             text: Some(text::copy(text)?),
-            ..Content::default()
+            ..EmbedInput::default()
         })
     };
     target.embed_each(contents.iter(), TEXTS, content).map(Some)
@@ -553,9 +553,9 @@ fn photosearch_embed_images(
     let content = |image: &[u8]| {
         let copy =
             copy_image(image).map_err(|error| target.report(EmbedError::Image(None, error)))?;
-        Ok(Content {
+        Ok(EmbedInput {
             images: vec![copy],
-            ..Content::default()
+            ..EmbedInput::default()
         })
     };
     target.embed_each(images.iter(), IMAGES, content).map(Some)

@@ -61,7 +61,7 @@ unsafe extern "C-unwind" fn add_conditions(
         }
         let jointree = (*(*root).parse).jointree;
         if (*rel).reloptkind == pg_sys::RelOptKind::RELOPT_BASEREL && !jointree.is_null() {
-            let mut table = Table {
+            let mut table = QueryTable {
                 root,
                 oid: table,
                 relid: (*rel).relid,
@@ -73,17 +73,17 @@ unsafe extern "C-unwind" fn add_conditions(
 }
 
 /// A table of the query that is being planned.
-struct Table {
+struct QueryTable {
     root: *mut pg_sys::PlannerInfo,
     oid: pg_sys::Oid,
     /// The table's number in the query.
     relid: pg_sys::Index,
     /// What the table's indexes of this access method are on; `None` until it is looked up.
-    keys: Option<Vec<Key>>,
+    keys: Option<Vec<IndexKey>>,
 }
 
 /// What an index is on.
-struct Key {
+struct IndexKey {
     /// A column (as a Var) or an expression.
     expression: *mut pg_sys::Node,
     /// Whether the codes of the index cover all dimensions.
@@ -99,7 +99,7 @@ struct Bound {
 }
 
 /// An expression for the similarity or the distance of two vectors.
-struct Closeness {
+struct Similarity {
     vectors: [*mut pg_sys::Node; 2],
     /// The function that computes it.
     function: pg_sys::Oid,
@@ -109,7 +109,7 @@ struct Closeness {
 // In all that follows, "see above" stands for: the caller guarantees nodes of the query that is being
 // planned. A node is cast only after its tag has been checked, and lists have the element types that
 // `nodes/primnodes.h` documents.
-impl Table {
+impl QueryTable {
     /// # Safety
     /// `node` is a part of the query's join tree.
     unsafe fn visit_join_tree(&mut self, node: *mut pg_sys::Node) {
@@ -341,11 +341,11 @@ unsafe fn bound_of(node: *mut pg_sys::Node) -> Option<(Bound, pg_sys::Oid)> {
             pg_sys::F_FLOAT48LE | pg_sys::F_FLOAT48LT => (false, to_float8(left), right),
             _ => return None,
         };
-        let (closeness, value, is_lower) = match closeness_of(left) {
-            Some(closeness) => (closeness, right, is_lower),
-            None => (closeness_of(right)?, left, !is_lower),
+        let (similarity, value, is_lower) = match similarity_of(left) {
+            Some(similarity) => (similarity, right, is_lower),
+            None => (similarity_of(right)?, left, !is_lower),
         };
-        let (score, is_lower) = if closeness.is_distance {
+        let (score, is_lower) = if similarity.is_distance {
             let mut args = PgList::<pg_sys::Node>::new();
             args.push(float8_const(1.0));
             args.push(value);
@@ -355,11 +355,11 @@ unsafe fn bound_of(node: *mut pg_sys::Node) -> Option<(Bound, pg_sys::Oid)> {
             (value, is_lower)
         };
         let bound = Bound {
-            vectors: closeness.vectors,
+            vectors: similarity.vectors,
             score,
             is_lower,
         };
-        Some((bound, closeness.function))
+        Some((bound, similarity.function))
     }
 }
 
@@ -367,7 +367,7 @@ unsafe fn bound_of(node: *mut pg_sys::Node) -> Option<(Bound, pg_sys::Oid)> {
 ///
 /// # Safety
 /// `node` is an expression.
-unsafe fn closeness_of(node: *mut pg_sys::Node) -> Option<Closeness> {
+unsafe fn similarity_of(node: *mut pg_sys::Node) -> Option<Similarity> {
     // SAFETY: see above. A name of the catalog is a null-terminated string.
     unsafe {
         let (function, [a, b]) = if is_a(node, pg_sys::NodeTag::T_FuncExpr) {
@@ -382,9 +382,9 @@ unsafe fn closeness_of(node: *mut pg_sys::Node) -> Option<Closeness> {
                 let constant = &*a.cast::<pg_sys::Const>();
                 f64::from_datum(constant.constvalue, constant.constisnull) == Some(1.0)
             };
-            return closeness_of(b)
+            return similarity_of(b)
                 .filter(|inner| one && inner.is_distance)
-                .map(|inner| Closeness {
+                .map(|inner| Similarity {
                     is_distance: false,
                     ..inner
                 });
@@ -402,7 +402,7 @@ unsafe fn closeness_of(node: *mut pg_sys::Node) -> Option<Closeness> {
         let objects = Objects::of_function(function)?;
         let is_ours =
             [a, b].map(|arg| pg_sys::getBaseType(pg_sys::exprType(arg))) == [objects.vector; 2];
-        is_ours.then_some(Closeness {
+        is_ours.then_some(Similarity {
             vectors: [a, b],
             function,
             is_distance,
@@ -437,7 +437,7 @@ fn two(args: &PgList<pg_sys::Node>) -> Option<[*mut pg_sys::Node; 2]> {
 ///
 /// # Safety
 /// The planner holds a lock on the table, whose number in the query is `relid`.
-unsafe fn keys_of(table: pg_sys::Oid, relid: pg_sys::Index) -> Vec<Key> {
+unsafe fn keys_of(table: pg_sys::Oid, relid: pg_sys::Index) -> Vec<IndexKey> {
     let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
     let access_share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let mut keys = Vec::new();
@@ -458,7 +458,7 @@ unsafe fn keys_of(table: pg_sys::Oid, relid: pg_sys::Index) -> Vec<Key> {
 
 /// # Safety
 /// `index` is open.
-unsafe fn key_of(index: pg_sys::Relation, relid: pg_sys::Index) -> Option<Key> {
+unsafe fn key_of(index: pg_sys::Relation, relid: pg_sys::Index) -> Option<IndexKey> {
     // SAFETY: the caller guarantees an open index, which has a row in pg_index. An index of this
     // access method has one column.
     unsafe {
@@ -482,7 +482,7 @@ unsafe fn key_of(index: pg_sys::Relation, relid: pg_sys::Index) -> Option<Key> {
             let no_type = pg_sys::InvalidOid;
             pg_sys::makeVar(relid as _, attribute, no_type, -1, no_type, 0).cast()
         };
-        Some(Key {
+        Some(IndexKey {
             expression,
             is_whole: meta.prefix_dims == meta.dims,
         })

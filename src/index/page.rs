@@ -389,7 +389,7 @@ pub struct Index {
 
 /// The data that this access method keeps in `rd_amcache` of the relation's relcache entry, until
 /// Postgres invalidates that entry.
-struct Cache {
+struct CachedState {
     meta: Meta,
     insert_block: pg_sys::BlockNumber,
 }
@@ -438,17 +438,17 @@ impl Index {
     /// # Safety
     /// As for [`Index::open`]. The pointer is valid until Postgres processes invalidation messages,
     /// which any call into Postgres may do.
-    unsafe fn cache(relation: pg_sys::Relation) -> Result<*mut Cache, ErrorReport> {
+    unsafe fn cache(relation: pg_sys::Relation) -> Result<*mut CachedState, ErrorReport> {
         // SAFETY: `rd_amcache` is reserved for the access method. Postgres frees it, and sets it to
         // null, when it invalidates the relcache entry.
         unsafe {
             if (*relation).rd_amcache.is_null() {
                 let meta =
                     Index::read_meta(relation).ok_or_else(|| corrupted(relation, META_BLOCK))?;
-                let size = size_of::<Cache>();
-                let cache: *mut Cache =
+                let size = size_of::<CachedState>();
+                let cache: *mut CachedState =
                     pg_sys::MemoryContextAlloc((*relation).rd_indexcxt, size).cast();
-                cache.write(Cache {
+                cache.write(CachedState {
                     meta,
                     insert_block: pg_sys::InvalidBlockNumber,
                 });
