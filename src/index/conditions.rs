@@ -393,19 +393,16 @@ unsafe fn similarity_of(node: *mut pg_sys::Node) -> Option<Similarity> {
         if name.is_null() {
             return None;
         }
-        let is_distance = match CStr::from_ptr(name) {
-            name if name == c"fine_score" => false,
-            name if name == c"mrl_cosine_distance" => true,
-            _ => return None,
-        };
-        // A function of the same name in another schema has no types of ours beside it.
-        let objects = Objects::of_function(function)?;
-        let is_ours =
-            [a, b].map(|arg| pg_sys::getBaseType(pg_sys::exprType(arg))) == [objects.vector; 2];
+        let name = CStr::from_ptr(name);
+        if name != c"fine_score" && name != c"mrl_cosine_distance" {
+            return None;
+        }
+        // The name alone could be that of somebody else's function.
+        let is_ours = Objects::of_function(function)?.compares_vectors(name, function);
         is_ours.then_some(Similarity {
             vectors: [a, b],
             function,
-            is_distance,
+            is_distance: name == c"mrl_cosine_distance",
         })
     }
 }

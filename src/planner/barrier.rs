@@ -156,6 +156,10 @@ unsafe fn quiet_probe(args: *mut pg_sys::List, objects: &Objects) {
 
 /// Returns whether the query reads a security barrier view.
 ///
+/// The answer is no for a query with grouping sets. An expression of a grouping set is NULL in the rows
+/// of other sets, and Postgres recognises it in the select list and in HAVING by its form. A condition
+/// there must not change its form.
+///
 /// # Safety
 /// `root` is null or is being planned.
 unsafe fn has_barrier_view(root: *mut pg_sys::PlannerInfo) -> bool {
@@ -163,9 +167,11 @@ unsafe fn has_barrier_view(root: *mut pg_sys::PlannerInfo) -> bool {
     // RangeTblEntry nodes.
     unsafe {
         root.as_ref().is_some_and(|root| {
-            PgList::<pg_sys::RangeTblEntry>::from_pg((*root.parse).rtable)
-                .iter_ptr()
-                .any(|entry| (*entry).security_barrier)
+            let query = &*root.parse;
+            query.groupingSets.is_null()
+                && PgList::<pg_sys::RangeTblEntry>::from_pg(query.rtable)
+                    .iter_ptr()
+                    .any(|entry| (*entry).security_barrier)
         })
     }
 }

@@ -98,6 +98,15 @@ impl Objects {
         unsafe { self.function(c"mrl_probe", &types) }
     }
 
+    /// Returns whether `function` is the extension's `name(mrl_vector, mrl_vector)`.
+    ///
+    /// # Safety
+    /// A transaction is running.
+    pub unsafe fn compares_vectors(&self, name: &CStr, function: pg_sys::Oid) -> bool {
+        // SAFETY: the caller guarantees a running transaction.
+        unsafe { self.function(name, &[self.vector, self.vector]) == Some(function) }
+    }
+
     /// `mrl_quiet_probe(mrl_vector, double precision, integer)`.
     ///
     /// # Safety

@@ -204,37 +204,39 @@ fn mrl_quiet_probe(
     }
 }
 
-/// The codes of an index and the scores of `fine_score` are compared with a threshold that is a
-/// real, and distances are rounded once more: so much weaker is a condition that follows from one on
-/// the score. Rounding to a real moves a cosine by at most 2^-25 (3e-8), rounding of distances by
+/// The difference between a bound on `fine_score` and the threshold of the probe that is derived from
+/// it. The margin makes the derived condition weaker than any rounding: an index compares the similarity
+/// and the threshold after rounding to a real, by at most 2^-25 (3e-8), and a distance is rounded by
 /// 2^-53.
 const SCORE_MARGIN: f64 = 2e-7;
 
-/// What every vector with `fine_score(vector, query) >= score` matches, `>` and NaN included. Never an
-/// error, whatever the score.
+/// Returns a probe that every vector with `fine_score(vector, query) >= score` matches, so also every
+/// vector with `>`. It is never an error.
 #[pg_extern(sql = false)]
 fn mrl_probe_at_least(
     query: VectorArg<'_>,
     score: f64,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    // Postgres takes NaN for greater than any number.
+    // Every vector reaches -1. Postgres takes NaN for greater than any number. So no score reaches NaN,
+    // but every distance lies below NaN, and `1 - NaN` is NaN.
     let threshold = if score.is_nan() {
-        1.0
+        -1.0
     } else {
         score - SCORE_MARGIN
     };
     whole_probe(query, threshold.clamp(-1.0, 1.0), fcinfo)
 }
 
-/// What no vector with `fine_score(vector, query) <= score` matches. Never an error.
+/// Returns a probe that no vector with `fine_score(vector, query) <= score` matches, so also no vector
+/// with `<`. It is never an error.
 #[pg_extern(sql = false)]
 fn mrl_probe_at_most(
     query: VectorArg<'_>,
     score: f64,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    // No similarity reaches 2.
+    // No vector reaches 2. A bound of NaN means all vectors, or, as the bound of a distance, none.
     let threshold = if score.is_nan() {
         2.0
     } else {
@@ -248,9 +250,11 @@ fn whole_probe(
     threshold: f64,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    let mut own = Prepared::<Vec<f16>>::default();
-    // SAFETY: this call's fcinfo; the functions that call this keep such a state.
-    let site: &mut Prepared<Vec<f16>> = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut own);
+    let mut temporary = Prepared::<Vec<f16>>::default();
+    // SAFETY: `fcinfo` is the current call's, and the functions that call this one keep only such a
+    // `Prepared`.
+    let site: &mut Prepared<Vec<f16>> =
+        unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     let values = site.get(query.identity(MAX_DIMS), || {
         Ok::<_, ErrorReport>(query.values()?.as_slice().to_vec())
     })?;

@@ -94,7 +94,7 @@ SELECT condition, agrees.* FROM unnest(ARRAY[
     -- Thresholds that are not cosines, NULL and other types.
     'fine_score(e, some_vector(7, 32)) >= 1', 'fine_score(e, some_vector(7, 32)) >= 1.5', 'fine_score(e, some_vector(7, 32)) >= -1', 'fine_score(e, some_vector(7, 32)) > -7', 'fine_score(e, some_vector(7, 32)) <= 1',
     'fine_score(e, some_vector(7, 32)) < 7', 'fine_score(e, some_vector(7, 32)) < -1', 'fine_score(e, some_vector(7, 32)) >= ''NaN''', 'fine_score(e, some_vector(7, 32)) < ''NaN''', 'fine_score(e, some_vector(7, 32)) >= ''-Infinity''',
-    'fine_score(e, some_vector(7, 32)) >= NULL', 'fine_score(e, NULL) >= 0.8', 'fine_score(e, some_vector(7, 32)) >= 0.8::real', '0.8::real > fine_score(e, some_vector(7, 32))', 'e <=> some_vector(7, 32) < 0.2::real',
+    'fine_score(e, some_vector(7, 32)) <= ''NaN''', 'e <=> some_vector(7, 32) < ''NaN''', 'e <=> some_vector(7, 32) >= ''NaN''', 'e <=> some_vector(7, 32) <= ''Infinity''', '1 - (e <=> some_vector(7, 32)) < ''NaN''', 'fine_score(e, some_vector(7, 32)) >= NULL', 'fine_score(e, NULL) >= 0.8', 'fine_score(e, some_vector(7, 32)) >= 0.8::real', '0.8::real > fine_score(e, some_vector(7, 32))', 'e <=> some_vector(7, 32) < 0.2::real',
     -- With other conditions.
     'fine_score(e, some_vector(7, 32)) >= 0.8 AND fine_score(e, some_vector(9, 32)) < 0.3 AND year < 2010', 'coarse_match(e, some_vector(7, 32), 0.5, 8) AND fine_score(e, some_vector(7, 32)) >= 0.8',
     'fine_score(e, some_vector(7, 32)) >= 0.8 OR fine_score(e, some_vector(8, 32)) >= 0.8', 'fine_score(e, some_vector(7, 32)) >= 0.8 OR (e <=> some_vector(8, 32) < 0.2 AND year = 2008)', '(fine_score(e, some_vector(7, 32)) >= 0.8) IS NOT TRUE',
@@ -111,6 +111,20 @@ SELECT query, agrees.* FROM unnest(ARRAY[
     'SELECT id FROM some_vector(7, 32) AS q, album WHERE coarse_match(e, q, 0.8, 32)', 'SELECT id FROM queries, album WHERE fine_score(e, q) >= t', 'SELECT id FROM album LEFT JOIN queries ON e <=> q < 0.2', 'SELECT b.id FROM album AS a JOIN album AS b ON fine_score(a.e, b.e) > 0.9 WHERE a.id < 20',
     'SELECT id FROM album WHERE NOT EXISTS (SELECT FROM queries WHERE fine_score(e, q) >= t) AND id < 500', 'SELECT id FROM queries, LATERAL (SELECT id FROM album WHERE fine_score(e, q) > t ORDER BY e <=> q, id LIMIT 5) AS best', 'SELECT id FROM album WHERE e @~ (SELECT q FROM queries WHERE q IS NULL)'
 ]) AS query, agrees(query);
+
+-- A function of the same name that is not photosearch's is left alone.
+CREATE DOMAIN signed AS mrl_vector(32);
+CREATE FUNCTION fine_score(signed, signed) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT 1::float8';
+SELECT agrees.* FROM agrees('SELECT id FROM album WHERE fine_score(e::signed, some_vector(7, 32)::signed) >= 0.8');
+DROP FUNCTION fine_score(signed, signed);
+DROP DOMAIN signed;
+
+-- Behind a security barrier a condition keeps its form where it is a grouping set's.
+CREATE VIEW barrier WITH (security_barrier) AS SELECT * FROM album WHERE id < 100;
+SELECT e @~ some_vector(7, 32) AS matches, count(*) FROM barrier GROUP BY GROUPING SETS ((e @~ some_vector(7, 32)), ()) HAVING e @~ some_vector(7, 32);
+SELECT (e @~ some_vector(7, 32)) AND count(*) > 1 AS both, count(*) FROM barrier GROUP BY ROLLUP (e @~ some_vector(7, 32)) ORDER BY 1, 2;
+SELECT e @~ some_vector(7, 32) AS matches, count(*) FROM barrier GROUP BY e @~ some_vector(7, 32) ORDER BY 1;
+DROP VIEW barrier;
 DROP FUNCTION agrees;
 DROP TABLE album, copy_of_album, queries;
 RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
