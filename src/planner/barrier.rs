@@ -156,9 +156,10 @@ unsafe fn quiet_probe(args: *mut pg_sys::List, objects: &Objects) {
 
 /// Returns whether the query reads a security barrier view.
 ///
-/// The answer is no for a query with grouping sets. An expression of a grouping set is NULL in the rows
-/// of other sets, and Postgres recognises it in the select list and in HAVING by its form. A condition
-/// there must not change its form.
+/// The answer is no where a condition must keep its form. In a query with grouping sets, Postgres
+/// recognises the expression of a set in the select list and in HAVING by its form: it is NULL in the
+/// rows of other sets. In INSERT … ON CONFLICT … WHERE, it compares the condition with the predicates of
+/// unique indexes.
 ///
 /// # Safety
 /// `root` is null or is being planned.
@@ -169,6 +170,7 @@ unsafe fn has_barrier_view(root: *mut pg_sys::PlannerInfo) -> bool {
         root.as_ref().is_some_and(|root| {
             let query = &*root.parse;
             query.groupingSets.is_null()
+                && query.onConflict.is_null()
                 && PgList::<pg_sys::RangeTblEntry>::from_pg(query.rtable)
                     .iter_ptr()
                     .any(|entry| (*entry).security_barrier)

@@ -124,6 +124,12 @@ CREATE VIEW barrier WITH (security_barrier) AS SELECT * FROM album WHERE id < 10
 SELECT e @~ some_vector(7, 32) AS matches, count(*) FROM barrier GROUP BY GROUPING SETS ((e @~ some_vector(7, 32)), ()) HAVING e @~ some_vector(7, 32);
 SELECT (e @~ some_vector(7, 32)) AND count(*) > 1 AS both, count(*) FROM barrier GROUP BY ROLLUP (e @~ some_vector(7, 32)) ORDER BY 1, 2;
 SELECT e @~ some_vector(7, 32) AS matches, count(*) FROM barrier GROUP BY e @~ some_vector(7, 32) ORDER BY 1;
+-- So it does where ON CONFLICT names the predicate of a unique index.
+CREATE TABLE found (id int, e mrl_vector(32));
+CREATE UNIQUE INDEX ON found (id) WHERE e @~ mrl_probe(some_vector(7, 32), 0.5, 32);
+INSERT INTO found SELECT id, e FROM barrier WHERE id < 10 ON CONFLICT (id) WHERE e @~ mrl_probe(some_vector(7, 32), 0.5, 32) DO NOTHING;
+SELECT count(*) FROM found;
+DROP TABLE found;
 DROP VIEW barrier;
 DROP FUNCTION agrees;
 DROP TABLE album, copy_of_album, queries;
