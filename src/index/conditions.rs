@@ -32,6 +32,7 @@ use pgrx::prelude::*;
 use pgrx::{FromDatum, IntoDatum, PgList, is_a, pg_sys};
 
 use super::build::{ambuild, meta_of};
+use super::page::Index;
 use crate::planner::{Objects, quiet_counterpart};
 
 static PREVIOUS: OnceLock<pg_sys::get_relation_info_hook_type> = OnceLock::new();
@@ -467,7 +468,13 @@ unsafe fn key_of(index: pg_sys::Relation, relid: pg_sys::Index) -> Option<IndexK
         if !is_ours || !(*form).indisvalid {
             return None;
         }
-        let meta = meta_of(index).ok()?;
+        // The index of a partitioned table has no file. Otherwise the file counts: a changed option takes
+        // effect with the next REINDEX.
+        let meta = if (*(*index).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_INDEX {
+            meta_of(index).ok()?
+        } else {
+            Index::open(index).ok()?.meta
+        };
         let attribute = *(*form).indkey.values.as_ptr();
         let expression = if attribute == 0 {
             let expressions =

@@ -112,6 +112,14 @@ SELECT query, agrees.* FROM unnest(ARRAY[
     'SELECT id FROM album WHERE NOT EXISTS (SELECT FROM queries WHERE fine_score(e, q) >= t) AND id < 500', 'SELECT id FROM queries, LATERAL (SELECT id FROM album WHERE fine_score(e, q) > t ORDER BY e <=> q, id LIMIT 5) AS best', 'SELECT id FROM album WHERE e @~ (SELECT q FROM queries WHERE q IS NULL)'
 ]) AS query, agrees(query);
 
+-- An option that is changed takes effect with the next REINDEX, for these conditions too.
+SET enable_seqscan = off;
+ALTER INDEX album_e SET (prefix_dims = 4);
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE fine_score(e, (SELECT q FROM queries LIMIT 1)) >= 0.8;
+REINDEX INDEX album_e;
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE fine_score(e, (SELECT q FROM queries LIMIT 1)) >= 0.8;
+RESET enable_seqscan;
+
 -- A function of the same name that is not photosearch's is left alone.
 CREATE DOMAIN signed AS mrl_vector(32);
 CREATE FUNCTION fine_score(signed, signed) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT 1::float8';
