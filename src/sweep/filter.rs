@@ -140,9 +140,21 @@ struct CodedPrefix {
 
 struct ShorterPrefix {
     unit: Vec<f64>,
-    cutoff: f64,
+    no_below: f64,
+    yes_from: f64,
     error: f64,
     fine_unit: f64,
+}
+
+/// The verdict on a row whose similarity is known.
+fn verdict_on(similarity: f64, no_below: f64, yes_from: f64) -> Verdict {
+    if similarity < no_below {
+        Verdict::No
+    } else if similarity >= yes_from {
+        Verdict::Yes
+    } else {
+        Verdict::Maybe
+    }
 }
 
 impl CodeFilter {
@@ -151,37 +163,43 @@ impl CodeFilter {
     /// [`photosearch_vector::Query::similarity`] computes it, is at least `threshold` after
     /// rounding to f32.
     pub fn new(layout: &Layout, prefix: &[f16], threshold: f32) -> CodeFilter {
+        let cutoff = cutoff(threshold);
+        CodeFilter::between(layout, prefix, cutoff, cutoff)
+    }
+
+    /// Like [`CodeFilter::new`], but with the unrounded similarity: a row with a similarity below
+    /// `no_below` does not match, and a row with one of at least `yes_from` does. The filter does not
+    /// decide a similarity in between.
+    pub fn between(layout: &Layout, prefix: &[f16], no_below: f64, yes_from: f64) -> CodeFilter {
         let norm = norm(prefix);
         // Similarities lie in -1..=1, and are 0 if the query's prefix is zero.
-        if norm == 0.0 || threshold > 1.0 || threshold <= -1.0 {
-            let similarity = if norm == 0.0 || threshold > 1.0 {
-                0.0
-            } else {
-                -1.0
-            };
-            return CodeFilter(Comparison::Every(Verdict::of(similarity >= threshold)));
+        if norm == 0.0 {
+            return CodeFilter(Comparison::Every(verdict_on(0.0, no_below, yes_from)));
         }
-        let cutoff = cutoff(threshold);
+        if no_below > 1.0 || yes_from <= -1.0 {
+            return CodeFilter(Comparison::Every(Verdict::of(yes_from <= -1.0)));
+        }
         let dims = layout.dims();
         let unit: Vec<f64> = prefix.iter().map(|v| v.to_f64() / norm).collect();
         let error = similarity_error(prefix.len());
         if prefix.len() < dims {
             return CodeFilter(Comparison::Shorter(ShorterPrefix {
                 unit,
-                cutoff,
+                no_below,
+                yes_from,
                 error,
                 fine_unit: bound_units(dims)[1],
             }));
         }
         let (unit, no_below, yes_from, error) = if prefix.len() == dims {
-            (unit, cutoff, cutoff, error)
+            (unit, no_below, yes_from, error)
         } else {
             let covered = norm_of_units(&unit[..dims]);
             if covered == 0.0 {
                 return CodeFilter(Comparison::Every(Verdict::Maybe));
             }
-            let no_below = longer_cutoff(cutoff - error, covered);
-            let yes_from = longer_cutoff(-cutoff - error, covered);
+            let no_below = longer_cutoff(no_below - error, covered);
+            let yes_from = longer_cutoff(-yes_from - error, covered);
             let unit = unit[..dims].iter().map(|v| v / covered).collect();
             (
                 unit,
@@ -190,23 +208,9 @@ impl CodeFilter {
                 0.0,
             )
         };
-        let quantized = QuantizedQuery::new(&unit, layout.stride());
-        let [coarse_unit, fine_unit] = bound_units(dims);
-        let error = error + ARITHMETIC;
-        let lost = quantized.lost();
-        CodeFilter(Comparison::Prefix(CodedPrefix {
-            cutoffs: Cutoffs {
-                dot_scale: quantized.scale(),
-                bound_unit: coarse_unit * (1.0 + lost),
-                error: error + lost,
-                no_below,
-                yes_from,
-            },
-            quantized,
-            unit,
-            error,
-            fine_unit,
-        }))
+        CodeFilter(Comparison::Prefix(CodedPrefix::new(
+            layout, unit, error, no_below, yes_from,
+        )))
     }
 
     /// A filter that decides no row.
@@ -226,19 +230,7 @@ impl CodeFilter {
             Comparison::Every(verdict) => verdicts.fill(*verdict),
             Comparison::Shorter(_) => verdicts.fill(Verdict::Maybe),
             Comparison::Prefix(prefix) => {
-                dots(cpu, slab.codes(), &prefix.quantized, products, ahead);
-                let entries = Entries {
-                    scales: slab.scales(),
-                    bounds: slab.bounds(),
-                    dots: products,
-                };
-                decide(
-                    cpu,
-                    &entries,
-                    &prefix.cutoffs,
-                    &mut verdicts.no,
-                    &mut verdicts.yes,
-                );
+                prefix.first_level(cpu, slab, products, verdicts, ahead);
             }
         }
     }
@@ -249,11 +241,7 @@ impl CodeFilter {
             Comparison::Shorter(shorter) => return shorter.decide(slab, entry),
             Comparison::Prefix(prefix) => prefix,
         };
-        let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry]));
-        let bound = f64::from(split_bounds(slab.bounds()[entry])[1]) * prefix.fine_unit;
-        let (dot, _) = fine_sums(slab, entry, &prefix.unit);
-        let estimate = scale * STEP * dot;
-        let error = bound + prefix.error;
+        let (estimate, error) = prefix.estimate(slab, entry);
         if estimate + error < prefix.cutoffs.no_below {
             Verdict::No
         } else if estimate - error >= prefix.cutoffs.yes_from {
@@ -264,13 +252,75 @@ impl CodeFilter {
     }
 }
 
+impl CodedPrefix {
+    /// `unit` is the query's prefix of the layout's length, normalised. `error` is the error of the
+    /// similarity that the cutoffs are compared with.
+    fn new(
+        layout: &Layout,
+        unit: Vec<f64>,
+        error: f64,
+        no_below: f64,
+        yes_from: f64,
+    ) -> CodedPrefix {
+        let quantized = QuantizedQuery::new(&unit, layout.stride());
+        let [coarse_unit, fine_unit] = bound_units(layout.dims());
+        let error = error + ARITHMETIC;
+        let lost = quantized.lost();
+        CodedPrefix {
+            cutoffs: Cutoffs {
+                dot_scale: quantized.scale(),
+                bound_unit: coarse_unit * (1.0 + lost),
+                error: error + lost,
+                no_below,
+                yes_from,
+            },
+            quantized,
+            unit,
+            error,
+            fine_unit,
+        }
+    }
+
+    /// The verdicts of the first level.
+    fn first_level(
+        &self,
+        cpu: Cpu,
+        slab: &Slab,
+        products: &mut [i32],
+        verdicts: &mut Verdicts,
+        ahead: &mut Ahead,
+    ) {
+        dots(cpu, slab.codes(), &self.quantized, products, ahead);
+        let entries = Entries {
+            scales: slab.scales(),
+            bounds: slab.bounds(),
+            dots: products,
+        };
+        decide(
+            cpu,
+            &entries,
+            &self.cutoffs,
+            &mut verdicts.no,
+            &mut verdicts.yes,
+        );
+    }
+
+    /// The estimate of the cosine by both levels, and its maximum error.
+    fn estimate(&self, slab: &Slab, entry: usize) -> (f64, f64) {
+        let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry]));
+        let bound = f64::from(split_bounds(slab.bounds()[entry])[1]) * self.fine_unit;
+        let (dot, _) = fine_sums(slab, entry, &self.unit);
+        (scale * STEP * dot, bound + self.error)
+    }
+}
+
 impl ShorterPrefix {
     /// The cosine is `⟨u, q̂⟩ / ‖u‖` over the shorter prefix. For the code `v` with `‖u - v‖ ≤ r`,
     /// the numerator lies within r of `⟨v, q̂⟩`, and `‖u‖` lies within r of `‖v‖`.
     fn decide(&self, slab: &Slab, entry: usize) -> Verdict {
         let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry]));
         if scale == 0.0 {
-            return Verdict::of(0.0 >= self.cutoff);
+            return verdict_on(0.0, self.no_below, self.yes_from);
         }
         let bound = f64::from(split_bounds(slab.bounds()[entry])[1]) * self.fine_unit + ARITHMETIC;
         let (dot, squares) = fine_sums(slab, entry, &self.unit);
@@ -289,9 +339,9 @@ impl ShorterPrefix {
                 }
         };
         let error = self.error + ARITHMETIC / shortest.min(1.0);
-        if quotient(dot + bound, true) + error < self.cutoff {
+        if quotient(dot + bound, true) + error < self.no_below {
             Verdict::No
-        } else if quotient(dot - bound, false) - error >= self.cutoff {
+        } else if quotient(dot - bound, false) - error >= self.yes_from {
             Verdict::Yes
         } else {
             Verdict::Maybe
@@ -418,6 +468,11 @@ impl Judge {
         }
     }
 
+    /// Whether there is a filter, so that the codes are read.
+    pub fn has_filters(&self) -> bool {
+        !self.filters.is_empty()
+    }
+
     /// Returns a verdict for each entry.
     pub fn judge(&mut self, slab: &Slab) -> &Verdicts {
         self.judge_and_ask(slab, Ahead::none())
@@ -471,5 +526,100 @@ impl Judge {
 
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+}
+
+/// Upper bounds on the similarities of entries with a query, for a scan that returns rows in descending
+/// order.
+pub struct Ceilings {
+    cpu: Cpu,
+    query: RankedQuery,
+    dots: Vec<i32>,
+    verdicts: Verdicts,
+}
+
+enum RankedQuery {
+    /// The same upper bound for every entry.
+    Constant(f64),
+    /// The codes cover all values of the query.
+    Coded(CodedPrefix),
+}
+
+impl Ceilings {
+    /// `query` contains all values of the query. If the codes cover fewer or more dimensions, all
+    /// entries have the same bound.
+    pub fn new(layout: &Layout, query: &[f16]) -> Ceilings {
+        Ceilings::at(Cpu::best(), layout, query)
+    }
+
+    /// [`Ceilings::new`] with an instruction level below the processor's.
+    pub fn at(cpu: Cpu, layout: &Layout, query: &[f16]) -> Ceilings {
+        let norm = norm(query);
+        let query = if norm == 0.0 {
+            RankedQuery::Constant(0.0)
+        } else if query.len() != layout.dims() {
+            RankedQuery::Constant(1.0)
+        } else {
+            let unit = query.iter().map(|v| v.to_f64() / norm).collect();
+            let error = similarity_error(query.len());
+            RankedQuery::Coded(CodedPrefix::new(
+                layout,
+                unit,
+                error,
+                f64::NEG_INFINITY,
+                f64::INFINITY,
+            ))
+        };
+        Ceilings::of_query(cpu, layout, query)
+    }
+
+    /// The same bound for all entries, above every similarity.
+    pub fn unknown(layout: &Layout) -> Ceilings {
+        Ceilings::of_query(Cpu::best(), layout, RankedQuery::Constant(1.0))
+    }
+
+    fn of_query(cpu: Cpu, layout: &Layout, query: RankedQuery) -> Ceilings {
+        Ceilings {
+            cpu,
+            query,
+            dots: vec![0; layout.capacity()],
+            verdicts: Verdicts::new(layout.capacity()),
+        }
+    }
+
+    /// Calls `visit` with each entry whose upper bound is at least `at_least`, and the bound. The
+    /// similarity that [`photosearch_vector::Query::similarity`] computes does not exceed it. Equal
+    /// entries have equal bounds in every call.
+    pub fn visit(
+        &mut self,
+        slab: &Slab,
+        at_least: f64,
+        mut ahead: Ahead,
+        mut visit: impl FnMut(usize, f64),
+    ) {
+        let count = slab.count();
+        self.verdicts.count = count;
+        match &mut self.query {
+            RankedQuery::Constant(ceiling) => {
+                ahead.ask_for_the_rest();
+                if *ceiling >= at_least {
+                    (0..count).for_each(|entry| visit(entry, *ceiling));
+                }
+            }
+            RankedQuery::Coded(query) => {
+                query.cutoffs.no_below = at_least;
+                let products = &mut self.dots[..count];
+                query.first_level(self.cpu, slab, products, &mut self.verdicts, &mut ahead);
+                ahead.ask_for_the_rest();
+                for (entry, _) in self.verdicts.left() {
+                    let (estimate, error) = query.estimate(slab, entry);
+                    // `min` returns 1 for a NaN, which a corrupt scale can give.
+                    let ceiling = (estimate + error).min(1.0);
+                    if ceiling >= at_least {
+                        visit(entry, ceiling);
+                    }
+                }
+            }
+        }
     }
 }

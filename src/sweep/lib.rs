@@ -30,7 +30,7 @@ pub mod kernel;
 pub mod layout;
 
 pub use code::Encoder;
-pub use filter::{CodeFilter, Judge};
+pub use filter::{Ceilings, CodeFilter, Judge};
 pub use layout::{Layout, MAX_PREFIX_DIMS, Slab, SlabMut, Tid};
 
 /// Exceeds the sum of all f64 rounding errors of one estimate. The longest sums are the norm of a

@@ -6,7 +6,7 @@ use photosearch_cpu::{Cpu, Level};
 use super::code::NotFinite;
 use super::filter::{Verdict, Verdicts, fine_sums, fine_sums_as_compiled};
 use super::kernel::{self, Ahead, Lines, QuantizedQuery};
-use super::{CodeFilter, Encoder, Judge, Layout, Slab, SlabMut, Tid};
+use super::{Ceilings, CodeFilter, Encoder, Judge, Layout, Slab, SlabMut, Tid};
 use photosearch_vector::{Query, cosine, squared_norm};
 
 const SLAB_LEN: usize = 8192 - 24 - 8;
@@ -274,6 +274,137 @@ fn no_verdict_is_wrong_on_long_prefixes() {
             [prefix, prefix / 2 + 1, 4096][random.below(3)],
         ]
     });
+}
+
+/// A bound on the similarity without rounding: at, just above or just below some row's similarity, or a
+/// random one.
+fn exact_bound(random: &mut Random, similarities: &[f64]) -> f64 {
+    let at = similarities[random.below(similarities.len())];
+    match random.below(8) {
+        0 => [0.0, 1.0, -1.0, 2.0, f64::INFINITY, f64::NEG_INFINITY][random.below(6)],
+        1 | 2 => at,
+        3 => at.next_up(),
+        4 => at.next_down(),
+        5 => at + 1e-15,
+        _ => random.value(),
+    }
+}
+
+#[test]
+fn no_verdict_between_unrounded_bounds_is_wrong() {
+    let (mut decided, mut judged) = (0, 0);
+    for seed in 0..1500 {
+        let mut random = Random(4_000_000 + seed);
+        let prefix_dims: usize = [1, 16, 31, 64, 128][random.below(5)];
+        // As many dimensions as are coded, fewer, or more.
+        let compared = [
+            prefix_dims,
+            prefix_dims,
+            prefix_dims.div_ceil(2),
+            prefix_dims + 20,
+        ][random.below(4)];
+        let dims = prefix_dims.max(compared);
+        let layout = Layout::new(prefix_dims, SLAB_LEN).unwrap();
+        let mut query: Vec<f16> = (0..dims).map(|_| finite(random.normal())).collect();
+        if random.below(20) == 0 {
+            query.fill(f16::ZERO);
+        }
+        let rows: Vec<Vec<f16>> = (0..layout.capacity())
+            .map(|_| row(&mut random, dims, &query))
+            .collect();
+        let page = TestPage::new(&layout, &rows);
+        let exact = Query::new(&query, compared).unwrap();
+        let similarities: Vec<f64> = rows
+            .iter()
+            .map(|r| exact.similarity(&r[..compared]))
+            .collect();
+        for _ in 0..8 {
+            let no_below = exact_bound(&mut random, &similarities);
+            let yes_from = [no_below, no_below.next_up(), no_below + 0.1][random.below(3)];
+            for cpu in cpus() {
+                let filter = CodeFilter::between(&layout, &query[..compared], no_below, yes_from);
+                let mut judge = Judge::at(cpu, &layout, vec![(filter, false)]);
+                for (i, verdict) in all(judge.judge(&page.slab())).into_iter().enumerate() {
+                    let similarity = similarities[i];
+                    let is_right = match verdict {
+                        Verdict::Yes => similarity >= yes_from,
+                        Verdict::No => similarity < no_below,
+                        Verdict::Maybe => true,
+                    };
+                    assert!(
+                        is_right,
+                        "seed {seed}, row {i}: {verdict:?} by {cpu:?}, similarity {similarity}, \
+                         {no_below} .. {yes_from}"
+                    );
+                    judged += 1;
+                    decided += u32::from(verdict != Verdict::Maybe);
+                }
+            }
+        }
+    }
+    assert!(decided > judged / 2, "codes decide {decided} of {judged}");
+}
+
+#[test]
+fn no_similarity_exceeds_its_ceiling() {
+    let mut distances = Vec::new();
+    for seed in 0..1500 {
+        let mut random = Random(5_000_000 + seed);
+        let prefix_dims = [1, 16, 31, 64, 128, 512][random.below(6)];
+        let dims = prefix_dims + [0, 0, 0, 20][random.below(4)];
+        let layout = Layout::new(prefix_dims, SLAB_LEN).unwrap();
+        let mut query: Vec<f16> = (0..dims).map(|_| finite(random.normal())).collect();
+        if random.below(20) == 0 {
+            query.fill(f16::ZERO);
+        }
+        let rows: Vec<Vec<f16>> = (0..layout.capacity())
+            .map(|_| row(&mut random, dims, &query))
+            .collect();
+        let page = TestPage::new(&layout, &rows);
+        let exact = Query::new(&query, dims).unwrap();
+        let similarities: Vec<f64> = rows.iter().map(|row| exact.similarity(row)).collect();
+        let mut of_all: Option<Vec<f64>> = None;
+        for cpu in cpus() {
+            let mut ceilings = Ceilings::at(cpu, &layout, &query);
+            let mut found = vec![f64::NAN; rows.len()];
+            ceilings.visit(
+                &page.slab(),
+                f64::NEG_INFINITY,
+                Ahead::none(),
+                |i, ceiling| {
+                    assert!(
+                        ceiling >= similarities[i],
+                        "seed {seed}, row {i}: {ceiling} by {cpu:?}, similarity {}",
+                        similarities[i]
+                    );
+                    found[i] = ceiling;
+                },
+            );
+            // Every entry is visited, with the same ceiling by every kernel.
+            assert!(found.iter().all(|ceiling| !ceiling.is_nan()));
+            assert_eq!(*of_all.get_or_insert(found.clone()), found, "{cpu:?}");
+            if dims == prefix_dims {
+                distances.extend(found.iter().zip(&similarities).map(|(c, s)| c - s));
+            }
+            // With a floor, all entries that can reach it, and no ceiling below it.
+            let floor = exact_bound(&mut random, &similarities);
+            let mut visited = vec![false; rows.len()];
+            ceilings.visit(&page.slab(), floor, Ahead::none(), |i, ceiling| {
+                assert!(ceiling >= floor && ceiling == found[i]);
+                visited[i] = true;
+            });
+            for (i, similarity) in similarities.iter().enumerate() {
+                assert!(visited[i] || *similarity < floor, "seed {seed}, row {i}");
+                assert!(visited[i] || found[i] < floor, "seed {seed}, row {i}");
+            }
+        }
+    }
+    distances.sort_by(f64::total_cmp);
+    let median = distances[distances.len() / 2];
+    assert!(
+        median < 2e-3,
+        "ceilings exceed the similarities by {median}"
+    );
 }
 
 #[test]

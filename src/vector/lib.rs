@@ -1,12 +1,14 @@
 //! Half-precision vectors: conversion, text form, and the kernel that computes every similarity.
 //! This crate does not depend on PostgreSQL.
 
+mod condition;
 mod error;
 mod kernel;
 mod sample;
 mod similarity;
 mod text;
 
+pub use condition::{CompareOp, Measure, ScoreCondition, ScoreCutoffs};
 pub use error::VectorError;
 pub use kernel::{dot_and_squared_norm, squared_norm};
 pub use sample::{SAMPLE_DIMS, Sample, SampleBuilder, SampleQuery};
