@@ -5,7 +5,7 @@ CREATE FUNCTION mrl_handler(internal) RETURNS index_am_handler
 COMMENT ON FUNCTION mrl_handler(internal) IS 'mrl index access method handler';
 
 CREATE ACCESS METHOD mrl TYPE INDEX HANDLER mrl_handler;
-COMMENT ON ACCESS METHOD mrl IS 'index access method for coarse_match: returns all matches by a sweep over encoded prefixes';
+COMMENT ON ACCESS METHOD mrl IS 'index access method for coarse_match and fine_score: returns all matches by a sweep over encoded prefixes';
 
 CREATE OPERATOR CLASS mrl_ops DEFAULT FOR TYPE mrl_vector USING mrl AS
     OPERATOR 1 @~ (mrl_vector, mrl_vector),
@@ -15,7 +15,10 @@ CREATE OPERATOR CLASS mrl_ops DEFAULT FOR TYPE mrl_vector USING mrl AS
     OPERATOR 5 @~? (mrl_vector, mrl_vector),
     OPERATOR 6 @~? (mrl_vector, mrl_probe),
     OPERATOR 7 !@~? (mrl_vector, mrl_vector),
-    OPERATOR 8 !@~? (mrl_vector, mrl_probe);
+    OPERATOR 8 !@~? (mrl_vector, mrl_probe),
+    OPERATOR 9 @<=> (mrl_vector, mrl_score_bound),
+    OPERATOR 10 <=> (mrl_vector, mrl_vector) FOR ORDER BY pg_catalog.float_ops,
+    OPERATOR 11 <~> (mrl_vector, mrl_vector) FOR ORDER BY pg_catalog.float_ops;
 
 CREATE FUNCTION photosearch.check_index(
     index regclass, OUT block bigint, OUT entry integer, OUT row_id tid, OUT problem text

@@ -155,3 +155,27 @@ CREATE OPERATOR <=> (
     LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_cosine_distance, COMMUTATOR = <=>
 );
 COMMENT ON OPERATOR <=> (mrl_vector, mrl_vector) IS 'cosine distance: 1 - fine_score';
+
+-- What the planner uses in place of fine_score and <=>, where an index covers all dimensions
+-- (src/index/conditions.rs, src/index/order.rs).
+
+CREATE FUNCTION mrl_score_within(mrl_vector, mrl_score_bound) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_score_within_wrapper'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 50 SUPPORT mrl_vector_support;
+COMMENT ON FUNCTION mrl_score_within(mrl_vector, mrl_score_bound) IS 'implementation of @<=> operator';
+
+CREATE OPERATOR @<=> (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_score_bound, FUNCTION = mrl_score_within,
+    RESTRICT = mrl_coarse_match_sel, JOIN = mrl_coarse_match_joinsel
+);
+COMMENT ON OPERATOR @<=> (mrl_vector, mrl_score_bound) IS 'fine_score satisfies the bound: put in a condition by the planner';
+
+CREATE FUNCTION mrl_negative_score(mrl_vector, mrl_vector) RETURNS double precision
+    AS 'MODULE_PATHNAME', 'mrl_negative_score_wrapper'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 50 SUPPORT mrl_vector_support;
+COMMENT ON FUNCTION mrl_negative_score(mrl_vector, mrl_vector) IS 'implementation of <~> operator';
+
+CREATE OPERATOR <~> (
+    LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_negative_score, COMMUTATOR = <~>
+);
+COMMENT ON OPERATOR <~> (mrl_vector, mrl_vector) IS 'negative fine_score: the order in which an index returns rows with the highest score first';

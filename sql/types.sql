@@ -91,6 +91,32 @@ CREATE FUNCTION mrl_probe_at_most(mrl_vector, double precision) RETURNS mrl_prob
 COMMENT ON FUNCTION mrl_probe_at_most(mrl_vector, double precision) IS
     'put in a condition by the planner: a probe that every vector with at most this fine_score matches by !@~?';
 
+-- mrl_score_bound
+
+CREATE TYPE mrl_score_bound;
+
+CREATE FUNCTION mrl_score_bound_in(cstring) RETURNS mrl_score_bound
+    AS 'MODULE_PATHNAME', 'mrl_score_bound_in_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_score_bound_in(cstring) IS 'I/O';
+
+CREATE FUNCTION mrl_score_bound_out(mrl_score_bound) RETURNS cstring
+    AS 'MODULE_PATHNAME', 'mrl_score_bound_out_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_score_bound_out(mrl_score_bound) IS 'I/O';
+
+CREATE TYPE mrl_score_bound (
+    INPUT = mrl_score_bound_in,
+    OUTPUT = mrl_score_bound_out,
+    ALIGNMENT = int4,
+    STORAGE = external
+);
+COMMENT ON TYPE mrl_score_bound IS 'query vector with a condition on fine_score, the right-hand side of @<=>';
+
+CREATE FUNCTION mrl_score_bound(query mrl_vector, condition text, value double precision) RETURNS mrl_score_bound
+    AS 'MODULE_PATHNAME', 'mrl_score_bound_wrapper'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_score_bound(mrl_vector, text, double precision) IS
+    'put in a condition by the planner: right-hand side of @<=>, with a condition such as ''score >=''';
+
 -- Casts
 
 CREATE FUNCTION mrl_vector(mrl_vector, integer, boolean) RETURNS mrl_vector

@@ -4,8 +4,10 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::types::{Prepared, VectorArg, call_site_state, first_argument_is_query, vector_error};
-use crate::vector::{MAX_DIMS, Query, VectorError};
+use crate::types::{
+    Prepared, ScoreBoundArg, VectorArg, call_site_state, first_argument_is_query, vector_error,
+};
+use crate::vector::{MAX_DIMS, Query, ScoreCondition, VectorError};
 
 #[derive(Default)]
 struct Site {
@@ -21,7 +23,7 @@ fn mrl_fine_score(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<f64, ErrorReport> {
     let mut temporary = Site::default();
-    // SAFETY: `fcinfo` is the current call's, and both functions of this file keep only a `Site`.
+    // SAFETY: `fcinfo` is the current call's, and the functions that call this one keep only a `Site`.
     let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     let first_is_query = *site.first_is_query.get_or_insert_with(|| {
         // SAFETY: `fcinfo` is the current call's.
@@ -32,6 +34,10 @@ fn mrl_fine_score(
         let values = query.values()?;
         Ok::<_, ErrorReport>(Query::from_prefix(values.as_slice(), values.dims()))
     })?;
+    similarity(query, row)
+}
+
+fn similarity(query: &Query, row: VectorArg<'_>) -> Result<f64, ErrorReport> {
     let values = row.values()?;
     if values.dims() != query.of() {
         return Err(vector_error(VectorError::DifferentDimensions(
@@ -50,4 +56,35 @@ fn mrl_cosine_distance(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<f64, ErrorReport> {
     mrl_fine_score(a, b, fcinfo).map(|score| 1.0 - score)
+}
+
+/// `embedding <~> query`: `fine_score` with the opposite sign. An index returns rows in ascending order
+/// of an operator, and `<=>` gives different scores the same distance if they differ by less than 1e-16.
+#[pg_extern(sql = false)]
+fn mrl_negative_score(
+    a: VectorArg<'_>,
+    b: VectorArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<f64, ErrorReport> {
+    mrl_fine_score(a, b, fcinfo).map(|score| -score)
+}
+
+/// `embedding @<=> bound`: whether the similarity satisfies the bound's condition, to the last bit as
+/// the comparison in SQL does.
+#[pg_extern(sql = false)]
+fn mrl_score_within(
+    embedding: VectorArg<'_>,
+    bound: ScoreBoundArg<'_>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<bool, ErrorReport> {
+    let mut temporary = Prepared::default();
+    // SAFETY: `fcinfo` is the current call's, and this SQL function keeps only such a `Prepared`.
+    let site: &mut Prepared<(ScoreCondition, Query)> =
+        unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
+    let (condition, query) = site.get(bound.identity(), || {
+        let bound = bound.bound()?;
+        let query = Query::from_prefix(&bound.values, bound.values.len());
+        Ok::<_, ErrorReport>((bound.condition, query))
+    })?;
+    Ok(condition.holds(similarity(query, embedding)?))
 }

@@ -1,39 +1,45 @@
-//! Adds conditions that an index can answer beside the conditions of a query.
+//! Gives an index the conditions of a query that it can answer.
 //!
 //! Postgres matches an index only with conditions of the form `column operator value`, and under
 //! row-level security only with conditions that cannot tell of a row which a policy hides. Two kinds of
-//! conditions could use an index otherwise. For each, a condition that follows from it is added to the
-//! query while it is planned. An index answers the added condition, in every kind of plan that Postgres
-//! has. The condition in the query stays as a filter and decides.
+//! conditions could use an index otherwise:
 //!
 //! - **A condition on the whole similarity**, `fine_score(e, q) >= t`, if the codes of an index cover
-//!   all dimensions of the column. The added condition is a little weaker than the original, so that no
-//!   rounding loses a row.
+//!   all dimensions of the column. The operator `@<=>` takes its place, which is true for the same
+//!   vectors and raises the same errors. Under a policy, where that operator would come too late, and
+//!   in a join of two such columns, each of which may be the one whose index is used, a weaker condition
+//!   is put beside the original, which stays as a filter and decides.
 //! - **`e @~ q` on a table with a policy.** The operator reports an error if the two sides cannot be
 //!   compared. Whether it is called for a row, and so whether there is an error, can depend on hidden
-//!   values. So Postgres evaluates it only after the policy. The added condition uses the quiet
-//!   counterpart of the operator, which never raises an error and is declared leakproof.
+//!   values. So Postgres evaluates it only after the policy. Its quiet counterpart is put beside it,
+//!   which never raises an error and is declared leakproof.
 //!
-//! | in the query | added |
+//! | in the query | |
 //! | --- | --- |
-//! | `fine_score(e, q) >= t`, `> t`; `1 - (e <=> q) >= t`; `e <=> q <= 1 - t` | `e @~? mrl_probe_at_least(q, t)` |
-//! | `fine_score(e, q) <= t`, `< t`; and so on | `e !@~? mrl_probe_at_most(q, t)` |
-//! | `e @~ q`, `e !@~ q`, `e @~ ANY (…)` on a table with a policy | `e @~? q`, `e !@~? q`, `e @~? ANY (…)` |
+//! | `fine_score(e, q) >= t`, `> t`, `<= t`, `< t` | `e @<=> mrl_score_bound(q, 'score >=', t)` and so on in place of it |
+//! | `e <=> q <= t`, `1 - (e <=> q) >= t` and so on | `e @<=> mrl_score_bound(q, 'distance <=', t)` and so on in place of it |
+//! | one of these that sets a lower bound on the score, if it stays | `e @~? mrl_probe_at_least(q, t)` beside it |
+//! | an upper bound, if it stays | `e !@~? mrl_probe_at_most(q, t)` beside it |
+//! | `e @~ q`, `e !@~ q`, `e @~ ANY (…)` on a table with a policy | `e @~? q`, `e !@~? q`, `e @~? ANY (…)` beside it |
 //!
 //! `get_relation_info_hook` (`optimizer/plancat.h`) is the moment for it: the planner calls the hook
 //! after it has simplified the conditions of a query and before it distributes them to tables and joins
 //! (`query_planner` in Postgres' `planmain.c`). The functions and operators in such conditions have
 //! support functions, which the planner calls earlier, so the library is loaded by then.
 
-use std::ffi::CStr;
 use std::sync::OnceLock;
 
 use pgrx::prelude::*;
-use pgrx::{FromDatum, IntoDatum, PgList, is_a, pg_sys};
+use pgrx::{IntoDatum, PgList, is_a, pg_sys};
 
 use super::build::{ambuild, meta_of};
+use super::operands::{
+    Similarity, is_same_column, operator_of, similarity_of, two, without_relabel,
+};
 use super::page::Index;
 use crate::planner::{Objects, quiet_counterpart};
+use crate::types::condition_name;
+use crate::vector::{CompareOp, Measure};
 
 static PREVIOUS: OnceLock<pg_sys::get_relation_info_hook_type> = OnceLock::new();
 
@@ -91,20 +97,20 @@ struct IndexKey {
     is_whole: bool,
 }
 
-/// A condition on the similarity of two vectors: a lower or an upper bound.
-struct Bound {
-    vectors: [*mut pg_sys::Node; 2],
-    /// The expression for the bound, of type float8.
-    score: *mut pg_sys::Node,
-    is_lower: bool,
+/// A condition that an index can answer.
+enum Answerable {
+    /// It is equivalent to the condition of the query, and replaces it.
+    Instead(*mut pg_sys::Node),
+    /// It follows from the condition of the query, which stays.
+    Beside(*mut pg_sys::Node),
 }
 
-/// An expression for the similarity or the distance of two vectors.
-struct Similarity {
-    vectors: [*mut pg_sys::Node; 2],
-    /// The function that computes it.
-    function: pg_sys::Oid,
-    is_distance: bool,
+/// A condition on the similarity of two vectors.
+struct Bound {
+    similarity: Similarity,
+    op: CompareOp,
+    /// The expression for the bound, of type float8.
+    value: *mut pg_sys::Node,
 }
 
 // In all that follows, "see above" stands for: the caller guarantees nodes of the query that is being
@@ -143,19 +149,25 @@ impl QueryTable {
             }
             let mut all = PgList::<pg_sys::Node>::new();
             for condition in PgList::<pg_sys::Node>::from_pg(conditions).iter_ptr() {
-                // Postgres evaluates conditions of equal cost in the order of the list, so the added
-                // condition comes first.
-                if let Some(added) = self.added_condition(condition) {
-                    all.push(added);
+                match self.answerable(condition) {
+                    Some(Answerable::Instead(other)) => all.push(other),
+                    // Postgres evaluates conditions of equal cost in the order of the list, so the
+                    // added condition comes first.
+                    Some(Answerable::Beside(added)) => {
+                        all.push(added);
+                        all.push(condition);
+                    }
+                    None => {
+                        self.visit_alternatives(condition);
+                        all.push(condition);
+                    }
                 }
-                self.visit_alternatives(condition);
-                all.push(condition);
             }
             all.into_pg()
         }
     }
 
-    /// Adds conditions in the branches of an OR, which a bitmap of several sweeps can answer.
+    /// Does the same in the branches of an OR, which a bitmap of several sweeps can answer.
     ///
     /// # Safety
     /// `node` is a condition.
@@ -173,15 +185,18 @@ impl QueryTable {
                 pg_sys::BoolExprType::OR_EXPR => {
                     let mut branches = PgList::<pg_sys::Node>::new();
                     for branch in PgList::<pg_sys::Node>::from_pg(expression.args).iter_ptr() {
-                        self.visit_alternatives(branch);
-                        branches.push(match self.added_condition(branch) {
-                            Some(added) => {
+                        branches.push(match self.answerable(branch) {
+                            Some(Answerable::Instead(other)) => other,
+                            Some(Answerable::Beside(added)) => {
                                 let mut both = PgList::<pg_sys::Node>::new();
                                 both.push(added);
                                 both.push(branch);
                                 pg_sys::make_andclause(both.into_pg()).cast()
                             }
-                            None => branch,
+                            None => {
+                                self.visit_alternatives(branch);
+                                branch
+                            }
                         });
                     }
                     expression.args = branches.into_pg();
@@ -191,35 +206,26 @@ impl QueryTable {
         }
     }
 
-    /// Returns the condition to add beside another one, if an index of this table can answer it.
+    /// Returns what an index of this table can answer of a condition.
     ///
     /// # Safety
     /// `condition` is a condition.
-    unsafe fn added_condition(
-        &mut self,
-        condition: *mut pg_sys::Node,
-    ) -> Option<*mut pg_sys::Node> {
+    unsafe fn answerable(&mut self, condition: *mut pg_sys::Node) -> Option<Answerable> {
         // SAFETY: see above.
         unsafe {
-            match self.condition_of_bound(condition) {
-                Some(added) => Some(added),
-                None => self.quiet_condition(condition),
+            match bound_of(condition) {
+                Some(bound) => self.answerable_bound(bound),
+                None => self.quiet_condition(condition).map(Answerable::Beside),
             }
         }
     }
 
-    /// The condition that follows from a bound on the whole similarity.
-    ///
     /// # Safety
-    /// `condition` is a condition.
-    unsafe fn condition_of_bound(
-        &mut self,
-        condition: *mut pg_sys::Node,
-    ) -> Option<*mut pg_sys::Node> {
+    /// The nodes in `bound` are those of a condition.
+    unsafe fn answerable_bound(&mut self, bound: Bound) -> Option<Answerable> {
         // SAFETY: see above.
         unsafe {
-            let (bound, function) = bound_of(condition)?;
-            let [a, b] = bound.vectors;
+            let [a, b] = bound.similarity.vectors;
             let (key, query) = if self.is_key(a, true) {
                 (a, b)
             } else if self.is_key(b, true) {
@@ -227,22 +233,36 @@ impl QueryTable {
             } else {
                 return None;
             };
-            if !self.can_repeat(query) || !self.can_repeat(bound.score) {
+            if !self.can_repeat(query) || !self.can_repeat(bound.value) {
                 return None;
             }
-            let objects = Objects::of_function(function)?;
-            let (operator, probe) = if bound.is_lower {
-                (c"@~?", objects.probe_at_least_function()?)
-            } else {
-                (c"!@~?", objects.probe_at_most_function()?)
-            };
+            let objects = Objects::of_function(bound.similarity.function)?;
+            // The condition stays if an index of another table may answer it, too.
+            let stays = (*self.root).qual_security_level != 0 || self.is_other_key(query);
             let mut args = PgList::<pg_sys::Node>::new();
             args.push(copy(query));
-            args.push(copy(bound.score));
-            let probe = call(probe, objects.probe, args);
-            let probe = pg_sys::eval_const_expressions(self.root, probe);
-            let added = objects.filter(operator, copy(key).cast(), probe.cast(), -1)?;
-            Some(added.cast())
+            let (operator, function, result) = if !stays {
+                let name = condition_name(bound.similarity.measure, bound.op);
+                args.push(text_const(&name)?);
+                args.push(copy(bound.value));
+                let function = objects.score_bound_function()?;
+                (c"@<=>", function, objects.score_bound()?)
+            } else {
+                args.push(copy(bound.score()));
+                if bound.is_lower() {
+                    (c"@~?", objects.probe_at_least_function()?, objects.probe)
+                } else {
+                    (c"!@~?", objects.probe_at_most_function()?, objects.probe)
+                }
+            };
+            let operand = call(function, result, args);
+            let operand = pg_sys::eval_const_expressions(self.root, operand);
+            let other = objects.filter(operator, copy(key).cast(), operand.cast(), -1)?;
+            Some(if stays {
+                Answerable::Beside(other.cast())
+            } else {
+                Answerable::Instead(other.cast())
+            })
         }
     }
 
@@ -315,119 +335,96 @@ impl QueryTable {
             let (oid, relid) = (self.oid, self.relid);
             let keys = self.keys.get_or_insert_with(|| keys_of(oid, relid));
             keys.iter()
-                .filter(|key| key.is_whole || !is_whole)
-                .any(|key| {
-                    pg_sys::equal(key.expression.cast(), node.cast())
-                        || is_same_column(key.expression, node)
-                })
+                .any(|key| (key.is_whole || !is_whole) && key.is_on(node))
+        }
+    }
+
+    /// Returns whether an index of another table is on an expression, over all dimensions.
+    ///
+    /// # Safety
+    /// `node` is an expression.
+    unsafe fn is_other_key(&self, node: *mut pg_sys::Node) -> bool {
+        // SAFETY: see above. The planner holds a lock on each table of the query.
+        unsafe {
+            let node = without_relabel(node);
+            let mut relid = 0;
+            // No index is on an expression with columns of several tables.
+            if !pg_sys::bms_get_singleton_member(pg_sys::pull_varnos(self.root, node), &mut relid) {
+                return false;
+            }
+            let tables = (*(*self.root).parse).rtable;
+            let table = PgList::<pg_sys::RangeTblEntry>::from_pg(tables)
+                .get_ptr(usize::try_from(relid - 1).unwrap_or(usize::MAX));
+            table.is_some_and(|table| {
+                (*table).rtekind == pg_sys::RTEKind::RTE_RELATION
+                    && keys_of((*table).relid, relid as pg_sys::Index)
+                        .iter()
+                        .any(|key| key.is_whole && key.is_on(node))
+            })
         }
     }
 }
 
-/// Returns the bound that a condition sets, and the function whose result it compares.
+impl IndexKey {
+    /// # Safety
+    /// `node` is an expression of the query.
+    unsafe fn is_on(&self, node: *mut pg_sys::Node) -> bool {
+        // SAFETY: see above.
+        unsafe {
+            pg_sys::equal(self.expression.cast(), node.cast())
+                || is_same_column(self.expression, node)
+        }
+    }
+}
+
+impl Bound {
+    /// Whether vectors with a higher score satisfy the condition, rather than those with a lower one.
+    fn is_lower(&self) -> bool {
+        let is_distance = self.similarity.measure == Measure::Distance;
+        matches!(self.op, CompareOp::AtLeast | CompareOp::Above) != is_distance
+    }
+
+    /// The bound on the score, up to rounding.
+    ///
+    /// # Safety
+    /// `value` is an expression of type float8.
+    unsafe fn score(&self) -> *mut pg_sys::Node {
+        if self.similarity.measure != Measure::Distance {
+            return self.value;
+        }
+        let mut args = PgList::<pg_sys::Node>::new();
+        args.push(float8_const(1.0));
+        args.push(self.value);
+        let function = pg_sys::Oid::from(pg_sys::F_FLOAT8MI);
+        // SAFETY: the function subtracts one float8 from another.
+        unsafe { call(function, pg_sys::FLOAT8OID, args) }
+    }
+}
+
+/// Returns the bound that a condition sets.
 ///
 /// # Safety
 /// `node` is a condition.
-unsafe fn bound_of(node: *mut pg_sys::Node) -> Option<(Bound, pg_sys::Oid)> {
+unsafe fn bound_of(node: *mut pg_sys::Node) -> Option<Bound> {
     // SAFETY: see above.
     unsafe {
         let (function, [left, right]) = operator_of(node)?;
-        // Whether the right operand is a lower bound of the left one.
-        let (is_lower, left, right) = match function.to_u32() {
-            pg_sys::F_FLOAT8GE | pg_sys::F_FLOAT8GT => (true, left, right),
-            pg_sys::F_FLOAT8LE | pg_sys::F_FLOAT8LT => (false, left, right),
-            pg_sys::F_FLOAT84GE | pg_sys::F_FLOAT84GT => (true, left, to_float8(right)),
-            pg_sys::F_FLOAT84LE | pg_sys::F_FLOAT84LT => (false, left, to_float8(right)),
-            pg_sys::F_FLOAT48GE | pg_sys::F_FLOAT48GT => (true, to_float8(left), right),
-            pg_sys::F_FLOAT48LE | pg_sys::F_FLOAT48LT => (false, to_float8(left), right),
+        let op = match function.to_u32() {
+            pg_sys::F_FLOAT8GE | pg_sys::F_FLOAT84GE | pg_sys::F_FLOAT48GE => CompareOp::AtLeast,
+            pg_sys::F_FLOAT8GT | pg_sys::F_FLOAT84GT | pg_sys::F_FLOAT48GT => CompareOp::Above,
+            pg_sys::F_FLOAT8LE | pg_sys::F_FLOAT84LE | pg_sys::F_FLOAT48LE => CompareOp::AtMost,
+            pg_sys::F_FLOAT8LT | pg_sys::F_FLOAT84LT | pg_sys::F_FLOAT48LT => CompareOp::Below,
             _ => return None,
         };
-        let (similarity, value, is_lower) = match similarity_of(left) {
-            Some(similarity) => (similarity, right, is_lower),
-            None => (similarity_of(right)?, left, !is_lower),
+        let (similarity, op, value) = match similarity_of(left) {
+            Some(similarity) => (similarity, op, right),
+            None => (similarity_of(right)?, op.commuted(), left),
         };
-        let (score, is_lower) = if similarity.is_distance {
-            let mut args = PgList::<pg_sys::Node>::new();
-            args.push(float8_const(1.0));
-            args.push(value);
-            let function = pg_sys::Oid::from(pg_sys::F_FLOAT8MI);
-            (call(function, pg_sys::FLOAT8OID, args), !is_lower)
-        } else {
-            (value, is_lower)
-        };
-        let bound = Bound {
-            vectors: similarity.vectors,
-            score,
-            is_lower,
-        };
-        Some((bound, similarity.function))
-    }
-}
-
-/// Recognises `fine_score(a, b)`, `a <=> b` and `1 - (a <=> b)`.
-///
-/// # Safety
-/// `node` is an expression.
-unsafe fn similarity_of(node: *mut pg_sys::Node) -> Option<Similarity> {
-    // SAFETY: see above. A name of the catalog is a null-terminated string.
-    unsafe {
-        let (function, [a, b]) = if is_a(node, pg_sys::NodeTag::T_FuncExpr) {
-            let call = &*node.cast::<pg_sys::FuncExpr>();
-            let args = PgList::<pg_sys::Node>::from_pg(call.args);
-            (call.funcid, two(&args)?)
-        } else {
-            operator_of(node)?
-        };
-        if function == pg_sys::Oid::from(pg_sys::F_FLOAT8MI) {
-            let one = is_a(a, pg_sys::NodeTag::T_Const) && {
-                let constant = &*a.cast::<pg_sys::Const>();
-                f64::from_datum(constant.constvalue, constant.constisnull) == Some(1.0)
-            };
-            return similarity_of(b)
-                .filter(|inner| one && inner.is_distance)
-                .map(|inner| Similarity {
-                    is_distance: false,
-                    ..inner
-                });
-        }
-        let name = pg_sys::get_func_name(function);
-        if name.is_null() {
-            return None;
-        }
-        let name = CStr::from_ptr(name);
-        if name != c"fine_score" && name != c"mrl_cosine_distance" {
-            return None;
-        }
-        // The name alone could be that of somebody else's function.
-        let is_ours = Objects::of_function(function)?.compares_vectors(name, function);
-        is_ours.then_some(Similarity {
-            vectors: [a, b],
-            function,
-            is_distance: name == c"mrl_cosine_distance",
+        Some(Bound {
+            similarity,
+            op,
+            value: to_float8(value),
         })
-    }
-}
-
-/// The function and the operands of a binary operator.
-///
-/// # Safety
-/// `node` is an expression.
-unsafe fn operator_of(node: *mut pg_sys::Node) -> Option<(pg_sys::Oid, [*mut pg_sys::Node; 2])> {
-    // SAFETY: see above.
-    unsafe {
-        if !is_a(node, pg_sys::NodeTag::T_OpExpr) {
-            return None;
-        }
-        let operator = &*node.cast::<pg_sys::OpExpr>();
-        let args = PgList::<pg_sys::Node>::from_pg(operator.args);
-        Some((pg_sys::get_opcode(operator.opno), two(&args)?))
-    }
-}
-
-fn two(args: &PgList<pg_sys::Node>) -> Option<[*mut pg_sys::Node; 2]> {
-    match (args.len(), args.get_ptr(0), args.get_ptr(1)) {
-        (2, Some(a), Some(b)) => Some([a, b]),
-        _ => None,
     }
 }
 
@@ -493,41 +490,21 @@ unsafe fn key_of(index: pg_sys::Relation, relid: pg_sys::Index) -> Option<IndexK
     }
 }
 
-/// Returns whether both are the same column. (The type of a key's Var is not filled in.)
+/// Casts an expression of type float4 to float8, which changes no value.
 ///
 /// # Safety
-/// Both are expressions.
-unsafe fn is_same_column(key: *mut pg_sys::Node, node: *mut pg_sys::Node) -> bool {
-    // SAFETY: see above.
-    unsafe {
-        if !is_a(key, pg_sys::NodeTag::T_Var) || !is_a(node, pg_sys::NodeTag::T_Var) {
-            return false;
-        }
-        let (key, var) = (&*key.cast::<pg_sys::Var>(), &*node.cast::<pg_sys::Var>());
-        key.varno == var.varno && key.varattno == var.varattno && var.varlevelsup == 0
-    }
-}
-
-/// # Safety
-/// `node` is an expression.
-unsafe fn without_relabel(mut node: *mut pg_sys::Node) -> *mut pg_sys::Node {
-    // SAFETY: see above.
-    unsafe {
-        while is_a(node, pg_sys::NodeTag::T_RelabelType) {
-            node = (*node.cast::<pg_sys::RelabelType>()).arg.cast();
-        }
-    }
-    node
-}
-
-/// # Safety
-/// `node` is an expression of type float4.
+/// `node` is an expression of type float8 or float4.
 unsafe fn to_float8(node: *mut pg_sys::Node) -> *mut pg_sys::Node {
-    let mut args = PgList::<pg_sys::Node>::new();
-    args.push(node);
-    let function = pg_sys::Oid::from(pg_sys::F_FLOAT8_FLOAT4);
-    // SAFETY: the cast takes a float4.
-    unsafe { call(function, pg_sys::FLOAT8OID, args) }
+    // SAFETY: the caller guarantees one of two types, and the cast takes a float4.
+    unsafe {
+        if pg_sys::exprType(node) == pg_sys::FLOAT8OID {
+            return node;
+        }
+        let mut args = PgList::<pg_sys::Node>::new();
+        args.push(node);
+        let function = pg_sys::Oid::from(pg_sys::F_FLOAT8_FLOAT4);
+        call(function, pg_sys::FLOAT8OID, args)
+    }
 }
 
 /// # Safety
@@ -549,6 +526,16 @@ unsafe fn call(
         )
         .cast()
     }
+}
+
+fn text_const(value: &str) -> Option<*mut pg_sys::Node> {
+    let datum = value.into_datum()?;
+    // SAFETY: a text is a varlena, passed by reference.
+    let constant = unsafe {
+        let collation = pg_sys::DEFAULT_COLLATION_OID;
+        pg_sys::makeConst(pg_sys::TEXTOID, -1, collation, -1, datum, false, false)
+    };
+    Some(constant.cast())
 }
 
 fn float8_const(value: f64) -> *mut pg_sys::Node {

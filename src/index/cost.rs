@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::page::{Index, Meta};
-use crate::planner::compared_dims;
+use crate::planner::{ALL_DIMS, compared_dims};
 
 /// The cost of comparing one entry with one query, in units of `cpu_operator_cost`. It takes a few
 /// nanoseconds, while the unit is a comparison of integers by the executor.
@@ -100,14 +100,31 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         // charges the recheck of every row of a bitmap scan anyway (`cost_bitmap_heap_scan`).
         let entries = (*info).tuples;
         let returned = matching.max(undecided);
+        let order_bys = PgList::<pg_sys::Node>::from_pg((*path).indexorderbys);
         *startup = pg_sys::index_other_operands_eval_cost(root, clauses.as_ptr());
-        *total = *startup
-            + read * seq_page
-            + entries * per_entry * pg_sys::cpu_operator_cost
-            + entries * undecided * recheck.per_tuple
-            + entries * returned * pg_sys::cpu_index_tuple_cost;
-        *selectivity = returned;
         *correlation = CORRELATION;
+        let mut per_row = pg_sys::cpu_index_tuple_cost;
+        if !order_bys.is_empty() {
+            // The first row comes after the whole sweep. The executor computes the order of every row
+            // that is returned.
+            let mut order = pg_sys::QualCost::default();
+            pg_sys::cost_qual_eval(&mut order, order_bys.as_ptr(), root);
+            *startup += pg_sys::index_other_operands_eval_cost(root, order_bys.as_ptr())
+                + read * seq_page
+                + entries * (per_entry + ENTRY) * pg_sys::cpu_operator_cost;
+            *total = *startup;
+            *correlation = 0.0;
+            per_row += order.per_tuple;
+            // Codes of a prefix do not give an order of the whole similarity.
+            if meta.is_none_or(|meta| meta.prefix_dims < meta.dims) {
+                *startup += pg_sys::disable_cost;
+                *total += pg_sys::disable_cost;
+            }
+        } else {
+            *total = *startup + read * seq_page + entries * per_entry * pg_sys::cpu_operator_cost;
+        }
+        *total += entries * undecided * recheck.per_tuple + entries * returned * per_row;
+        *selectivity = returned;
         *pages = all_pages;
     }
 }
@@ -117,7 +134,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
 ///
 /// # Safety
 /// The planner holds a lock on the index.
-unsafe fn meta(index: pg_sys::Oid) -> Option<Meta> {
+pub unsafe fn meta(index: pg_sys::Oid) -> Option<Meta> {
     // SAFETY: the caller guarantees a lock on the index, so it can be opened without another one.
     unsafe {
         let relation = pg_sys::index_open(index, pg_sys::NoLock as pg_sys::LOCKMODE);
@@ -129,7 +146,7 @@ unsafe fn meta(index: pg_sys::Oid) -> Option<Meta> {
 
 impl Compared {
     fn of(dims: Option<usize>, meta: &Meta) -> Compared {
-        match dims {
+        match dims.map(|dims| if dims == ALL_DIMS { meta.dims } else { dims }) {
             Some(dims) if dims < meta.prefix_dims => Compared::Shorter,
             Some(dims) if dims > meta.prefix_dims => Compared::Longer,
             // If the prefix length is not known while planning, it is most likely the one for which

@@ -15,6 +15,7 @@ fn mrl_handler() -> Internal {
     unsafe {
         let mut am = PgBox::<pg_sys::IndexAmRoutine>::alloc_node(pg_sys::NodeTag::T_IndexAmRoutine);
         am.amstrategies = Strategy::ALL.len() as u16;
+        am.amcanorderbyop = true;
         am.amcanparallel = true;
         am.amparallelvacuumoptions = (pg_sys::VACUUM_OPTION_PARALLEL_BULKDEL
             | pg_sys::VACUUM_OPTION_PARALLEL_COND_CLEANUP)

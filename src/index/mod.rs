@@ -14,7 +14,10 @@ mod entry;
 mod handler;
 mod insert;
 mod opclass;
+mod operands;
 mod options;
+mod order;
+mod ordered;
 mod page;
 mod parallel;
 mod reader;
@@ -31,4 +34,5 @@ pub use sweeps::last as last_sweeps;
 pub fn register_hooks() {
     conditions::register_hook();
     parallel::register_hook();
+    order::register_hook();
 }

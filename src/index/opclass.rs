@@ -1,5 +1,7 @@
 //! The operators of the operator class, and its validation.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -22,10 +24,16 @@ pub enum Strategy {
     MayMismatch,
     /// `mrl_vector !@~? mrl_probe`
     MayMismatchProbe,
+    /// `mrl_vector @<=> mrl_score_bound`
+    ScoreWithin,
+    /// `mrl_vector <=> mrl_vector`, which orders rows.
+    Distance,
+    /// `mrl_vector <~> mrl_vector`, which orders rows.
+    NegativeScore,
 }
 
 impl Strategy {
-    pub const ALL: [Strategy; 8] = [
+    pub const ALL: [Strategy; 11] = [
         Strategy::Match,
         Strategy::MatchProbe,
         Strategy::Mismatch,
@@ -34,6 +42,9 @@ impl Strategy {
         Strategy::MayMatchProbe,
         Strategy::MayMismatch,
         Strategy::MayMismatchProbe,
+        Strategy::ScoreWithin,
+        Strategy::Distance,
+        Strategy::NegativeScore,
     ];
 
     pub fn from_number(number: pg_sys::StrategyNumber) -> Option<Strategy> {
@@ -41,14 +52,21 @@ impl Strategy {
         Strategy::ALL.get(index).copied()
     }
 
-    pub fn takes_probe(self) -> bool {
-        matches!(
-            self,
+    /// The name of the type of the right operand, if it is not that of the left one.
+    pub fn right_type(self) -> Option<&'static CStr> {
+        match self {
             Strategy::MatchProbe
-                | Strategy::MismatchProbe
-                | Strategy::MayMatchProbe
-                | Strategy::MayMismatchProbe
-        )
+            | Strategy::MismatchProbe
+            | Strategy::MayMatchProbe
+            | Strategy::MayMismatchProbe => Some(c"mrl_probe"),
+            Strategy::ScoreWithin => Some(c"mrl_score_bound"),
+            _ => None,
+        }
+    }
+
+    /// Whether the operator orders rows by its result, instead of selecting them.
+    pub fn is_ordering(self) -> bool {
+        matches!(self, Strategy::Distance | Strategy::NegativeScore)
     }
 
     pub fn is_negated(self) -> bool {
@@ -73,14 +91,18 @@ pub unsafe extern "C-unwind" fn amvalidate(opclass: pg_sys::Oid) -> bool {
         Strategy::ALL.into_iter().enumerate().all(|(i, strategy)| {
             let number = i as i16 + 1;
             // Each strategy has an operator for one right-hand type only.
-            let right = if strategy.takes_probe() {
-                probe_type(input)
-            } else {
-                input
+            let right = match strategy.right_type() {
+                Some(name) => type_beside(input, name),
+                None => input,
             };
             let operator = pg_sys::get_opfamily_member(family, input, right, number);
-            let is_valid = operator != pg_sys::InvalidOid
-                && pg_sys::get_op_rettype(operator) == pg_sys::BOOLOID;
+            let result = if strategy.is_ordering() {
+                pg_sys::FLOAT8OID
+            } else {
+                pg_sys::BOOLOID
+            };
+            let is_valid =
+                operator != pg_sys::InvalidOid && pg_sys::get_op_rettype(operator) == result;
             if !is_valid {
                 pgrx::info!("operator class {opclass} of access method mrl lacks an operator for strategy {number}");
             }
@@ -89,11 +111,11 @@ pub unsafe extern "C-unwind" fn amvalidate(opclass: pg_sys::Oid) -> bool {
     }
 }
 
-/// The type `mrl_probe` in the schema of `mrl_vector`.
+/// The type with this name in the schema of `mrl_vector`.
 ///
 /// # Safety
 /// A transaction is running.
-unsafe fn probe_type(vector: pg_sys::Oid) -> pg_sys::Oid {
+unsafe fn type_beside(vector: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
     // SAFETY: catalog lookups require a running transaction, which the caller guarantees. The
     // pg_type row is read before it is released.
     unsafe {
@@ -110,7 +132,7 @@ unsafe fn probe_type(vector: pg_sys::Oid) -> pg_sys::Oid {
         pg_sys::GetSysCacheOid(
             pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
             pg_sys::Anum_pg_type_oid as i16,
-            pg_sys::Datum::from(c"mrl_probe".as_ptr()),
+            pg_sys::Datum::from(name.as_ptr()),
             pg_sys::Datum::from(namespace),
             pg_sys::Datum::null(),
             pg_sys::Datum::null(),

@@ -36,14 +36,15 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::entry::{is_valid_tid, item_pointer};
 use super::opclass::Strategy;
+use super::ordered::OrderedRows;
 use super::page::{Block, Content, FIRST_BLOCK, Index, block_count};
 use super::reader::{BufferGuesses, Reader};
 use super::sweeps::{self, Sweeps};
 use crate::coarse::{CoarseQuery, ResolvedSettings};
 use crate::sweep::filter::Verdict;
 use crate::sweep::kernel::Ahead;
-use crate::sweep::{CodeFilter, Judge};
-use crate::types::{ProbeArg, VectorArg, check_memory, sql_error};
+use crate::sweep::{Ceilings, CodeFilter, Judge, Tid};
+use crate::types::{ProbeArg, ScoreBoundArg, VectorArg, check_memory, sql_error};
 
 /// The number of blocks that a participant of a parallel scan takes at a time: 256 kB.
 const PARALLEL_BLOCKS: u32 = 32;
@@ -77,6 +78,8 @@ struct Scan {
     strategy: pg_sys::BufferAccessStrategy,
     buffer_guesses: BufferGuesses,
     matches: Matches,
+    /// The rows of a scan with ORDER BY.
+    ordered: Option<OrderedRows>,
     /// The number of matches that a plain scan collects before it returns the first of them. It
     /// starts at 1, so that a LIMIT causes little extra work, and doubles each time up to
     /// [`BATCH`]. If the sweep stopped for every match, the executor would evict the sweep's data
@@ -91,6 +94,10 @@ struct BlockQueue {
     count: pg_sys::BlockNumber,
     /// The rest of the blocks that this process has taken.
     taken: Range<pg_sys::BlockNumber>,
+    /// All blocks that this process has taken, for another sweep over them.
+    all_taken: Vec<Range<pg_sys::BlockNumber>>,
+    /// In such another sweep, the number of ranges in `all_taken` that have been used again.
+    repeated: Option<usize>,
 }
 
 impl BlockQueue {
@@ -98,7 +105,15 @@ impl BlockQueue {
         BlockQueue {
             count,
             taken: FIRST_BLOCK..FIRST_BLOCK,
+            all_taken: Vec::new(),
+            repeated: None,
         }
+    }
+
+    /// Starts another sweep over the blocks that this process has taken.
+    fn repeat(&mut self) {
+        self.taken = FIRST_BLOCK..FIRST_BLOCK;
+        self.repeated = Some(0);
     }
 
     /// Returns the next block. If none is left, it first takes more blocks from `shared` (or all
@@ -107,7 +122,12 @@ impl BlockQueue {
     /// Participants may see different lengths of the file. Each of these lengths is sufficient,
     /// because it was read after the snapshot was taken (see the top of this file).
     fn take(&mut self, shared: Option<&Shared>) -> Option<pg_sys::BlockNumber> {
-        if self.taken.is_empty() {
+        if self.taken.is_empty()
+            && let Some(repeated) = &mut self.repeated
+        {
+            self.taken = self.all_taken.get(*repeated)?.clone();
+            *repeated += 1;
+        } else if self.taken.is_empty() {
             let (first, some) = match shared {
                 Some(shared) => (
                     shared.next.fetch_add(PARALLEL_BLOCKS, Ordering::Relaxed),
@@ -116,6 +136,9 @@ impl BlockQueue {
                 None => (self.taken.end, self.count),
             };
             self.taken = first..self.count.min(first.saturating_add(some));
+            if !self.taken.is_empty() {
+                self.all_taken.push(self.taken.clone());
+            }
         }
         self.taken.next()
     }
@@ -123,10 +146,7 @@ impl BlockQueue {
 
 /// The matches of the pages that were judged last.
 struct Matches {
-    /// The table, or null in a bitmap scan.
-    table: pg_sys::Relation,
-    /// The number of blocks of the table when it was last read.
-    table_blocks: pg_sys::BlockNumber,
+    table: Table,
     certain: Vec<pg_sys::ItemPointerData>,
     /// Matches that the executor must recheck.
     undecided: Vec<pg_sys::ItemPointerData>,
@@ -177,12 +197,7 @@ impl Matches {
                 Verdict::Yes => &mut self.certain,
             };
             let tid = slab.tid(entry);
-            if tid.block >= self.table_blocks && !self.table.is_null() {
-                // SAFETY: the table is open as long as the scan. Its length is read again because
-                // other backends may have extended it.
-                self.table_blocks = unsafe { block_count(self.table) };
-            }
-            if tid.block >= self.table_blocks || !is_valid_tid(tid) {
+            if !self.table.can_have(tid) {
                 return Err(index.corrupted(block.number()));
             }
             list.push(item_pointer(tid));
@@ -191,31 +206,57 @@ impl Matches {
     }
 }
 
+/// The table of the scan.
+struct Table {
+    /// Null in a bitmap scan.
+    relation: pg_sys::Relation,
+    /// The number of blocks of the table when it was last read. In a bitmap scan it is
+    /// InvalidBlockNumber, which exceeds every block number: the bitmap heap scan ignores blocks that
+    /// the table does not have.
+    blocks: pg_sys::BlockNumber,
+}
+
+impl Table {
+    /// Returns whether a row of the table can have this TID. If not, the entry is corrupted.
+    fn can_have(&mut self, tid: Tid) -> bool {
+        if tid.block >= self.blocks && !self.relation.is_null() {
+            // SAFETY: the table is open as long as the scan. Its length is read again because other
+            // backends may have extended it.
+            self.blocks = unsafe { block_count(self.relation) };
+        }
+        tid.block < self.blocks && is_valid_tid(tid)
+    }
+}
+
 impl Scan {
     /// Prepares a sweep from the first block.
     ///
     /// # Safety
-    /// `keys` are the scan keys, whose arguments have the right-hand types of the operators.
-    unsafe fn begin_rescan(&mut self, keys: &[pg_sys::ScanKeyData]) -> Result<(), ErrorReport> {
+    /// `keys` and `order_bys` are the scan keys, whose arguments have the right-hand types of the
+    /// operators.
+    unsafe fn begin_rescan(
+        &mut self,
+        keys: &[pg_sys::ScanKeyData],
+        order_bys: &[pg_sys::ScanKeyData],
+    ) -> Result<(), ErrorReport> {
         self.add_counters();
         let mut filters = Vec::with_capacity(keys.len());
         let mut has_null = false;
         for key in keys {
-            let strategy = Strategy::from_number(key.sk_strategy).ok_or_else(|| {
-                sql_error(
-                    PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-                    format!("unrecognized strategy number: {}", key.sk_strategy),
-                )
-            })?;
+            let strategy = strategy_of(key)?;
             if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
                 has_null = true;
                 continue;
             }
             // SAFETY: the caller guarantees the type of the argument.
-            let filter = unsafe { self.filter(strategy, key.sk_argument) };
-            filters.push((filter, strategy.is_negated()));
+            filters.push(unsafe { self.filter(strategy, key.sk_argument) });
         }
         self.judge = (!has_null).then(|| Judge::new(&self.index.layout, filters));
+        self.ordered = match order_bys.first() {
+            // SAFETY: the caller guarantees the type of the argument.
+            Some(key) => Some(unsafe { self.order(key) }?),
+            None => None,
+        };
         self.is_counted = false;
         self.blocks = BlockQueue::new(self.index.block_count());
         self.buffer_guesses.next_sweep();
@@ -224,16 +265,50 @@ impl Scan {
         Ok(())
     }
 
-    /// Makes the filter of one scan key. If the query cannot be compared with the column's vectors,
+    /// Makes the order of a scan. A query that cannot be compared with the column's vectors gives no
+    /// order: whoever evaluates the expression of ORDER BY for a row raises the error, as in a
+    /// sequential scan.
+    ///
+    /// # Safety
+    /// The argument of the key has the right-hand type of its operator.
+    unsafe fn order(&self, key: &pg_sys::ScanKeyData) -> Result<OrderedRows, ErrorReport> {
+        let strategy = strategy_of(key)?;
+        let layout = &self.index.layout;
+        if key.sk_flags & pg_sys::SK_ISNULL as i32 == 0 {
+            // SAFETY: the caller guarantees the type of the argument.
+            let query = unsafe { VectorArg::from_datum(key.sk_argument) }.values()?;
+            if query.dims() == self.index.meta.dims {
+                let ceilings = Ceilings::new(layout, query.as_slice());
+                return Ok(OrderedRows::new(ceilings, Some(strategy)));
+            }
+        }
+        Ok(OrderedRows::new(Ceilings::unknown(layout), None))
+    }
+
+    /// Makes the filter of one scan key, and whether the filter is negated. If the query cannot be compared with the column's vectors,
     /// the result is a filter that decides nothing. The executor's recheck then raises the error,
     /// and only if there is a row to compare, as in a sequential scan.
     ///
     /// # Safety
     /// `argument` has the right-hand type of the strategy's operator.
-    unsafe fn filter(&mut self, strategy: Strategy, argument: pg_sys::Datum) -> CodeFilter {
+    unsafe fn filter(&mut self, strategy: Strategy, argument: pg_sys::Datum) -> (CodeFilter, bool) {
+        let layout = &self.index.layout;
+        let undecided = || (CodeFilter::undecided(), false);
+        if strategy == Strategy::ScoreWithin {
+            // SAFETY: the caller guarantees the type of the argument.
+            return match unsafe { ScoreBoundArg::from_datum(argument) }.bound() {
+                Ok(bound) if bound.values.len() == self.index.meta.dims => {
+                    let cutoffs = bound.condition.cutoffs();
+                    let (no_below, yes_from) = (cutoffs.no_below, cutoffs.yes_from);
+                    let filter = CodeFilter::between(layout, &bound.values, no_below, yes_from);
+                    (filter, cutoffs.is_negated)
+                }
+                _ => undecided(),
+            };
+        }
         // SAFETY: the caller guarantees the type of the argument.
         let query = unsafe {
-            if strategy.takes_probe() {
+            if strategy.right_type().is_some() {
                 CoarseQuery::of_probe(ProbeArg::from_datum(argument))
             } else {
                 CoarseQuery::of_vector(VectorArg::from_datum(argument), &mut self.resolved)
@@ -242,9 +317,10 @@ impl Scan {
         match query {
             // An undecided probe has no threshold.
             Ok(query) if query.query_dims == self.index.meta.dims && !query.threshold.is_nan() => {
-                CodeFilter::new(&self.index.layout, &query.prefix, query.threshold)
+                let filter = CodeFilter::new(layout, &query.prefix, query.threshold);
+                (filter, strategy.is_negated())
             }
-            _ => CodeFilter::undecided(),
+            _ => undecided(),
         }
     }
 
@@ -271,6 +347,41 @@ impl Scan {
         Ok(matches.len() > 0)
     }
 
+    /// Judges all blocks, and keeps the rows that come next in order.
+    fn sweep_in_order(&mut self, shared: Option<&Shared>) -> Result<(), ErrorReport> {
+        check_memory();
+        let start = Instant::now();
+        let Some(rows) = &mut self.ordered else {
+            return Ok(());
+        };
+        if let Some(judge) = &mut self.judge {
+            let (blocks, table) = (&mut self.blocks, &mut self.matches.table);
+            let mut reader = Reader::new(&self.index, self.strategy, &mut self.buffer_guesses);
+            while let Some((block, ahead)) = reader.next(|| blocks.take(shared)) {
+                self.sweeps.pages += 1;
+                check_old_snapshot(self.snapshot, &self.index, block);
+                let Content::Entries(count) = self.index.content(block)? else {
+                    continue;
+                };
+                let slab = self.index.slab(block, count)?;
+                // The first one that reads the codes prefetches the next pages meanwhile.
+                let (judging, ordering) = if judge.has_filters() {
+                    (ahead, Ahead::none())
+                } else {
+                    (Ahead::none(), ahead)
+                };
+                let verdicts = judge.judge_and_ask(&slab, judging);
+                if !rows.collect(&slab, verdicts, ordering, |tid| table.can_have(tid))? {
+                    return Err(self.index.corrupted(block.number()));
+                }
+            }
+            blocks.repeat();
+        }
+        rows.finish_sweep();
+        self.sweeps.seconds += start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
     /// Returns whether a sweep starts here; in that case the sweep is counted.
     fn begin_sweep(&mut self) -> bool {
         let is_first_call = !std::mem::replace(&mut self.is_counted, true);
@@ -289,6 +400,15 @@ impl Scan {
             sum.refined += one.refined;
         }
     }
+}
+
+fn strategy_of(key: &pg_sys::ScanKeyData) -> Result<Strategy, ErrorReport> {
+    Strategy::from_number(key.sk_strategy).ok_or_else(|| {
+        sql_error(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            format!("unrecognized strategy number: {}", key.sk_strategy),
+        )
+    })
 }
 
 /// # Safety
@@ -333,17 +453,25 @@ pub unsafe extern "C-unwind" fn ambeginscan(
             is_counted: false,
             blocks: BlockQueue::new(0),
             matches: Matches {
-                table: null_mut(),
-                // InvalidBlockNumber exceeds every block number, so a bitmap scan does not check
-                // TIDs against the length of the table. The bitmap heap scan ignores blocks that
-                // the table does not have.
-                table_blocks: pg_sys::InvalidBlockNumber,
+                table: Table {
+                    relation: null_mut(),
+                    blocks: pg_sys::InvalidBlockNumber,
+                },
                 certain: Vec::new(),
                 undecided: Vec::new(),
                 returned: 0,
             },
+            ordered: None,
             batch: 1,
         };
+        let order_bys = usize::try_from(order_bys).unwrap_or(0);
+        if order_bys > 0 {
+            own.switch_to(|_| {
+                (*scan).xs_orderbyvals =
+                    pg_sys::palloc0(order_bys * size_of::<pg_sys::Datum>()).cast();
+                (*scan).xs_orderbynulls = pg_sys::palloc0(order_bys * size_of::<bool>()).cast();
+            });
+        }
         (*scan).opaque = own.leak_and_drop_on_delete(state).cast();
         scan
     }
@@ -372,28 +500,45 @@ pub unsafe extern "C-unwind" fn amrescan(
     scan: pg_sys::IndexScanDesc,
     keys: pg_sys::ScanKey,
     _key_count: i32,
-    _order_bys: pg_sys::ScanKey,
+    order_bys: pg_sys::ScanKey,
     _order_by_count: i32,
 ) {
-    // SAFETY: `keyData` has room for `numberOfKeys` keys, and Postgres passes that many.
+    // SAFETY: `keyData` has room for `numberOfKeys` keys, `orderByData` for `numberOfOrderBys`, and
+    // Postgres passes that many, or null if they have not changed.
     unsafe {
-        let count = usize::try_from((*scan).numberOfKeys).unwrap_or(0);
-        if !keys.is_null() && count > 0 {
-            std::ptr::copy(keys, (*scan).keyData, count);
-        }
-        let keys = if count > 0 {
-            std::slice::from_raw_parts((*scan).keyData, count)
-        } else {
-            &[]
-        };
+        let keys = kept_keys((*scan).keyData, (*scan).numberOfKeys, keys);
+        let order_bys = kept_keys((*scan).orderByData, (*scan).numberOfOrderBys, order_bys);
         let state = state(scan);
         // Postgres sets both fields after it has called `ambeginscan`.
         state.snapshot = (*scan).xs_snapshot;
-        state.matches.table = (*scan).heapRelation;
-        if !state.matches.table.is_null() {
-            state.matches.table_blocks = block_count(state.matches.table);
+        let table = &mut state.matches.table;
+        table.relation = (*scan).heapRelation;
+        if !table.relation.is_null() {
+            table.blocks = block_count(table.relation);
         }
-        state.begin_rescan(keys).unwrap_or_report();
+        state.begin_rescan(keys, order_bys).unwrap_or_report();
+    }
+}
+
+/// Copies new scan keys into the scan descriptor, unless they are null. Returns its keys.
+///
+/// # Safety
+/// `kept` has room for `count` keys, and `new` is null or has as many.
+unsafe fn kept_keys<'a>(
+    kept: pg_sys::ScanKey,
+    count: i32,
+    new: pg_sys::ScanKey,
+) -> &'a [pg_sys::ScanKeyData] {
+    let count = usize::try_from(count).unwrap_or(0);
+    if count == 0 {
+        return &[];
+    }
+    // SAFETY: the caller guarantees arrays of `count` keys.
+    unsafe {
+        if !new.is_null() {
+            std::ptr::copy(new, kept, count);
+        }
+        std::slice::from_raw_parts(kept, count)
     }
 }
 
@@ -414,6 +559,9 @@ pub unsafe extern "C-unwind" fn amgettuple(
             let offset = p.ps_offset_am;
             &*parallel.cast::<u8>().add(offset).cast::<Shared>()
         });
+        if state.ordered.is_some() {
+            return next_in_order(scan, state, shared);
+        }
         loop {
             if let Some((tid, recheck)) = state.matches.next() {
                 (*scan).xs_heaptid = tid;
@@ -429,6 +577,50 @@ pub unsafe extern "C-unwind" fn amgettuple(
                 return false;
             }
         }
+    }
+}
+
+/// Returns the next row of a scan with ORDER BY.
+///
+/// # Safety
+/// `ambeginscan` has made `scan`, and `state` is its state.
+unsafe fn next_in_order(
+    scan: pg_sys::IndexScanDesc,
+    state: &mut Scan,
+    shared: Option<&Shared>,
+) -> bool {
+    loop {
+        let Some(rows) = &mut state.ordered else {
+            return false;
+        };
+        if let Some(row) = rows.next() {
+            let bound = rows.lower_bound(&row);
+            // SAFETY: the caller guarantees the scan, and `ambeginscan` has allocated the arrays with
+            // `numberOfOrderBys` elements, at least one.
+            unsafe {
+                let count = usize::try_from((*scan).numberOfOrderBys).unwrap_or(0);
+                let values = std::slice::from_raw_parts_mut((*scan).xs_orderbyvals, count);
+                let nulls = std::slice::from_raw_parts_mut((*scan).xs_orderbynulls, count);
+                // Nothing is known about the second operator and the following ones.
+                values.fill(pg_sys::Datum::from(f64::NEG_INFINITY.to_bits()));
+                values[0] = pg_sys::Datum::from(bound.unwrap_or(0.0).to_bits());
+                nulls.fill(bound.is_none());
+                (*scan).xs_recheckorderby = bound.is_some();
+                (*scan).xs_heaptid = item_pointer(row.tid);
+                (*scan).xs_recheck = row.recheck || !is_mvcc(&*(*scan).xs_snapshot);
+            }
+            return true;
+        }
+        if !rows.needs_sweep() {
+            return false;
+        }
+        if state.begin_sweep() {
+            // SAFETY: the caller guarantees a scan of an open index.
+            unsafe { count_scan(scan) }
+        } else {
+            state.sweeps.sweeps += 1;
+        }
+        state.sweep_in_order(shared).unwrap_or_report();
     }
 }
 

@@ -11,7 +11,7 @@ mod statistics;
 
 pub use barrier::quiet_counterpart;
 pub use objects::Objects;
-pub use operand::compared_dims;
+pub use operand::{ALL_DIMS, compared_dims};
 
 use pgrx::pg_sys;
 

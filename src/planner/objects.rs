@@ -20,22 +20,21 @@ impl Objects {
         // The names are null-terminated.
         unsafe {
             let schema = pg_sys::get_func_namespace(function);
-            let type_of = |name: &CStr| {
-                non_zero(pg_sys::GetSysCacheOid(
-                    pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
-                    pg_sys::Anum_pg_type_oid as i16,
-                    pg_sys::Datum::from(name.as_ptr()),
-                    pg_sys::Datum::from(schema),
-                    pg_sys::Datum::null(),
-                    pg_sys::Datum::null(),
-                ))
-            };
             Some(Objects {
                 schema,
-                vector: type_of(c"mrl_vector")?,
-                probe: type_of(c"mrl_probe")?,
+                vector: type_of(schema, c"mrl_vector")?,
+                probe: type_of(schema, c"mrl_probe")?,
             })
         }
+    }
+
+    /// The type `mrl_score_bound`.
+    ///
+    /// # Safety
+    /// A transaction is running.
+    pub unsafe fn score_bound(&self) -> Option<pg_sys::Oid> {
+        // SAFETY: the caller guarantees a running transaction.
+        unsafe { type_of(self.schema, c"mrl_score_bound") }
     }
 
     /// The operator `vector name right_type`.
@@ -57,7 +56,8 @@ impl Objects {
         }
     }
 
-    /// The expression `left name right`, where `left` is a vector and `right` a vector or a probe.
+    /// The condition `left name right`, where `left` is a vector. The type of `right` determines the
+    /// operator.
     ///
     /// # Safety
     /// A transaction is running, and the expressions have these types.
@@ -68,23 +68,28 @@ impl Objects {
         right: *mut pg_sys::Expr,
         location: i32,
     ) -> Option<*mut pg_sys::OpExpr> {
-        // SAFETY: the caller guarantees expressions of the operator's types; make_opclause returns
-        // an OpExpr.
+        // SAFETY: the caller guarantees expressions of the operator's types.
         unsafe {
             let operator = self.operator(name, pg_sys::exprType(right.cast()))?;
-            let clause = pg_sys::make_opclause(
-                operator,
-                pg_sys::BOOLOID,
-                false,
-                left,
-                right,
-                pg_sys::InvalidOid,
-                pg_sys::InvalidOid,
-            )
-            .cast::<pg_sys::OpExpr>();
-            (*clause).opfuncid = pg_sys::get_opcode(operator);
+            let clause = operation(operator, pg_sys::BOOLOID, left, right);
             (*clause).location = location;
             Some(clause)
+        }
+    }
+
+    /// The expression `left <~> right` of two vectors.
+    ///
+    /// # Safety
+    /// A transaction is running, and the expressions are vectors.
+    pub unsafe fn negative_score(
+        &self,
+        left: *mut pg_sys::Expr,
+        right: *mut pg_sys::Expr,
+    ) -> Option<*mut pg_sys::OpExpr> {
+        // SAFETY: the caller guarantees expressions of the operator's types.
+        unsafe {
+            let operator = self.operator(c"<~>", self.vector)?;
+            Some(operation(operator, pg_sys::FLOAT8OID, left, right))
         }
     }
 
@@ -96,6 +101,16 @@ impl Objects {
         let types = [self.vector, pg_sys::FLOAT8OID, pg_sys::INT4OID];
         // SAFETY: the caller guarantees a running transaction.
         unsafe { self.function(c"mrl_probe", &types) }
+    }
+
+    /// `mrl_score_bound(mrl_vector, text, double precision)`.
+    ///
+    /// # Safety
+    /// A transaction is running.
+    pub unsafe fn score_bound_function(&self) -> Option<pg_sys::Oid> {
+        let types = [self.vector, pg_sys::TEXTOID, pg_sys::FLOAT8OID];
+        // SAFETY: the caller guarantees a running transaction.
+        unsafe { self.function(c"mrl_score_bound", &types) }
     }
 
     /// Returns whether `function` is the extension's `name(mrl_vector, mrl_vector)`.
@@ -170,6 +185,49 @@ impl Objects {
                 pg_sys::Datum::null(),
             ))
         }
+    }
+}
+
+/// # Safety
+/// A transaction is running, and the expressions have the types of the operator.
+unsafe fn operation(
+    operator: pg_sys::Oid,
+    result: pg_sys::Oid,
+    left: *mut pg_sys::Expr,
+    right: *mut pg_sys::Expr,
+) -> *mut pg_sys::OpExpr {
+    // SAFETY: the caller guarantees the types; make_opclause returns an OpExpr.
+    unsafe {
+        let no_collation = pg_sys::InvalidOid;
+        let node = pg_sys::make_opclause(
+            operator,
+            result,
+            false,
+            left,
+            right,
+            no_collation,
+            no_collation,
+        );
+        let operation = node.cast::<pg_sys::OpExpr>();
+        (*operation).opfuncid = pg_sys::get_opcode(operator);
+        operation
+    }
+}
+
+/// # Safety
+/// A transaction is running.
+unsafe fn type_of(schema: pg_sys::Oid, name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a syscache lookup requires a running transaction, which the caller guarantees. The name
+    // is null-terminated.
+    unsafe {
+        non_zero(pg_sys::GetSysCacheOid(
+            pg_sys::SysCacheIdentifier::TYPENAMENSP as i32,
+            pg_sys::Anum_pg_type_oid as i16,
+            pg_sys::Datum::from(name.as_ptr()),
+            pg_sys::Datum::from(schema),
+            pg_sys::Datum::null(),
+            pg_sys::Datum::null(),
+        ))
     }
 }
 

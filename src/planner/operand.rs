@@ -3,8 +3,10 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{FromDatum, PgList, is_a, pg_sys};
 
+use super::objects::Objects;
 use crate::coarse::{CoarseParams, CoarseQuery, CoarseSettings};
-use crate::types::{ProbeArg, VectorArg};
+use crate::types::{ProbeArg, ScoreBoundArg, VectorArg, condition_of_name};
+use crate::vector::ScoreCondition;
 
 /// The maximum cost, in units of `cpu_operator_cost`, of an expression that is evaluated while
 /// planning. It allows for embedding a few texts. The session caches their vectors, so execution
@@ -108,8 +110,128 @@ impl Operand {
     }
 }
 
+/// The right operand of `vector @<=> bound`.
+pub struct ScoreOperand {
+    /// The query, with the score that the bound is on as its threshold.
+    pub query: Operand,
+    /// Whether the bound is satisfied by the vectors that do not reach the threshold.
+    pub is_negated: bool,
+}
+
+impl ScoreOperand {
+    const UNKNOWN: ScoreOperand = ScoreOperand {
+        query: Operand::Unknown,
+        is_negated: false,
+    };
+
+    /// Examines the right operand of `vector @<=> bound`.
+    ///
+    /// # Safety
+    /// `node` is an expression of type mrl_score_bound in the query of `root`, which is being planned.
+    pub unsafe fn from_bound(
+        root: *mut pg_sys::PlannerInfo,
+        node: *mut pg_sys::Node,
+    ) -> ScoreOperand {
+        // SAFETY: the caller guarantees an expression of type mrl_score_bound, so the datum of a
+        // constant is one.
+        unsafe {
+            let node = evaluate(root, node);
+            match const_value(node) {
+                Some(None) => ScoreOperand {
+                    query: Operand::Null,
+                    ..ScoreOperand::UNKNOWN
+                },
+                Some(Some(datum)) => {
+                    let Ok(bound) = ScoreBoundArg::from_datum(datum).bound() else {
+                        return ScoreOperand::UNKNOWN;
+                    };
+                    let (threshold, is_negated) = threshold_of(bound.condition);
+                    let query = CoarseQuery {
+                        query_dims: bound.values.len(),
+                        prefix: bound.values,
+                        threshold,
+                    };
+                    ScoreOperand {
+                        query: Operand::Known(query),
+                        is_negated,
+                    }
+                }
+                None => from_score_bound_call(root, node).unwrap_or(ScoreOperand::UNKNOWN),
+            }
+        }
+    }
+}
+
+/// The score that a bound is on, rounded, and whether lower scores satisfy it.
+fn threshold_of(condition: ScoreCondition) -> (f32, bool) {
+    let cutoffs = condition.cutoffs();
+    (cutoffs.yes_from as f32, cutoffs.is_negated)
+}
+
+/// Examines a call `mrl_score_bound(vector, condition, value)` that could not be folded.
+///
+/// # Safety
+/// As for [`ScoreOperand::from_bound`].
+unsafe fn from_score_bound_call(
+    root: *mut pg_sys::PlannerInfo,
+    node: *mut pg_sys::Node,
+) -> Option<ScoreOperand> {
+    // SAFETY: a FuncExpr has a list of expressions as arguments. A constant is read as the type that
+    // exprType has returned for it.
+    unsafe {
+        if !is_a(node, pg_sys::NodeTag::T_FuncExpr) {
+            return None;
+        }
+        let args = PgList::<pg_sys::Node>::from_pg((*node.cast::<pg_sys::FuncExpr>()).args);
+        let (3, Some(vector), Some(name), Some(value)) = (
+            args.len(),
+            args.get_ptr(0),
+            args.get_ptr(1),
+            args.get_ptr(2),
+        ) else {
+            return None;
+        };
+        if pg_sys::exprType(name) != pg_sys::TEXTOID || pg_sys::exprType(value) != pg_sys::FLOAT8OID
+        {
+            return None;
+        }
+        let (measure, op) = condition_of_name(&String::from_datum(const_value(name)??, false)?)?;
+        let value = match const_value(evaluate(root, value))? {
+            Some(value) => f64::from_datum(value, false)?,
+            None => {
+                return Some(ScoreOperand {
+                    query: Operand::Null,
+                    ..ScoreOperand::UNKNOWN
+                });
+            }
+        };
+        let (threshold, is_negated) = threshold_of(ScoreCondition { measure, op, value });
+        Some(ScoreOperand {
+            query: Operand::from_vector(root, vector, ParamSource::Whole(threshold)),
+            is_negated,
+        })
+    }
+}
+
+/// Returns whether a type is the `mrl_score_bound` of the extension that an operator belongs to.
+///
+/// # Safety
+/// A transaction is running.
+pub unsafe fn is_score_bound(operator: pg_sys::Oid, right_type: pg_sys::Oid) -> bool {
+    // SAFETY: the caller guarantees a running transaction.
+    unsafe {
+        Objects::of_function(pg_sys::get_opcode(operator))
+            .and_then(|objects| objects.score_bound())
+            .is_some_and(|bound| bound == right_type)
+    }
+}
+
+/// Stands for all dimensions of a column, a number that is not known from the operand. It exceeds every
+/// number of dimensions.
+pub const ALL_DIMS: usize = usize::MAX;
+
 /// Returns the number of dimensions that `vector operator right` compares, if it is known before
-/// execution.
+/// execution; [`ALL_DIMS`] if it is all of them.
 ///
 /// # Safety
 /// `clause` is an OpExpr, or a RestrictInfo that contains one, in the query of `root`. Its operator
@@ -131,8 +253,12 @@ pub unsafe fn compared_dims(
         let args = PgList::<pg_sys::Node>::from_pg((*clause.cast::<pg_sys::OpExpr>()).args);
         let (left, right) = (args.get_ptr(0)?, args.get_ptr(1)?);
         let vector_type = pg_sys::getBaseType(pg_sys::exprType(left));
-        let query = if pg_sys::getBaseType(pg_sys::exprType(right)) == vector_type {
+        let right_type = pg_sys::getBaseType(pg_sys::exprType(right));
+        let operator = (*clause.cast::<pg_sys::OpExpr>()).opno;
+        let query = if right_type == vector_type {
             Operand::from_vector(root, right, ParamSource::Settings)
+        } else if is_score_bound(operator, right_type) {
+            return Some(ALL_DIMS);
         } else {
             Operand::from_probe(root, right, vector_type)
         };
@@ -140,8 +266,7 @@ pub unsafe fn compared_dims(
             Operand::Known(query) => Some(query.prefix.len()),
             Operand::Vector(_, ParamSource::Explicit(params)) => Some(params.dims),
             Operand::Vector(_, ParamSource::Settings) => crate::guc::coarse_dims(),
-            // All dimensions, a number that is not known here.
-            Operand::Vector(_, ParamSource::Whole(_)) => None,
+            Operand::Vector(_, ParamSource::Whole(_)) => Some(ALL_DIMS),
             Operand::Null | Operand::Unknown => None,
         }
     }

@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use pgrx::prelude::*;
 use pgrx::{Internal, PgList, pg_sys};
 
-use super::operand::{Operand, ParamSource};
+use super::operand::{Operand, ParamSource, ScoreOperand, is_score_bound};
 use super::statistics::{StatisticsVersion, Variable};
 use crate::coarse::CoarseQuery;
 use crate::vector::{Sample, SampleQuery};
@@ -48,6 +48,14 @@ impl Estimate {
             _ => DEFAULT_SELECTIVITY,
         };
         Estimate { share, not_null }
+    }
+
+    /// The estimate for the pairs without a NULL that do not match.
+    fn complement(self) -> Estimate {
+        Estimate {
+            share: 1.0 - self.share,
+            ..self
+        }
     }
 
     fn selectivity(&self, negated: bool) -> f64 {
@@ -139,8 +147,8 @@ fn pointer<T>(argument: Internal) -> *mut T {
 /// or neither is (a join clause).
 ///
 /// # Safety
-/// Called by the planner for an operator `vector @~ vector` or `vector @~ probe`, or for the
-/// negator of one.
+/// Called by the planner for an operator `vector @~ vector` or `vector @~ probe`, for the negator of
+/// one, or for `vector @<=> bound`.
 unsafe fn estimate(
     root: *mut pg_sys::PlannerInfo,
     operator: pg_sys::Oid,
@@ -156,6 +164,17 @@ unsafe fn estimate(
         let (mut vector, mut other) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
         pg_sys::op_input_types(operator, &mut vector, &mut other);
         let planning = Planning { root };
+        if vector != other && is_score_bound(operator, other) {
+            let ScoreOperand { query, is_negated } = ScoreOperand::from_bound(root, right);
+            let reached = planning
+                .compare(left, query)
+                .unwrap_or_else(|default| default);
+            return if is_negated {
+                reached.complement()
+            } else {
+                reached
+            };
+        }
         if vector != other {
             return planning
                 .compare(left, Operand::from_probe(root, right, vector))

@@ -1,0 +1,317 @@
+//! Paths that return rows in the order of their similarity, the most similar first.
+//!
+//! Postgres itself makes such a path for `ORDER BY embedding <=> query` if the query also has a
+//! condition that the index answers. This hook makes the others:
+//!
+//! - for `ORDER BY fine_score(embedding, query) DESC` and `1 - (embedding <=> query) DESC`. An index can
+//!   only be asked for ascending order of an operator, so the path orders by `<~>`, the negative score;
+//! - without a condition, if no vector of the column is NULL: by a constraint, or because a condition of
+//!   the query excludes it. The index has no entries for NULL, so it cannot return those rows.
+
+use std::sync::OnceLock;
+
+use pgrx::prelude::*;
+use pgrx::{PgBox, PgList, is_a, pg_sys};
+
+use super::cost::{amcostestimate, meta};
+use super::operands::{Similarity, is_same_column, similarity_of, two, without_relabel};
+use crate::planner::Objects;
+use crate::vector::Measure;
+
+static PREVIOUS: OnceLock<pg_sys::set_rel_pathlist_hook_type> = OnceLock::new();
+
+/// The operator family `float_ops` of B-trees, `FLOAT_BTREE_FAM_OID` of `catalog/pg_opfamily.dat`.
+const FLOAT_FAMILY: u32 = 1970;
+
+/// Installs the hook. Called once, when the library is loaded.
+pub fn register_hook() {
+    // SAFETY: `_PG_init` calls this, and a backend has only one thread that reads and writes hook
+    // variables.
+    unsafe {
+        // `set` cannot fail, because a library is loaded only once.
+        let _ = PREVIOUS.set(pg_sys::set_rel_pathlist_hook);
+        pg_sys::set_rel_pathlist_hook = Some(add_ordered_scans);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn add_ordered_scans(
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    rti: pg_sys::Index,
+    rte: *mut pg_sys::RangeTblEntry,
+) {
+    // SAFETY: the planner passes valid nodes.
+    unsafe {
+        if let Some(Some(previous)) = PREVIOUS.get() {
+            previous(root, rel, rti, rte);
+        }
+        let pathkeys = PgList::<pg_sys::PathKey>::from_pg((*root).query_pathkeys);
+        let Some(pathkey) = pathkeys.get_ptr(0) else {
+            return;
+        };
+        if (*rte).rtekind != pg_sys::RTEKind::RTE_RELATION || (*rel).indexlist.is_null() {
+            return;
+        }
+        let Some(similarity) = order_of(&*pathkey, &*rel) else {
+            return;
+        };
+        let table = OrderedTable {
+            root,
+            rel,
+            oid: (*rte).relid,
+        };
+        for index in PgList::<pg_sys::IndexOptInfo>::from_pg((*rel).indexlist).iter_ptr() {
+            table.add_path(index, &similarity, pathkey);
+        }
+    }
+}
+
+/// Returns the similarity by whose descending order a path is sorted, if it concerns only this table.
+///
+/// # Safety
+/// Both belong to the query that is being planned.
+unsafe fn order_of(pathkey: &pg_sys::PathKey, rel: &pg_sys::RelOptInfo) -> Option<Similarity> {
+    // SAFETY: the caller guarantees nodes of the planner.
+    unsafe {
+        let class = &*pathkey.pk_eclass;
+        if class.ec_has_volatile || pathkey.pk_opfamily.to_u32() != FLOAT_FAMILY {
+            return None;
+        }
+        // The members for the partitions of a table are not in this list from Postgres 18 on, so
+        // there is no such path for them.
+        PgList::<pg_sys::EquivalenceMember>::from_pg(class.ec_members)
+            .iter_ptr()
+            .filter(|&member| pg_sys::bms_equal((*member).em_relids, rel.relids))
+            .filter_map(|member| similarity_of((*member).em_expr.cast()))
+            .find(|similarity| {
+                let is_distance = similarity.measure == Measure::Distance;
+                is_descending(pathkey) != is_distance
+            })
+    }
+}
+
+#[cfg(not(feature = "pg18"))]
+fn is_descending(pathkey: &pg_sys::PathKey) -> bool {
+    pathkey.pk_strategy == pg_sys::BTGreaterStrategyNumber as i32
+}
+
+#[cfg(feature = "pg18")]
+fn is_descending(pathkey: &pg_sys::PathKey) -> bool {
+    pathkey.pk_cmptype == pg_sys::CompareType::COMPARE_GT
+}
+
+/// A table of the query that is being planned.
+struct OrderedTable {
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    oid: pg_sys::Oid,
+}
+
+// In all that follows, "see above" stands for: the caller guarantees nodes of the query that is being
+// planned. A node is cast only after its tag has been checked, and lists have the element types that
+// `nodes/pathnodes.h` documents.
+impl OrderedTable {
+    /// Adds the path of one index, if the index can give the order.
+    ///
+    /// # Safety
+    /// The nodes are those that the planner has made for this table.
+    unsafe fn add_path(
+        &self,
+        index: *mut pg_sys::IndexOptInfo,
+        similarity: &Similarity,
+        pathkey: *mut pg_sys::PathKey,
+    ) -> Option<()> {
+        // SAFETY: see above. The function pointer is only compared, because its declared type in
+        // IndexOptInfo is not the real one.
+        unsafe {
+            let info = &*index;
+            let is_mrl = info
+                .amcostestimate
+                .is_some_and(|cost| cost as usize == amcostestimate as *const () as usize);
+            if !is_mrl || info.hypothetical || !(info.indpred.is_null() || info.predOK) {
+                return None;
+            }
+            let key = self.key_of(info)?;
+            let [a, b] = similarity.vectors;
+            let query = if is_same(key, a) {
+                b
+            } else if is_same(key, b) {
+                a
+            } else {
+                return None;
+            };
+            // Codes of a prefix do not give an order of the whole similarity.
+            let is_whole = meta(info.indexoid).is_some_and(|meta| meta.prefix_dims == meta.dims);
+            let is_constant = pg_sys::pull_varnos(self.root, query).is_null()
+                && !pg_sys::contain_volatile_functions(query)
+                && !pg_sys::contain_subplans(query);
+            if !is_whole || !is_constant || !self.excludes_null(key, info) {
+                return None;
+            }
+            let objects = Objects::of_function(similarity.function)?;
+            let order = objects.negative_score(copy(key).cast(), copy(query).cast())?;
+            let mut order_bys = PgList::<pg_sys::Node>::new();
+            order_bys.push(order.cast());
+            let mut pathkeys = PgList::<pg_sys::PathKey>::new();
+            pathkeys.push(pathkey);
+            let path = pg_sys::create_index_path(
+                self.root,
+                index,
+                self.index_clauses(key, info),
+                order_bys.into_pg(),
+                pg_sys::lappend_int(std::ptr::null_mut(), 0),
+                pathkeys.into_pg(),
+                pg_sys::ScanDirection::ForwardScanDirection,
+                false,
+                std::ptr::null_mut(),
+                1.0,
+                false,
+            );
+            pg_sys::add_path(self.rel, path.cast());
+            Some(())
+        }
+    }
+
+    /// The expression that an index is on.
+    ///
+    /// # Safety
+    /// `index` is an index of this table.
+    unsafe fn key_of(&self, index: &pg_sys::IndexOptInfo) -> Option<*mut pg_sys::Node> {
+        // SAFETY: see above. An index of this access method has one column.
+        unsafe {
+            let attribute = *index.indexkeys;
+            if attribute == 0 {
+                let expression = PgList::<pg_sys::Node>::from_pg(index.indexprs).get_ptr(0)?;
+                return Some(without_relabel(expression));
+            }
+            let entry = PgList::<pg_sys::TargetEntry>::from_pg(index.indextlist).get_ptr(0)?;
+            Some(without_relabel((*entry).expr.cast()))
+        }
+    }
+
+    /// Returns whether a constraint or a condition of the query excludes rows in which the key is NULL.
+    ///
+    /// # Safety
+    /// `key` is what `index` is on.
+    unsafe fn excludes_null(&self, key: *mut pg_sys::Node, index: &pg_sys::IndexOptInfo) -> bool {
+        // SAFETY: see above.
+        unsafe {
+            let has_constraint = is_a(key, pg_sys::NodeTag::T_Var) && {
+                let attribute = (*key.cast::<pg_sys::Var>()).varattno;
+                is_declared_not_null(self.oid, attribute)
+            };
+            let conditions = (*self.rel).baserestrictinfo;
+            has_constraint
+                || PgList::<pg_sys::RestrictInfo>::from_pg(conditions)
+                    .iter_ptr()
+                    .any(|info| rejects_null((*info).clause.cast(), key))
+                || PgList::<pg_sys::Node>::from_pg(index.indpred)
+                    .iter_ptr()
+                    .any(|condition| rejects_null(condition, key))
+        }
+    }
+
+    /// The conditions that the index answers while it sweeps.
+    ///
+    /// # Safety
+    /// `key` is what `index` is on.
+    unsafe fn index_clauses(
+        &self,
+        key: *mut pg_sys::Node,
+        index: &pg_sys::IndexOptInfo,
+    ) -> *mut pg_sys::List {
+        // SAFETY: see above. The fields of an IndexClause are set as `nodes/pathnodes.h` requires.
+        unsafe {
+            let mut clauses = PgList::<pg_sys::IndexClause>::new();
+            for info in PgList::<pg_sys::RestrictInfo>::from_pg(index.indrestrictinfo).iter_ptr() {
+                let clause: *mut pg_sys::Node = (*info).clause.cast();
+                if (*info).pseudoconstant || !is_a(clause, pg_sys::NodeTag::T_OpExpr) {
+                    continue;
+                }
+                let operator = &*clause.cast::<pg_sys::OpExpr>();
+                let Some([left, right]) = two(&PgList::from_pg(operator.args)) else {
+                    continue;
+                };
+                if is_same(key, left)
+                    && pg_sys::op_in_opfamily(operator.opno, *index.opfamily)
+                    && pg_sys::pull_varnos(self.root, right).is_null()
+                    && !pg_sys::contain_volatile_functions(right)
+                    && pg_sys::restriction_is_securely_promotable(info, self.rel)
+                {
+                    let mut clause =
+                        PgBox::<pg_sys::IndexClause>::alloc_node(pg_sys::NodeTag::T_IndexClause);
+                    clause.rinfo = info;
+                    clause.indexquals =
+                        pg_sys::lappend(std::ptr::null_mut(), info.cast::<std::ffi::c_void>());
+                    clause.lossy = false;
+                    clause.indexcol = 0;
+                    clauses.push(clause.into_pg());
+                }
+            }
+            clauses.into_pg()
+        }
+    }
+}
+
+/// Returns whether a condition is never true if `key` is NULL: a strict operator on it, or IS NOT NULL.
+///
+/// # Safety
+/// Both are expressions of the query.
+unsafe fn rejects_null(condition: *mut pg_sys::Node, key: *mut pg_sys::Node) -> bool {
+    // SAFETY: see above.
+    unsafe {
+        if is_a(condition, pg_sys::NodeTag::T_NullTest) {
+            let test = &*condition.cast::<pg_sys::NullTest>();
+            test.nulltesttype == pg_sys::NullTestType::IS_NOT_NULL && is_same(key, test.arg.cast())
+        } else if is_a(condition, pg_sys::NodeTag::T_OpExpr) {
+            let operator = &*condition.cast::<pg_sys::OpExpr>();
+            pg_sys::func_strict(pg_sys::get_opcode(operator.opno))
+                && PgList::<pg_sys::Node>::from_pg(operator.args)
+                    .iter_ptr()
+                    .any(|arg| is_same(key, arg))
+        } else {
+            false
+        }
+    }
+}
+
+/// # Safety
+/// A transaction is running.
+unsafe fn is_declared_not_null(table: pg_sys::Oid, attribute: pg_sys::AttrNumber) -> bool {
+    // SAFETY: catalog lookups require a running transaction, which the caller guarantees. The
+    // pg_attribute row is read before it is released.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache2(
+            pg_sys::SysCacheIdentifier::ATTNUM as i32,
+            pg_sys::Datum::from(table),
+            pg_sys::Datum::from(attribute),
+        );
+        if tuple.is_null() {
+            return false;
+        }
+        let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_attribute>();
+        let not_null = form.attnotnull;
+        pg_sys::ReleaseSysCache(tuple);
+        not_null
+    }
+}
+
+/// Returns whether an expression of the query is what an index is on.
+///
+/// # Safety
+/// Both are expressions of the query.
+unsafe fn is_same(key: *mut pg_sys::Node, node: *mut pg_sys::Node) -> bool {
+    // SAFETY: see above.
+    unsafe {
+        let node = without_relabel(node);
+        is_same_column(key, node) || pg_sys::equal(key.cast(), node.cast())
+    }
+}
+
+/// # Safety
+/// `node` is an expression.
+unsafe fn copy(node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+    // SAFETY: the caller's promise.
+    unsafe { pg_sys::copyObjectImpl(node.cast()).cast() }
+}

@@ -1,0 +1,160 @@
+-- Rows in the order of their similarity, from an index that covers all dimensions. The reference is the same query over a copy
+-- of the table that has no index: every plan must return its scores, bit for bit, in its order.
+CREATE TABLE shelf (id int PRIMARY KEY, year int, e mrl_vector(16));
+-- Vectors at random, many copies of each of 20 vectors, zero vectors and NULLs.
+INSERT INTO shelf SELECT i, 2000 + i % 20, CASE WHEN i % 50 = 0 THEN NULL WHEN i % 50 = 1 THEN array_fill(0, ARRAY[16])::mrl_vector WHEN i % 5 = 2 THEN some_vector(i % 20, 16) ELSE some_vector(i, 16) END FROM generate_series(1, 12000) AS i;
+CREATE INDEX shelf_e ON shelf USING mrl (e) WITH (prefix_dims = 16);
+-- The same without NULL, and an index on a prefix, which gives no order of the whole similarity.
+CREATE TABLE wall (LIKE shelf, PRIMARY KEY (id));
+ALTER TABLE wall ALTER e SET NOT NULL;
+INSERT INTO wall SELECT * FROM shelf WHERE e IS NOT NULL;
+CREATE INDEX wall_prefix ON wall USING mrl (e) WITH (prefix_dims = 8);
+CREATE INDEX wall_e ON wall USING mrl (e) WITH (prefix_dims = 16);
+CREATE TABLE copy_of_shelf AS TABLE shelf;
+CREATE TABLE copy_of_wall AS TABLE wall;
+CREATE TABLE sought (q mrl_vector(16), t float8);
+INSERT INTO sought SELECT some_vector(i, 16), 0.5 FROM generate_series(7, 9) AS i;
+ANALYZE shelf, wall, sought;
+SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0;
+
+-- Runs a statement that returns an id and a score by each kind of scan. Returns the number of rows and the kinds of scan that
+-- an index has ordered; or, if a plan returns another sequence of scores than the copy, or, without LIMIT, other rows, that plan.
+CREATE FUNCTION in_order(statement text, OUT answer text, OUT ordered_by text) LANGUAGE plpgsql AS $$
+DECLARE
+    kinds text[] := ARRAY['seqscan', 'bitmapscan', 'indexscan'];
+    digest text := 'SELECT count(*), md5(string_agg(coalesce(s::text, ''-''), '','' ORDER BY n)), CASE WHEN $1 THEN md5(string_agg(id::text, '','' ORDER BY id)) END FROM (SELECT row_number() OVER () AS n, id, s FROM (%s) AS r (id, s)) AS r';
+    is_all boolean := statement !~ 'LIMIT';
+    workers int;
+    kind text;
+    other text;
+    line text;
+    plan text;
+    expected record;
+    found record;
+    seen text[] := '{}';
+BEGIN
+    EXECUTE format(digest, regexp_replace(statement, '(shelf|wall)', 'copy_of_\1', 'g')) USING is_all INTO expected;
+    FOREACH workers IN ARRAY ARRAY[0, 2] LOOP
+        PERFORM set_config('max_parallel_workers_per_gather', workers::text, true);
+        FOREACH kind IN ARRAY kinds LOOP
+            FOREACH other IN ARRAY kinds LOOP
+                PERFORM set_config('enable_' || other, (other = kind)::text, true);
+            END LOOP;
+            plan := '';
+            FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || statement LOOP
+                plan := plan || line || E'\n';
+            END LOOP;
+            IF plan ~ 'Order By: ' THEN
+                seen := seen || (kind || CASE WHEN plan ~ 'Gather Merge' THEN ' in parallel' ELSE '' END);
+            END IF;
+            EXECUTE format(digest, statement) USING is_all INTO found;
+            IF found IS DISTINCT FROM expected THEN
+                answer := format(E'%s with %s workers: %s, not %s\n%s', kind, workers, found, expected, plan);
+                RETURN;
+            END IF;
+        END LOOP;
+    END LOOP;
+    FOREACH other IN ARRAY kinds LOOP
+        PERFORM set_config('enable_' || other, 'on', true);
+    END LOOP;
+    answer := expected.count || ' rows';
+    ordered_by := (SELECT string_agg(DISTINCT s, ', ' ORDER BY s) FROM unnest(seen) AS s);
+EXCEPTION WHEN OTHERS THEN
+    answer := SQLERRM;
+END
+$$;
+
+SELECT statement, in_order.* FROM unnest(ARRAY[
+    -- With a condition that excludes NULL.
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE fine_score(e, some_vector(7, 16)) >= 0.2 ORDER BY e <=> some_vector(7, 16) LIMIT 10',
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE fine_score(e, some_vector(7, 16)) >= 0.2 ORDER BY e <=> some_vector(7, 16)',
+    'SELECT id, fine_score(e, some_vector(7, 16)) AS s FROM shelf WHERE fine_score(e, some_vector(7, 16)) >= 0.2 ORDER BY s DESC LIMIT 10',
+    'SELECT id, fine_score(e, some_vector(7, 16)) AS s FROM shelf WHERE fine_score(e, some_vector(7, 16)) >= 0.2 ORDER BY s DESC',
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE e IS NOT NULL ORDER BY e <=> some_vector(7, 16) LIMIT 10',
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE e IS NOT NULL ORDER BY e <=> some_vector(7, 16)',
+    'SELECT id, fine_score(some_vector(7, 16), e) AS s FROM shelf WHERE e IS NOT NULL ORDER BY s DESC NULLS LAST LIMIT 10 OFFSET 2000',
+    'SELECT id, 1 - (e <=> some_vector(7, 16)) AS s FROM shelf WHERE e IS NOT NULL ORDER BY s DESC',
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE e <> some_vector(7, 16) AND year < 2005 ORDER BY e <=> some_vector(7, 16) LIMIT 10',
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE coarse_match(e, some_vector(9, 16), 0.1, 8) AND NOT coarse_match(e, some_vector(8, 16), 0.1, 16) ORDER BY e <=> some_vector(7, 16) LIMIT 100',
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE fine_score(e, some_vector(9, 16)) BETWEEN 0.1 AND 0.7 ORDER BY some_vector(7, 16) <=> e LIMIT 100',
+    -- NULLs belong to the answer, so no index gives it.
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf ORDER BY e <=> some_vector(7, 16) LIMIT 10',
+    'SELECT id, fine_score(e, some_vector(7, 16)) AS s FROM shelf ORDER BY s DESC LIMIT 10',
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE e IS NULL OR year < 2005 ORDER BY e <=> some_vector(7, 16)',
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE coalesce(e, some_vector(7, 16)) <> some_vector(9, 16) ORDER BY e <=> some_vector(7, 16)',
+    -- No vector is NULL.
+    'SELECT id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(7, 16) LIMIT 10',
+    'SELECT id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(7, 16)',
+    'SELECT id, fine_score(e, some_vector(2, 16)) AS s FROM wall ORDER BY s DESC LIMIT 1500',
+    'SELECT id, fine_score(e, some_vector(2, 16)) AS s FROM wall ORDER BY s DESC, id LIMIT 1500',
+    'SELECT id, id FROM wall ORDER BY e <=> some_vector(2, 16), id',
+    'SELECT id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(2, 16), e <=> some_vector(7, 16)',
+    'SELECT id, e <=> array_fill(0, ARRAY[16])::mrl_vector FROM wall ORDER BY e <=> array_fill(0, ARRAY[16])::mrl_vector',
+    'SELECT id, e <=> NULL FROM wall ORDER BY e <=> NULL',
+    'SELECT id, e <=> (SELECT q FROM sought WHERE q IS NULL) FROM wall ORDER BY e <=> (SELECT q FROM sought WHERE q IS NULL)',
+    'SELECT id, e <=> (SELECT q FROM sought ORDER BY q LIMIT 1) FROM wall ORDER BY e <=> (SELECT q FROM sought ORDER BY q LIMIT 1) LIMIT 20',
+    'SELECT id, e <=> l2_normalize(some_vector(7, 16)) FROM wall WHERE year = 2007 ORDER BY e <=> l2_normalize(some_vector(7, 16)) LIMIT 20',
+    'SELECT id, row_number() OVER (ORDER BY e <=> some_vector(7, 16), id) FROM wall ORDER BY 2',
+    'SELECT id, s FROM (SELECT id, e <=> some_vector(7, 16) AS s FROM wall UNION ALL SELECT id, e <=> some_vector(7, 16) AS s FROM shelf WHERE e IS NOT NULL) AS both_tables ORDER BY s LIMIT 100',
+    'SELECT DISTINCT ON (e <=> some_vector(7, 16)) id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(7, 16), id',
+    -- The order of other expressions, and the order of the least similar.
+    'SELECT id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(7, 16) DESC LIMIT 10',
+    'SELECT id, fine_score(e, some_vector(7, 16)) AS s FROM wall ORDER BY s LIMIT 10',
+    'SELECT id, -fine_score(e, some_vector(7, 16)) AS s FROM wall ORDER BY s LIMIT 10',
+    'SELECT id, fine_score(e, some_vector(year, 16)) AS s FROM wall ORDER BY s DESC LIMIT 10',
+    'SELECT id, fine_score(e, some_vector(7, 16)) + random() * 0 AS s FROM wall ORDER BY s DESC LIMIT 10',
+    -- Joins and subqueries.
+    'SELECT id, e <=> q FROM sought, LATERAL (SELECT id, e FROM wall ORDER BY e <=> q LIMIT 20) AS best ORDER BY 2, 1',
+    'SELECT id, e <=> q FROM sought, LATERAL (SELECT id, e FROM shelf WHERE fine_score(e, q) >= t ORDER BY fine_score(e, q) DESC LIMIT 20) AS best ORDER BY 2, 1',
+    'SELECT w.id, e <=> some_vector(7, 16) FROM wall AS w LEFT JOIN sought ON w.e = q ORDER BY e <=> some_vector(7, 16) LIMIT 10',
+    'SELECT id, e <=> some_vector(7, 16) FROM wall AS w WHERE EXISTS (SELECT FROM sought WHERE fine_score(w.e, q) > 0.3) ORDER BY e <=> some_vector(7, 16) LIMIT 10',
+    'SELECT a.id, (SELECT b.id::float8 FROM wall AS b WHERE b.id <> a.id ORDER BY b.e <=> a.e, b.id LIMIT 1) FROM wall AS a WHERE a.id < 10 ORDER BY 1',
+    -- Errors.
+    'SELECT id, e <=> ''[1,2]'' FROM wall ORDER BY e <=> ''[1,2]'' LIMIT 1',
+    'SELECT id, e <=> ''[1,2]'' FROM wall WHERE year = 1000 ORDER BY e <=> ''[1,2]'' LIMIT 1'
+]) AS statement, in_order(statement);
+
+-- With little memory, several sweeps give the whole order.
+SET work_mem = '64kB';
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET max_parallel_workers_per_gather = 0;
+SELECT count(*), count(*) FILTER (WHERE s < previous) AS descents FROM (SELECT s, lag(s) OVER () AS previous FROM (SELECT e <=> some_vector(7, 16) AS s FROM wall ORDER BY s OFFSET 0) AS r) AS r;
+SELECT sweeps > 4 AS many_sweeps, entries = sweeps * 11760 AS all_entries FROM photosearch.last_sweep();
+SELECT count(DISTINCT id), count(*) FROM (SELECT id FROM wall ORDER BY fine_score(e, some_vector(2, 16)) DESC OFFSET 0) AS r;
+RESET work_mem; RESET enable_seqscan; RESET enable_bitmapscan; RESET enable_sort;
+
+-- A cursor keeps its order while rows are changed, removed and added, and vacuum has reused their places.
+BEGIN;
+DECLARE nearest CURSOR FOR SELECT id FROM wall ORDER BY e <=> some_vector(7, 16);
+FETCH 3 FROM nearest;
+UPDATE wall SET e = some_vector(7, 16) WHERE id > 11900;
+DELETE FROM wall WHERE id BETWEEN 11000 AND 11800;
+INSERT INTO wall SELECT i, 2000, some_vector(7, 16) FROM generate_series(20001, 20500) AS i;
+MOVE 11756 FROM nearest;
+FETCH 2 FROM nearest;
+COMMIT;
+VACUUM wall;
+SELECT count(*) FROM photosearch.check_index('wall_e');
+TRUNCATE copy_of_wall;
+INSERT INTO copy_of_wall TABLE wall;
+SELECT in_order('SELECT id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(7, 16) LIMIT 2000'), in_order('SELECT id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(7, 16)');
+
+-- Partitions, a partial index, an expression, and a prepared statement with a generic plan.
+CREATE TABLE parted (id int, year int, e mrl_vector(16) NOT NULL) PARTITION BY LIST (year);
+CREATE TABLE parted_2000 PARTITION OF parted FOR VALUES IN (2000, 2001, 2002);
+CREATE TABLE parted_rest PARTITION OF parted DEFAULT;
+INSERT INTO parted SELECT id, year, e FROM wall;
+CREATE INDEX ON parted USING mrl (e) WITH (prefix_dims = 16);
+ANALYZE parted;
+CREATE TABLE copy_of_parted AS TABLE parted;
+SELECT md5(string_agg(s::text, ',')) = (SELECT md5(string_agg(s::text, ',')) FROM (SELECT e <=> some_vector(7, 16) AS s FROM copy_of_parted ORDER BY s LIMIT 3000) AS r) AS equal FROM (SELECT e <=> some_vector(7, 16) AS s FROM parted ORDER BY s LIMIT 3000) AS r;
+SET enable_seqscan = off;
+EXPLAIN (COSTS OFF) SELECT id FROM parted WHERE fine_score(e, (SELECT q FROM sought LIMIT 1)) > 0.1 ORDER BY e <=> (SELECT q FROM sought LIMIT 1) LIMIT 10;
+CREATE TABLE partial (id int, kind int, v real[]);
+INSERT INTO partial SELECT id, year % 2, e::real[] FROM shelf;
+CREATE INDEX ON partial USING mrl ((v::mrl_vector(16))) WITH (prefix_dims = 16) WHERE kind = 1;
+ANALYZE partial;
+PREPARE nearest(mrl_vector) AS SELECT id FROM partial WHERE kind = 1 AND fine_score(v::mrl_vector(16), $1) > 0.1 ORDER BY v::mrl_vector(16) <=> $1, id LIMIT 5;
+SET plan_cache_mode = force_generic_plan;
+EXPLAIN (COSTS OFF) EXECUTE nearest(some_vector(7, 16));
+EXECUTE nearest(some_vector(7, 16));
+SELECT id FROM copy_of_shelf WHERE year % 2 = 1 AND e IS NOT NULL ORDER BY e <=> some_vector(7, 16), id LIMIT 5;
