@@ -70,6 +70,8 @@ def measure(tables, program, arguments):
     yield speed.plans(tables, "prefixes", PREFIX, tables.prefixes.queries(1), 3)
     yield from upkeep.insert(tables, 3)
     yield from speed.without_index(tables, 3)
+    yield from upkeep.whole(tables, 3)
+    yield from speed.whole(tables, program, runs)
     # These come last, because they displace the other tables from the buffers.
     yield from speed.parallel(tables, program, tables.prefixes, "prefixes", runs)
     if arguments.ten_million:

@@ -36,15 +36,15 @@ def matching(query, threshold, settings="", name="matching"):
     return Statement(f"EXECUTE {name}('{literal(query)}', {threshold!r})", settings)
 
 
-def bare_loop(program, rows, runs):
+def bare_loop(program, rows, runs, dims=PREFIX):
     """The milliseconds and the kernel's name."""
-    [result] = bare_loops(program, rows, runs, 1)
+    [result] = bare_loops(program, rows, runs, 1, dims)
     return result
 
 
-def bare_loops(program, rows, runs, processes):
+def bare_loops(program, rows, runs, processes, dims=PREFIX):
     """The same for several concurrent processes, each with its own rows."""
-    command = [program, str(rows), str(PREFIX), str(runs)]
+    command = [program, str(rows), str(dims), str(runs)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     results = []
     for process in running:
@@ -184,6 +184,82 @@ def many(tables, runs):
         f"if every {apart}th row is scored)",
         "≤ 1.3 × their sum",
         result.ms <= 1.3 * expected,
+    )
+
+
+def whole(tables, program, runs):
+    """Conditions on fine_score, and the best ten, by an index over all dimensions. No threshold is guessed, and none is
+    lost."""
+    rows = tables.full.count
+    matches, many = min(MATCHES, rows // 25), min(MANY, rows // 10)
+    query = tables.full.queries(1)[0]
+    [[threshold, low]] = tables.thresholds("full_vectors", DIMENSIONS, DIMENSIONS, [query], [matches, many])
+    text = literal(query)
+    prepare = """
+        PREPARE found(mrl_vector, double precision) AS
+        SELECT id, fine_score(e, $1) AS score FROM full_vectors WHERE fine_score(e, $1) >= $2 ORDER BY score DESC;
+        PREPARE counted(mrl_vector, double precision) AS
+        SELECT count(*) FROM full_vectors WHERE fine_score(e, $1) >= $2;
+        PREPARE best(mrl_vector) AS SELECT id FROM full_vectors WHERE e IS NOT NULL ORDER BY e <=> $1 LIMIT 10;
+        PREPARE theirs(halfvec, double precision) AS
+        SELECT id, 1 - (e <=> $1) AS score FROM halfvecs WHERE e <=> $1 <= $2 ORDER BY e <=> $1;
+        PREPARE their_best(halfvec) AS SELECT id FROM halfvecs ORDER BY e <=> $1 LIMIT 10;
+    """
+    sequential = FORCED["Seq Scan"]
+    ours = {
+        "found": Statement(f"EXECUTE found('{text}', {threshold!r})"),
+        "counted": Statement(f"EXECUTE counted('{text}', {threshold!r})"),
+        "best": Statement(f"EXECUTE best('{text}')"),
+        "many": Statement(f"EXECUTE found('{text}', {low!r})"),
+    }
+    loops, times = [], {name: [] for name in ours}
+    sweeps = []
+    for _ in range(3):
+        loops.append(bare_loop(program, rows, runs, DIMENSIONS)[0])
+        results = tables.database.in_turn(ours, runs, prepare, sweeps=True)
+        for name, result in results.items():
+            times[name].append(result.ms)
+        sweeps.append(results["counted"].sweep_ms)
+    loop, sweep = statistics.median(loops), statistics.median(sweeps)
+    ms = {name: statistics.median(each) for name, each in times.items()}
+    scans = {name: Statement(statement.sql, sequential) for name, statement in ours.items()}
+    exact = tables.database.in_turn(scans, 1, prepare)
+    for name in ours:
+        same_rows({"index": results[name], "sequential": exact[name]})
+    their = tables.database.in_turn(
+        {
+            "theirs": Statement(f"EXECUTE theirs('{text}', {1 - threshold!r})", sequential),
+            "their_best": Statement(f"EXECUTE their_best('{text}')", sequential),
+        },
+        2,
+        prepare,
+    )
+    theirs = their["theirs"].ms
+    yield Line(
+        f"fine_score >= t by an index over all {DIMENSIONS} dimensions: {matches} of {rows:,}, scores, ordered",
+        f"{ms['found']:.1f} ms, {ms['found'] / loop:.2f} × a bare loop over the same codes ({loop:.1f} ms); "
+        f"sequential {exact['found'].ms:.0f} ms; pgvector's exact scan {theirs:.0f} ms, {theirs / ms['found']:.0f} × ours; "
+        f"undecided {results['found'].counter('undecided')}",
+        "≤ 1.6 × the bare loop, ≤ 1/20 of pgvector",
+        ms["found"] <= 1.6 * loop and ms["found"] <= theirs / 20,
+    )
+    yield Line(
+        f"the best ten of {rows:,}, exact",
+        f"{ms['best']:.1f} ms, {ms['best'] / ms['found']:.2f} × the line above; sequential {exact['best'].ms:.0f} ms; "
+        f"pgvector's exact scan {their['their_best'].ms:.0f} ms",
+        "≤ 1.2 × the line above",
+        ms["best"] <= 1.2 * ms["found"],
+    )
+    yield Line(
+        "count(*) at the same threshold",
+        f"{ms['counted']:.1f} ms, {ms['counted'] / sweep:.2f} × the sweep ({sweep:.1f} ms)",
+        "≤ 1.1 × the sweep",
+        ms["counted"] <= 1.1 * sweep,
+    )
+    scored = len(results["many"].rows)
+    yield Line(
+        f"fine_score >= t: {scored} of {rows:,}, scores, ordered",
+        f"{ms['many']:.1f} ms; sequential {exact['many'].ms:.0f} ms",
     )
 
 

@@ -25,7 +25,7 @@ use crate::sweep::{Ceilings, Slab, Tid};
 use crate::types::sql_error;
 
 /// The number of rows that the first sweep keeps.
-const FIRST_KEPT: usize = 1024;
+const FIRST_KEPT: usize = 256;
 /// The growth of that number from one sweep to the next.
 const GROWTH: usize = 8;
 
