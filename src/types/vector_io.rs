@@ -9,7 +9,7 @@ use pgrx::{Internal, pg_sys};
 
 use super::error::{sql_error, vector_error};
 use super::vector::{MrlVector, VectorArg};
-use crate::vector::{MAX_DIMS, VectorError, check_dims, parse};
+use crate::vector::{MAX_DIMS, VectorError, check_dims, parse, write_f16};
 
 /// The typmod of a column that declares no number of dimensions.
 pub(super) const NO_TYPMOD: i32 = -1;
@@ -55,16 +55,15 @@ fn mrl_vector_out(vector: VectorArg<'_>) -> Result<CString, ErrorReport> {
     cstring(text)
 }
 
-/// Appends the values in the form `[0.1,0.2]`. Each value has the shortest form that reads back as
-/// the same f32, as `real` and pgvector print it.
+/// Appends the values in the form `[0.1,0.2]`, each as [`write_f16`] writes it.
 pub(super) fn write_values(values: &[f16], text: &mut Vec<u8>) {
-    text.reserve(values.len() * 10 + 2);
+    text.reserve(values.len() * 9 + 2);
     text.push(b'[');
     for (i, value) in values.iter().enumerate() {
         if i > 0 {
             text.push(b',');
         }
-        write_f32(value.to_f32(), text);
+        write_f16(*value, text);
     }
     text.push(b']');
 }

@@ -13,7 +13,7 @@ pub use error::VectorError;
 pub use kernel::{dot_and_squared_norm, squared_norm};
 pub use sample::{SAMPLE_DIMS, Sample, SampleBuilder, SampleQuery};
 pub use similarity::{Query, cosine, similarity_error};
-pub use text::parse;
+pub use text::{parse, write_f16};
 
 use half::f16;
 

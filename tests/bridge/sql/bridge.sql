@@ -36,8 +36,11 @@ SELECT sum(vector_dims(h)) AS halves,
        bool_and(mrl_vector_send(h::mrl_vector) = halfvec_send(h)) AS halfvec_to_mrl_vector,
        bool_and(halfvec_send(h::mrl_vector::halfvec) = halfvec_send(h)) AS mrl_vector_to_halfvec,
        bool_and(mrl_vector_send(h::mrl_vector::vector::mrl_vector) = halfvec_send(h)) AS through_vector,
+       bool_and(halfvec_send(h::mrl_vector::text::halfvec) = halfvec_send(h)) AS text_to_halfvec,
        count(DISTINCT halfvec_send(h)) AS vectors
 FROM halves;
+-- The text form has as many digits as a half needs, so that a reader of floats gets other values than the casts give.
+SELECT '[0.1]'::mrl_vector AS text, '[0.1]'::mrl_vector::text::vector AS by_text, '[0.1]'::mrl_vector::vector AS by_cast;
 
 -- From vector, values are rounded to the nearest half; a value that is out of range is named.
 SELECT '[0.1,2049,65519]'::vector::mrl_vector;
