@@ -129,10 +129,10 @@ CREATE FUNCTION mrl_coarse_match_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_coarse_match_support(internal) IS 'planner support for coarse_match';
 
-CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector, threshold double precision, dims integer) RETURNS boolean
-    AS 'MODULE_PATHNAME', 'mrl_coarse_match_explicit_wrapper'
+CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector, threshold double precision, dims bigint) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'mrl_coarse_match_explicit_bigint_wrapper'
     LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_coarse_match_support;
-COMMENT ON FUNCTION coarse_match(mrl_vector, mrl_vector, double precision, integer) IS
+COMMENT ON FUNCTION coarse_match(mrl_vector, mrl_vector, double precision, bigint) IS
     'whether the first dims dimensions of both have a cosine similarity of at least threshold';
 
 CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector) RETURNS boolean

@@ -65,18 +65,20 @@ CREATE TYPE mrl_probe (
 );
 COMMENT ON TYPE mrl_probe IS 'prefix of a query vector with a similarity threshold, the right-hand side of @~';
 
-CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims integer) RETURNS mrl_probe
-    AS 'MODULE_PATHNAME', 'mrl_probe_wrapper'
+-- dims is a bigint, which accepts smallint and integer as well. A second function with integer would
+-- make a parameter of unknown type ambiguous. The same holds for coarse_match.
+CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims bigint) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_probe_bigint_wrapper'
     LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_probe(mrl_vector, double precision, integer) IS
+COMMENT ON FUNCTION mrl_probe(mrl_vector, double precision, bigint) IS
     'right-hand side of @~: matches vectors whose first dims dimensions have a cosine similarity of at least threshold with the query''s';
 
 -- For conditions that the planner adds. These functions are leakproof because they raise no errors.
 
-CREATE FUNCTION mrl_quiet_probe(mrl_vector, double precision, integer) RETURNS mrl_probe
-    AS 'MODULE_PATHNAME', 'mrl_quiet_probe_wrapper'
+CREATE FUNCTION mrl_quiet_probe(mrl_vector, double precision, bigint) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_quiet_probe_bigint_wrapper'
     LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_quiet_probe(mrl_vector, double precision, integer) IS
+COMMENT ON FUNCTION mrl_quiet_probe(mrl_vector, double precision, bigint) IS
     'put in place of mrl_probe by the planner: a probe that any vector may match if the arguments are wrong';
 
 CREATE FUNCTION mrl_probe_at_least(mrl_vector, double precision) RETURNS mrl_probe
@@ -131,6 +133,10 @@ CREATE FUNCTION mrl_vector(double precision[], integer, boolean) RETURNS mrl_vec
     AS 'MODULE_PATHNAME', 'double_array_to_mrl_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_vector(double precision[], integer, boolean) IS 'convert double precision[] to mrl_vector';
 
+CREATE FUNCTION mrl_vector(smallint[], integer, boolean) RETURNS mrl_vector
+    AS 'MODULE_PATHNAME', 'smallint_array_to_mrl_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_vector(smallint[], integer, boolean) IS 'convert smallint[] to mrl_vector';
+
 CREATE FUNCTION mrl_vector(integer[], integer, boolean) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'integer_array_to_mrl_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_vector(integer[], integer, boolean) IS 'convert integer[] to mrl_vector';
@@ -149,6 +155,8 @@ CREATE CAST (real[] AS mrl_vector)
     WITH FUNCTION mrl_vector(real[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (double precision[] AS mrl_vector)
     WITH FUNCTION mrl_vector(double precision[], integer, boolean) AS ASSIGNMENT;
+CREATE CAST (smallint[] AS mrl_vector)
+    WITH FUNCTION mrl_vector(smallint[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (integer[] AS mrl_vector)
     WITH FUNCTION mrl_vector(integer[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (numeric[] AS mrl_vector)

@@ -199,15 +199,35 @@ fn mrl_may_mismatch(a: VectorArg<'_>, b: VectorArg<'_>, fcinfo: pg_sys::Function
 /// call with constant arguments, or leaves one unchanged because the operator would leak; it has
 /// rewritten every other call to the operator.
 #[pg_extern(sql = false)]
+fn mrl_coarse_match_explicit_bigint(
+    embedding: VectorArg<'_>,
+    query: VectorArg<'_>,
+    threshold: f64,
+    dims: i64,
+) -> Result<bool, ErrorReport> {
+    matches_explicitly(embedding, query, threshold, dims)
+}
+
+/// [`mrl_coarse_match_explicit_bigint`] for databases in which the extension declared `dims` as `integer`.
+#[pg_extern(sql = false)]
 fn mrl_coarse_match_explicit(
     embedding: VectorArg<'_>,
     query: VectorArg<'_>,
     threshold: f64,
     dims: i32,
 ) -> Result<bool, ErrorReport> {
+    matches_explicitly(embedding, query, threshold, dims.into())
+}
+
+fn matches_explicitly(
+    embedding: VectorArg<'_>,
+    query: VectorArg<'_>,
+    threshold: f64,
+    dims: i64,
+) -> Result<bool, ErrorReport> {
     check_threshold(threshold)?;
     let threshold = threshold as f32;
-    let values = query.exact_prefix(dims.into())?;
+    let values = query.exact_prefix(dims)?;
     let query = Query::from_prefix(values.as_slice(), values.dims());
     RowFilter { query, threshold }.matches(embedding)
 }

@@ -16,6 +16,7 @@ use pgrx::{Internal, PgList, is_a, pg_sys};
 
 use super::cost::{self, Reads};
 use super::objects::Objects;
+use super::operand::DIMS_TYPES;
 
 /// Marks a condition whose quiet counterpart stands beside it, in the field for the collation, which
 /// means nothing for vectors: Postgres simplifies the parts of an AND that a support function returns
@@ -139,15 +140,16 @@ pub unsafe fn quiet_counterpart(
 unsafe fn quiet_probe(args: *mut pg_sys::List, objects: &Objects) {
     // SAFETY: the caller guarantees the list; a node is cast only after its tag has been checked.
     unsafe {
-        let (Some(probe), Some(quiet)) = (objects.probe_function(), objects.quiet_probe_function())
-        else {
-            return;
-        };
         for arg in PgList::<pg_sys::Node>::from_pg(args).iter_ptr() {
             if is_a(arg, pg_sys::NodeTag::T_FuncExpr) {
                 let call = &mut *arg.cast::<pg_sys::FuncExpr>();
-                if call.funcid == probe {
-                    call.funcid = quiet;
+                for dims in DIMS_TYPES {
+                    if objects.probe_function(dims) == Some(call.funcid)
+                        && let Some(quiet) = objects.quiet_probe_function(dims)
+                    {
+                        call.funcid = quiet;
+                        break;
+                    }
                 }
             }
         }

@@ -16,8 +16,9 @@
 //! | 2048 dims, storage plain | 0.49 | 0.72 |
 
 use pgrx::prelude::*;
-use pgrx::{FromDatum, Internal, PgList, is_a, pg_sys};
+use pgrx::{Internal, PgList, is_a, pg_sys};
 
+use super::operand::const_dims;
 use crate::guc;
 use crate::types::ProbeArg;
 
@@ -215,13 +216,7 @@ unsafe fn compared_prefix(args: &[*mut pg_sys::Node]) -> Option<f64> {
             if args.len() == 2 && outer.len() == 2 {
                 return Some(DIMS);
             }
-            let dims = *outer.last()?;
-            if !is_a(dims, pg_sys::NodeTag::T_Const) || pg_sys::exprType(dims) != pg_sys::INT4OID {
-                return None;
-            }
-            let constant = &*dims.cast::<pg_sys::Const>();
-            let dims = i32::from_datum(constant.constvalue, constant.constisnull)?;
-            usize::try_from(dims).ok()?
+            usize::try_from(const_dims(*outer.last()?)?).ok()?
         };
         Some(dims as f64)
     }

@@ -93,12 +93,13 @@ impl Objects {
         }
     }
 
-    /// `mrl_probe(mrl_vector, double precision, integer)`.
+    /// `mrl_probe(mrl_vector, double precision, …)` with this type of prefix lengths, one of
+    /// [`DIMS_TYPES`](super::operand::DIMS_TYPES).
     ///
     /// # Safety
     /// A transaction is running.
-    pub unsafe fn probe_function(&self) -> Option<pg_sys::Oid> {
-        let types = [self.vector, pg_sys::FLOAT8OID, pg_sys::INT4OID];
+    pub unsafe fn probe_function(&self, dims: pg_sys::Oid) -> Option<pg_sys::Oid> {
+        let types = [self.vector, pg_sys::FLOAT8OID, dims];
         // SAFETY: the caller guarantees a running transaction.
         unsafe { self.function(c"mrl_probe", &types) }
     }
@@ -122,12 +123,12 @@ impl Objects {
         unsafe { self.function(name, &[self.vector, self.vector]) == Some(function) }
     }
 
-    /// `mrl_quiet_probe(mrl_vector, double precision, integer)`.
+    /// `mrl_quiet_probe` with the arguments of [`probe_function`](Self::probe_function).
     ///
     /// # Safety
     /// A transaction is running.
-    pub unsafe fn quiet_probe_function(&self) -> Option<pg_sys::Oid> {
-        let types = [self.vector, pg_sys::FLOAT8OID, pg_sys::INT4OID];
+    pub unsafe fn quiet_probe_function(&self, dims: pg_sys::Oid) -> Option<pg_sys::Oid> {
+        let types = [self.vector, pg_sys::FLOAT8OID, dims];
         // SAFETY: the caller guarantees a running transaction.
         unsafe { self.function(c"mrl_quiet_probe", &types) }
     }

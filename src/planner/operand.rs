@@ -313,17 +313,15 @@ unsafe fn from_probe_call(
         };
         if pg_sys::exprType(vector) != vector_type
             || pg_sys::exprType(threshold) != pg_sys::FLOAT8OID
-            || pg_sys::exprType(dims) != pg_sys::INT4OID
+            || !DIMS_TYPES.contains(&pg_sys::exprType(dims))
         {
             return Operand::Unknown;
         }
-        match (
-            const_value(evaluate(root, threshold)),
-            const_value(evaluate(root, dims)),
-        ) {
-            (Some(Some(threshold)), Some(Some(dims))) => {
+        let dims = evaluate(root, dims);
+        match (const_value(evaluate(root, threshold)), const_value(dims)) {
+            (Some(Some(threshold)), Some(Some(_))) => {
                 let threshold = f64::from_datum(threshold, false).map(|t| t as f32);
-                let dims = i32::from_datum(dims, false).and_then(|d| usize::try_from(d).ok());
+                let dims = const_dims(dims).and_then(|d| usize::try_from(d).ok());
                 match (threshold.filter(|t| !t.is_nan()), dims) {
                     (Some(threshold), Some(dims)) => {
                         let source = ParamSource::Explicit(CoarseParams { threshold, dims });
@@ -362,6 +360,27 @@ pub unsafe fn const_value(node: *mut pg_sys::Node) -> Option<Option<pg_sys::Datu
             let constant = &*node.cast::<pg_sys::Const>();
             (!constant.constisnull).then_some(constant.constvalue)
         })
+    }
+}
+
+/// The types that a prefix length may have: `bigint`, and `integer` in databases in which the extension
+/// declared its functions so.
+pub const DIMS_TYPES: [pg_sys::Oid; 2] = [pg_sys::INT8OID, pg_sys::INT4OID];
+
+/// Returns the value of a constant of one of the [`DIMS_TYPES`], or `None` for NULL and for any other
+/// node.
+///
+/// # Safety
+/// `node` is an expression.
+pub unsafe fn const_dims(node: *mut pg_sys::Node) -> Option<i64> {
+    // SAFETY: the caller guarantees an expression. The datum is read as the type that exprType returns.
+    unsafe {
+        let datum = const_value(node)??;
+        match pg_sys::exprType(node) {
+            pg_sys::INT8OID => i64::from_datum(datum, false),
+            pg_sys::INT4OID => i32::from_datum(datum, false).map(i64::from),
+            _ => None,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use pgrx::{FromDatum, Internal, PgList, is_a, pg_sys};
 use super::barrier;
 use super::cost::{self, Reads};
 use super::objects::Objects;
-use super::operand::const_value;
+use super::operand::{const_dims, const_value};
 use crate::types::{check_prefix_dims, check_threshold};
 
 /// Support function of both forms of `coarse_match`. For a `SupportRequestSimplify` it returns the
@@ -52,7 +52,7 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
         let right = match (args.get_ptr(2), args.get_ptr(3)) {
             (Some(threshold), Some(dims)) => {
                 check_constants(threshold, dims).unwrap_or_report();
-                let Some(probe) = objects.probe_function() else {
+                let Some(probe) = objects.probe_function(pg_sys::exprType(dims.cast())) else {
                     return null_mut();
                 };
                 let mut probe_args = PgList::<pg_sys::Expr>::new();
@@ -95,8 +95,8 @@ unsafe fn check_constants(
         if let Some(Some(threshold)) = const_value(threshold.cast()) {
             check_threshold(f64::from_datum(threshold, false).unwrap_or(f64::NAN))?;
         }
-        if let Some(Some(dims)) = const_value(dims.cast()) {
-            check_prefix_dims(i32::from_datum(dims, false).unwrap_or(0))?;
+        if let Some(dims) = const_dims(dims.cast()) {
+            check_prefix_dims(dims)?;
         }
     }
     Ok(())

@@ -128,6 +128,16 @@ fn double_array_to_mrl_vector(
 }
 
 #[pg_extern(sql = false)]
+fn smallint_array_to_mrl_vector(
+    array: ArrayArg<'_>,
+    typmod: i32,
+    _explicit: bool,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<VectorDatum, ErrorReport> {
+    from_array(array, typmod, fcinfo, narrow::<i16>)
+}
+
+#[pg_extern(sql = false)]
 fn integer_array_to_mrl_vector(
     array: ArrayArg<'_>,
     typmod: i32,

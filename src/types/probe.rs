@@ -103,12 +103,14 @@ pub fn check_threshold(threshold: f64) -> Result<(), ErrorReport> {
 
 /// Returns an error unless a vector can have a prefix of `dims` values, that is, unless `dims` is
 /// in `1..=MAX_DIMS`.
-pub fn check_prefix_dims(dims: i32) -> Result<(), ErrorReport> {
+pub fn check_prefix_dims(dims: i64) -> Result<(), ErrorReport> {
     if usize::try_from(dims).is_ok_and(|dims| (1..=MAX_DIMS).contains(&dims)) {
         return Ok(());
     }
-    let (dims, of) = (dims.into(), MAX_DIMS);
-    Err(vector_error(VectorError::PrefixOutOfRange { dims, of }))
+    Err(vector_error(VectorError::PrefixOutOfRange {
+        dims,
+        of: MAX_DIMS,
+    }))
 }
 
 /// An argument of type `mrl_probe`.
@@ -138,6 +140,20 @@ impl<'fcx> ProbeArg<'fcx> {
     }
 }
 
+/// `mrl_probe(query, threshold, dims)`. A prefix length is a `bigint`, because drivers send one for a
+/// number, and because a function with `bigint` accepts `smallint` and `integer` too. A second form
+/// with `integer` would make a parameter of unknown type ambiguous.
+#[pg_extern(sql = false)]
+fn mrl_probe_bigint(
+    query: VectorArg<'_>,
+    threshold: f64,
+    dims: i64,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Probe, ErrorReport> {
+    make_probe(query, threshold, dims, fcinfo)
+}
+
+/// [`mrl_probe_bigint`] for databases in which the extension declared `dims` as `integer`.
 #[pg_extern(sql = false)]
 fn mrl_probe(
     query: VectorArg<'_>,
@@ -145,8 +161,18 @@ fn mrl_probe(
     dims: i32,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
+    make_probe(query, threshold, dims.into(), fcinfo)
+}
+
+fn make_probe(
+    query: VectorArg<'_>,
+    threshold: f64,
+    dims: i64,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Probe, ErrorReport> {
     let mut temporary = ProbeSite::default();
-    // SAFETY: `fcinfo` is the current call's, and this SQL function keeps only a `ProbeSite`.
+    // SAFETY: `fcinfo` is the current call's, and every SQL function that calls this one keeps only a
+    // `ProbeSite`.
     let site: &mut ProbeSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     site.make(query, threshold, dims)
 }
@@ -156,7 +182,7 @@ fn mrl_probe(
 /// line. Keeping the prefix avoids fetching it for every row.
 #[derive(Default)]
 struct ProbeSite {
-    dims: i32,
+    dims: i64,
     query: Prepared<(usize, Vec<f16>)>,
 }
 
@@ -165,7 +191,7 @@ impl ProbeSite {
         &mut self,
         query: VectorArg<'_>,
         threshold: f64,
-        dims: i32,
+        dims: i64,
     ) -> Result<Probe, ErrorReport> {
         if self.dims != dims {
             self.dims = dims;
@@ -173,7 +199,7 @@ impl ProbeSite {
         }
         let compared = usize::try_from(dims).unwrap_or(0);
         let (query_dims, values) = self.query.get(query.identity(compared), || {
-            let values = query.exact_prefix(dims.into())?;
+            let values = query.exact_prefix(dims)?;
             Ok::<_, ErrorReport>((values.dims(), values.as_slice().to_vec()))
         })?;
         Probe {
@@ -188,13 +214,33 @@ impl ProbeSite {
 /// `mrl_probe` for conditions that the planner adds: an argument that `mrl_probe` reports as an error
 /// gives an undecided probe. The function is leakproof because it never raises an error.
 #[pg_extern(sql = false)]
+fn mrl_quiet_probe_bigint(
+    query: VectorArg<'_>,
+    threshold: f64,
+    dims: i64,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Probe, ErrorReport> {
+    make_quiet_probe(query, threshold, dims, fcinfo)
+}
+
+/// [`mrl_quiet_probe_bigint`] for databases in which the extension declared `dims` as `integer`.
+#[pg_extern(sql = false)]
 fn mrl_quiet_probe(
     query: VectorArg<'_>,
     threshold: f64,
     dims: i32,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    match mrl_probe(query, threshold, dims, fcinfo) {
+    make_quiet_probe(query, threshold, dims.into(), fcinfo)
+}
+
+fn make_quiet_probe(
+    query: VectorArg<'_>,
+    threshold: f64,
+    dims: i64,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<Probe, ErrorReport> {
+    match make_probe(query, threshold, dims, fcinfo) {
         Ok(probe) => Ok(probe),
         Err(_) => Ok(Probe {
             threshold: f32::NAN,

@@ -1,12 +1,14 @@
 -- Casts between mrl_vector and arrays, text and JSON.
 SELECT '{1,-2.5,3e-3}'::real[]::mrl_vector, '{1,-2.5,3e-3}'::double precision[]::mrl_vector,
-       '{1,-2,3}'::integer[]::mrl_vector, '{1,-2.5,3e-3}'::numeric[]::mrl_vector;
+       '{1,-2,3}'::smallint[]::mrl_vector, '{1,-2,3}'::integer[]::mrl_vector, '{1,-2.5,3e-3}'::numeric[]::mrl_vector;
+-- Every smallint: as an integer, and with the same bits.
+SELECT count(*), bool_and(ARRAY[i]::smallint[]::mrl_vector = ARRAY[i]::integer[]::mrl_vector) AS equal FROM generate_series(-32768, 32767) AS i;
 SELECT '[1,-2.5,0.1,-0]'::mrl_vector::real[];
 SELECT ARRAY[1, 2.5, 3]::mrl_vector(3), (ARRAY[9, 1, 2])[2:3]::mrl_vector;
 
 -- An assignment casts an array to a vector, and a vector to real[], without an explicit cast.
 CREATE TABLE arrays (e mrl_vector(2), r real[]);
-INSERT INTO arrays VALUES (ARRAY[1, 2], '[1,2]'::mrl_vector), (ARRAY[0.5, 2], NULL), ('{1e0,2e0}'::real[], NULL), ('{1e0,2e0}'::double precision[], NULL);
+INSERT INTO arrays VALUES (ARRAY[1, 2], '[1,2]'::mrl_vector), (ARRAY[1, 2]::smallint[], NULL), (ARRAY[0.5, 2], NULL), ('{1e0,2e0}'::real[], NULL), ('{1e0,2e0}'::double precision[], NULL);
 TABLE arrays;
 -- No cast is implicit: in an expression an array is not taken for a vector.
 SELECT e FROM arrays WHERE e = ARRAY[1, 2];
@@ -38,7 +40,7 @@ SELECT value, raised(format('SELECT %s::mrl_vector', value)) FROM unnest(ARRAY[
     $$'{}'::real[]$$, $$'{NULL}'::real[]$$, $$'{1,NULL}'::integer[]$$, $$'{{1,2},{3,4}}'::real[]$$, $$'{{1,2}}'::numeric[]$$,
     $$'{NaN}'::real[]$$, $$'{Infinity}'::real[]$$, $$'{65520}'::real[]$$, $$'{-1e38}'::real[]$$,
     $$'{NaN}'::float8[]$$, $$'{-Infinity}'::float8[]$$, $$'{1e39}'::float8[]$$, $$'{1e308}'::float8[]$$,
-    $$'{65520}'::integer[]$$, $$'{2147483647}'::integer[]$$,
+    $$'{}'::smallint[]$$, $$'{1,NULL}'::smallint[]$$, $$'{{1,2}}'::smallint[]$$, $$'{65520}'::integer[]$$, $$'{2147483647}'::integer[]$$,
     $$'{NaN}'::numeric[]$$, $$'{Infinity}'::numeric[]$$, $$'{65520.5}'::numeric[]$$, $$ARRAY[10::numeric ^ 400]$$,
     $$array_fill(1, ARRAY[16001])$$, $$'{1,2}'::text[]$$, $$'{1,2}'::bigint[]$$, $$1$$, $$'(1,2)'::point$$]) AS value;
 SELECT raised('INSERT INTO arrays VALUES (ARRAY[1, 2, 3])'), raised('SELECT ARRAY[1, 2]::mrl_vector(3)');

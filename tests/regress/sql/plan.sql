@@ -66,6 +66,59 @@ SET photosearch.coarse_threshold = 0.5;
 RESET plan_cache_mode;
 DEALLOCATE ALL;
 
+-- Drivers send dims as a literal, as a parameter without a type, or as one of a whole type. Each of them reaches an index, with
+-- a generic plan too.
+CREATE INDEX album_e ON album USING mrl (e) WITH (prefix_dims = 4);
+SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;
+PREPARE untyped AS SELECT count(*) FROM album WHERE coarse_match(e, $1, $2, $3);
+PREPARE as_smallint (mrl_vector, double precision, smallint) AS SELECT count(*) FROM album WHERE coarse_match(e, $1, $2, $3);
+PREPARE as_integer (mrl_vector, real, integer) AS SELECT count(*) FROM album WHERE coarse_match(e, $1, $2, $3);
+PREPARE as_bigint (mrl_vector, numeric, bigint) AS SELECT count(*) FROM album WHERE NOT coarse_match(e, $1, $2, $3);
+PREPARE as_operator (mrl_vector, double precision, bigint) AS SELECT count(*) FROM album WHERE e @~ mrl_probe($1, $2, $3);
+SELECT name, parameter_types FROM pg_prepared_statements ORDER BY name;
+EXPLAIN (COSTS OFF) EXECUTE untyped('[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) EXECUTE as_smallint('[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) EXECUTE as_integer('[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) EXECUTE as_bigint('[1,2,3,4]', 0.5, 2);
+EXPLAIN (COSTS OFF) EXECUTE as_operator('[1,2,3,4]', 0.5, 2);
+EXECUTE untyped('[1,2,3,4]', 0.5, 2);
+EXECUTE as_smallint('[1,2,3,4]', 0.5, 2);
+EXECUTE as_integer('[1,2,3,4]', 0.5, 2);
+EXECUTE as_bigint('[1,2,3,4]', 0.5, 2);
+EXECUTE as_operator('[1,2,3,4]', 0.5, 2);
+RESET plan_cache_mode;
+SELECT dims, raised(format('SELECT id FROM album WHERE coarse_match(e, %L, 0.5, %s)', '[1,2,3,4]', dims))
+FROM unnest(ARRAY['2', '''2''', '2::smallint', '2::integer', '2::bigint', '(SELECT 2)', '(SELECT 2::bigint)']) AS dims;
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]', 0.5, '2');
+EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, '[1,2,3,4]', 0.5, (SELECT 2::bigint));
+SELECT dims, split_part(raised(format('EXPLAIN SELECT id FROM album WHERE coarse_match(e, %L, 0.5, %s)', '[1,2,3,4]', dims)), ' /', 1) AS constant,
+       split_part(raised(format('SELECT id FROM album WHERE coarse_match(e, %L, 0.5, (SELECT %s))', '[1,2,3,4]', dims)), ' /', 1) AS subquery
+FROM unnest(ARRAY['0', '-1', '4294967298', '9223372036854775807', '2.0']) AS dims;
+DEALLOCATE ALL;
+-- A database in which the extension was made when dims was an integer: the functions of that time reach the index too. Beside the
+-- others they would make a parameter without a type ambiguous, so there is one form only.
+CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims integer) RETURNS mrl_probe
+    AS '$libdir/photosearch', 'mrl_probe_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION mrl_quiet_probe(mrl_vector, double precision, integer) RETURNS mrl_probe
+    AS '$libdir/photosearch', 'mrl_quiet_probe_wrapper' LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
+CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector, threshold double precision, dims integer) RETURNS boolean
+    AS '$libdir/photosearch', 'mrl_coarse_match_explicit_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT mrl_coarse_match_support;
+CREATE VIEW guarded WITH (security_barrier) AS SELECT * FROM album WHERE id > 0;
+SET plan_cache_mode = force_generic_plan;
+PREPARE as_integer (mrl_vector, real, integer) AS SELECT count(*) FROM album WHERE coarse_match(e, $1, $2, $3);
+EXPLAIN (COSTS OFF) EXECUTE as_integer('[1,2,3,4]', 0.5, 2);
+EXECUTE as_integer('[1,2,3,4]', 0.5, 2);
+PREPARE behind_barrier (mrl_vector, real, integer) AS SELECT count(*) FROM guarded WHERE coarse_match(e, $1, $2, $3);
+EXPLAIN (COSTS OFF) EXECUTE behind_barrier('[1,2,3,4]', 0.5, 2);
+EXECUTE behind_barrier('[1,2,3,4]', 0.5, 2);
+SELECT coarse_match('[1,2]', '[1,2]', 0.5, 2::integer);
+SELECT raised('SELECT coarse_match(''[1,2]'', ''[1,2]'', 0.5, ''2'')');
+RESET plan_cache_mode; RESET enable_seqscan;
+DEALLOCATE ALL;
+DROP VIEW guarded;
+DROP FUNCTION coarse_match(mrl_vector, mrl_vector, double precision, integer), mrl_quiet_probe(mrl_vector, double precision, integer), mrl_probe(mrl_vector, double precision, integer);
+DROP INDEX album_e;
+
 -- With statistics on the column, no estimate fails and none lies outside 1 to the number of rows.
 CREATE FUNCTION estimate(condition text) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
