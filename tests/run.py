@@ -93,11 +93,12 @@ class Results:
 
 
 def venv(directory, requirements):
-    """Makes a virtual environment with the packages of these requirement files. Returns its interpreter."""
+    """Makes a virtual environment with the packages of these requirement files and our own Python package. Returns its
+    interpreter."""
     python = directory / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", directory], check=True)
     files = [argument for file in requirements for argument in ("-r", file)]
-    subprocess.run([python, "-m", "pip", "install", "-q", *files], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", *files, ROOT / "clients/python"], check=True)
     return python
 
 
@@ -139,6 +140,7 @@ def one_server(results, python, scratch):
         results.stage("hostile files", [*run, python, ROOT / "tests/hostile/run_hostile.py"])
         results.stage("text models", [*run, python, ROOT / "tests/text_models/run_text_models.py"])
         results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
+        results.stage("Python package", [*run, python, ROOT / "clients/python/tests/run_python.py"])
         results.stage("bridge", [*run, *regress, ROOT / "tests/bridge"])
         results.stage("manual", [*run, python, ROOT / "tests/docs/run_docs.py"])
         results.stage("check_model", [*run, sys.executable, ROOT / "tests/check_model/run_check_model.py"])
@@ -174,7 +176,7 @@ def main():
         if not arguments.servers:
             compile_and_lint(results, scratch)
         pictures = ROOT / "tests" / "pictures"
-        folders = [ROOT / "tests/client", pictures, ROOT / "tests/docs"]
+        folders = [ROOT / "tests/client", pictures, ROOT / "tests/docs", ROOT / "clients/python/tests"]
         python = venv(scratch / "venv", [folder / "requirements.txt" for folder in folders])
         if not arguments.servers:
             decode = TARGET / "release/examples/decode"

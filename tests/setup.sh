@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the dependencies of the build and the tests on Debian: Postgres with its headers, libclang for
 # the bindings, libtiff, libwebp, libheif, cmake and nasm for building libjpeg-turbo, Python with Pillow
-# for the albums, and cargo-pgrx. If TEST_TOOLS is set, also the encoders that make pictures for the tests.
+# for the albums, and cargo-pgrx. If TEST_TOOLS is set, also the encoders that make pictures for the tests,
+# and PgBouncer.
 # make calls this script with PG_CONFIG, PGRX_VERSION and FEATURES set.
 set -eu
 
@@ -11,7 +12,7 @@ case " $FEATURES ${TEST_TOOLS:+heif} " in
 *" heif "*) packages="$packages libde265-dev libheif-dev" ;;
 esac
 [ -z "${TEST_TOOLS:-}" ] ||
-    packages="$packages faketime libavif-bin libheif-examples libjpeg-turbo-progs libtiff-tools webp"
+    packages="$packages faketime libavif-bin libheif-examples libjpeg-turbo-progs libtiff-tools pgbouncer webp"
 
 missing() {
     for package in "$@"; do
