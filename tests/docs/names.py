@@ -28,7 +28,7 @@ def checks(root, manual, connection):
         yield f"{name}: make targets", located(unknown_targets(root, page))
         yield f"{name}: files", located(unknown_files(root, page))
         yield f"{name}: options of programs", located(unknown_options(root, page))
-        yield f"{name}: names in photosearch", located(unknown_names(page, connection))
+        yield f"{name}: names in photosearch", located(unknown_names(root, page, connection))
         yield f"{name}: reasons of skipped blocks", located(hidden_reasons(page))
     yield "docs/index.md leads to every page", unreached(manual)
     yield "reference: settings", undocumented_settings(reference, connection)
@@ -116,8 +116,8 @@ def ignored(root, path):
     return subprocess.run(["git", "-C", root, "check-ignore", "-q", path], check=False).returncode == 0
 
 
-def unknown_names(page, connection):
-    """Whatever stands behind "photosearch." is a setting, a function, a view or a file."""
+def unknown_names(root, page, connection):
+    """Whatever stands behind "photosearch." is a setting, a function, a view, a file, or a module of the Python package."""
     known = {name for (name,) in connection.execute("SELECT name FROM pg_settings WHERE name LIKE 'photosearch.%'")}
     known |= {
         f"photosearch.{name}"
@@ -126,6 +126,7 @@ def unknown_names(page, connection):
             UNION SELECT relname FROM pg_class WHERE relnamespace = 'photosearch'::regnamespace""")
     }
     known |= {f"photosearch.{suffix}" for suffix in FILES}
+    known |= {f"photosearch.{module.stem}" for module in (root / "clients/python/src/photosearch").glob("[a-z]*.py")}
     mentions = list(page.spans()) + [
         (block.line + number, text)
         for block in page.blocks

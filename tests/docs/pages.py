@@ -14,6 +14,8 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^()\s]+(?:\([^()]*\))?)\)")
 CODE = re.compile(r"`([^`]+)`")
 # Blocks of these languages hold no SQL that anybody would run.
 OTHER_LANGUAGES = {"sh", "json", "ini"}
+# Programs that the tests have nothing to run with. They say so by `skip`.
+SKIPPED_LANGUAGES = {"js", "rust"}
 
 
 @dataclass
@@ -112,6 +114,8 @@ def join_outputs(page, blocks):
             else:
                 page.problems.append((block.line, "text block behind no block that prints it"))
         elif block.language in ("sql", "python") or block.language in OTHER_LANGUAGES:
+            kept.append(block)
+        elif block.language in SKIPPED_LANGUAGES and "skip" in block.attributes:
             kept.append(block)
         else:
             page.problems.append((block.line, f"block of the language \"{block.language}\", which is neither run nor known"))

@@ -236,7 +236,7 @@ def run_page(stage, page, results):
     session = Session(stage, page)
     try:
         for block in page.blocks:
-            if block.language not in ("sql", "python"):
+            if block.language not in ("sql", "python", *pages.SKIPPED_LANGUAGES):
                 continue
             name = f"{relative}:{block.line} {'hidden setup' if block.hidden else block.language}"
             since = int(block.attributes.get("since", 0))

@@ -114,7 +114,7 @@ def every_half_is_the_same_in_text_and_binary():
             assert vector.to_binary() == message
             result = connection.pgconn.exec_params(b"SELECT $1, $1", [message], [oid], [1], 0)
             server = result.get_value(0, 0).decode()
-            assert Vector(server).to_binary() == message
+            assert Vector(server).to_binary() == Vector.from_text(server).to_binary() == message
             # The package's own text, read by the server.
             returned = connection.execute("SELECT mrl_vector_send(%s::text::mrl_vector)", [vector.to_text()], binary=True).fetchone()[0]
             assert returned == message

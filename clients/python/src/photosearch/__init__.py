@@ -6,6 +6,7 @@ photosearch.django teach a driver or a framework the type; each of them imports 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Union
@@ -53,10 +54,17 @@ class Vector:
             raise ValueError("a value is out of range for mrl_vector") from None
         except struct.error as error:
             raise ValueError(f"a vector is a flat list of numbers: {error}") from None
-        # x - x is 0 unless x is NaN or an infinity.
-        if not numbers or any(real - real for real in reals):
+        if not numbers or not all(map(math.isfinite, reals)):
             raise ValueError("an mrl_vector has at least one value, and neither NaN nor infinities")
         self._halves = halves
+
+    @classmethod
+    def from_text(cls, text: str) -> Vector:
+        """Reads the server's text form. Other text forms, of more digits than a half has, are for `Vector(text)`."""
+        numbers = _numbers(text)
+        vector = cls.__new__(cls)
+        vector._halves = struct.pack(f">{len(numbers)}e", *numbers)
+        return vector
 
     @classmethod
     def from_binary(cls, message: bytes | bytearray | memoryview) -> Vector:
@@ -118,4 +126,4 @@ def _numbers(text: str) -> list[float]:
     inner = text.strip()
     if not (inner.startswith("[") and inner.endswith("]")):
         raise ValueError('the text form of a vector is "[1,2,3]"')
-    return [float(number) for number in inner[1:-1].split(",")]
+    return list(map(float, inner[1:-1].split(",")))

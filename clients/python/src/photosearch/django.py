@@ -50,7 +50,7 @@ class MrlVectorField(models.Field):
         return None if value is None else Vector(value)
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> Vector | None:
-        return self.to_python(value)
+        return Vector.from_text(value) if isinstance(value, str) else self.to_python(value)
 
     def get_prep_value(self, value: Any) -> Any:
         value = super().get_prep_value(value)

@@ -37,7 +37,7 @@ class _BinaryDumper(Dumper):
 
 class _TextLoader(Loader):
     def load(self, data: Buffer) -> Any:
-        return Vector(bytes(data).decode())
+        return Vector.from_text(bytes(data).decode())
 
 
 class _BinaryLoader(Loader):

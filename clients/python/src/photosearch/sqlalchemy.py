@@ -39,7 +39,12 @@ class MrlVector(UserDefinedType[Vector]):
 
     # A connection on which photosearch.psycopg or photosearch.asyncpg is registered gives Vectors or numpy arrays.
     def result_processor(self, dialect: Any, coltype: Any) -> Callable[[Value | None], Vector | None]:
-        return lambda value: None if value is None else Vector(value)
+        def read(value: Value | None) -> Vector | None:
+            if value is None:
+                return None
+            return Vector.from_text(value) if isinstance(value, str) else Vector(value)
+
+        return read
 
     class Comparator(UserDefinedType.Comparator[Vector]):
         """A query is a value of the type or an expression, such as `func.embed_text("model", "a baby")`."""
