@@ -1,6 +1,7 @@
 """mrl_vector for SQLAlchemy 2, with any of its drivers for PostgreSQL.
 
-Importing this module makes reflection, and so Alembic's autogenerate, know the type. An index is
+Importing this module makes reflection, and so Alembic's autogenerate, know the type. SQLAlchemy writes and reads its name without
+a schema, so the extension's schema has to be in search_path. An index is
 `Index("name", Model.embedding, postgresql_using="mrl", postgresql_with={"prefix_dims": 128})`.
 """
 
