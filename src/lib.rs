@@ -67,6 +67,7 @@ pgrx::extension_sql_file!("../sql/index.sql", name = "index", requires = ["embed
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::register();
+    planner::register_hook();
     index::register_options();
     index::register_hooks();
     inference::register();

@@ -5,6 +5,7 @@ mod barrier;
 mod cost;
 mod objects;
 mod operand;
+mod query_in_from;
 mod rewrite;
 mod selectivity;
 mod statistics;
@@ -12,6 +13,8 @@ mod statistics;
 pub use barrier::quiet_counterpart;
 pub use objects::Objects;
 pub use operand::{ALL_DIMS, compared_dims};
+
+pub use query_in_from::register_hook;
 
 use pgrx::pg_sys;
 

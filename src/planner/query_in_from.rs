@@ -1,0 +1,258 @@
+//! `FROM photos, embed_text('a baby') AS q` as a query over one table.
+//!
+//! Written like this, the query vector is a column of a join. Postgres computes the join first, so an
+//! index gives no order, parallel workers cannot help, and a security barrier view keeps the condition
+//! out. So, before a query is planned, each reference to such a column becomes a subselect,
+//! `(SELECT embed_text('a baby'))`, which Postgres evaluates once, and the function leaves FROM. Postgres
+//! does the same with a function that it can fold into a constant (`pull_up_constant_function` of
+//! Postgres' `prepjointree.c`).
+//!
+//! The hook is in place once the library is loaded, which planning a session's first query does. A first
+//! query is planned as a join, with the same result.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::sync::OnceLock;
+
+use pgrx::prelude::*;
+use pgrx::{PgBox, PgList, is_a, pg_sys};
+
+use super::objects::Objects;
+
+static PREVIOUS: OnceLock<pg_sys::planner_hook_type> = OnceLock::new();
+
+/// Called once, when the library is loaded.
+pub fn register_hook() {
+    // SAFETY: `_PG_init` calls this, and a backend has only one thread that reads and writes hook
+    // variables.
+    unsafe {
+        // `set` cannot fail, because a library is loaded only once.
+        let _ = PREVIOUS.set(pg_sys::planner_hook);
+        pg_sys::planner_hook = Some(plan);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn plan(
+    query: *mut pg_sys::Query,
+    text: *const c_char,
+    options: c_int,
+    params: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: Postgres passes a query that the planner may change.
+    unsafe {
+        simplify(query, params.is_null(), 0);
+        match PREVIOUS.get() {
+            Some(Some(previous)) => previous(query, text, options, params),
+            _ => pg_sys::standard_planner(query, text, options, params),
+        }
+    }
+}
+
+/// Simplifies a query and the queries in its FROM and WITH. `depth` is the number of queries around it.
+///
+/// # Safety
+/// The query is the planner's own.
+unsafe fn simplify(query: *mut pg_sys::Query, is_generic: bool, depth: c_int) {
+    // SAFETY: the caller's promise. Lists have the element types that `nodes/parsenodes.h` documents.
+    unsafe {
+        pg_sys::check_stack_depth();
+        for cte in PgList::<pg_sys::CommonTableExpr>::from_pg((*query).cteList).iter_ptr() {
+            if is_a((*cte).ctequery, pg_sys::NodeTag::T_Query) {
+                simplify((*cte).ctequery.cast(), is_generic, depth + 1);
+            }
+        }
+        for table in PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).iter_ptr() {
+            if (*table).rtekind == pg_sys::RTEKind::RTE_SUBQUERY {
+                simplify((*table).subquery, is_generic, depth + 1);
+            }
+        }
+        // Before planning, MERGE has no jointree yet that says which rows a join can add.
+        if (*query).commandType == pg_sys::CmdType::CMD_MERGE || (*query).jointree.is_null() {
+            return;
+        }
+        let mut present = Vec::new();
+        always_present((*query).jointree.cast(), &mut present);
+        for relid in present {
+            if let Some(table) = table_of(query, relid)
+                && let Some(call) = query_function(&*table, is_generic, depth)
+                && only_its_value_is_used(query, relid)
+            {
+                replace(query, relid, call);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The query is the planner's own.
+unsafe fn table_of(query: *mut pg_sys::Query, relid: c_int) -> Option<*mut pg_sys::RangeTblEntry> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let tables = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable);
+        tables.get_ptr(usize::try_from(relid - 1).ok()?)
+    }
+}
+
+/// Collects the tables in FROM whose rows no outer join can replace by NULLs.
+///
+/// # Safety
+/// `node` is a part of a join tree.
+unsafe fn always_present(node: *mut pg_sys::Node, found: &mut Vec<c_int>) {
+    // SAFETY: the caller's promise; a node is cast only after its tag has been checked.
+    unsafe {
+        pg_sys::check_stack_depth();
+        if is_a(node, pg_sys::NodeTag::T_RangeTblRef) {
+            found.push((*node.cast::<pg_sys::RangeTblRef>()).rtindex);
+        } else if is_a(node, pg_sys::NodeTag::T_FromExpr) {
+            let from = &*node.cast::<pg_sys::FromExpr>();
+            for item in PgList::<pg_sys::Node>::from_pg(from.fromlist).iter_ptr() {
+                always_present(item, found);
+            }
+        } else if is_a(node, pg_sys::NodeTag::T_JoinExpr) {
+            let join = &*node.cast::<pg_sys::JoinExpr>();
+            let (left, right) = match join.jointype {
+                pg_sys::JoinType::JOIN_INNER => (true, true),
+                pg_sys::JoinType::JOIN_LEFT => (true, false),
+                pg_sys::JoinType::JOIN_RIGHT => (false, true),
+                _ => (false, false),
+            };
+            if left {
+                always_present(join.larg, found);
+            }
+            if right {
+                always_present(join.rarg, found);
+            }
+        }
+    }
+}
+
+/// Returns the call of a function in FROM, if it is one of the extension that returns one vector, whose
+/// value is the same for the whole statement, and which Postgres does not fold into a constant.
+///
+/// # Safety
+/// `table` belongs to a query with `depth` queries around it.
+unsafe fn query_function(
+    table: &pg_sys::RangeTblEntry,
+    is_generic: bool,
+    depth: c_int,
+) -> Option<*mut pg_sys::Node> {
+    // SAFETY: the caller's promise; a node is cast only after its tag has been checked.
+    unsafe {
+        if table.rtekind != pg_sys::RTEKind::RTE_FUNCTION || table.funcordinality {
+            return None;
+        }
+        let functions = PgList::<pg_sys::RangeTblFunction>::from_pg(table.functions);
+        let (1, Some(function)) = (functions.len(), functions.get_ptr(0)) else {
+            return None;
+        };
+        let node = (*function).funcexpr;
+        if (*function).funccolcount != 1 || !is_a(node, pg_sys::NodeTag::T_FuncExpr) {
+            return None;
+        }
+        let call = &*node.cast::<pg_sys::FuncExpr>();
+        if call.funcretset
+            || pg_sys::contain_volatile_functions(node)
+            || pg_sys::checkExprHasSubLink(node)
+            || (0..=depth).any(|level| pg_sys::contain_vars_of_level(node, level))
+        {
+            return None;
+        }
+        // Postgres folds an immutable function of constants, and of parameters whose values it knows.
+        let has_parameter = || {
+            PgList::<pg_sys::Node>::from_pg(call.args)
+                .iter_ptr()
+                .any(|arg| is_a(arg, pg_sys::NodeTag::T_Param))
+        };
+        let stays = pg_sys::contain_mutable_functions(node) || (is_generic && has_parameter());
+        let vector = Objects::of_function(call.funcid)?.vector;
+        (stays && call.funcresulttype == vector).then_some(node)
+    }
+}
+
+/// Returns whether a query uses a function in FROM only by the column that it returns. (It could also
+/// use the row as a whole.)
+///
+/// # Safety
+/// `relid` is a function in FROM of the query.
+unsafe fn only_its_value_is_used(query: *mut pg_sys::Query, relid: c_int) -> bool {
+    let mut other = false;
+    // SAFETY: the caller's promise. The callback returns a copy of each variable, so that the copy of
+    // the query that is made is the same as the query, and is dropped.
+    unsafe {
+        let callback: pg_sys::replace_rte_variables_callback = Some(check_variable);
+        pg_sys::replace_rte_variables(
+            query.cast(),
+            relid,
+            0,
+            callback,
+            (&raw mut other).cast(),
+            std::ptr::null_mut(),
+        );
+    }
+    !other
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_variable(
+    var: *mut pg_sys::Var,
+    context: *mut pg_sys::replace_rte_variables_context,
+) -> *mut pg_sys::Node {
+    // SAFETY: Postgres passes the argument of `only_its_value_is_used`.
+    unsafe {
+        if (*var).varattno != 1 {
+            *(*context).callback_arg.cast::<bool>() = true;
+        }
+        pg_sys::copyObjectImpl(var.cast()).cast()
+    }
+}
+
+/// Puts `(SELECT call)` in place of each reference to a function in FROM, and one empty row in place of
+/// the function.
+///
+/// # Safety
+/// As for [`only_its_value_is_used`], and `call` contains no variables.
+unsafe fn replace(query: *mut pg_sys::Query, relid: c_int, call: *mut pg_sys::Node) {
+    // SAFETY: the caller's promise. replace_rte_variables returns a changed copy of the query, whose
+    // fields take the place of the old ones.
+    unsafe {
+        let changed: *mut pg_sys::Query = pg_sys::replace_rte_variables(
+            query.cast(),
+            relid,
+            0,
+            Some(subselect_for_variable),
+            call.cast::<c_void>(),
+            std::ptr::null_mut(),
+        )
+        .cast();
+        *query = std::ptr::read(changed);
+        if let Some(table) = table_of(query, relid) {
+            (*table).rtekind = pg_sys::RTEKind::RTE_RESULT;
+            (*table).functions = std::ptr::null_mut();
+            (*table).lateral = false;
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn subselect_for_variable(
+    _var: *mut pg_sys::Var,
+    context: *mut pg_sys::replace_rte_variables_context,
+) -> *mut pg_sys::Node {
+    // SAFETY: Postgres passes the argument of `replace`: a function call. The fields of the new nodes
+    // are set as `nodes/parsenodes.h` and `nodes/primnodes.h` require; the others are zero.
+    unsafe {
+        let call: *mut pg_sys::Expr =
+            pg_sys::copyObjectImpl((*context).callback_arg.cast_const()).cast();
+        let entry = pg_sys::makeTargetEntry(call, 1, c"q".as_ptr().cast_mut(), false);
+        let mut select = PgBox::<pg_sys::Query>::alloc_node(pg_sys::NodeTag::T_Query);
+        select.commandType = pg_sys::CmdType::CMD_SELECT;
+        select.canSetTag = true;
+        select.targetList = pg_sys::lappend(std::ptr::null_mut(), entry.cast());
+        select.jointree = pg_sys::makeFromExpr(std::ptr::null_mut(), std::ptr::null_mut());
+        let mut link = PgBox::<pg_sys::SubLink>::alloc_node(pg_sys::NodeTag::T_SubLink);
+        link.subLinkType = pg_sys::SubLinkType::EXPR_SUBLINK;
+        link.subselect = select.into_pg().cast();
+        link.location = -1;
+        link.into_pg().cast()
+    }
+}
