@@ -21,8 +21,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{Internal, PgMemoryContexts, pg_sys, varlena};
 
-use crate::types::{VectorArg, new_varlena};
-use crate::vector::{SAMPLE_DIMS, Sample, SampleBuilder};
+use crate::types::{VectorArg, check_memory, new_varlena};
+use crate::vector::{Pilot, SAMPLE_DIMS, Sample, SampleBuilder};
 
 /// The `stakind` of the slot. `pg_statistic.h` reserves numbers from 10,000 for private use.
 const KIND: i16 = 18_256;
@@ -114,26 +114,49 @@ unsafe extern "C-unwind" fn compute(
 
         let wanted =
             (usize::try_from(stats.minrows).unwrap_or(0) / SAMPLE_EVERY).clamp(1, MAX_ROWS);
-        let taken = present.len().min(wanted);
-        let mut sample = SampleBuilder::default();
-        for i in 0..taken {
+        let fetch = |index: usize| {
             delay_point();
+            check_memory();
             let mut null = false;
-            let value = fetch(stats, present[i * present.len() / taken], &mut null);
-            match push(&mut sample, VectorArg::from_datum(value)) {
-                Ok(()) => {}
-                Err(error) => error.report(PgLogLevel::ERROR),
-            }
+            VectorArg::from_datum(fetch(stats, present[index], &mut null))
+        };
+        match sample(fetch, present.len(), wanted) {
+            Ok(sample) => store(stats, &sample),
+            Err(error) => error.report(PgLogLevel::ERROR),
         }
-        store(stats, &sample.finish());
     }
 }
 
-/// Adds the prefix of a value. For a value out of line, only the chunks with the prefix are read.
-fn push(sample: &mut SampleBuilder, value: VectorArg<'_>) -> Result<(), ErrorReport> {
-    let values = value.prefix(SAMPLE_DIMS)?;
-    sample.push(values.dims(), values.as_slice());
-    Ok(())
+/// Makes a sample of at most `wanted` of `count` values, which `fetch` returns by their numbers. Of
+/// a value out of line, only the chunks with the prefix are read, unless the sample needs whole
+/// vectors.
+fn sample<'a>(
+    mut fetch: impl FnMut(usize) -> VectorArg<'a>,
+    count: usize,
+    wanted: usize,
+) -> Result<Vec<u8>, ErrorReport> {
+    let dims: Result<Vec<usize>, _> = Pilot::positions(count).map(|i| fetch(i).dims()).collect();
+    let mut pilot = Pilot::new(dims?);
+    if let Some(pilot) = &mut pilot {
+        for i in Pilot::positions(count) {
+            let value = fetch(i);
+            if pilot.takes(value.dims()?) {
+                pilot.push(i, value.values()?.as_slice());
+            }
+        }
+    }
+    let mut sample = SampleBuilder::new(pilot.and_then(Pilot::finish));
+    let taken = count.min(wanted);
+    for i in (0..taken).map(|i| i * count / taken) {
+        let value = fetch(i);
+        let values = if sample.needs_whole_vectors() {
+            value.values()?
+        } else {
+            value.prefix(SAMPLE_DIMS)?
+        };
+        sample.push(i, values.dims(), values.as_slice());
+    }
+    Ok(sample.finish())
 }
 
 /// Stores the sample in the first slot, in the memory context that lives until ANALYZE has written

@@ -4,6 +4,7 @@
 mod condition;
 mod error;
 mod kernel;
+mod rest;
 mod sample;
 mod similarity;
 mod text;
@@ -11,6 +12,7 @@ mod text;
 pub use condition::{CompareOp, Measure, ScoreCondition, ScoreCutoffs};
 pub use error::VectorError;
 pub use kernel::{dot_and_squared_norm, squared_norm};
+pub use rest::{Calibration, Pilot};
 pub use sample::{SAMPLE_DIMS, Sample, SampleBuilder, SampleQuery};
 pub use similarity::{Query, cosine, similarity_error};
 pub use text::{parse, write_f16};
