@@ -920,8 +920,8 @@ mod tests {
             assert!(Sample::parse(&bytes[..len]).is_none(), "{len}");
         }
         // The sections hold numbers of any value without a panic.
-        for at in HEADER + 2 * 50..bytes.len() {
-            bytes[at] ^= (at * 151) as u8;
+        for (at, byte) in bytes.iter_mut().enumerate().skip(HEADER + 2 * 50) {
+            *byte ^= (at * 151) as u8;
         }
         let sample = Sample::parse(&bytes).unwrap();
         for row in 0..50 {

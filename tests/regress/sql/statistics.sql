@@ -4,7 +4,7 @@ CREATE TABLE album (id int, e mrl_vector(32));
 -- Ten scenes of 400 photos each; every twentieth photo has no embedding.
 INSERT INTO album SELECT i, CASE WHEN i % 20 <> 0 THEN some_vector(i % 10, 32) * 2 + some_vector(i, 32) END FROM generate_series(1, 4000) AS i;
 ANALYZE album;
-SELECT round(stanullfrac::numeric, 2) AS nulls, stawidth, round(stadistinct::numeric, 2) AS "distinct", stakind1, stakind2, staop1, array_length(stavalues1::text::text[], 1) AS values, length((stavalues1::text::text[])[1]::bytea) = 8 + 3000 * (2 + 32) AS size
+SELECT round(stanullfrac::numeric, 2) AS nulls, stawidth, round(stadistinct::numeric, 2) AS "distinct", stakind1, stakind2, staop1, array_length(stavalues1::text::text[], 1) AS values, length((stavalues1::text::text[])[1]::bytea) = 12 + 3000 * (2 + 32) AS size
 FROM pg_statistic WHERE starelid = 'album'::regclass AND staattnum = 2;
 SELECT most_common_vals, histogram_bounds, n_distinct < 0 AS "distinct" FROM pg_stats WHERE tablename = 'album' AND attname = 'e';
 
@@ -118,7 +118,7 @@ TRUNCATE bare;
 INSERT INTO bare SELECT e FROM album;
 ALTER TABLE bare ALTER e SET STATISTICS 10;
 ANALYZE bare;
-SELECT length((stavalues1::text::text[])[1]::bytea) = 8 + 300 * (2 + 32) AS size FROM pg_statistic WHERE starelid = 'bare'::regclass;
+SELECT length((stavalues1::text::text[])[1]::bytea) = 12 + 300 * (2 + 32) AS size FROM pg_statistic WHERE starelid = 'bare'::regclass;
 SELECT foreseen('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)');
 ALTER TABLE bare ALTER e SET STATISTICS 0;
 DELETE FROM pg_statistic WHERE starelid = 'bare'::regclass;
@@ -134,6 +134,17 @@ SELECT expected('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.6,
 UPDATE pg_statistic SET stakind1 = 18256, stavalues1 = NULL WHERE starelid = 'bare'::regclass;
 SELECT expected('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)') <> :known AS prior;
 RESET allow_system_table_mods;
+
+-- Of longer vectors the sample holds the first 256 values, and what ANALYZE has learnt about the others. Of ten photos that
+-- resemble the query in these, one does so in the others.
+CREATE TABLE longer (id int, e mrl_vector(600));
+INSERT INTO longer SELECT i, (subvector(near, 1, 256)::real[] || subvector(CASE WHEN i % 100 < 10 THEN near ELSE own END, 257, 344)::real[])::mrl_vector
+FROM generate_series(1, 1000) AS i, LATERAL (SELECT some_vector(i, 600) AS own) AS x, LATERAL (SELECT some_vector(i % 10, 600) * 2 + own AS near) AS y;
+INSERT INTO longer SELECT -i FROM generate_series(1, 50) AS i;
+ANALYZE longer;
+SELECT length((stavalues1::text::text[])[1]::bytea) > 12 + 1000 * (2 + 256 + 4) AS more FROM pg_statistic WHERE starelid = 'longer'::regclass AND staattnum = 2;
+SELECT dims, threshold, foreseen(format('SELECT FROM longer WHERE coarse_match(e, some_vector(3, 600), %s, %s)', threshold, dims)) FROM unnest('{256,257,400,512,600}'::int[]) AS dims, unnest('{-1,0.2,0.5,0.7,1}'::float8[]) AS threshold;
+SELECT dims, foreseen(format('SELECT FROM longer AS a JOIN longer AS b ON coarse_match(a.e, b.e, 0.6, %s)', dims)) FROM unnest('{400,600}'::int[]) AS dims;
 
 -- Partitions and their parent; a domain; an indexed expression.
 CREATE TABLE years (year int, e mrl_vector(32)) PARTITION BY LIST (year);
@@ -162,7 +173,7 @@ SELECT count(DISTINCT expected(format('SELECT FROM album WHERE coarse_match(e, s
 FROM generate_series(1, 10) AS seed, unnest('{-0.5,0.1,0.9}'::float8[]) AS threshold;
 RESET ROLE;
 SELECT count(DISTINCT expected(format('SELECT FROM album WHERE coarse_match(e, some_vector(%s, 32), 0.1, 16)', seed))) > 1 AS owner_gets_different_estimates FROM generate_series(1, 10) AS seed;
-DROP TABLE album, others, mixed, bare, years, domains;
+DROP TABLE album, others, mixed, bare, longer, years, domains;
 DROP DOMAIN embedding;
 DROP ROLE regress_photosearch_guest;
 
