@@ -5,10 +5,14 @@
 //! values of each quantized to 8 bits. If a filter matches 0.3% of the rows, a sample of 3,000
 //! contains 9 matches on average, and fewer than 3 with a probability of 1 in 160.
 //!
-//! The sample takes 774 kB on disk for vectors of 256 or more dimensions, and as much memory in
-//! each session that plans with the column, because the catalog cache reads it once after each
-//! ANALYZE. `selectivity.rs` states the time that this and an estimate take. ANALYZE detoasts only
-//! the prefixes that the sample needs.
+//! The sample takes 774 kB on disk for vectors of 256 dimensions, and as much memory in each session
+//! that plans with the column, because the catalog cache reads it once after each ANALYZE. For
+//! longer vectors it also describes what lies behind the prefixes (`vector/rest.rs`): 892 kB for 512
+//! dimensions, 943 kB for 2048. `selectivity.rs` states the time that this and an estimate take.
+//!
+//! For vectors of at most 256 dimensions ANALYZE detoasts only what the sample holds. Of longer ones
+//! it reads up to 3,612 whole, and compares 102 of them with all that are in the sample. That takes
+//! 0.2 s of CPU time for 2048 dimensions, 0.25 s with all else that ANALYZE does for 20,000 rows.
 //!
 //! For `=` and `<` only the number of distinct values is stored. Other types also have most common
 //! values and a histogram; those would be large, and nobody compares embeddings with constants by
