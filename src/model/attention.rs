@@ -3,6 +3,7 @@
 //! Several sequences are packed one after another without padding, and each sequence attends only
 //! to its own rows. Therefore no mask is needed to exclude padding or other sequences.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use half::bf16;
@@ -10,6 +11,7 @@ use half::bf16;
 use super::compute::{
     self, Factor, Held, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, pool,
 };
+use super::layers::Linear;
 use super::{Cancel, ModelError};
 
 /// Sizes of the blocks in which a thread processes one attention head.
@@ -37,13 +39,13 @@ const MIN_ROWS: usize = 8;
 pub(super) enum Mask {
     /// All keys of its sequence.
     Full,
-    /// Its own key and the keys before it.
+    /// Its own key and the keys before it. The last query of a sequence belongs to the last key.
     Causal,
 }
 
 /// How the matrix products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Precision {
+enum Precision {
     /// In f32, by the `gemm` crate.
     Gemm,
     /// In f32, by our kernel.
@@ -54,7 +56,7 @@ pub(super) enum Precision {
 
 impl Precision {
     /// The precision for a model whose matrices have the format `held`.
-    pub fn of(held: Held, kernel: Kernel) -> Self {
+    fn of((held, kernel): (Held, Kernel)) -> Self {
         match held {
             Held::Bf16 | Held::Int8 if kernel.suits_attention() => Self::Bf16(kernel),
             _ if kernel.packs_f32() => Self::F32(kernel),
@@ -63,23 +65,60 @@ impl Precision {
     }
 }
 
-/// Queries, keys and values of packed sequences.
+/// The queries, keys or values of all heads: some columns of a matrix [rows, width].
 #[derive(Clone, Copy)]
-pub(super) struct Heads<'a> {
-    /// [heads, rows, size]
-    pub query: &'a [f32],
-    /// [kv heads, keys, size]
-    pub key: &'a [f32],
-    /// [kv heads, keys, size]
-    pub value: &'a [f32],
-    pub heads: usize,
-    pub kv_heads: usize,
+pub(super) struct Columns<'a> {
+    matrix: &'a [f32],
+    width: usize,
+    first: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// The columns of `matrix` from `first` on.
+    pub fn of(matrix: &'a [f32], width: usize, first: usize) -> Self {
+        Self {
+            matrix,
+            width,
+            first,
+        }
+    }
+
+    /// The values of some rows from column `column` on.
+    fn part(self, row: usize, column: usize) -> &'a [f32] {
+        &self.matrix[row * self.width + self.first + column..]
+    }
+
+    /// `size` columns of some rows, one row after another.
+    fn copied(self, rows: Range<usize>, column: usize, size: usize) -> Vec<f32> {
+        let mut out = Vec::with_capacity(rows.len() * size);
+        for row in rows {
+            out.extend_from_slice(&self.part(row, column)[..size]);
+        }
+        out
+    }
+}
+
+/// `softmax(q kᵀ / √size) v` for each head (Vaswani et al. 2017). Queries may be grouped: query
+/// head h uses key and value head h / (heads / kv heads) (Ainslie et al. 2023).
+#[derive(Clone, Copy)]
+pub(super) struct Attention {
+    heads: usize,
+    kv_heads: usize,
     /// Elements per head.
-    pub size: usize,
-    /// Number of rows of each sequence.
-    pub lengths: &'a [usize],
-    /// Number of keys of each sequence that precede the keys of its own rows (a cached prefix).
-    pub before: usize,
+    size: usize,
+    mask: Mask,
+    precision: Precision,
+}
+
+/// The inputs of one call.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    /// [rows, heads · size]
+    query: Columns<'a>,
+    /// [keys, kv heads · size]
+    key: Columns<'a>,
+    /// [keys, kv heads · size]
+    value: Columns<'a>,
 }
 
 /// The range of one sequence's rows and keys.
@@ -91,10 +130,23 @@ struct SequenceRows {
     keys: usize,
 }
 
+impl SequenceRows {
+    /// Number of keys that row `row` of the sequence attends to.
+    fn seen(self, row: usize, mask: Mask) -> usize {
+        match mask {
+            Mask::Full => self.keys,
+            Mask::Causal => self.keys - self.length + row + 1,
+        }
+    }
+}
+
 /// A unit of work for one thread: some rows of one head.
 struct HeadTask {
-    sequence: usize,
+    sequence: SequenceRows,
     head: usize,
+    kv_head: usize,
+    /// Index of the keys and values of this head and sequence among the packed ones.
+    packed: usize,
     /// First row, counted from the start of the sequence.
     start: usize,
     rows: usize,
@@ -116,281 +168,266 @@ impl PackedKeys {
     }
 }
 
-/// Computes `softmax(q kᵀ / √size) v` (Vaswani et al. 2017) with grouped queries: query head h uses
-/// key and value head h / (heads / kv heads) (Ainslie et al. 2023). The result has the shape [rows,
-/// heads · size].
-///
-/// # Errors
-/// [`ModelError::Cancelled`].
-pub(super) fn attend(
-    heads: Heads<'_>,
-    mask: Mask,
-    precision: Precision,
-    cancel: &Cancel,
-) -> Result<Vec<f32>, ModelError> {
-    attend_in_blocks(heads, mask, precision, BLOCKS, cancel)
-}
+impl Attention {
+    /// Attention in a layer whose output projection is `output`, which determines the precision.
+    pub fn new(heads: usize, kv_heads: usize, size: usize, mask: Mask, output: &Linear) -> Self {
+        Self {
+            heads,
+            kv_heads,
+            size,
+            mask,
+            precision: Precision::of(output.format()),
+        }
+    }
 
-fn attend_in_blocks(
-    heads: Heads<'_>,
-    mask: Mask,
-    precision: Precision,
-    blocks: BlockSizes,
-    cancel: &Cancel,
-) -> Result<Vec<f32>, ModelError> {
-    let mut start = 0;
-    let sequences: Vec<SequenceRows> = heads
-        .lengths
-        .iter()
-        .enumerate()
-        .map(|(i, &length)| {
-            start += length;
-            SequenceRows {
-                start: start - length,
+    /// Maps queries [rows, heads · size], keys and values [keys, kv heads · size] to
+    /// [rows, heads · size]. `lengths` has the number of rows and of keys of each sequence.
+    ///
+    /// # Errors
+    /// [`ModelError::Cancelled`].
+    pub fn forward(
+        &self,
+        [query, key, value]: [Columns<'_>; 3],
+        lengths: &[(usize, usize)],
+        cancel: &Cancel,
+    ) -> Result<Vec<f32>, ModelError> {
+        let inputs = Inputs { query, key, value };
+        self.in_blocks_of(BLOCKS, inputs, lengths, cancel)
+    }
+
+    fn in_blocks_of(
+        &self,
+        blocks: BlockSizes,
+        inputs: Inputs<'_>,
+        lengths: &[(usize, usize)],
+        cancel: &Cancel,
+    ) -> Result<Vec<f32>, ModelError> {
+        let mut sequences: Vec<SequenceRows> = Vec::with_capacity(lengths.len());
+        let (mut start, mut first_key) = (0, 0);
+        for &(length, keys) in lengths {
+            sequences.push(SequenceRows {
+                start,
                 length,
-                first_key: start - length + i * heads.before,
-                keys: heads.before + length,
-            }
-        })
-        .collect();
-    let total = start;
-    let width = heads.heads * heads.size;
-    let cost = |rows: usize, keys: usize| rows * keys * (heads.size / 4 + 4);
-
-    let mut tasks = Vec::new();
-    let mut operations = 0;
-    for (i, sequence) in sequences.iter().enumerate() {
-        let step = match precision {
-            Precision::Gemm => (blocks.scores / sequence.keys.max(1))
-                .clamp(MIN_ROWS, MAX_ROWS)
-                .next_multiple_of(MIN_ROWS),
-            Precision::F32(_) | Precision::Bf16(_) => blocks.rows,
-        };
-        operations += heads.heads * cost(sequence.length, sequence.keys);
-        for head in 0..heads.heads {
-            for start in (0..sequence.length).step_by(step) {
-                tasks.push(HeadTask {
-                    sequence: i,
-                    head,
-                    start,
-                    rows: step.min(sequence.length - start),
-                });
-            }
+                first_key,
+                keys,
+            });
+            start += length;
+            first_key += keys;
         }
-    }
-    let threads = pool::width_for(operations);
-
-    let packed = match precision {
-        Precision::Gemm => Vec::new(),
-        Precision::F32(kernel) => pack::<f32>(&heads, &sequences, kernel, blocks.keys, threads)?,
-        Precision::Bf16(kernel) => pack::<bf16>(&heads, &sequences, kernel, blocks.keys, threads)?,
-    };
-    let mut out = vec![0.0; total * width];
-    let output = Output::new(&mut out, width);
-    pool::for_each(tasks.len(), threads, |i| {
-        if cancel.check().is_err() {
-            return;
-        }
-        let task = &tasks[i];
-        let sequence = sequences[task.sequence];
-        // SAFETY: no two tasks share a row of the same head, so their targets do not overlap.
-        let target = unsafe {
-            output.target(
-                sequence.start + task.start,
-                task.rows,
-                task.head * heads.size,
-                heads.size,
-            )
-        };
-        let kv_head = task.head / (heads.heads / heads.kv_heads);
-        let keys = task.sequence * heads.kv_heads + kv_head;
-        match precision {
-            Precision::Gemm => at_once(&heads, task, sequence, kv_head, mask, target),
-            Precision::F32(kernel) => {
-                in_blocks::<f32>(&heads, task, sequence, &packed[keys], kernel, mask, target);
-            }
-            Precision::Bf16(kernel) => {
-                in_blocks::<bf16>(&heads, task, sequence, &packed[keys], kernel, mask, target);
-            }
-        }
-    });
-    cancel.check()?;
-    Ok(out)
-}
-
-impl<'a> Heads<'a> {
-    /// The part of `all`, which holds keys or values, that belongs to one head and sequence.
-    fn keys(&self, all: &'a [f32], head: usize, sequence: SequenceRows) -> &'a [f32] {
-        let rows: usize = self.lengths.iter().sum();
-        let total = rows + self.lengths.len() * self.before;
-        let start = (head * total + sequence.first_key) * self.size;
-        &all[start..start + sequence.keys * self.size]
-    }
-
-    /// A task's queries, multiplied by `1 / √size`.
-    fn queries(&self, task: &HeadTask, sequence: SequenceRows) -> Vec<f32> {
-        let scale = (self.size as f32).sqrt().recip();
-        let total: usize = self.lengths.iter().sum();
-        let start = (task.head * total + sequence.start + task.start) * self.size;
-        self.query[start..start + task.rows * self.size]
-            .iter()
-            .map(|x| x * scale)
-            .collect()
-    }
-
-    /// Number of keys that row `row` of a sequence attends to.
-    fn seen(&self, row: usize, sequence: SequenceRows, mask: Mask) -> usize {
-        match mask {
-            Mask::Full => sequence.keys,
-            Mask::Causal => self.before + row + 1,
-        }
-    }
-}
-
-fn at_once(
-    heads: &Heads<'_>,
-    task: &HeadTask,
-    sequence: SequenceRows,
-    kv_head: usize,
-    mask: Mask,
-    mut target: TargetColumns<'_>,
-) {
-    let size = heads.size;
-    let keys = heads.seen(task.start + task.rows - 1, sequence, mask);
-    let query = heads.queries(task, sequence);
-    let key = &heads.keys(heads.key, kv_head, sequence)[..keys * size];
-    let value = &heads.keys(heads.value, kv_head, sequence)[..keys * size];
-    let mut scores = vec![0.0; task.rows * keys];
-    // SAFETY: this is the only target in `scores`.
-    let all = unsafe { Output::new(&mut scores, keys).target(0, task.rows, 0, keys) };
-    gemm_f32(&query, size, key, (1, size), size, all);
-    let sums = exponentials(&mut scores, keys, |i| {
-        heads.seen(task.start + i, sequence, mask)
-    });
-    gemm_f32(&scores, keys, value, (size, 1), keys, target.reborrow());
-    divide(&mut target, &sums);
-}
-
-/// Packs the keys and values of every sequence and kv head. The result is ordered by sequence, then
-/// by head.
-fn pack<T: Factor>(
-    heads: &Heads<'_>,
-    sequences: &[SequenceRows],
-    kernel: Kernel,
-    block: usize,
-    threads: usize,
-) -> Result<Vec<Vec<PackedKeys>>, ModelError> {
-    let places: Vec<OnceLock<Vec<PackedKeys>>> = (0..sequences.len() * heads.kv_heads)
-        .map(|_| OnceLock::new())
-        .collect();
-    pool::for_each(places.len(), threads, |i| {
-        let sequence = sequences[i / heads.kv_heads];
-        let head = pack_head::<T>(heads, sequence, i % heads.kv_heads, kernel, block);
-        // Each index is processed once, so the cell is still empty.
-        drop(places[i].set(head));
-    });
-    places
-        .into_iter()
-        .map(OnceLock::into_inner)
-        .collect::<Option<_>>()
-        .ok_or_else(|| ModelError::Internal("a head was not packed".into()))
-}
-
-fn pack_head<T: Factor>(
-    heads: &Heads<'_>,
-    sequence: SequenceRows,
-    head: usize,
-    kernel: Kernel,
-    block: usize,
-) -> Vec<PackedKeys> {
-    let size = heads.size;
-    let keys = heads.keys(heads.key, head, sequence);
-    let values = heads.keys(heads.value, head, sequence);
-    let blocks = keys.chunks(block * size).zip(values.chunks(block * size));
-    blocks
-        .enumerate()
-        .map(|(i, (key, value))| {
-            let count = key.len() / size;
-            let mut packed = PackedKeys {
-                first: i * block,
-                count,
-                key: vec![0; kernel.packed_bytes::<T>(count, size)],
-                value: Vec::new(),
+        let mut tasks = Vec::new();
+        let mut operations = 0;
+        for (i, &sequence) in sequences.iter().enumerate() {
+            let (length, keys) = (sequence.length, sequence.keys);
+            let step = match self.precision {
+                Precision::Gemm => (blocks.scores / keys.max(1))
+                    .clamp(MIN_ROWS, MAX_ROWS)
+                    .next_multiple_of(MIN_ROWS),
+                Precision::F32(_) | Precision::Bf16(_) => blocks.rows,
             };
-            kernel.pack(&T::all_of(key), count, size, &mut packed.key);
-            let padded = packed.padded();
-            let mut transposed = vec![T::zeroed(); size * padded];
-            for (i, row) in T::all_of(value).chunks_exact(size).enumerate() {
-                for (j, &x) in row.iter().enumerate() {
-                    transposed[j * padded + i] = x;
+            operations += self.heads * length * keys * (self.size / 4 + 4);
+            for head in 0..self.heads {
+                let kv_head = head / (self.heads / self.kv_heads);
+                for start in (0..length).step_by(step) {
+                    tasks.push(HeadTask {
+                        sequence,
+                        head,
+                        kv_head,
+                        packed: i * self.kv_heads + kv_head,
+                        start,
+                        rows: step.min(length - start),
+                    });
                 }
             }
-            packed.value = vec![0; kernel.packed_bytes::<T>(size, padded)];
-            kernel.pack(&transposed, size, padded, &mut packed.value);
-            packed
-        })
-        .collect()
-}
-
-/// Attention over one block of keys after another. A row's weights are relative to the largest
-/// score so far. If a later block has a larger score, the sums so far are scaled down (Milakov and
-/// Gimelshein 2018, "Online normalizer calculation for softmax").
-fn in_blocks<T: Factor>(
-    heads: &Heads<'_>,
-    task: &HeadTask,
-    sequence: SequenceRows,
-    packed: &[PackedKeys],
-    kernel: Kernel,
-    mask: Mask,
-    mut target: TargetColumns<'_>,
-) {
-    let (size, rows) = (heads.size, task.rows);
-    let keys = heads.seen(task.start + task.rows - 1, sequence, mask);
-    let queries = heads.queries(task, sequence);
-    let query = T::all_of(&queries);
-    let widest = packed.iter().map(PackedKeys::padded).max().unwrap_or(0);
-    let mut scores = vec![0.0; rows * widest];
-    let mut weights = vec![T::zeroed(); rows * widest];
-    let mut largest = vec![f32::NEG_INFINITY; rows];
-    let mut sums = vec![0.0; rows];
-    for block in packed.iter().take_while(|block| block.first < keys) {
-        let padded = block.padded();
-        let scores = &mut scores[..rows * padded];
-        let weights = &mut weights[..rows * padded];
-        // SAFETY: this is the only target in `scores`.
-        let all = unsafe { Output::new(scores, padded).target(0, rows, 0, block.count) };
-        kernel.product(&query, size, &block.key, Start::Bias(None), all);
-        let each = scores
-            .chunks_exact_mut(padded)
-            .zip(weights.chunks_exact_mut(padded));
-        for (i, (scores, weights)) in each.enumerate() {
-            let seen = heads
-                .seen(task.start + i, sequence, mask)
-                .saturating_sub(block.first)
-                .min(block.count);
-            if seen == 0 {
-                weights.fill(T::zeroed());
-                continue;
-            }
-            scores[seen..].fill(f32::NEG_INFINITY);
-            let most = kernel.largest(&scores[..seen]).max(largest[i]);
-            if most > largest[i] {
-                let scale = (largest[i] - most).exp();
-                sums[i] *= scale;
-                target.row(i).iter_mut().for_each(|x| *x *= scale);
-                largest[i] = most;
-            }
-            sums[i] += T::weights(kernel, scores, most, weights);
         }
-        kernel.product(
-            weights,
-            padded,
-            &block.value,
-            Start::Target,
+        let threads = pool::width_for(operations);
+        let packed = match self.precision {
+            Precision::Gemm => Vec::new(),
+            Precision::F32(kernel) => {
+                self.pack::<f32>(inputs, &sequences, kernel, blocks.keys, threads)?
+            }
+            Precision::Bf16(kernel) => {
+                self.pack::<bf16>(inputs, &sequences, kernel, blocks.keys, threads)?
+            }
+        };
+        let width = self.heads * self.size;
+        let mut out = vec![0.0; start * width];
+        let output = Output::new(&mut out, width);
+        pool::for_each(tasks.len(), threads, |i| {
+            if cancel.check().is_err() {
+                return;
+            }
+            let task = &tasks[i];
+            let (row, column) = (task.sequence.start + task.start, task.head * self.size);
+            // SAFETY: no two tasks share a row of the same head, so their targets do not overlap.
+            let target = unsafe { output.target(row, task.rows, column, self.size) };
+            match self.precision {
+                Precision::Gemm => self.at_once(inputs, task, target),
+                Precision::F32(kernel) => {
+                    self.in_blocks::<f32>(inputs, task, &packed[task.packed], kernel, target);
+                }
+                Precision::Bf16(kernel) => {
+                    self.in_blocks::<bf16>(inputs, task, &packed[task.packed], kernel, target);
+                }
+            }
+        });
+        cancel.check()?;
+        Ok(out)
+    }
+
+    /// A task's queries, multiplied by `1 / √size`: [rows, size].
+    fn queries(&self, query: Columns<'_>, task: &HeadTask) -> Vec<f32> {
+        let scale = (self.size as f32).sqrt().recip();
+        let first = task.sequence.start + task.start;
+        let mut out = query.copied(first..first + task.rows, task.head * self.size, self.size);
+        out.iter_mut().for_each(|x| *x *= scale);
+        out
+    }
+
+    /// The whole of a task by the `gemm` crate.
+    fn at_once(&self, inputs: Inputs<'_>, task: &HeadTask, mut target: TargetColumns<'_>) {
+        let (size, sequence, rows) = (self.size, task.sequence, task.rows);
+        let keys = sequence.seen(task.start + rows - 1, self.mask);
+        let query = self.queries(inputs.query, task);
+        let [key, value] = [inputs.key, inputs.value]
+            .map(|own| (own.part(sequence.first_key, task.kv_head * size), own.width));
+        let mut scores = vec![0.0; rows * keys];
+        // SAFETY: this is the only target in `scores`.
+        let all = unsafe { Output::new(&mut scores, keys).target(0, rows, 0, keys) };
+        gemm_f32(&query, size, key.0, (1, key.1), size, all);
+        let sums = exponentials(&mut scores, keys, |i| {
+            sequence.seen(task.start + i, self.mask)
+        });
+        gemm_f32(
+            &scores,
+            keys,
+            value.0,
+            (value.1, 1),
+            keys,
             target.reborrow(),
         );
+        divide(&mut target, &sums);
     }
-    divide(&mut target, &sums);
+
+    /// Packs the keys and values of every sequence and kv head. The result is ordered by sequence,
+    /// then by head.
+    fn pack<T: Factor>(
+        &self,
+        inputs: Inputs<'_>,
+        sequences: &[SequenceRows],
+        kernel: Kernel,
+        block: usize,
+        threads: usize,
+    ) -> Result<Vec<Vec<PackedKeys>>, ModelError> {
+        let places: Vec<OnceLock<Vec<PackedKeys>>> = (0..sequences.len() * self.kv_heads)
+            .map(|_| OnceLock::new())
+            .collect();
+        pool::for_each(places.len(), threads, |i| {
+            let sequence = sequences[i / self.kv_heads];
+            let blocks = (0..sequence.keys).step_by(block).map(|first| {
+                let keys = first..sequence.keys.min(first + block);
+                self.pack_block::<T>(inputs, sequence, i % self.kv_heads, kernel, keys)
+            });
+            // Each index is processed once, so the cell is still empty.
+            drop(places[i].set(blocks.collect()));
+        });
+        places
+            .into_iter()
+            .map(OnceLock::into_inner)
+            .collect::<Option<_>>()
+            .ok_or_else(|| ModelError::Internal("a head was not packed".into()))
+    }
+
+    fn pack_block<T: Factor>(
+        &self,
+        inputs: Inputs<'_>,
+        sequence: SequenceRows,
+        kv_head: usize,
+        kernel: Kernel,
+        keys: Range<usize>,
+    ) -> PackedKeys {
+        let (size, count) = (self.size, keys.len());
+        let rows = sequence.first_key + keys.start..sequence.first_key + keys.end;
+        let key = inputs.key.copied(rows.clone(), kv_head * size, size);
+        let value = inputs.value.copied(rows, kv_head * size, size);
+        let mut packed = PackedKeys {
+            first: keys.start,
+            count,
+            key: vec![0; kernel.packed_bytes::<T>(count, size)],
+            value: Vec::new(),
+        };
+        kernel.pack(&T::all_of(&key), count, size, &mut packed.key);
+        let padded = packed.padded();
+        let mut transposed = vec![T::zeroed(); size * padded];
+        for (i, row) in T::all_of(&value).chunks_exact(size).enumerate() {
+            for (j, &x) in row.iter().enumerate() {
+                transposed[j * padded + i] = x;
+            }
+        }
+        packed.value = vec![0; kernel.packed_bytes::<T>(size, padded)];
+        kernel.pack(&transposed, size, padded, &mut packed.value);
+        packed
+    }
+
+    /// A task over one block of keys after another. A row's weights are relative to the largest
+    /// score so far. If a later block has a larger score, the sums so far are scaled down (Milakov
+    /// and Gimelshein 2018, "Online normalizer calculation for softmax").
+    fn in_blocks<T: Factor>(
+        &self,
+        inputs: Inputs<'_>,
+        task: &HeadTask,
+        packed: &[PackedKeys],
+        kernel: Kernel,
+        mut target: TargetColumns<'_>,
+    ) {
+        let (size, rows) = (self.size, task.rows);
+        let keys = task.sequence.seen(task.start + rows - 1, self.mask);
+        let queries = self.queries(inputs.query, task);
+        let query = T::all_of(&queries);
+        let widest = packed.iter().map(PackedKeys::padded).max().unwrap_or(0);
+        let mut scores = vec![0.0; rows * widest];
+        let mut weights = vec![T::zeroed(); rows * widest];
+        let mut largest = vec![f32::NEG_INFINITY; rows];
+        let mut sums = vec![0.0; rows];
+        for block in packed.iter().take_while(|block| block.first < keys) {
+            let padded = block.padded();
+            let scores = &mut scores[..rows * padded];
+            let weights = &mut weights[..rows * padded];
+            // SAFETY: this is the only target in `scores`.
+            let all = unsafe { Output::new(scores, padded).target(0, rows, 0, block.count) };
+            kernel.product(&query, size, &block.key, Start::Bias(None), all);
+            let each = scores
+                .chunks_exact_mut(padded)
+                .zip(weights.chunks_exact_mut(padded));
+            for (i, (scores, weights)) in each.enumerate() {
+                let seen = task
+                    .sequence
+                    .seen(task.start + i, self.mask)
+                    .saturating_sub(block.first)
+                    .min(block.count);
+                if seen == 0 {
+                    weights.fill(T::zeroed());
+                    continue;
+                }
+                scores[seen..].fill(f32::NEG_INFINITY);
+                let most = kernel.largest(&scores[..seen]).max(largest[i]);
+                if most > largest[i] {
+                    let scale = (largest[i] - most).exp();
+                    sums[i] *= scale;
+                    target.row(i).iter_mut().for_each(|x| *x *= scale);
+                    largest[i] = most;
+                }
+                sums[i] += T::weights(kernel, scores, most, weights);
+            }
+            kernel.product(
+                weights,
+                padded,
+                &block.value,
+                Start::Target,
+                target.reborrow(),
+            );
+        }
+        divide(&mut target, &sums);
+    }
 }
 
 /// Replaces each score in row `i` by `e^(score - largest)`, and every score after the first

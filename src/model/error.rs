@@ -130,12 +130,3 @@ impl From<io::Error> for ModelError {
         Self::Cache(error)
     }
 }
-
-impl From<candle_core::Error> for ModelError {
-    fn from(error: candle_core::Error) -> Self {
-        // If RUST_BACKTRACE is set, candle appends a backtrace to the message. Keep only the first
-        // line.
-        let message = error.to_string();
-        Self::Internal(message.lines().next().unwrap_or_default().to_owned())
-    }
-}

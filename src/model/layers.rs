@@ -1,135 +1,23 @@
-//! The layers of a transformer. All layers take and return f32; how a matrix product rounds depends
-//! on the format of its matrix ([`Held`](super::compute::Held)).
+//! The building blocks of a transformer, for every model family: [`Embedding`], [`Linear`],
+//! [`RmsNorm`], [`LayerNorm`], [`Mlp`] and [`GatedMlp`]. [`Attention`](super::attention::Attention)
+//! has a file of its own.
 //!
-//! Each layer is a candle operation ([`apply`]) over slices, so a forward pass reads like candle
-//! code while [`compute`] does the arithmetic.
+//! A block takes and returns f32 matrices as plain slices, row by row. A row is a token or a patch,
+//! and the block's weights determine its width. Comments give shapes as [rows, columns]. How a
+//! product rounds depends on the number format of its weights ([`Held`]).
+//!
+//! All products of a forward pass are in [`matmul`], which splits them over the threads and calls
+//! the processor's kernel, and in [`Attention`](super::attention::Attention).
 
-use std::sync::{Mutex, PoisonError};
-
-use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Shape, Tensor};
 use serde::Deserialize;
 
 use super::ModelError;
-use super::compute::{self, Matrix};
+use super::compute::{self, Held, Kernel, Matrix, SharedBytes, matmul, widen};
 use super::scope::Scope;
-
-/// A candle operation that maps the elements of one tensor to the elements of another.
-struct Function<F> {
-    name: &'static str,
-    shape: Shape,
-    function: F,
-    /// The function's error. candle's error type cannot hold a [`ModelError`].
-    failed: Mutex<Option<ModelError>>,
-}
-
-impl<F: Fn(&[f32]) -> Result<Vec<f32>, ModelError> + Send + Sync> CustomOp1 for Function<F> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(
-        &self,
-        storage: &CpuStorage,
-        layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (CpuStorage::F32(all), Some((start, end))) = (storage, layout.contiguous_offsets())
-        else {
-            candle_core::bail!("{} takes contiguous f32", self.name)
-        };
-        let out = match (self.function)(&all[start..end]) {
-            Ok(out) => out,
-            Err(error) => {
-                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                candle_core::bail!("{} failed", self.name)
-            }
-        };
-        if out.len() != self.shape.elem_count() {
-            candle_core::bail!(
-                "{} returned {} elements for shape {:?}",
-                self.name,
-                out.len(),
-                self.shape
-            )
-        }
-        Ok((CpuStorage::F32(out), self.shape.clone()))
-    }
-}
-
-/// Applies `function` to the elements of `x` and returns the result as a tensor of this shape.
-pub(super) fn apply(
-    name: &'static str,
-    x: &Tensor,
-    shape: impl Into<Shape>,
-    function: impl Fn(&[f32]) -> Vec<f32> + Send + Sync,
-) -> Result<Tensor, ModelError> {
-    try_apply(name, x, shape, |x| Ok(function(x)))
-}
-
-/// Like [`apply`], for a function that can fail.
-pub(super) fn try_apply(
-    name: &'static str,
-    x: &Tensor,
-    shape: impl Into<Shape>,
-    function: impl Fn(&[f32]) -> Result<Vec<f32>, ModelError> + Send + Sync,
-) -> Result<Tensor, ModelError> {
-    let operation = Function {
-        name,
-        shape: shape.into(),
-        function,
-        failed: Mutex::default(),
-    };
-    x.contiguous()?
-        .apply_op1_no_bwd(&operation)
-        .map_err(|error| {
-            let failed = operation.failed.into_inner();
-            let own = failed.unwrap_or_else(PoisonError::into_inner);
-            own.unwrap_or_else(|| error.into())
-        })
-}
-
-struct AddTo;
-
-impl InplaceOp2 for AddTo {
-    fn name(&self) -> &'static str {
-        "add"
-    }
-
-    fn cpu_fwd(
-        &self,
-        to: &mut CpuStorage,
-        to_layout: &Layout,
-        x: &CpuStorage,
-        x_layout: &Layout,
-    ) -> candle_core::Result<()> {
-        let places = (
-            to_layout.contiguous_offsets(),
-            x_layout.contiguous_offsets(),
-        );
-        let (CpuStorage::F32(to), CpuStorage::F32(x), (Some(a), Some(b))) = (to, x, places) else {
-            candle_core::bail!("add takes contiguous f32")
-        };
-        compute::add(&mut to[a.0..a.1], &x[b.0..b.1]);
-        Ok(())
-    }
-}
-
-/// Computes `to + x` in the memory of `to`. Both have the same shape, and the caller holds the only
-/// reference to `to`'s memory.
-pub(super) fn add_to(to: Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
-    if to.shape() != x.shape() {
-        return Err(ModelError::Internal(format!(
-            "cannot add shape {:?} to shape {:?}",
-            x.shape(),
-            to.shape()
-        )));
-    }
-    to.inplace_op2(x, &AddTo)?;
-    Ok(to)
-}
 
 /// `x Wᵀ + b`.
 pub(super) struct Linear {
-    matrix: Matrix,
+    weight: Matrix,
     bias: Option<Vec<f32>>,
 }
 
@@ -146,74 +34,80 @@ impl Linear {
     /// Loads a layer whose weight is stored with `shape`: the outputs first, then dimensions whose
     /// product is the number of inputs.
     pub fn shaped(scope: &Scope<'_>, shape: &[usize], bias: bool) -> Result<Self, ModelError> {
-        let matrix = scope.matrix("weight", shape)?;
+        let weight = scope.matrix("weight", shape)?;
         let bias = match bias {
-            true => Some(scope.vector("bias", matrix.outputs())?),
+            true => Some(scope.vector("bias", weight.outputs())?),
             false => None,
         };
-        Ok(Self { matrix, bias })
+        Ok(Self { weight, bias })
     }
 
-    pub fn matrix(&self) -> &Matrix {
-        &self.matrix
-    }
-
-    /// [rows, inputs] to [rows, outputs], row-major.
-    pub fn product(&self, x: &[f32]) -> Vec<f32> {
-        self.matrix.product(x, self.bias.as_deref())
+    /// The number format of the weights, and the code that multiplies them.
+    pub fn format(&self) -> (Held, Kernel) {
+        (self.weight.held(), self.weight.kernel())
     }
 
     /// [rows, inputs] to [rows, outputs]
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let shape = (x.dim(0)?, self.matrix.outputs());
-        apply("linear", x, shape, |x| self.product(x))
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let [y] = matmul([(&self.weight, self.bias.as_deref())], x);
+        y
+    }
+
+    /// Applies several layers to the same `x`, which is faster than one after another.
+    pub fn forward_all<const N: usize>(linears: [&Self; N], x: &[f32]) -> [Vec<f32>; N] {
+        matmul(linears.map(|own| (&own.weight, own.bias.as_deref())), x)
     }
 }
 
-/// The products of `x` with each of the layers.
-pub(super) fn products<const N: usize>(linears: [&Linear; N], x: &[f32]) -> [Vec<f32>; N] {
-    let parts = linears.map(|linear| (&linear.matrix, linear.bias.as_deref()));
-    compute::products(parts, x)
-}
-
-/// Number of elements between the two halves of a feed-forward layer that are held at a time: 4 MB.
-/// Without this limit, a large picture would take hundreds of MB.
-const INNER_ELEMENTS: usize = 1 << 20;
-/// Minimum number of rows per part. With this many rows, the cost of reading the weights again is
-/// negligible.
-const INNER_ROWS: usize = 192;
-
-/// Computes `outer(inner(x))` for some rows of `inputs` elements at a time. `inner` returns `width`
-/// elements per row.
-pub(super) fn in_parts(
-    x: &[f32],
-    inputs: usize,
+/// A lookup table [rows, width] in the checkpoint's number format.
+pub(super) struct Embedding {
     width: usize,
-    inner: impl Fn(&[f32]) -> Vec<f32>,
-    outer: &Linear,
-) -> Vec<f32> {
-    let rows = (INNER_ELEMENTS / width).max(INNER_ROWS);
-    part_by_part(x, rows * inputs, |x| outer.product(&inner(x)))
+    held: Held,
+    weight: SharedBytes,
 }
 
-/// Applies `function` to `size` elements at a time and concatenates the results.
-fn part_by_part(x: &[f32], size: usize, function: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {
-    if x.len() <= size {
-        return function(x);
+impl Embedding {
+    /// `None` if `weight` does not have the table's size.
+    pub fn new(rows: usize, width: usize, held: Held, weight: SharedBytes) -> Option<Self> {
+        let size = rows.checked_mul(held.row_bytes(width))?;
+        (weight.as_ref().len() == size).then_some(Self {
+            width,
+            held,
+            weight,
+        })
     }
-    let mut out = Vec::new();
-    for part in x.chunks(size) {
-        let part = function(part);
-        if out.is_empty() {
-            out.reserve_exact(part.len() * x.len().div_ceil(size));
+
+    /// A table without rows, for a model that is built only to list its weights.
+    pub fn absent(width: usize, held: Held) -> Self {
+        Self {
+            width,
+            held,
+            weight: SharedBytes::empty(),
         }
-        out.extend(part);
     }
-    out
+
+    /// Returns the rows at `indices`, [indices, width].
+    ///
+    /// # Errors
+    /// [`ModelError::Internal`] if an index is out of range.
+    pub fn forward(&self, indices: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let mut out = vec![0.0; indices.len() * self.width];
+        let row_bytes = self.held.row_bytes(self.width);
+        for (out, &index) in out.chunks_exact_mut(self.width).zip(indices) {
+            let start = (index as usize).checked_mul(row_bytes);
+            start
+                .and_then(|start| {
+                    let row = start..start.checked_add(row_bytes)?;
+                    widen(self.held, self.weight.as_ref().get(row)?, out)
+                })
+                .ok_or_else(|| ModelError::Internal(format!("there is no embedding {index}")))?;
+        }
+        Ok(out)
+    }
 }
 
-/// `x / rms(x) · w` over the last dimension (Zhang and Sennrich 2019, "Root Mean Square Layer
-/// Normalization").
+/// `x / rms(x) · w` over each row of as many elements as `w` has (Zhang and Sennrich 2019, "Root
+/// Mean Square Layer Normalization").
 pub(super) struct RmsNorm {
     weight: Vec<f32>,
     epsilon: f32,
@@ -227,19 +121,13 @@ impl RmsNorm {
         })
     }
 
-    /// The weight and epsilon.
-    pub fn parts(&self) -> (&[f32], f32) {
-        (&self.weight, self.epsilon)
-    }
-
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        apply("rms norm", x, x.shape(), |x| {
-            compute::rms_norm(x, &self.weight, self.epsilon)
-        })
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        compute::rms_norm(x, &self.weight, self.epsilon)
     }
 }
 
-/// `(x - mean(x)) / std(x) · w + b` over the last dimension (Ba, Kiros and Hinton 2016).
+/// `(x - mean(x)) / std(x) · w + b` over each row of as many elements as `w` has (Ba, Kiros and
+/// Hinton 2016).
 pub(super) struct LayerNorm {
     weight: Vec<f32>,
     bias: Vec<f32>,
@@ -255,10 +143,8 @@ impl LayerNorm {
         })
     }
 
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        apply("layer norm", x, x.shape(), |x| {
-            compute::layer_norm(x, &self.weight, &self.bias, self.epsilon)
-        })
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        compute::layer_norm(x, &self.weight, &self.bias, self.epsilon)
     }
 }
 
@@ -300,23 +186,70 @@ impl Activation {
     }
 }
 
-/// `fc2(act(fc1(x)))` for `x` of shape [rows, inputs].
-pub(super) fn feed_forward(
-    x: &Tensor,
-    fc1: &Linear,
-    activation: Activation,
-    fc2: &Linear,
-) -> Result<Tensor, ModelError> {
-    let shape = (x.dim(0)?, fc2.matrix().outputs());
-    let (inputs, width) = (fc1.matrix().inputs(), fc1.matrix().outputs());
-    apply("feed forward", x, shape, |x| {
-        let inner = |x: &[f32]| {
-            let mut inner = fc1.product(x);
-            activation.apply(&mut inner);
-            inner
-        };
-        in_parts(x, inputs, width, inner, fc2)
-    })
+/// `fc2(act(fc1(x)))`.
+pub(super) struct Mlp {
+    pub fc1: Linear,
+    pub activation: Activation,
+    pub fc2: Linear,
+}
+
+impl Mlp {
+    /// [rows, inputs of fc1] to [rows, outputs of fc2]
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        in_parts(x, &self.fc1, |x| {
+            let mut inner = self.fc1.forward(x);
+            self.activation.apply(&mut inner);
+            self.fc2.forward(&inner)
+        })
+    }
+}
+
+/// `down(act(gate(x)) · up(x))` (Shazeer 2020, "GLU Variants Improve Transformer").
+pub(super) struct GatedMlp {
+    pub gate: Linear,
+    pub up: Linear,
+    pub activation: Activation,
+    pub down: Linear,
+}
+
+impl GatedMlp {
+    /// [rows, inputs of gate] to [rows, outputs of down]
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        in_parts(x, &self.gate, |x| {
+            let [mut inner, up] = Linear::forward_all([&self.gate, &self.up], x);
+            self.activation.gate(&mut inner, &up);
+            self.down.forward(&inner)
+        })
+    }
+}
+
+/// Number of elements between the two products of an MLP that are held at a time: 4 MB. Without
+/// this limit, a large picture would take hundreds of MB.
+const INNER_ELEMENTS: usize = 1 << 20;
+/// Minimum number of rows per part. With this many rows, the cost of reading the weights again is
+/// negligible.
+const INNER_ROWS: usize = 192;
+
+/// Applies an MLP whose first layer is `first` to some rows of `x` at a time.
+fn in_parts(x: &[f32], first: &Linear, mlp: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {
+    let rows = (INNER_ELEMENTS / first.weight.outputs()).max(INNER_ROWS);
+    part_by_part(x, rows * first.weight.inputs(), mlp)
+}
+
+/// Applies `function` to `size` elements at a time and concatenates the results.
+fn part_by_part(x: &[f32], size: usize, function: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {
+    if x.len() <= size {
+        return function(x);
+    }
+    let mut out = Vec::new();
+    for part in x.chunks(size) {
+        let part = function(part);
+        if out.is_empty() {
+            out.reserve_exact(part.len() * x.len().div_ceil(size));
+        }
+        out.extend(part);
+    }
+    out
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 
 use std::cell::RefCell;
 
-use super::compute::{Held, Matrix, SharedBytes, Table, matrix_panels, pack_panel};
+use super::compute::{Held, Matrix, SharedBytes, matrix_panels, pack_panel};
+use super::layers::Embedding;
 use super::pack::{Pack, PackWriter, SectionKind};
 use super::weights::Weights;
 use super::{Cancel, ModelError};
@@ -96,7 +97,12 @@ impl<'a> Scope<'a> {
     }
 
     /// A table of rows, in the checkpoint's number format.
-    pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Table, ModelError> {
+    pub fn embedding(
+        &self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Embedding, ModelError> {
         self.cancel.check()?;
         let name = self.name(name);
         let packing = match self.source {
@@ -109,7 +115,7 @@ impl<'a> Scope<'a> {
                         columns: packed_columns,
                         held,
                     } if (packed_rows, packed_columns) == (rows, columns) => {
-                        Table::new(rows, columns, held, bytes)
+                        Embedding::new(rows, columns, held, bytes)
                     }
                     _ => None,
                 };
@@ -137,7 +143,7 @@ impl<'a> Scope<'a> {
             .writer
             .borrow_mut()
             .add::<ModelError>(&name, kind, parts)?;
-        Ok(Table::absent(columns, held))
+        Ok(Embedding::absent(columns, held))
     }
 
     /// A small tensor (a bias or a norm's weight), in f32.

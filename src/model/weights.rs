@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 
 use serde::Deserialize;
 
-use super::compute::{Held, Panel, Table, widen};
+use super::compute::{Held, Panel, widen};
 use super::directory::{self, Directory, unreadable};
 use super::{Cancel, ModelError};
 
@@ -232,7 +232,7 @@ impl StoredTensor<'_> {
     /// within the file and that its size matches its shape, so the size on disk bounds the
     /// allocation.
     pub fn bytes(&self, rows: Range<usize>, columns: usize) -> Result<Vec<u8>, ModelError> {
-        let row = Table::row_bytes(columns, self.held);
+        let row = self.held.row_bytes(columns);
         let start = (rows.start * row) as u64;
         let length = rows.len() * row;
         if start + length as u64 > self.entry.bytes {
@@ -318,7 +318,7 @@ fn read_header(
             )));
         }
         if let Some(stored) = stored {
-            let element = Table::row_bytes(1, stored);
+            let element = stored.row_bytes(1);
             let expected = found
                 .shape
                 .iter()

@@ -4,73 +4,68 @@ const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 const SIZE: usize = 3;
 
+/// Some rows of the heads' values, after a column that belongs to no head.
 fn wave(heads: usize, rows: usize, seed: f32) -> Vec<f32> {
-    (0..heads * rows * SIZE)
+    (0..rows * (1 + heads * SIZE))
         .map(|i| (i as f32 * 0.7 + seed).sin() * 1.5)
         .collect()
 }
 
+fn inputs<'a>([query, key, value]: [&'a [f32]; 3]) -> Inputs<'a> {
+    Inputs {
+        query: Columns::of(query, 1 + HEADS * SIZE, 1),
+        key: Columns::of(key, 1 + KV_HEADS * SIZE, 1),
+        value: Columns::of(value, 1 + KV_HEADS * SIZE, 1),
+    }
+}
+
 /// Attention by its definition, in f64, one query at a time.
-fn by_definition(heads: &Heads<'_>, mask: Mask) -> Vec<f32> {
-    let total: usize = heads.lengths.iter().sum();
-    let all_keys = total + heads.lengths.len() * heads.before;
-    let at = |all: &[f32], total: usize, head: usize, row: usize, i: usize| {
-        f64::from(all[(head * total + row) * SIZE + i])
-    };
+fn by_definition(inputs: Inputs<'_>, lengths: &[(usize, usize)], mask: Mask) -> Vec<f32> {
+    let at = |all: Columns<'_>, row: usize, column: usize| f64::from(all.part(row, column)[0]);
     let mut out = Vec::new();
     let (mut start, mut first) = (0, 0);
-    for &length in heads.lengths {
-        for row in start..start + length {
+    for &(length, keys) in lengths {
+        for row in 0..length {
             for head in 0..HEADS {
                 let kv = head / (HEADS / KV_HEADS);
                 let seen = match mask {
-                    Mask::Causal => row - start + 1,
-                    Mask::Full => length,
+                    Mask::Causal => keys - length + row + 1,
+                    Mask::Full => keys,
                 };
-                let keys = first..first + heads.before + seen;
-                let weights: Vec<f64> = keys
-                    .clone()
-                    .map(|key| {
-                        let dot: f64 = (0..SIZE)
-                            .map(|i| {
-                                at(heads.query, total, head, row, i)
-                                    * at(heads.key, all_keys, kv, key, i)
-                            })
-                            .sum();
-                        (dot / (SIZE as f64).sqrt()).exp()
-                    })
+                let score = |key: usize| -> f64 {
+                    (0..SIZE)
+                        .map(|i| {
+                            at(inputs.query, start + row, head * SIZE + i)
+                                * at(inputs.key, first + key, kv * SIZE + i)
+                        })
+                        .sum()
+                };
+                let weights: Vec<f64> = (0..seen)
+                    .map(|key| (score(key) / (SIZE as f64).sqrt()).exp())
                     .collect();
                 let total: f64 = weights.iter().sum();
                 for i in 0..SIZE {
-                    let sum: f64 = keys
-                        .clone()
-                        .zip(&weights)
-                        .map(|(key, w)| w * at(heads.value, all_keys, kv, key, i))
+                    let values = weights.iter().zip(first..);
+                    let sum: f64 = values
+                        .map(|(w, key)| w * at(inputs.value, key, kv * SIZE + i))
                         .sum();
                     out.push((sum / total) as f32);
                 }
             }
         }
         start += length;
-        first += heads.before + length;
+        first += keys;
     }
     out
 }
 
-fn heads<'a>(
-    [query, key, value]: [&'a [f32]; 3],
-    lengths: &'a [usize],
-    before: usize,
-) -> Heads<'a> {
-    Heads {
-        query,
-        key,
-        value,
+fn attention(mask: Mask, precision: Precision) -> Attention {
+    Attention {
         heads: HEADS,
         kv_heads: KV_HEADS,
         size: SIZE,
-        lengths,
-        before,
+        mask,
+        precision,
     }
 }
 
@@ -88,9 +83,10 @@ fn blocks_of_any_size_give_the_definition() {
             wave(KV_HEADS, keys, 0.5),
             wave(KV_HEADS, keys, 0.9),
         );
-        let heads = heads([&query, &key, &value], lengths, before);
+        let inputs = inputs([&query, &key, &value]);
+        let lengths: Vec<_> = lengths.iter().map(|&n| (n, before + n)).collect();
         for mask in [Mask::Full, Mask::Causal] {
-            let expected = by_definition(&heads, mask);
+            let expected = by_definition(inputs, &lengths, mask);
             for (precision, tolerance) in [
                 (Precision::Gemm, 2e-6),
                 (Precision::F32(Kernel::best()), 2e-6),
@@ -100,9 +96,10 @@ fn blocks_of_any_size_give_the_definition() {
             ] {
                 let sizes = [(1, 1, 1), (100, 5, 4), (10_000, 64, 33)];
                 for (scores, rows, keys) in sizes {
-                    let cancel = Cancel::new();
                     let blocks = BlockSizes { scores, rows, keys };
-                    let got = attend_in_blocks(heads, mask, precision, blocks, &cancel).unwrap();
+                    let got = attention(mask, precision)
+                        .in_blocks_of(blocks, inputs, &lengths, &Cancel::new())
+                        .unwrap();
                     assert_eq!(got.len(), expected.len());
                     for (got, expected) in got.iter().zip(&expected) {
                         assert!(
@@ -121,8 +118,9 @@ fn a_set_flag_stops_it() {
     let cancel = Cancel::new();
     cancel.cancel();
     let (q, kv) = (wave(HEADS, 3, 0.0), wave(KV_HEADS, 3, 0.0));
-    let heads = heads([&q, &kv, &kv], &[3], 0);
-    let result = attend(heads, Mask::Full, Precision::Gemm, &cancel);
+    let Inputs { query, key, value } = inputs([&q, &kv, &kv]);
+    let attention = attention(Mask::Full, Precision::Gemm);
+    let result = attention.forward([query, key, value], &[(3, 3)], &cancel);
     assert!(matches!(result, Err(ModelError::Cancelled)));
 }
 
@@ -139,14 +137,16 @@ fn what_is_not_a_number_does_not_vanish() {
     {
         let (query, value) = (wave(HEADS, 40, 0.1), wave(KV_HEADS, 40, 0.9));
         let mut key = wave(KV_HEADS, 40, 0.5);
-        key[bad * SIZE] = f32::NAN;
-        let heads = heads([&query, &key, &value], &[40], 0);
+        key[1 + bad * (1 + KV_HEADS * SIZE)] = f32::NAN;
         let blocks = BlockSizes {
             scores: 100,
             rows: 5,
             keys: 33,
         };
-        let out = attend_in_blocks(heads, Mask::Full, precision, blocks, &Cancel::new()).unwrap();
+        let inputs = inputs([&query, &key, &value]);
+        let out = attention(Mask::Full, precision)
+            .in_blocks_of(blocks, inputs, &[(40, 40)], &Cancel::new())
+            .unwrap();
         // The first two query heads share the first key and value head.
         for row in out.chunks_exact(HEADS * SIZE) {
             assert!(row[..2 * SIZE].iter().all(|x| x.is_nan()), "{precision:?}");

@@ -2,16 +2,14 @@
 //! Representation Learning at Scale"). Attention is bidirectional within a sequence, and each layer
 //! normalises after the residual addition (post-norm).
 
-use candle_core::{Device, Tensor};
-
 use super::config::{BertConfig, Variant};
 use super::tokens::TokenSequence;
 use super::{BertObserver, BertPoint};
-use crate::attention::{Heads, Mask, Precision, attend};
+use crate::attention::{Attention, Columns, Mask};
 use crate::batch::check_ids;
-use crate::compute::{Table, rotate_heads};
+use crate::compute::add;
 use crate::directory::TOKENIZER;
-use crate::layers::{Activation, LayerNorm, Linear, add_to, feed_forward, products, try_apply};
+use crate::layers::{Embedding, LayerNorm, Linear, Mlp};
 use crate::scope::{Scope, WeightSource};
 use crate::{Cancel, ModelError};
 
@@ -49,12 +47,12 @@ impl<'a> CheckpointNames<'a> {
 }
 
 pub(super) struct BertEncoder {
-    /// Word embeddings, [vocabulary, hidden]
-    words: Table,
-    /// Position embeddings, [positions, hidden]
-    positions: Table,
-    /// Token type embeddings, [segments, hidden]
-    segments: Table,
+    /// [vocabulary, hidden]
+    word_embeddings: Embedding,
+    /// [positions, hidden]
+    position_embeddings: Embedding,
+    /// [segments, hidden]
+    token_type_embeddings: Embedding,
     norm: LayerNorm,
     layers: Vec<BertLayer>,
     config: BertConfig,
@@ -62,21 +60,17 @@ pub(super) struct BertEncoder {
 
 impl BertEncoder {
     pub fn load(config: &BertConfig, checkpoint: &CheckpointNames<'_>) -> Result<Self, ModelError> {
-        let hidden = config.hidden_size;
+        let (hidden, epsilon) = (config.hidden_size, config.layer_norm_eps);
         let embeddings = checkpoint.part("embeddings");
-        let table = |name: &str, rows| embeddings.under(name).table("weight", rows, hidden);
-        let encoder = checkpoint.part("encoder.layer");
+        let table = |name: &str, rows| embeddings.under(name).embedding("weight", rows, hidden);
+        let layers = checkpoint.part("encoder.layer");
         Ok(Self {
-            words: table("word_embeddings", config.vocab_size)?,
-            positions: table("position_embeddings", config.max_position_embeddings)?,
-            segments: table("token_type_embeddings", config.type_vocab_size)?,
-            norm: LayerNorm::load(
-                &embeddings.under("LayerNorm"),
-                hidden,
-                config.layer_norm_eps,
-            )?,
+            word_embeddings: table("word_embeddings", config.vocab_size)?,
+            position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
+            token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
+            norm: LayerNorm::load(&embeddings.under("LayerNorm"), hidden, epsilon)?,
             layers: (0..config.num_hidden_layers)
-                .map(|i| BertLayer::load(config, &encoder.under(i)))
+                .map(|i| BertLayer::load(config, &layers.under(i)))
                 .collect::<Result<_, _>>()?,
             config: config.clone(),
         })
@@ -89,44 +83,31 @@ impl BertEncoder {
         sequences: &[TokenSequence],
         cancel: &Cancel,
         observe: BertObserver<'_>,
-    ) -> Result<Tensor, ModelError> {
-        let mut x = self.embed(sequences)?;
-        observe(BertPoint::Embedded, &x);
-        for (i, layer) in self.layers.iter().enumerate() {
-            cancel.check()?;
-            x = layer.forward(&x, sequences, cancel)?;
-            observe(BertPoint::Layer(i), &x);
-        }
-        Ok(x)
-    }
-
-    fn embed(&self, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
-        let mut ids = Vec::new();
-        let mut positions = Vec::new();
-        let mut segments = Vec::new();
+    ) -> Result<Vec<f32>, ModelError> {
+        let (mut ids, mut positions, mut segments) = (Vec::new(), Vec::new(), Vec::new());
         for sequence in sequences {
             check_ids(&sequence.ids, self.config.vocab_size)?;
             ids.extend(&sequence.ids);
             positions.extend(self.position_rows(&sequence.ids));
             segments.extend(self.segment_rows(&sequence.segments)?);
         }
-        let rows = |table: &Table, rows: &[u32]| {
-            table
-                .rows(rows.iter().map(|&row| row as usize))
-                .ok_or_else(|| ModelError::Internal("a token has no embedding".into()))
-        };
-        let mut sum = rows(&self.words, &ids)?;
-        for part in [
-            rows(&self.segments, &segments)?,
-            rows(&self.positions, &positions)?,
-        ] {
-            sum.iter_mut()
-                .zip(part)
-                .for_each(|(sum, part)| *sum += part);
+        // [tokens, hidden]
+        let mut x = self.word_embeddings.forward(&ids)?;
+        add(&mut x, &self.token_type_embeddings.forward(&segments)?);
+        add(&mut x, &self.position_embeddings.forward(&positions)?);
+        let mut x = self.norm.forward(&x);
+        observe(BertPoint::Embedded, &x);
+
+        let lengths: Vec<_> = sequences
+            .iter()
+            .map(|own| (own.ids.len(), own.ids.len()))
+            .collect();
+        for (i, layer) in self.layers.iter().enumerate() {
+            cancel.check()?;
+            x = layer.forward(x, &lengths, cancel)?;
+            observe(BertPoint::Layer(i), &x);
         }
-        let shape = (ids.len(), self.config.hidden_size);
-        self.norm
-            .forward(&Tensor::from_vec(sum, shape, &Device::Cpu)?)
+        Ok(x)
     }
 
     /// The row of the position table for each token. In XLM-RoBERTa, positions start after the
@@ -168,99 +149,86 @@ impl BertEncoder {
 }
 
 struct BertLayer {
-    attention: BertAttention,
+    attention: SelfAttention,
     attention_norm: LayerNorm,
-    inner: Linear,
-    activation: Activation,
-    outer: Linear,
-    norm: LayerNorm,
+    mlp: Mlp,
+    output_norm: LayerNorm,
 }
 
 impl BertLayer {
     fn load(config: &BertConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (attention, output) = (scope.under("attention"), scope.under("output"));
+        let intermediate = scope.under("intermediate");
         let norm = |scope: &Scope<'_>| {
             LayerNorm::load(&scope.under("LayerNorm"), hidden, config.layer_norm_eps)
         };
-        let attention = scope.under("attention");
-        let output = scope.under("output");
         Ok(Self {
-            attention: BertAttention::load(config, &attention)?,
+            attention: SelfAttention::load(config, &attention)?,
             attention_norm: norm(&attention.under("output"))?,
-            inner: Linear::load(
-                &scope.under("intermediate").under("dense"),
-                hidden,
-                inner,
-                true,
-            )?,
-            activation: config.hidden_act,
-            outer: Linear::load(&output.under("dense"), inner, hidden, true)?,
-            norm: norm(&output)?,
+            mlp: Mlp {
+                fc1: Linear::load(&intermediate.under("dense"), hidden, inner, true)?,
+                activation: config.hidden_act,
+                fc2: Linear::load(&output.under("dense"), inner, hidden, true)?,
+            },
+            output_norm: norm(&output)?,
         })
     }
 
+    /// [tokens, hidden] to [tokens, hidden]
     fn forward(
         &self,
-        x: &Tensor,
-        sequences: &[TokenSequence],
+        mut x: Vec<f32>,
+        lengths: &[(usize, usize)],
         cancel: &Cancel,
-    ) -> Result<Tensor, ModelError> {
-        let attended = self.attention.forward(x, sequences, cancel)?;
-        let x = self.attention_norm.forward(&add_to(attended, x)?)?;
-        let fed = feed_forward(&x, &self.inner, self.activation, &self.outer)?;
-        self.norm.forward(&add_to(fed, &x)?)
+    ) -> Result<Vec<f32>, ModelError> {
+        let attended = self.attention.forward(&x, lengths, cancel)?;
+        add(&mut x, &attended);
+        let mut x = self.attention_norm.forward(&x);
+        let fed = self.mlp.forward(&x);
+        add(&mut x, &fed);
+        Ok(self.output_norm.forward(&x))
     }
 }
 
-struct BertAttention {
+struct SelfAttention {
     query: Linear,
     key: Linear,
     value: Linear,
+    attention: Attention,
     output: Linear,
-    heads: usize,
+    hidden: usize,
 }
 
-impl BertAttention {
+impl SelfAttention {
     fn load(config: &BertConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
-        let hidden = config.hidden_size;
+        let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
         let own = scope.under("self");
-        let linear =
-            |scope: &Scope<'_>, name: &str| Linear::load(&scope.under(name), hidden, hidden, true);
+        let linear = |scope: Scope<'_>| Linear::load(&scope, hidden, hidden, true);
+        let [query, key, value] = ["query", "key", "value"].map(|name| linear(own.under(name)));
+        let (query, key, value) = (query?, key?, value?);
+        let output = linear(scope.under("output").under("dense"))?;
         Ok(Self {
-            query: linear(&own, "query")?,
-            key: linear(&own, "key")?,
-            value: linear(&own, "value")?,
-            output: linear(&scope.under("output"), "dense")?,
-            heads: config.num_attention_heads,
+            query,
+            key,
+            value,
+            attention: Attention::new(heads, heads, hidden / heads, Mask::Full, &output),
+            output,
+            hidden,
         })
     }
 
+    /// [tokens, hidden] to [tokens, hidden]
     fn forward(
         &self,
-        x: &Tensor,
-        sequences: &[TokenSequence],
+        x: &[f32],
+        lengths: &[(usize, usize)],
         cancel: &Cancel,
-    ) -> Result<Tensor, ModelError> {
-        let lengths: Vec<usize> = sequences.iter().map(|own| own.ids.len()).collect();
-        let matrix = self.output.matrix();
-        let precision = Precision::of(matrix.held(), matrix.kernel());
-        let hidden = matrix.inputs();
-        let size = hidden / self.heads;
-        try_apply("attention", x, x.shape(), |x| {
-            let [q, k, v] = products([&self.query, &self.key, &self.value], x)
-                .map(|x| rotate_heads(&x, hidden, 0, self.heads, size, None, None));
-            let heads = Heads {
-                query: &q,
-                key: &k,
-                value: &v,
-                heads: self.heads,
-                kv_heads: self.heads,
-                size,
-                lengths: &lengths,
-                before: 0,
-            };
-            let mixed = attend(heads, Mask::Full, precision, cancel)?;
-            Ok(self.output.product(&mixed))
-        })
+    ) -> Result<Vec<f32>, ModelError> {
+        // [tokens, hidden] each
+        let [q, k, v] = Linear::forward_all([&self.query, &self.key, &self.value], x);
+        let inputs = [&q, &k, &v].map(|own| Columns::of(own, self.hidden, 0));
+        let attended = self.attention.forward(inputs, lengths, cancel)?;
+        Ok(self.output.forward(&attended))
     }
 }

@@ -16,9 +16,8 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{Device, Tensor};
-
 use super::batch::{PACK_TOKENS, batches, l2_normalised, with_margin};
+use super::compute::add;
 use super::directory::Directory;
 use super::layers::Linear;
 use super::scope::WeightSource;
@@ -40,12 +39,13 @@ enum BertPoint {
     Layer(usize),
 }
 
-type BertObserver<'a> = &'a mut dyn FnMut(BertPoint, &Tensor);
+type BertObserver<'a> = &'a mut dyn FnMut(BertPoint, &[f32]);
 
 /// The parts that embedders and cross-encoders share.
 struct Base {
     tokens: BertTokens,
     encoder: BertEncoder,
+    hidden: usize,
     /// Estimated memory per token in a forward pass, in bytes.
     token_bytes: u64,
 }
@@ -55,7 +55,6 @@ struct TextEmbedder {
     pooling: Pooling,
     prompts: Prompts,
     default_instruction: Option<String>,
-    dims: usize,
 }
 
 struct CrossEncoder {
@@ -108,6 +107,7 @@ impl BertModel {
         let base = Base {
             tokens: BertTokens::read(directory, layout.lowercase, max_tokens)?,
             encoder: BertEncoder::load(&config, &checkpoint)?,
+            hidden: config.hidden_size,
             // Elements per token: the hidden state and its norm, plus the larger of attention's
             // products and the two halves of the feed-forward layer.
             token_bytes: 4
@@ -121,7 +121,6 @@ impl BertModel {
                 pooling,
                 prompts: layout.prompts,
                 default_instruction: recommended.default_instruction,
-                dims: config.hidden_size,
             }),
             ModelTask::Score(activation) => {
                 Self::CrossEncoder(CrossEncoder::load(base, &config, &checkpoint, activation)?)
@@ -134,15 +133,15 @@ impl BertModel {
 const LEAST_TOKENS: usize = 16;
 
 impl Base {
-    /// Runs the encoder on the sequences in batches. `finish` maps the hidden states of a batch,
-    /// [tokens, hidden], to one row per sequence. Returns these rows.
-    fn run(
+    /// Runs the encoder on the sequences in batches. `finish` maps the hidden states of each
+    /// sequence of a batch, [tokens, hidden], to its result.
+    fn run<T>(
         &self,
         sequences: &[TokenSequence],
         memory: u64,
         cancel: &Cancel,
-        finish: impl Fn(&Tensor, &[TokenSequence]) -> Result<Tensor, ModelError>,
-    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        finish: impl Fn(&[&[f32]]) -> Result<Vec<T>, ModelError>,
+    ) -> Result<Vec<T>, ModelError> {
         let fitting = usize::try_from(memory / self.token_bytes).unwrap_or(usize::MAX);
         // Packing keys and values pads a short sequence to at least this size.
         let size = |sequence: &TokenSequence| sequence.ids.len().max(LEAST_TOKENS);
@@ -153,42 +152,22 @@ impl Base {
                 (size(large) as u64 * self.token_bytes).div_ceil(1 << 20)
             )));
         }
-        let mut rows = Vec::with_capacity(sequences.len());
+        let mut results = Vec::with_capacity(sequences.len());
         let limit = PACK_TOKENS.min(fitting);
         for batch in batches(sequences, limit, size) {
             let tokens: usize = batch.iter().map(size).sum();
             memory::ask(with_margin(tokens as u64 * self.token_bytes))?;
             let states = self.encoder.forward(batch, cancel, &mut |_, _| ())?;
-            rows.extend(finish(&states, batch)?.to_vec2::<f32>()?);
+            let mut rest = states.as_slice();
+            let each = batch.iter().map(|sequence| {
+                let (own, after) = rest.split_at(sequence.ids.len() * self.hidden);
+                rest = after;
+                own
+            });
+            results.extend(finish(&each.collect::<Vec<_>>())?);
         }
-        Ok(rows)
+        Ok(results)
     }
-}
-
-/// Maps [tokens, hidden] to [sequences, hidden] by taking each sequence's first token.
-fn first_states(states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
-    let mut start = 0;
-    let first: Vec<u32> = sequences
-        .iter()
-        .map(|sequence| {
-            let first = start as u32;
-            start += sequence.ids.len();
-            first
-        })
-        .collect();
-    Ok(states.index_select(&Tensor::new(first, &Device::Cpu)?, 0)?)
-}
-
-/// Maps [tokens, hidden] to [sequences, hidden] by the mean over each sequence's tokens.
-fn mean_states(states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
-    let mut start = 0;
-    let mut means = Vec::with_capacity(sequences.len());
-    for sequence in sequences {
-        let length = sequence.ids.len();
-        means.push(states.narrow(0, start, length)?.mean_keepdim(0)?);
-        start += length;
-    }
-    Ok(Tensor::cat(&means, 0)?)
 }
 
 impl TextEmbedder {
@@ -205,17 +184,23 @@ impl TextEmbedder {
             .text(prefix, request.text.unwrap_or_default())
     }
 
-    fn pool(&self, states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
-        match self.pooling {
-            Pooling::First => first_states(states, sequences),
-            Pooling::Mean => mean_states(states, sequences),
+    /// Maps a sequence's hidden states, [tokens, hidden], to one row.
+    fn pool(&self, states: &[f32]) -> Vec<f32> {
+        let mut rows = states.chunks_exact(self.base.hidden);
+        let count = rows.len();
+        let mut pooled = rows.next().unwrap_or_default().to_vec();
+        if self.pooling == Pooling::Mean {
+            rows.for_each(|row| add(&mut pooled, row));
+            let scale = (1.0 / count as f64) as f32;
+            pooled.iter_mut().for_each(|x| *x *= scale);
         }
+        pooled
     }
 }
 
 impl Embedder for TextEmbedder {
     fn dims(&self) -> usize {
-        self.dims
+        self.base.hidden
     }
 
     fn check_images(&self) -> Result<(), ModelError> {
@@ -236,12 +221,10 @@ impl Embedder for TextEmbedder {
             .iter()
             .map(|request| cancel.check().and_then(|()| self.tokens(request)))
             .collect::<Result<Vec<_>, _>>()?;
-        let pooled = self
-            .base
-            .run(&sequences, memory, cancel, |states, sequences| {
-                self.pool(states, sequences)
-            })?;
-        pooled.into_iter().map(l2_normalised).collect()
+        self.base.run(&sequences, memory, cancel, |states| {
+            let pooled = states.iter().map(|states| self.pool(states));
+            pooled.map(l2_normalised).collect()
+        })
     }
 }
 
@@ -271,10 +254,15 @@ impl CrossEncoder {
         })
     }
 
-    /// Maps [tokens, hidden] to [sequences, 1].
-    fn head(&self, states: &Tensor, sequences: &[TokenSequence]) -> Result<Tensor, ModelError> {
-        let first = first_states(states, sequences)?;
-        self.out.forward(&self.dense.forward(&first)?.tanh()?)
+    /// The score of each sequence. A sequence's hidden states are [tokens, hidden].
+    fn head(&self, states: &[&[f32]]) -> Result<Vec<f32>, ModelError> {
+        let first = states.iter().map(|states| &states[..self.base.hidden]);
+        let mut dense = self.dense.forward(&first.collect::<Vec<_>>().concat());
+        dense.iter_mut().for_each(|x| *x = x.tanh());
+        let outputs = self.out.forward(&dense).into_iter();
+        outputs
+            .map(|output| activated(output, self.activation))
+            .collect()
     }
 }
 
@@ -313,16 +301,8 @@ impl Embedder for CrossEncoder {
                 self.base.tokens.pair(query, content)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let outputs = self
-            .base
-            .run(&sequences, memory, cancel, |states, sequences| {
-                self.head(states, sequences)
-            })?;
-        outputs
-            .into_iter()
-            .flatten()
-            .map(|output| activated(output, self.activation))
-            .collect()
+        self.base
+            .run(&sequences, memory, cancel, |states| self.head(states))
     }
 }
 

@@ -1,11 +1,11 @@
-//! Packed weight matrices and their products, and lookup tables such as embeddings.
+//! Packed weight matrices and their products ([`matmul`]).
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use photosearch_cpu::vectorised;
 use serde::{Deserialize, Serialize};
 
-use super::kernel::{INT8_BLOCK, Kernel, Output, Start, TargetColumns, gemm_f32, int8_blocks};
+use super::kernel::{INT8_BLOCK, Kernel, Output, Start, int8_blocks};
 use super::{SharedBytes, pool};
 
 /// Outputs in a panel. A panel is packed as a unit, and a thread computes one panel at a time.
@@ -38,6 +38,16 @@ impl Held {
             Self::Bf16 => "bfloat16",
             Self::Int8 => "int8",
         }
+    }
+
+    /// Size of a table's row of `columns` elements, in bytes.
+    pub fn row_bytes(self, columns: usize) -> usize {
+        columns
+            * match self {
+                Self::F32 => 4,
+                Self::F16 | Self::Bf16 => 2,
+                Self::Int8 => 1,
+            }
     }
 
     /// The name of the code that computes products of matrices in this format.
@@ -121,85 +131,36 @@ impl Matrix {
         panels(self.outputs)
     }
 
-    fn panel(&self, first: usize, rows: usize) -> &[u8] {
-        let before =
-            first / PANEL_OUTPUTS * panel_bytes(self.held, self.kernel, PANEL_OUTPUTS, self.inputs);
-        let bytes = panel_bytes(self.held, self.kernel, rows, self.inputs);
-        &self.packed.as_ref()[before..before + bytes]
+    /// The packed weights of `count` outputs from `first` on: a panel, or any outputs of a matrix
+    /// that is stored row by row.
+    fn weights_of(&self, first: usize, count: usize) -> &[u8] {
+        let unit = match self.is_row_major() {
+            true => 1,
+            false => PANEL_OUTPUTS,
+        };
+        let bytes = |outputs| panel_bytes(self.held, self.kernel, outputs, self.inputs);
+        &self.packed.as_ref()[first / unit * bytes(unit)..][..bytes(count)]
+    }
+
+    /// Whether the weights are stored row by row, for the gemm crate.
+    fn is_row_major(&self) -> bool {
+        matches!(self.held, Held::F32 | Held::F16) && !self.kernel.packs_f32()
     }
 
     /// Whether rows that were converted for one matrix can be multiplied by the other.
     fn takes_the_same(&self, other: &Self) -> bool {
         (self.inputs, self.held, self.kernel) == (other.inputs, other.held, other.kernel)
     }
-
-    /// Computes columns `first..first + columns` of a product into the target, which has only
-    /// these.
-    fn part(
-        &self,
-        rows: &Rows<'_>,
-        (first, columns): (usize, usize),
-        bias: Option<&[f32]>,
-        mut target: TargetColumns<'_>,
-    ) {
-        let inputs = self.inputs;
-        let bias = bias.map(|bias| &bias[first..first + columns]);
-        match rows {
-            Rows::Real(x) if self.kernel.packs_f32() => {
-                let panel = self.panel(first, columns);
-                let start = Start::Bias(bias);
-                if self.held == Held::F32 {
-                    return self.kernel.product(x, inputs, panel, start, target);
-                }
-                let mut own = vec![0.0; panel.len() / size_of::<f16>()];
-                bytemuck::cast_slice::<_, f16>(panel).convert_to_f32_slice(&mut own);
-                let own = bytemuck::cast_slice(&own);
-                self.kernel.product(x, inputs, own, start, target);
-            }
-            Rows::Real(x) if self.held == Held::F32 => {
-                let weights: &[f32] = bytemuck::cast_slice(self.packed.as_ref());
-                let own = &weights[first * inputs..(first + columns) * inputs];
-                gemm_f32(x, inputs, own, (1, inputs), inputs, target.reborrow());
-                target.add_bias(bias);
-            }
-            Rows::Real(x) => {
-                let mut own = vec![0.0; columns * inputs];
-                let halves: &[f16] = bytemuck::cast_slice(self.panel(first, columns));
-                halves.convert_to_f32_slice(&mut own);
-                gemm_f32(x, inputs, &own, (1, inputs), inputs, target.reborrow());
-                target.add_bias(bias);
-            }
-            Rows::Rounded(x) => {
-                let panel = self.panel(first, columns);
-                self.kernel
-                    .product(x, inputs, panel, Start::Bias(bias), target);
-            }
-            Rows::Whole(x, x_scales) => {
-                let panel = self.panel(first, columns);
-                let (scales, packed) = panel.split_at(scale_bytes(columns, inputs));
-                let scales: &[f32] = bytemuck::cast_slice(scales);
-                let scales = &scales[..columns * int8_blocks(inputs)];
-                self.kernel
-                    .i8_product(x, x_scales, inputs, packed, scales, bias, target);
-            }
-        }
-    }
-
-    /// Computes `x Wᵀ + b`, from [rows, inputs] to [rows, outputs].
-    pub fn product(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let [product] = products([(self, bias)], x);
-        product
-    }
 }
 
 /// Rows of `x`, converted to the format of the matrices.
-enum Rows<'a> {
+enum Factors<'a> {
     Real(&'a [f32]),
     Rounded(Vec<bf16>),
     Whole(Vec<i8>, Vec<f32>),
 }
 
-impl<'a> Rows<'a> {
+impl<'a> Factors<'a> {
     fn of(x: &'a [f32], matrix: &Matrix) -> Self {
         match matrix.held {
             Held::F32 | Held::F16 => Self::Real(x),
@@ -212,61 +173,77 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Computes `x Wᵀ + b` for several matrices and biases. If the matrices have the same format, `x`
-/// is converted once for all.
-pub(crate) fn products<const N: usize>(
+/// Computes `x Wᵀ + b` for several matrices and biases, from [rows, inputs] to [rows, outputs]
+/// each. If the matrices have the same format, `x` is converted once for all. The threads share the
+/// columns of the results.
+pub(crate) fn matmul<const N: usize>(
     matrices: [(&Matrix, Option<&[f32]>); N],
     x: &[f32],
 ) -> [Vec<f32>; N] {
-    let Some((first, _)) = matrices.first() else {
+    let Some(&(model, _)) = matrices.first() else {
         return [const { Vec::new() }; N];
     };
-    if !matrices
-        .iter()
-        .all(|(matrix, _)| matrix.takes_the_same(first))
-    {
-        return matrices.map(|(matrix, bias)| matrix.product(x, bias));
+    let mut each = matrices.iter();
+    if !each.all(|(matrix, _)| matrix.takes_the_same(model)) {
+        return matrices.map(|own| {
+            let [product] = matmul([own], x);
+            product
+        });
     }
-    let count = x.len() / first.inputs;
+    let (inputs, kernel) = (model.inputs, model.kernel);
+    let rows = x.len() / inputs;
     let mut out: [Vec<f32>; N] =
-        matrices.map(|(matrix, _)| Vec::with_capacity(count * matrix.outputs));
-    let outputs = matrices
-        .iter()
-        .map(|(matrix, _)| matrix.outputs)
-        .sum::<usize>();
-    let width = pool::width_for(count * outputs * first.inputs / 8);
-    let rows = Rows::of(x, first);
+        matrices.map(|(matrix, _)| Vec::with_capacity(rows * matrix.outputs));
+    let outputs: usize = matrices.iter().map(|(matrix, _)| matrix.outputs).sum();
+    let width = pool::width_for(rows * outputs * inputs / 8);
+    let x = Factors::of(x, model);
     let mut parts = Vec::new();
     for (i, (matrix, _)) in matrices.iter().enumerate() {
         // gemm packs `x` again for each part of an f32 product, so there is only one part per
         // thread.
-        let step = match first.held {
-            Held::F32 if !first.kernel.packs_f32() => matrix.outputs.div_ceil(width),
+        let step = match model.held {
+            Held::F32 if model.is_row_major() => matrix.outputs.div_ceil(width),
             _ => PANEL_OUTPUTS,
         };
         let each = (0..matrix.outputs).step_by(step);
-        parts.extend(each.map(|first| (i, (first, step.min(matrix.outputs - first)))));
+        parts.extend(each.map(|first| (i, first, step.min(matrix.outputs - first))));
     }
     let places: Vec<Output<'_>> = out
         .iter_mut()
         .zip(&matrices)
         .map(|(out, (matrix, _))| {
-            let room = &mut out.spare_capacity_mut()[..count * matrix.outputs];
+            let room = &mut out.spare_capacity_mut()[..rows * matrix.outputs];
             // SAFETY: products write every element of their target before they read it.
             unsafe { Output::unwritten(room, matrix.outputs) }
         })
         .collect();
     pool::for_each(parts.len(), width, |part| {
-        let (i, columns) = parts[part];
+        let (i, first, columns) = parts[part];
         let (matrix, bias) = matrices[i];
+        let weights = matrix.weights_of(first, columns);
+        let bias = bias.map(|bias| &bias[first..first + columns]);
+        let start = Start::Bias(bias);
         // SAFETY: no two parts share a column.
-        let target = unsafe { places[i].target(0, count, columns.0, columns.1) };
-        matrix.part(&rows, columns, bias, target);
+        let target = unsafe { places[i].target(0, rows, first, columns) };
+        match &x {
+            Factors::Real(x) if matrix.held == Held::F16 => {
+                let mut wide = vec![0.0; weights.len() / size_of::<f16>()];
+                bytemuck::cast_slice::<_, f16>(weights).convert_to_f32_slice(&mut wide);
+                kernel.product(x, inputs, bytemuck::cast_slice(&wide), start, target);
+            }
+            Factors::Real(x) => kernel.product(x, inputs, weights, start, target),
+            Factors::Rounded(x) => kernel.product(x, inputs, weights, start, target),
+            Factors::Whole(x, x_scales) => {
+                let (scales, weights) = weights.split_at(scale_bytes(columns, inputs));
+                let scales = &bytemuck::cast_slice(scales)[..columns * int8_blocks(inputs)];
+                kernel.i8_product(x, x_scales, inputs, weights, scales, bias, target);
+            }
+        }
     });
     drop(places);
     for (out, (matrix, _)) in out.iter_mut().zip(&matrices) {
         // SAFETY: the parts cover all columns, and products write all of theirs.
-        unsafe { out.set_len(count * matrix.outputs) };
+        unsafe { out.set_len(rows * matrix.outputs) };
     }
     out
 }
@@ -476,58 +453,4 @@ pub(crate) fn widen(held: Held, bytes: &[u8], out: &mut [f32]) -> Option<()> {
         Held::Int8 => return None,
     }
     Some(())
-}
-
-/// A lookup table [rows, columns] in the checkpoint's number format, such as an embedding table.
-pub(crate) struct Table {
-    columns: usize,
-    held: Held,
-    bytes: SharedBytes,
-}
-
-impl Table {
-    /// `None` if the bytes do not have the table's size.
-    pub fn new(rows: usize, columns: usize, held: Held, bytes: SharedBytes) -> Option<Self> {
-        let size = rows.checked_mul(Self::row_bytes(columns, held))?;
-        (bytes.as_ref().len() == size).then_some(Self {
-            columns,
-            held,
-            bytes,
-        })
-    }
-
-    /// A table without rows, for a model that is built only to list its weights.
-    pub fn absent(columns: usize, held: Held) -> Self {
-        Self {
-            columns,
-            held,
-            bytes: SharedBytes::empty(),
-        }
-    }
-
-    /// Size of a row in bytes.
-    pub fn row_bytes(columns: usize, held: Held) -> usize {
-        columns
-            * match held {
-                Held::F32 => 4,
-                Held::F16 | Held::Bf16 => 2,
-                Held::Int8 => 1,
-            }
-    }
-
-    /// The rows at these indices, one after another; `None` if an index is out of range.
-    pub fn rows(&self, numbers: impl ExactSizeIterator<Item = usize>) -> Option<Vec<f32>> {
-        let mut out = vec![0.0; numbers.len() * self.columns];
-        let bytes = self.bytes.as_ref();
-        let row_bytes = Self::row_bytes(self.columns, self.held);
-        for (out, number) in out.chunks_exact_mut(self.columns).zip(numbers) {
-            let start = number.checked_mul(row_bytes)?;
-            widen(
-                self.held,
-                bytes.get(start..start.checked_add(row_bytes)?)?,
-                out,
-            )?;
-        }
-        Some(out)
-    }
 }

@@ -253,55 +253,29 @@ pub fn relu(x: &mut [f32]) {
 }
 
 vectorised! {
-    /// Rotates the pairs (i, i + half) of one head's row.
-    fn rotate_row(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
-        let half = cos.len();
-        let (low, high) = x.split_at(half);
-        let (out_low, out_high) = out.split_at_mut(half);
-        for i in 0..half {
-            out_low[i] = low[i] * cos[i] - high[i] * sin[i];
-            out_high[i] = high[i] * cos[i] + low[i] * sin[i];
+    /// Rotates the pairs (i, i + half) of one head.
+    fn rotate_head(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        let (low, high) = x.split_at_mut(cos.len());
+        for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+            (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
         }
     }
 }
 
-/// Splits rows into heads and rotates them. `x` is [n, width]; its `heads · head_dim` columns from
-/// `start` on contain the heads side by side. The result is [heads, n, head_dim]. `norm`, if given,
-/// is the weight and epsilon of an RMSNorm that is applied to each head before the rotation.
-/// `tables` are the cosines and sines, each [n, head_dim / 2]; without tables there is no rotation.
-#[allow(clippy::too_many_arguments)]
-pub fn rotate_heads(
-    x: &[f32],
-    width: usize,
-    start: usize,
-    heads: usize,
-    head_dim: usize,
-    norm: Option<(&[f32], f32)>,
-    tables: Option<(&[f32], &[f32])>,
-) -> Vec<f32> {
-    let n = x.len() / width;
-    let half = head_dim / 2;
-    let mut out = vec![0.0; heads * n * head_dim];
-    let cost = out.len() * NORM_COST;
-    pool::for_rows(&mut out, head_dim, cost, |first, out| {
-        let mut normed = vec![0.0; head_dim];
-        for (i, out) in out.chunks_exact_mut(head_dim).enumerate() {
-            let (head, row) = ((first + i) / n, (first + i) % n);
-            let mut source = &x[row * width + start + head * head_dim..][..head_dim];
-            if let Some((weight, epsilon)) = norm {
-                rms_norm_rows(source, &mut normed, weight, epsilon);
-                source = &normed;
-            }
-            match tables {
-                Some((cos, sin)) => {
-                    let at = row * half..(row + 1) * half;
-                    rotate_row(source, &cos[at.clone()], &sin[at], out);
-                }
-                None => out.copy_from_slice(source),
+/// Rotates the first `heads` heads of each row of `x`, [n, width]. `cos` and `sin` are
+/// [n, head_dim / 2].
+pub fn rotate(x: &mut [f32], width: usize, heads: usize, cos: &[f32], sin: &[f32]) {
+    let n = x.len() / width.max(1);
+    let half = cos.len() / n.max(1);
+    let cost = 2 * n * heads * half * NORM_COST;
+    pool::for_rows(x, width, cost, |first, x| {
+        for (row, x) in (first..).zip(x.chunks_exact_mut(width)) {
+            let own = row * half..(row + 1) * half;
+            for head in x[..heads * 2 * half].chunks_exact_mut(2 * half) {
+                rotate_head(head, &cos[own.clone()], &sin[own.clone()]);
             }
         }
     });
-    out
 }
 
 #[cfg(test)]
@@ -440,21 +414,16 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_brought_apart_and_rotated() {
-        // Two rows of width 10: a column that belongs to no head, two heads of four columns,
-        // another such column.
-        let (width, n) = (10, 2);
-        let x: Vec<f32> = (0..width * n).map(|i| i as f32).collect();
-        let apart = rotate_heads(&x, width, 1, 2, 4, None, None);
-        let expected = [1, 2, 3, 4, 11, 12, 13, 14, 5, 6, 7, 8, 15, 16, 17, 18];
-        assert_eq!(apart, expected.map(|i| i as f32));
+    fn heads_are_rotated() {
+        // Two rows of width 10: two heads of four columns, and two columns that belong to no head.
+        let mut x: Vec<f32> = (0..20).map(|i| i as f32).collect();
         // A quarter turn maps (a, b) to (-b, a). Row 0 is not rotated.
         let (cos, sin) = ([1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]);
-        let turned = rotate_heads(&x, width, 1, 2, 4, None, Some((&cos, &sin)));
-        let expected = [1, 2, 3, 4, -13, -14, 11, 12, 5, 6, 7, 8, -17, -18, 15, 16];
-        assert_eq!(turned, expected.map(|i| i as f32));
-        let normed = rotate_heads(&x, width, 1, 2, 4, Some((&[2.0; 4], 0.0)), None);
-        let rms = (30.0f32 / 4.0).sqrt();
-        assert!((normed[0] - 2.0 / rms).abs() < 1e-6 && (normed[3] - 8.0 / rms).abs() < 1e-6);
+        rotate(&mut x, 10, 2, &cos, &sin);
+        let expected: Vec<f32> = (0..10)
+            .chain([-12, -13, 10, 11, -16, -17, 14, 15, 18, 19])
+            .map(|i| i as f32)
+            .collect();
+        assert_eq!(x, expected);
     }
 }

@@ -68,7 +68,7 @@ pub(super) enum SectionKind {
     Tokenizer,
     /// A [`Matrix`](super::compute::Matrix).
     Matrix { outputs: usize, inputs: usize },
-    /// A [`Table`](super::compute::Table).
+    /// A table, such as an [`Embedding`](super::layers::Embedding).
     Table {
         rows: usize,
         columns: usize,

@@ -7,6 +7,7 @@
 //! (`tests/golden/`).
 
 mod config;
+mod prefix;
 mod preprocess;
 mod rope;
 mod text;
@@ -14,10 +15,6 @@ mod vision;
 
 #[cfg(test)]
 mod tests;
-
-use std::sync::{Arc, Mutex, PoisonError};
-
-use candle_core::{Device, Tensor};
 
 use super::batch::{PACK_TOKENS, batches, check_ids, l2_normalised, with_margin};
 use super::directory::Directory;
@@ -27,9 +24,10 @@ use super::tokenizer::Tokenizer;
 use super::{Cancel, Embedder, ModelError, Request};
 use config::QwenConfig;
 use photosearch_memory as memory;
+use prefix::{Past, PrefixCache};
 use preprocess::Preprocessor;
 use rope::PatchGrid;
-use text::{PromptPrefix, TextModel, TokenBatch, Visual};
+use text::{TextModel, TokenBatch};
 use vision::VisionTower;
 
 /// The reference implementation's limit on a prompt, in tokens.
@@ -37,12 +35,6 @@ const MAX_TOKENS: usize = 8192;
 /// Maximum number of patches for which the vision tower processes several pictures together. The
 /// limit keeps memory at the level of one large photo.
 const PACK_PATCHES: usize = 8192;
-
-/// Maximum number of tokens in a cached prefix. With the 2B model, a prefix of this length takes 15
-/// MB.
-const MAX_PREFIX: usize = 64;
-/// Number of cached prefixes; a session typically uses one or two instructions.
-const PREFIXES: usize = 2;
 
 /// A point in the forward pass at which tests inspect the hidden states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,16 +49,13 @@ enum QwenPoint {
     Norm,
 }
 
-type QwenObserver<'a> = &'a mut dyn FnMut(QwenPoint, &Tensor);
+type QwenObserver<'a> = &'a mut dyn FnMut(QwenPoint, &[f32]);
 
 /// A batch of requests, concatenated and ready for the model.
 #[derive(Clone, Default)]
 struct InputBatch {
-    /// A prefix that all requests of the batch share, and the number of its tokens they share.
-    /// These tokens are omitted from `ids`, `positions` and `lengths`.
-    prefix: Option<(Arc<PromptPrefix>, usize)>,
-    /// Number of tokens of the first request to cache as a prefix.
-    keep: usize,
+    /// A cached prefix of all requests, which is omitted from `ids`, `positions` and `lengths`.
+    past: Past,
     /// Number of tokens of all requests, including the omitted ones.
     tokens: usize,
     ids: Vec<u32>,
@@ -85,9 +74,24 @@ impl InputBatch {
     }
 }
 
-/// Length of the longest common prefix.
-fn common(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+/// The vision tower's output for the picture tokens of a batch.
+#[derive(Default)]
+struct Visual {
+    /// The rows of the picture tokens in the batch, ascending.
+    rows: Vec<usize>,
+    /// [picture tokens, hidden]: replaces the token embeddings of the picture tokens.
+    merged: Vec<f32>,
+    /// [picture tokens, hidden] each: added to the hidden states after the first layers, one matrix
+    /// per layer (Meng et al. 2024, DeepStack).
+    deepstack: Vec<Vec<f32>>,
+}
+
+/// Appends rows. The rows of a single batch are not copied.
+fn append(all: &mut Vec<f32>, rows: Vec<f32>) {
+    match all.is_empty() {
+        true => *all = rows,
+        false => all.extend(rows),
+    }
 }
 
 struct Qwen3Vl {
@@ -99,8 +103,7 @@ struct Qwen3Vl {
     preprocessor: Preprocessor,
     vision: VisionTower,
     text: TextModel,
-    /// Cached keys and values of prompt prefixes, most recently used first.
-    prefixes: Mutex<Vec<Arc<PromptPrefix>>>,
+    prefixes: PrefixCache,
 }
 
 /// Dimensions of the vectors.
@@ -137,7 +140,7 @@ impl Qwen3Vl {
         Ok(Self {
             vision: VisionTower::load(&config.vision_config, &part("visual"))?,
             text: TextModel::load(&config.text_config, &part("language_model"))?,
-            prefixes: Mutex::default(),
+            prefixes: PrefixCache::default(),
             max_tokens: recommended
                 .max_tokens
                 .unwrap_or(MAX_TOKENS)
@@ -235,8 +238,8 @@ impl Qwen3Vl {
         let (text, vision) = (&self.config.text_config, &self.config.vision_config);
         let heads = text.head_dim * (text.num_attention_heads + 2 * text.kv_heads());
         // Elements per row: the hidden state and its norm, plus the larger of two stages. Attention
-        // holds queries, keys and values as projected, split into heads and packed. The
-        // feed-forward layer holds its two halves, one of them also rounded.
+        // holds queries, keys and values as projected, normalised and packed. The MLP holds its two
+        // halves, one of them also rounded.
         let layer = |hidden: usize, heads: usize, inner: usize| {
             3 * hidden + (3 * heads + 2 * hidden).max(3 * inner)
         };
@@ -264,53 +267,13 @@ impl Qwen3Vl {
             rope::positions(ids, self.config.image_token_id, grids, merge).ok_or_else(|| {
                 ModelError::Internal("picture tokens do not match the pictures".into())
             })?;
-        let left_out = pack.prefix.as_ref().map_or(0, |(_, count)| *count);
+        let left_out = pack.past.length();
         pack.ids.extend(&ids[left_out..]);
         pack.positions.extend(&positions[left_out..]);
         pack.lengths.push(ids.len() - left_out);
         pack.tokens += ids.len();
         pack.grids.extend(grids);
         Ok(())
-    }
-
-    /// Starts a batch whose first request has these tokens. Later requests of the batch must share
-    /// its prefix.
-    fn new_pack(&self, ids: &[u32]) -> InputBatch {
-        let mut pack = InputBatch::default();
-        let template = self.template(ids);
-        if template == 0 {
-            return pack;
-        }
-        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
-        // The template's last token is a line feed. The tokenizer may merge it with the start of
-        // the text, so the last token need not match.
-        let same = |prefix: &Arc<PromptPrefix>| common(&prefix.ids, ids) + 1 >= template;
-        match prefixes.iter().position(same) {
-            Some(found) => {
-                let prefix = prefixes.remove(found);
-                prefixes.insert(0, prefix.clone());
-                let count = common(&prefix.ids, ids).min(ids.len() - 1);
-                pack.prefix = Some((prefix, count));
-            }
-            None => pack.keep = template,
-        }
-        pack
-    }
-
-    /// Number of tokens before the user's part of the prompt, at most [`MAX_PREFIX`]; 0 if the
-    /// prompt has no such part.
-    fn template(&self, ids: &[u32]) -> usize {
-        let Some(&start) = ids.first() else { return 0 };
-        let turn = ids.iter().skip(1).position(|&id| id == start);
-        // The role "user" and the line feed after it.
-        let length = turn.map_or(0, |turn| turn + 1 + 3);
-        length.min(MAX_PREFIX).min(ids.len().saturating_sub(1))
-    }
-
-    fn remember(&self, prefix: PromptPrefix) {
-        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
-        prefixes.insert(0, Arc::new(prefix));
-        prefixes.truncate(PREFIXES);
     }
 
     /// Runs the model on the batch and returns each request's vector.
@@ -329,31 +292,22 @@ impl Qwen3Vl {
             ids: &pack.ids,
             positions: &pack.positions,
             lengths: &pack.lengths,
-            prefix: pack.prefix.as_ref().map(|(all, count)| (&**all, *count)),
-            keep: pack.keep,
         };
-        let (hidden, prefix) = self
+        let mut past = pack.past.clone();
+        let hidden = self
             .text
-            .forward(&tokens, visual.as_ref(), cancel, observe)?;
-        let mut end = 0;
-        let last: Vec<u32> = pack
+            .forward(&tokens, visual.as_ref(), &mut past, cancel, observe)?;
+        let (mut end, width) = (0, self.dims());
+        let vectors = pack
             .lengths
             .iter()
             .map(|length| {
                 end += length;
-                (end - 1) as u32
+                l2_normalised(hidden[(end - 1) * width..end * width].to_vec())
             })
-            .collect();
-        let last = hidden.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
-        let vectors = last
-            .to_vec2::<f32>()?
-            .into_iter()
-            .map(l2_normalised)
             .collect::<Result<_, _>>()?;
         // The vectors are finite, so the prefix is safe to cache.
-        if let Some(prefix) = prefix {
-            self.remember(prefix);
-        }
+        self.prefixes.remember(&pack.ids, past);
         Ok(vectors)
     }
 
@@ -365,9 +319,14 @@ impl Qwen3Vl {
         observe: QwenObserver<'_>,
     ) -> Result<Visual, ModelError> {
         let values = self.config.vision_config.patch_values();
-        let mut merged = Vec::new();
-        let mut deepstack =
-            vec![Vec::new(); self.config.vision_config.deepstack_visual_indexes.len()];
+        let mut visual = Visual {
+            rows: (0..)
+                .zip(&pack.ids)
+                .filter(|(_, id)| **id == self.config.image_token_id)
+                .map(|(row, _)| row)
+                .collect(),
+            ..Visual::default()
+        };
         let mut patches = pack.patches.as_slice();
         for grids in batches(&pack.grids, PACK_PATCHES, |grid| grid.patches()) {
             let count: usize = grids.iter().map(|grid| grid.patches()).sum();
@@ -375,34 +334,23 @@ impl Qwen3Vl {
                 ModelError::Internal(format!("fewer than {count} patches of {values} values"))
             })?;
             patches = rest;
-            let own = Tensor::from_slice(own, (count, values), &Device::Cpu)?;
-            let features = self.vision.forward(&own, grids, cancel, observe)?;
-            merged.push(features.merged);
-            for (all, own) in deepstack.iter_mut().zip(features.deepstack) {
-                all.push(own);
+            let features = self.vision.forward(own, grids, cancel, observe)?;
+            append(&mut visual.merged, features.merged);
+            visual
+                .deepstack
+                .resize(features.deepstack.len(), Vec::new());
+            for (all, own) in visual.deepstack.iter_mut().zip(features.deepstack) {
+                append(all, own);
             }
         }
-        let merged = Tensor::cat(&merged, 0)?;
-        let rows: Vec<u32> = (0u32..)
-            .zip(&pack.ids)
-            .filter(|(_, id)| **id == self.config.image_token_id)
-            .map(|(row, _)| row)
-            .collect();
-        if merged.dim(0)? != rows.len() {
+        let tokens = visual.merged.len() / self.dims();
+        if tokens != visual.rows.len() {
             return Err(ModelError::Internal(format!(
-                "the vision tower returned {} tokens for {} picture tokens of the prompt",
-                merged.dim(0)?,
-                rows.len()
+                "the vision tower returned {tokens} tokens for {} picture tokens of the prompt",
+                visual.rows.len()
             )));
         }
-        Ok(Visual {
-            rows: Tensor::new(rows, &Device::Cpu)?,
-            merged,
-            deepstack: deepstack
-                .iter()
-                .map(|features| Tensor::cat(features, 0))
-                .collect::<Result<_, _>>()?,
-        })
+        Ok(visual)
     }
 }
 
@@ -440,15 +388,13 @@ impl Embedder for Qwen3Vl {
                 )));
             }
             let together = self.working_set(pack.tokens + ids.len(), &[&pack.grids, grids]);
-            let alike = pack.prefix.as_ref().is_none_or(|(prefix, count)| {
-                *count < ids.len() && common(&prefix.ids, ids) >= *count
-            });
+            let alike = pack.past.precedes(ids);
             if !pack.lengths.is_empty() && (pack.is_full() || together > memory || !alike) {
                 vectors.extend(self.forward(&pack, cancel, &mut |_, _| ())?);
                 pack = InputBatch::default();
             }
             if pack.lengths.is_empty() {
-                pack = self.new_pack(ids);
+                pack.past = self.prefixes.past(ids);
             }
             self.add(request, &tokens, &mut pack, cancel)?;
         }

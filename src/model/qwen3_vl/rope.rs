@@ -5,6 +5,8 @@
 //! Frequencies and angles are f32 and rounded at the same steps as in transformers. At position
 //! 8,000, half an f32 rounding step of a frequency already shifts an angle by 2e-4.
 
+use crate::compute::rotate;
+
 /// The size of a picture in patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PatchGrid {
@@ -83,9 +85,9 @@ impl Rotary {
         }
     }
 
-    /// The cosines and the sines.
-    pub fn tables(&self) -> (&[f32], &[f32]) {
-        (&self.cos, &self.sin)
+    /// Rotates the first `heads` heads of each row of `x`, [n, width].
+    pub fn rotate(&self, x: &mut [f32], width: usize, heads: usize) {
+        rotate(x, width, heads, &self.cos, &self.sin);
     }
 }
 

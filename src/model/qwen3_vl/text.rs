@@ -1,343 +1,212 @@
-//! The text model: Qwen3 with M-RoPE and DeepStack. The sequences of a batch are packed one after
-//! another, and only attention distinguishes them.
-
-use std::sync::{Mutex, PoisonError};
-
-use candle_core::{Device, Tensor};
+//! The text model: Qwen3 (Yang et al. 2025, "Qwen3 Technical Report") with M-RoPE and DeepStack
+//! (Bai et al. 2025, "Qwen3-VL Technical Report"). Fields have the names of the checkpoint's weights.
+//!
+//! The sequences of a batch are packed one after another: a row is a token of any of them. Only
+//! attention distinguishes the sequences.
 
 use super::config::TextConfig;
+use super::prefix::Past;
 use super::rope::{Rotary, TextRope};
-use super::{QwenObserver, QwenPoint};
-use crate::attention::{Heads, Mask, Precision, attend};
-use crate::compute::{Table, rotate_heads};
-use crate::layers::{Activation, Linear, RmsNorm, add_to, apply, in_parts, products, try_apply};
+use super::{QwenObserver, QwenPoint, Visual};
+use crate::attention::{Attention, Columns, Mask};
+use crate::compute::add;
+use crate::layers::{Embedding, GatedMlp, Linear, RmsNorm};
 use crate::scope::Scope;
 use crate::{Cancel, ModelError};
-
-/// The vision tower's output for the picture tokens of a batch.
-pub(super) struct Visual {
-    /// [picture tokens], u32: the rows of the picture tokens in the batch, ascending.
-    pub rows: Tensor,
-    /// [picture tokens, hidden]: replaces the token embeddings of the picture tokens.
-    pub merged: Tensor,
-    /// [picture tokens, hidden] each: added to the hidden states after the first layers, one tensor
-    /// per layer (Meng et al. 2024, DeepStack).
-    pub deepstack: Vec<Tensor>,
-}
-
-/// Cached keys and values of a prompt prefix, for each layer. Attention is causal, so they are the
-/// same in every prompt that starts with these tokens.
-pub(super) struct PromptPrefix {
-    pub ids: Vec<u32>,
-    layers: Vec<KeysValues>,
-}
-
-/// [kv heads, tokens, head dim] each.
-struct KeysValues {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-}
 
 /// The tokens of a batch.
 pub(super) struct TokenBatch<'a> {
     /// The token IDs of all sequences, one after another.
     pub ids: &'a [u32],
+    /// The (time, row, column) position of each token.
     pub positions: &'a [[u32; 3]],
     /// Number of tokens of each sequence.
     pub lengths: &'a [usize],
-    /// The prefix of every sequence, and its number of tokens. These tokens are omitted from the
-    /// fields above.
-    pub prefix: Option<(&'a PromptPrefix, usize)>,
-    /// Number of tokens of the first sequence to return as a new prefix. Must be 0 if `prefix` is
-    /// set.
-    pub keep: usize,
 }
 
 pub(super) struct TextModel {
     /// [vocabulary, hidden]
-    embeddings: Table,
-    hidden: usize,
-    layers: Vec<TextLayer>,
+    embed_tokens: Embedding,
+    layers: Vec<DecoderLayer>,
     norm: RmsNorm,
     rope: TextRope,
+    hidden: usize,
 }
 
 impl TextModel {
     pub fn load(config: &TextConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let hidden = config.hidden_size;
-        let embeddings = scope
-            .under("embed_tokens")
-            .table("weight", config.vocab_size, hidden)?;
-        let layers = (0..config.num_hidden_layers)
-            .map(|i| TextLayer::load(config, &scope.under("layers").under(i)))
-            .collect::<Result<_, _>>()?;
+        let embed_tokens = scope.under("embed_tokens");
+        let layers = scope.under("layers");
         Ok(Self {
-            embeddings,
-            hidden,
-            layers,
+            embed_tokens: embed_tokens.embedding("weight", config.vocab_size, hidden)?,
+            layers: (0..config.num_hidden_layers)
+                .map(|i| DecoderLayer::load(config, i, &layers.under(i)))
+                .collect::<Result<_, _>>()?,
             norm: RmsNorm::load(&scope.under("norm"), hidden, config.rms_norm_eps)?,
             rope: TextRope::new(
                 config.rope_theta(),
                 config.head_dim,
                 &config.mrope_section(),
             ),
+            hidden,
         })
     }
 
-    /// Returns the hidden states after the final norm, [tokens, hidden], and the new prefix if
-    /// `keep` asks for one.
+    /// Returns the hidden states after the final norm, [tokens, hidden].
     pub fn forward(
         &self,
         tokens: &TokenBatch<'_>,
         visual: Option<&Visual>,
+        past: &mut Past,
         cancel: &Cancel,
         observe: QwenObserver<'_>,
-    ) -> Result<(Tensor, Option<PromptPrefix>), ModelError> {
-        let mut x = self.embed(tokens.ids, visual)?;
+    ) -> Result<Vec<f32>, ModelError> {
+        // [tokens, hidden]; the vision tower's output takes the place of the picture tokens.
+        let mut x = self.embed_tokens.forward(tokens.ids)?;
+        if let Some(visual) = visual {
+            for (row, merged) in visual.rows.iter().zip(visual.merged.chunks(self.hidden)) {
+                x[row * self.hidden..][..self.hidden].copy_from_slice(merged);
+            }
+        }
         observe(QwenPoint::Embedded, &x);
+
         let rotary = self.rope.tables(tokens.positions);
-        let mut kept = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
             cancel.check()?;
-            let before = match tokens.prefix {
-                None => None,
-                Some((prefix, count)) => Some(Before {
-                    all: prefix.layers.get(i).ok_or_else(|| {
-                        ModelError::Internal("a prefix has fewer layers than the model".into())
-                    })?,
-                    count,
-                }),
-            };
-            let keep = Mutex::new(None);
-            let own = Sequences {
-                lengths: tokens.lengths,
-                before,
-                keep: (tokens.keep > 0).then_some((tokens.keep, &keep)),
-            };
-            x = layer.forward(&x, &rotary, &own, cancel)?;
-            kept.extend(keep.into_inner().unwrap_or_else(PoisonError::into_inner));
+            layer.forward(&mut x, &rotary, tokens.lengths, past, cancel)?;
+            // DeepStack: the first layers add features of the vision tower's inner blocks.
             if let Some(visual) = visual
                 && let Some(features) = visual.deepstack.get(i)
             {
-                x = x.index_add(&visual.rows, features, 0)?;
+                for (row, features) in visual.rows.iter().zip(features.chunks(self.hidden)) {
+                    add(&mut x[row * self.hidden..][..self.hidden], features);
+                }
             }
             observe(QwenPoint::TextBlock(i), &x);
         }
-        let x = self.norm.forward(&x)?;
+
+        let x = self.norm.forward(&x);
         observe(QwenPoint::Norm, &x);
-        let prefix = (tokens.keep > 0).then(|| PromptPrefix {
-            ids: tokens.ids[..tokens.keep].to_vec(),
-            layers: kept,
-        });
-        Ok((x, prefix))
-    }
-
-    fn embed(&self, ids: &[u32], visual: Option<&Visual>) -> Result<Tensor, ModelError> {
-        let mut x = self
-            .embeddings
-            .rows(ids.iter().map(|&id| id as usize))
-            .ok_or_else(|| ModelError::Internal("a token has no embedding".into()))?;
-        if let Some(visual) = visual {
-            let merged = visual.merged.flatten_all()?.to_vec1::<f32>()?;
-            let rows = visual.rows.to_vec1::<u32>()?;
-            for (row, merged) in rows.into_iter().zip(merged.chunks_exact(self.hidden)) {
-                let start = row as usize * self.hidden;
-                x[start..start + self.hidden].copy_from_slice(merged);
-            }
-        }
-        Ok(Tensor::from_vec(x, (ids.len(), self.hidden), &Device::Cpu)?)
+        Ok(x)
     }
 }
 
-/// The first `count` tokens of a layer's cached keys and values.
-#[derive(Clone, Copy)]
-struct Before<'a> {
-    all: &'a KeysValues,
-    count: usize,
+struct DecoderLayer {
+    input_layernorm: RmsNorm,
+    self_attn: SelfAttention,
+    post_attention_layernorm: RmsNorm,
+    mlp: GatedMlp,
 }
 
-impl Before<'_> {
-    /// Inserts the first `count` tokens of `all` ([heads, tokens, size]) before each sequence in
-    /// `own` ([heads, rows, size]). `lengths` holds the number of rows of each sequence.
-    fn joined(&self, all: &[f32], own: &[f32], heads: usize, lengths: &[usize]) -> Vec<f32> {
-        let rows: usize = lengths.iter().sum();
-        let size = own.len() / (heads * rows);
-        let mut out = Vec::with_capacity(own.len() + heads * lengths.len() * self.count * size);
-        let each = all.chunks_exact(all.len() / heads);
-        for (all, mut own) in each.zip(own.chunks_exact(rows * size)) {
-            for length in lengths {
-                let (first, rest) = own.split_at(length * size);
-                out.extend_from_slice(&all[..self.count * size]);
-                out.extend_from_slice(first);
-                own = rest;
-            }
-        }
-        out
-    }
-}
-
-/// How the rows of a layer's input divide into sequences, and the cached keys and values to read or
-/// write.
-struct Sequences<'a> {
-    lengths: &'a [usize],
-    before: Option<Before<'a>>,
-    /// Number of tokens of the first sequence whose keys and values are stored, and where to store
-    /// them.
-    keep: Option<(usize, &'a Mutex<Option<KeysValues>>)>,
-}
-
-struct TextLayer {
-    input_norm: RmsNorm,
-    attention: TextAttention,
-    output_norm: RmsNorm,
-    mlp: Mlp,
-}
-
-impl TextLayer {
-    fn load(config: &TextConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
-        let norm =
-            |name: &str| RmsNorm::load(&scope.under(name), config.hidden_size, config.rms_norm_eps);
+impl DecoderLayer {
+    fn load(config: &TextConfig, layer_idx: usize, scope: &Scope<'_>) -> Result<Self, ModelError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let norm = |name: &str| RmsNorm::load(&scope.under(name), hidden, config.rms_norm_eps);
+        let mlp = scope.under("mlp");
+        let linear =
+            |name: &str, inputs, outputs| Linear::load(&mlp.under(name), inputs, outputs, false);
         Ok(Self {
-            input_norm: norm("input_layernorm")?,
-            attention: TextAttention::load(config, &scope.under("self_attn"))?,
-            output_norm: norm("post_attention_layernorm")?,
-            mlp: Mlp::load(config, &scope.under("mlp"))?,
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: SelfAttention::load(config, layer_idx, &scope.under("self_attn"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp: GatedMlp {
+                gate: linear("gate_proj", hidden, inner)?,
+                up: linear("up_proj", hidden, inner)?,
+                activation: config.hidden_act,
+                down: linear("down_proj", inner, hidden)?,
+            },
         })
     }
 
+    /// Replaces `x`, [tokens, hidden].
     fn forward(
         &self,
-        x: &Tensor,
+        x: &mut [f32],
         rotary: &Rotary,
-        own: &Sequences<'_>,
+        lengths: &[usize],
+        past: &mut Past,
         cancel: &Cancel,
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<(), ModelError> {
+        let normed = self.input_layernorm.forward(x);
         let attended = self
-            .attention
-            .forward(&self.input_norm.forward(x)?, rotary, own, cancel)?;
-        let x = add_to(attended, x)?;
-        let fed = self.mlp.forward(&self.output_norm.forward(&x)?)?;
-        add_to(fed, &x)
+            .self_attn
+            .forward(&normed, rotary, lengths, past, cancel)?;
+        add(x, &attended);
+        drop((normed, attended));
+
+        let normed = self.post_attention_layernorm.forward(x);
+        add(x, &self.mlp.forward(&normed));
+        Ok(())
     }
 }
 
-struct TextAttention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
+struct SelfAttention {
+    layer_idx: usize,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
     q_norm: RmsNorm,
     k_norm: RmsNorm,
+    o_proj: Linear,
+    attention: Attention,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
 }
 
-impl TextAttention {
-    fn load(config: &TextConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
+impl SelfAttention {
+    fn load(config: &TextConfig, layer_idx: usize, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let (hidden, head_dim) = (config.hidden_size, config.head_dim);
         let (heads, kv_heads) = (config.num_attention_heads, config.kv_heads());
         let linear = |name: &str, inputs, outputs| {
             Linear::load(&scope.under(name), inputs, outputs, config.attention_bias)
         };
         let norm = |name: &str| RmsNorm::load(&scope.under(name), head_dim, config.rms_norm_eps);
+        let q_proj = linear("q_proj", hidden, heads * head_dim)?;
+        let k_proj = linear("k_proj", hidden, kv_heads * head_dim)?;
+        let v_proj = linear("v_proj", hidden, kv_heads * head_dim)?;
+        let o_proj = linear("o_proj", heads * head_dim, hidden)?;
         Ok(Self {
-            q: linear("q_proj", hidden, heads * head_dim)?,
-            k: linear("k_proj", hidden, kv_heads * head_dim)?,
-            v: linear("v_proj", hidden, kv_heads * head_dim)?,
-            o: linear("o_proj", heads * head_dim, hidden)?,
+            layer_idx,
+            q_proj,
+            k_proj,
+            v_proj,
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,
+            attention: Attention::new(heads, kv_heads, head_dim, Mask::Causal, &o_proj),
+            o_proj,
             heads,
             kv_heads,
             head_dim,
         })
     }
 
+    /// [tokens, hidden] to [tokens, hidden]
     fn forward(
         &self,
-        x: &Tensor,
+        x: &[f32],
         rotary: &Rotary,
-        own: &Sequences<'_>,
+        lengths: &[usize],
+        past: &mut Past,
         cancel: &Cancel,
-    ) -> Result<Tensor, ModelError> {
-        let matrix = self.o.matrix();
-        let precision = Precision::of(matrix.held(), matrix.kernel());
-        let shape = (x.dim(0)?, matrix.outputs());
-        try_apply("attention", x, shape, |x| {
-            let [q, k, v] = products([&self.q, &self.k, &self.v], x);
-            let apart = |x: &[f32], heads, norm, tables| {
-                let width = heads * self.head_dim;
-                rotate_heads(x, width, 0, heads, self.head_dim, norm, tables)
-            };
-            let tables = Some(rotary.tables());
-            let query = apart(&q, self.heads, Some(self.q_norm.parts()), tables);
-            let mut key = apart(&k, self.kv_heads, Some(self.k_norm.parts()), tables);
-            let mut value = apart(&v, self.kv_heads, None, None);
-            if let Some((tokens, place)) = own.keep {
-                let first = |all: &[f32]| {
-                    let heads = all.chunks_exact(all.len() / self.kv_heads);
-                    let heads = heads.map(|head| &head[..tokens * self.head_dim]);
-                    heads.collect::<Vec<_>>().concat()
-                };
-                let kept = KeysValues {
-                    keys: first(&key),
-                    values: first(&value),
-                };
-                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
-            }
-            if let Some(before) = own.before {
-                let all = before.all;
-                key = before.joined(&all.keys, &key, self.kv_heads, own.lengths);
-                value = before.joined(&all.values, &value, self.kv_heads, own.lengths);
-            }
-            let heads = Heads {
-                query: &query,
-                key: &key,
-                value: &value,
-                heads: self.heads,
-                kv_heads: self.kv_heads,
-                size: self.head_dim,
-                lengths: own.lengths,
-                before: own.before.map_or(0, |before| before.count),
-            };
-            let mixed = attend(heads, Mask::Causal, precision, cancel)?;
-            Ok(self.o.product(&mixed))
-        })
-    }
-}
-
-/// `down(act(gate(x)) · up(x))` (Shazeer 2020, "GLU Variants Improve Transformer").
-struct Mlp {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-    activation: Activation,
-}
-
-impl Mlp {
-    fn load(config: &TextConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let linear =
-            |name: &str, inputs, outputs| Linear::load(&scope.under(name), inputs, outputs, false);
-        Ok(Self {
-            gate: linear("gate_proj", hidden, inner)?,
-            up: linear("up_proj", hidden, inner)?,
-            down: linear("down_proj", inner, hidden)?,
-            activation: config.hidden_act,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let shape = (x.dim(0)?, self.down.matrix().outputs());
-        apply("gated feed forward", x, shape, |x| {
-            let inner = |x: &[f32]| {
-                let [mut gate, up] = products([&self.gate, &self.up], x);
-                self.activation.gate(&mut gate, &up);
-                gate
-            };
-            let gate = self.gate.matrix();
-            in_parts(x, gate.inputs(), gate.outputs(), inner, &self.down)
-        })
+    ) -> Result<Vec<f32>, ModelError> {
+        let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        // q: [tokens, heads · head_dim]; k and v: [tokens, kv_heads · head_dim]
+        let [q, k, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x);
+        // Each head is normalised and rotated on its own.
+        let [mut q, mut k] = [self.q_norm.forward(&q), self.k_norm.forward(&k)];
+        rotary.rotate(&mut q, q_width, self.heads);
+        rotary.rotate(&mut k, kv_width, self.kv_heads);
+        // k and v: [past and own tokens of each sequence, kv_heads · head_dim]
+        let (k, v) = past.update(self.layer_idx, k, v, lengths)?;
+        let inputs = [
+            Columns::of(&q, q_width, 0),
+            Columns::of(&k, kv_width, 0),
+            Columns::of(&v, kv_width, 0),
+        ];
+        let lengths: Vec<_> = lengths.iter().map(|&n| (n, past.length() + n)).collect();
+        let attended = self.attention.forward(inputs, &lengths, cancel)?;
+        Ok(self.o_proj.forward(&attended))
     }
 }

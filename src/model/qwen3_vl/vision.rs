@@ -2,14 +2,12 @@
 //! model. Pictures are packed one after another. Attention is full within a picture and does not
 //! cross into other pictures.
 
-use candle_core::{Device, Tensor};
-
 use super::config::VisionConfig;
 use super::rope::{PatchGrid, Rotary, VisionRope};
 use super::{QwenObserver, QwenPoint};
-use crate::attention::{Heads, Mask, Precision, attend};
-use crate::compute::{Table, rotate_heads};
-use crate::layers::{Activation, LayerNorm, Linear, add_to, feed_forward, try_apply};
+use crate::attention::{Attention, Columns, Mask};
+use crate::compute::add;
+use crate::layers::{Activation, Embedding, LayerNorm, Linear, Mlp};
 use crate::scope::Scope;
 use crate::{Cancel, ModelError};
 
@@ -19,14 +17,14 @@ const NORM_EPSILON: f64 = 1e-6;
 /// The vision tower's output: one row per token, as wide as the text model's hidden states.
 pub(super) struct Features {
     /// [tokens, hidden]
-    pub merged: Tensor,
+    pub merged: Vec<f32>,
     /// [tokens, hidden] each, in the order of the blocks from which they are taken.
-    pub deepstack: Vec<Tensor>,
+    pub deepstack: Vec<Vec<f32>>,
 }
 
 pub(super) struct VisionTower {
-    patch_embedding: Linear,
-    positions: PositionTable,
+    patch_embed: Linear,
+    pos_embed: PositionTable,
     rope: VisionRope,
     blocks: Vec<VisionBlock>,
     merger: Merger,
@@ -41,7 +39,7 @@ impl VisionTower {
         // The patch embedding is a convolution without overlap, so it is a linear map of each
         // patch.
         let (time, side) = (config.temporal_patch_size, config.patch_size);
-        let patch_embedding = Linear::shaped(
+        let patch_embed = Linear::shaped(
             &scope.under("patch_embed").under("proj"),
             &[hidden, config.in_channels, time, side, side],
             true,
@@ -59,8 +57,8 @@ impl VisionTower {
             })
             .collect::<Result<_, ModelError>>()?;
         Ok(Self {
-            patch_embedding,
-            positions: PositionTable::load(config, &scope.under("pos_embed"))?,
+            patch_embed,
+            pos_embed: PositionTable::load(config, &scope.under("pos_embed"))?,
             rope: VisionRope::new(config.rope_theta(), config.head_dim()),
             blocks,
             merger: Merger::load(config, MergeNorm::Single, &scope.under("merger"))?,
@@ -69,33 +67,38 @@ impl VisionTower {
         })
     }
 
-    /// `patches` is [patches of all grids, patch values], with each picture's patches in the order
-    /// of [`PatchGrid::walk`].
+    /// `patches` is [patches, patch values], with each picture's patches in the order of
+    /// [`PatchGrid::walk`].
     pub fn forward(
         &self,
-        patches: &Tensor,
+        patches: &[f32],
         grids: &[PatchGrid],
         cancel: &Cancel,
         observe: QwenObserver<'_>,
     ) -> Result<Features, ModelError> {
-        let x = self.patch_embedding.forward(patches)?;
+        // [patches, hidden]
+        let mut x = self.patch_embed.forward(patches);
         observe(QwenPoint::PatchEmbedding, &x);
-        let positions = self.positions.interpolate(grids, self.merge)?;
+        let positions = self.pos_embed.interpolate(grids, self.merge)?;
         observe(QwenPoint::PatchPositions, &positions);
-        let mut x = add_to(positions, &x)?;
+        add(&mut x, &positions);
+        drop(positions);
+
         let rotary = self.rope.tables(grids, self.merge);
+        let lengths: Vec<_> = grids.iter().map(|grid| grid.patches()).collect();
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
         for (i, block) in self.blocks.iter().enumerate() {
             cancel.check()?;
-            x = block.forward(&x, &rotary, grids, cancel)?;
+            block.forward(&mut x, &rotary, &lengths, cancel)?;
             observe(QwenPoint::VisionBlock(i), &x);
             if let Some((_, merger)) = self.deepstack.iter().find(|(block, _)| *block == i) {
-                let features = merger.forward(&x)?;
+                let features = merger.forward(&x);
                 observe(QwenPoint::Deepstack(deepstack.len()), &features);
                 deepstack.push(features);
             }
         }
-        let merged = self.merger.forward(&x)?;
+
+        let merged = self.merger.forward(&x);
         observe(QwenPoint::Merged, &merged);
         Ok(Features { merged, deepstack })
     }
@@ -104,7 +107,7 @@ impl VisionTower {
 /// Learned position embeddings on a square grid, which are interpolated to each picture's grid.
 struct PositionTable {
     /// [side · side, hidden]
-    table: Table,
+    weight: Embedding,
     side: usize,
     hidden: usize,
 }
@@ -113,7 +116,7 @@ impl PositionTable {
     fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let (rows, hidden) = (config.num_position_embeddings, config.hidden_size);
         Ok(Self {
-            table: scope.table("weight", rows, hidden)?,
+            weight: scope.embedding("weight", rows, hidden)?,
             side: config.table_side(),
             hidden,
         })
@@ -121,7 +124,7 @@ impl PositionTable {
 
     /// Returns [patches, hidden]: bilinear interpolation between the four nearest entries. The
     /// picture's corner patches map to the table's corner entries.
-    fn interpolate(&self, grids: &[PatchGrid], merge: usize) -> Result<Tensor, ModelError> {
+    fn interpolate(&self, grids: &[PatchGrid], merge: usize) -> Result<Vec<f32>, ModelError> {
         let mut sums = Vec::new();
         for grid in grids {
             for (row, column) in grid.walk(merge) {
@@ -134,24 +137,15 @@ impl PositionTable {
                     .flat_map(|row| columns.iter().map(move |column| (row, column)));
                 for (row, column) in corners {
                     let weight = row.1 * column.1;
-                    let entry = self
-                        .table
-                        .rows(std::iter::once(row.0 * self.side + column.0))
-                        .ok_or_else(|| {
-                            ModelError::Internal("a patch has no position embedding".into())
-                        })?;
+                    let index = (row.0 * self.side + column.0) as u32;
+                    let entry = self.weight.forward(&[index])?;
                     for (sum, entry) in sums[start..].iter_mut().zip(entry) {
                         *sum += entry * weight;
                     }
                 }
             }
         }
-        let patches = sums.len() / self.hidden;
-        Ok(Tensor::from_vec(
-            sums,
-            (patches, self.hidden),
-            &Device::Cpu,
-        )?)
+        Ok(sums)
     }
 
     /// The two table entries nearest to index `index` of `size`, with their weights.
@@ -166,12 +160,10 @@ impl PositionTable {
 }
 
 struct VisionBlock {
-    attention_norm: LayerNorm,
-    attention: VisionAttention,
-    mlp_norm: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-    activation: Activation,
+    norm1: LayerNorm,
+    attn: VisionAttention,
+    norm2: LayerNorm,
+    mlp: Mlp,
 }
 
 impl VisionBlock {
@@ -179,33 +171,39 @@ impl VisionBlock {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let mlp = scope.under("mlp");
         Ok(Self {
-            attention_norm: LayerNorm::load(&scope.under("norm1"), hidden, NORM_EPSILON)?,
-            attention: VisionAttention::load(config, &scope.under("attn"))?,
-            mlp_norm: LayerNorm::load(&scope.under("norm2"), hidden, NORM_EPSILON)?,
-            fc1: Linear::load(&mlp.under("linear_fc1"), hidden, inner, true)?,
-            fc2: Linear::load(&mlp.under("linear_fc2"), inner, hidden, true)?,
-            activation: config.hidden_act,
+            norm1: LayerNorm::load(&scope.under("norm1"), hidden, NORM_EPSILON)?,
+            attn: VisionAttention::load(config, &scope.under("attn"))?,
+            norm2: LayerNorm::load(&scope.under("norm2"), hidden, NORM_EPSILON)?,
+            mlp: Mlp {
+                fc1: Linear::load(&mlp.under("linear_fc1"), hidden, inner, true)?,
+                activation: config.hidden_act,
+                fc2: Linear::load(&mlp.under("linear_fc2"), inner, hidden, true)?,
+            },
         })
     }
 
+    /// Replaces `x`, [patches, hidden].
     fn forward(
         &self,
-        x: &Tensor,
+        x: &mut [f32],
         rotary: &Rotary,
-        grids: &[PatchGrid],
+        lengths: &[usize],
         cancel: &Cancel,
-    ) -> Result<Tensor, ModelError> {
-        let normed = self.attention_norm.forward(x)?;
-        let x = add_to(self.attention.forward(&normed, rotary, grids, cancel)?, x)?;
-        let normed = self.mlp_norm.forward(&x)?;
-        let fed = feed_forward(&normed, &self.fc1, self.activation, &self.fc2)?;
-        add_to(fed, &x)
+    ) -> Result<(), ModelError> {
+        let normed = self.norm1.forward(x);
+        add(x, &self.attn.forward(&normed, rotary, lengths, cancel)?);
+        drop(normed);
+
+        let normed = self.norm2.forward(x);
+        add(x, &self.mlp.forward(&normed));
+        Ok(())
     }
 }
 
 struct VisionAttention {
     qkv: Linear,
-    projection: Linear,
+    proj: Linear,
+    attention: Attention,
     heads: usize,
     head_dim: usize,
 }
@@ -213,53 +211,34 @@ struct VisionAttention {
 impl VisionAttention {
     fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let hidden = config.hidden_size;
+        let (heads, head_dim) = (config.num_heads, config.head_dim());
+        let qkv = Linear::load(&scope.under("qkv"), hidden, 3 * hidden, true)?;
+        let proj = Linear::load(&scope.under("proj"), hidden, hidden, true)?;
         Ok(Self {
-            qkv: Linear::load(&scope.under("qkv"), hidden, 3 * hidden, true)?,
-            projection: Linear::load(&scope.under("proj"), hidden, hidden, true)?,
-            heads: config.num_heads,
-            head_dim: config.head_dim(),
+            qkv,
+            attention: Attention::new(heads, heads, head_dim, Mask::Full, &proj),
+            proj,
+            heads,
+            head_dim,
         })
     }
 
+    /// [patches, hidden] to [patches, hidden]
     fn forward(
         &self,
-        x: &Tensor,
+        x: &[f32],
         rotary: &Rotary,
-        grids: &[PatchGrid],
+        lengths: &[usize],
         cancel: &Cancel,
-    ) -> Result<Tensor, ModelError> {
-        let lengths: Vec<usize> = grids.iter().map(|grid| grid.patches()).collect();
-        let matrix = self.projection.matrix();
-        let precision = Precision::of(matrix.held(), matrix.kernel());
+    ) -> Result<Vec<f32>, ModelError> {
         let hidden = self.heads * self.head_dim;
-        try_apply("attention", x, x.shape(), |x| {
-            let qkv = self.qkv.product(x);
-            let part = |i: usize, tables| {
-                let start = i * hidden;
-                rotate_heads(
-                    &qkv,
-                    3 * hidden,
-                    start,
-                    self.heads,
-                    self.head_dim,
-                    None,
-                    tables,
-                )
-            };
-            let tables = Some(rotary.tables());
-            let heads = Heads {
-                query: &part(0, tables),
-                key: &part(1, tables),
-                value: &part(2, None),
-                heads: self.heads,
-                kv_heads: self.heads,
-                size: self.head_dim,
-                lengths: &lengths,
-                before: 0,
-            };
-            let mixed = attend(heads, Mask::Full, precision, cancel)?;
-            Ok(self.projection.product(&mixed))
-        })
+        // [patches, 3 · hidden]: the heads of the queries, then those of the keys and the values.
+        let mut qkv = self.qkv.forward(x);
+        rotary.rotate(&mut qkv, 3 * hidden, 2 * self.heads);
+        let inputs = [0, 1, 2].map(|i| Columns::of(&qkv, 3 * hidden, i * hidden));
+        let lengths: Vec<_> = lengths.iter().map(|&n| (n, n)).collect();
+        let attended = self.attention.forward(inputs, &lengths, cancel)?;
+        Ok(self.proj.forward(&attended))
     }
 }
 
@@ -274,10 +253,7 @@ enum MergeNorm {
 /// Concatenates the patches of one token and maps them to the text model's hidden size.
 struct Merger {
     norm: LayerNorm,
-    norm_sees: MergeNorm,
-    fc1: Linear,
-    fc2: Linear,
-    unit: usize,
+    mlp: Mlp,
 }
 
 impl Merger {
@@ -286,34 +262,26 @@ impl Merger {
         norm_sees: MergeNorm,
         scope: &Scope<'_>,
     ) -> Result<Self, ModelError> {
-        let unit = config.merge_unit();
-        let grouped = config.hidden_size * unit;
+        let grouped = config.hidden_size * config.merge_unit();
         let norm_size = match norm_sees {
             MergeNorm::Single => config.hidden_size,
             MergeNorm::Grouped => grouped,
         };
+        let linear = |name: &str, outputs| Linear::load(&scope.under(name), grouped, outputs, true);
         Ok(Self {
             norm: LayerNorm::load(&scope.under("norm"), norm_size, NORM_EPSILON)?,
-            norm_sees,
-            fc1: Linear::load(&scope.under("linear_fc1"), grouped, grouped, true)?,
-            fc2: Linear::load(
-                &scope.under("linear_fc2"),
-                grouped,
-                config.out_hidden_size,
-                true,
-            )?,
-            unit,
+            mlp: Mlp {
+                fc1: linear("linear_fc1", grouped)?,
+                // The reference uses the exact GELU here, regardless of `hidden_act`.
+                activation: Activation::Gelu,
+                fc2: linear("linear_fc2", config.out_hidden_size)?,
+            },
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let (patches, hidden) = x.dims2()?;
-        let grouped = (patches / self.unit, hidden * self.unit);
-        let x = match self.norm_sees {
-            MergeNorm::Single => self.norm.forward(x)?.reshape(grouped)?,
-            MergeNorm::Grouped => self.norm.forward(&x.reshape(grouped)?)?,
-        };
-        // The reference uses the exact GELU here, regardless of `hidden_act`.
-        feed_forward(&x, &self.fc1, Activation::Gelu, &self.fc2)
+    /// [patches, hidden] to [tokens, text hidden]. A token's patches follow one another, so they
+    /// are already one row of the MLP's input.
+    fn forward(&self, x: &[f32]) -> Vec<f32> {
+        self.mlp.forward(&self.norm.forward(x))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::super::prefix::PREFIXES;
 use super::*;
 use crate::directory::ImageBudget;
 use photosearch_image::{RgbImage, resize_bicubic};
@@ -124,7 +125,8 @@ fn grids_are_the_references() {
 fn patches_are_the_references() {
     let cases: Preprocess = read_json("preprocess.json");
     let tensors =
-        candle_core::safetensors::load(golden("preprocess.safetensors"), &Device::Cpu).unwrap();
+        candle_core::safetensors::load(golden("preprocess.safetensors"), &candle_core::Device::Cpu)
+            .unwrap();
     assert!(cases.patches.len() >= 3);
     for case in &cases.patches {
         let preprocessor = preprocessor(&cases.configs[&case.config]);
@@ -376,7 +378,6 @@ fn a_beginning_that_is_remembered_changes_nothing() {
         .collect();
 
     let model = load();
-    let prefix = |request| model.new_pack(&model.tokens(request).unwrap().0).prefix;
     let close = |got: &[f32], i: usize| {
         for (got, expected) in got.iter().zip(&fresh[i]) {
             assert!((got - expected).abs() <= 1e-6, "{:?}", requests[i]);
@@ -384,12 +385,14 @@ fn a_beginning_that_is_remembered_changes_nothing() {
     };
     for (i, request) in requests.iter().enumerate() {
         embed(&model, &[*request]);
-        let (used, count) = prefix(request).unwrap();
         let ids = model.tokens(request).unwrap().0;
-        assert!(count > 8 && used.ids[..count] == ids[..count]);
+        let Past::Cached { prefix, count } = model.prefixes.past(&ids) else {
+            panic!("no prefix of {request:?} is cached")
+        };
+        assert!(count > 8 && prefix.ids[..count] == ids[..count]);
         close(&embed(&model, &[*request])[0], i);
     }
-    assert_eq!(model.prefixes.lock().unwrap().len(), PREFIXES);
+    assert_eq!(model.prefixes.count(), PREFIXES);
     // In batches, in which some requests share a prefix.
     for (i, got) in embed(&model, &requests).iter().enumerate() {
         close(got, i);
