@@ -1,7 +1,7 @@
 //! Turns memory exhaustion into an error instead of the end of the process.
 //!
 //! When PostgreSQL runs out of memory, it ends the statement and continues. Most Rust code,
-//! including candle and the tokenizers, aborts the process, whereupon PostgreSQL ends every
+//! including gemm and the tokenizers, aborts the process, whereupon PostgreSQL ends every
 //! session. This crate therefore does three things:
 //!
 //! - It keeps a reserve of unused address space. When an allocation fails, the reserve is returned

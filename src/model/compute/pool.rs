@@ -4,11 +4,11 @@
 //! Waking a sleeping thread takes a large part of that time. So the threads of a [`Pool`] poll for
 //! new work for a moment before they sleep. Between forward passes they sleep.
 //!
-//! rayon, a dependency of candle, lets its threads sleep sooner, and the thread that splits the
-//! work must be one of its own to be fast. Two pieces of 17 µs, followed by 17 µs of the caller's
-//! own work, take 50 µs with one thread, 34 with this pool of two threads, 39 to 47 with rayon from
-//! one of its threads, and 53 to 60 with rayon from another thread (rayon 1.12, Zen 5 with 2 shared
-//! cores, minimum of 400 runs of 20 rounds, measured twice).
+//! rayon lets its threads sleep sooner, and the thread that splits the work must be one of its own
+//! to be fast. Two pieces of 17 µs, followed by 17 µs of the caller's own work, take 50 µs with one
+//! thread, 34 with this pool of two threads, 39 to 47 with rayon from one of its threads, and 53 to
+//! 60 with rayon from another thread (rayon 1.12, Zen 5 with 2 shared cores, minimum of 400 runs of
+//! 20 rounds, measured twice).
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
