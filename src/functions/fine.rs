@@ -10,7 +10,7 @@ use crate::types::{
 use crate::vector::{MAX_DIMS, Query, ScoreCondition, VectorError};
 
 #[derive(Default)]
-struct Site {
+struct ScoreSite {
     first_is_query: Option<bool>,
     query: Prepared<Query>,
 }
@@ -22,9 +22,10 @@ fn mrl_fine_score(
     b: VectorArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<f64, ErrorReport> {
-    let mut temporary = Site::default();
-    // SAFETY: `fcinfo` is the current call's, and the functions that call this one keep only a `Site`.
-    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
+    let mut temporary = ScoreSite::default();
+    // SAFETY: `fcinfo` is the current call's, and the functions that call this one keep only a
+    // `ScoreSite`.
+    let site: &mut ScoreSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     let first_is_query = *site.first_is_query.get_or_insert_with(|| {
         // SAFETY: `fcinfo` is the current call's.
         unsafe { first_argument_is_query(fcinfo) }

@@ -26,7 +26,7 @@ const CONSTANT: u64 = u64::MAX - 1;
 
 /// The state of a call site.
 #[derive(Default)]
-struct Site {
+struct EmbedSite {
     /// For each argument, whether it is a constant of the plan. `None` before the first call.
     constants: Option<Vec<bool>>,
     /// The identity of the arguments of the last call whose vector was kept.
@@ -45,10 +45,10 @@ pub fn embed_once(
     arguments: &[Option<RawVarlena<'_>>],
     make: impl FnOnce() -> Result<MrlVector, ErrorReport>,
 ) -> Result<VectorDatum, ErrorReport> {
-    let mut temporary = Site::default();
+    let mut temporary = EmbedSite::default();
     // SAFETY: `fcinfo` is the current call's, and the SQL functions that call this one keep no
     // other state.
-    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
+    let site: &mut EmbedSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     let models = (guc::model_generation(), inference::generation());
     let constants = site.constants.get_or_insert_with(|| {
         // SAFETY: `fcinfo` is the current call's.

@@ -22,7 +22,7 @@ mod single;
 mod tests;
 mod transform;
 
-use container::Item;
+use container::ContainerItem;
 use items::PrimaryPicture;
 use planes::Planes;
 use read::ByteReader;
@@ -120,7 +120,7 @@ impl Colours {
     };
 
     /// The colours in the first `colr` property of type `nclx` (ISO/IEC 14496-12, 12.1.5).
-    fn of(item: &Item<'_>) -> Result<Option<Self>, Fault> {
+    fn of(item: &ContainerItem<'_>) -> Result<Option<Self>, Fault> {
         let colr = item
             .properties
             .iter()

@@ -234,7 +234,7 @@ unsafe extern "C-unwind" {
         strategy: pg_sys::BufferAccessStrategy,
     ) -> pg_sys::Buffer;
     fn ReadRecentBuffer(
-        file: File,
+        file: RelationFile,
         fork: pg_sys::ForkNumber::Type,
         block: pg_sys::BlockNumber,
         buffer: pg_sys::Buffer,
@@ -244,9 +244,9 @@ unsafe extern "C-unwind" {
     fn ProcessInterrupts();
 }
 #[cfg(any(feature = "pg14", feature = "pg15"))]
-type File = pg_sys::RelFileNode;
+type RelationFile = pg_sys::RelFileNode;
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-type File = pg_sys::RelFileLocator;
+type RelationFile = pg_sys::RelFileLocator;
 
 #[cfg(test)]
 mod tests {

@@ -42,18 +42,18 @@ where
     T: for<'a> UnboxDatum<As<'a> = T> + 'static,
 {
     #[derive(Default)]
-    struct Site {
+    struct CastSite {
         typmod: i32,
         vector: Prepared<StoredVector>,
     }
-    let mut temporary = Site::default();
+    let mut temporary = CastSite::default();
     // SAFETY: `fcinfo` is the current call's; every function of this file that keeps state keeps a
-    // `Site`.
-    let site: &mut Site = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
+    // `CastSite`.
+    let site: &mut CastSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     if site.typmod != typmod {
-        *site = Site {
+        *site = CastSite {
             typmod,
-            ..Site::default()
+            ..CastSite::default()
         };
     }
     let vector = site.vector.get(array.0.identity(usize::MAX), || {

@@ -20,7 +20,7 @@ pub(super) struct Container<'a> {
     /// The content of the box `idat`, which holds data of items inside `meta`.
     idat: &'a [u8],
     primary: u32,
-    items: BTreeMap<u32, Item<'a>>,
+    items: BTreeMap<u32, ContainerItem<'a>>,
     /// By the type of a reference and the item that it refers to: the items that it comes from.
     referring: BTreeMap<([u8; 4], u32), Vec<u32>>,
     entries: EntryCount,
@@ -42,7 +42,7 @@ impl EntryCount {
     }
 }
 
-pub(super) struct Item<'a> {
+pub(super) struct ContainerItem<'a> {
     pub kind: [u8; 4],
     pub properties: Vec<Property<'a>>,
     /// References from this item: their type, and the items that they refer to.
@@ -69,9 +69,9 @@ struct Location {
     extents: Vec<(u64, u64)>,
 }
 
-impl<'a> Item<'a> {
+impl<'a> ContainerItem<'a> {
     fn new(kind: [u8; 4], encrypted: bool) -> Self {
-        Item {
+        ContainerItem {
             kind,
             properties: Vec::new(),
             references: Vec::new(),
@@ -166,7 +166,7 @@ impl<'a> Container<'a> {
         self.primary
     }
 
-    pub fn item(&self, id: u32) -> Result<&Item<'a>, Fault> {
+    pub fn item(&self, id: u32) -> Result<&ContainerItem<'a>, Fault> {
         let missing = || Fault::damaged(format!("it refers to item {id}, which is missing"));
         self.items.get(&id).ok_or_else(missing)
     }
@@ -178,7 +178,7 @@ impl<'a> Container<'a> {
     }
 
     /// The data of an item. Data that are stored in several extents are copied.
-    pub fn data(&self, item: &Item<'a>) -> Result<Cow<'a, [u8]>, Fault> {
+    pub fn data(&self, item: &ContainerItem<'a>) -> Result<Cow<'a, [u8]>, Fault> {
         if item.encrypted {
             return Err(Fault::unsupported("encrypted"));
         }
@@ -232,7 +232,7 @@ impl<'a> Container<'a> {
                 _ => continue,
             };
             let encrypted = rest.u16()? != 0;
-            let item = Item::new(rest.fourcc()?, encrypted);
+            let item = ContainerItem::new(rest.fourcc()?, encrypted);
             if self.items.insert(id, item).is_some() {
                 return Err(Fault::damaged(format!("it has two items {id}")));
             }

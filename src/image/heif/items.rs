@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::container::{Container, Item, shown};
+use super::container::{Container, ContainerItem, shown};
 use super::read::ByteReader;
 use super::transform::{self, Transform};
 use super::{ChromaFormat, Codec, Coded, Colours, Fault, TileGrid, av1, hevc};
@@ -215,7 +215,7 @@ impl<'a> Items<'a> {
 
     /// Checks that transparency has no transformations, or the same as its picture. It is transformed
     /// with the picture, and some encoders state that for both.
-    fn check_transformations(&self, alpha: u32, picture: &Item<'a>) -> Result<(), Fault> {
+    fn check_transformations(&self, alpha: u32, picture: &ContainerItem<'a>) -> Result<(), Fault> {
         let of_alpha = transform::transformations(self.0.item(alpha)?);
         if !of_alpha.is_empty() && of_alpha != transform::transformations(picture) {
             return Err(Fault::unsupported(
@@ -241,7 +241,7 @@ impl<'a> Items<'a> {
 }
 
 /// Refuses items with essential properties that are not known.
-fn check_essential(item: &Item<'_>) -> Result<(), Fault> {
+fn check_essential(item: &ContainerItem<'_>) -> Result<(), Fault> {
     for property in &item.properties {
         match &property.name {
             b"av1C" | b"auxC" | b"clap" | b"colr" | b"hvcC" | b"imir" | b"irot" | b"ispe"
@@ -264,7 +264,7 @@ fn check_essential(item: &Item<'_>) -> Result<(), Fault> {
 
 /// Checks that the size in an item's `ispe` is the size of its data. A grid states its size in its
 /// data, so it may lack `ispe`.
-fn check_stated_size(item: &Item<'_>, width: u32, height: u32) -> Result<(), Fault> {
+fn check_stated_size(item: &ContainerItem<'_>, width: u32, height: u32) -> Result<(), Fault> {
     if let Err(error) = check_size(width, height) {
         return Err(Fault::Size(error));
     }

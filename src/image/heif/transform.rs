@@ -5,7 +5,7 @@ use std::ops::Range;
 use image::metadata::Orientation;
 
 use super::Fault;
-use super::container::{Item, Property};
+use super::container::{ContainerItem, Property};
 use super::read::ByteReader;
 
 /// The crop and the orientation of a picture.
@@ -20,7 +20,7 @@ pub(super) struct Transform {
 }
 
 /// The properties of an item that crop, rotate or mirror it, in the order of the file.
-pub(super) fn transformations<'a>(item: &Item<'a>) -> Vec<Property<'a>> {
+pub(super) fn transformations<'a>(item: &ContainerItem<'a>) -> Vec<Property<'a>> {
     let all = item.properties.iter().copied();
     all.filter(|property| matches!(&property.name, b"clap" | b"irot" | b"imir"))
         .collect()

@@ -67,9 +67,9 @@ fn compare(
 }
 
 /// A packed panel, aligned to 64 bytes as in a pack.
-struct Panel(Vec<u8>, usize);
+struct AlignedPanel(Vec<u8>, usize);
 
-impl Panel {
+impl AlignedPanel {
     fn new(bytes: usize, pack: impl Fn(&mut [u8])) -> Self {
         let mut panel = Self(vec![0; bytes + 64], bytes);
         let start = panel.start();
@@ -87,9 +87,9 @@ impl Panel {
 }
 
 /// As many panels as a layer has, each in its own memory.
-fn panels(outputs: usize, bytes: usize, pack: impl Fn(&mut [u8])) -> Vec<Panel> {
+fn panels(outputs: usize, bytes: usize, pack: impl Fn(&mut [u8])) -> Vec<AlignedPanel> {
     (0..SIZE / outputs)
-        .map(|_| Panel::new(bytes, &pack))
+        .map(|_| AlignedPanel::new(bytes, &pack))
         .collect()
 }
 
