@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
@@ -11,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::Cache;
+use crate::tests::reference::{self, cosine, golden_names, load_packed, relative_error};
 use crate::tests::{GoldenCopy, load_anew};
 use photosearch_image::RgbImage;
 
@@ -23,9 +22,7 @@ const EMBEDDERS: [&str; 4] = ["bert_bare", "bert_mean", "bert_prompts", "xlm_rob
 const CROSS_ENCODERS: [&str; 2] = ["bert_rerank", "xlm_roberta_rerank"];
 
 fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/golden/text")
-        .join(name)
+    reference::golden("text").join(name)
 }
 
 /// A case in `tests/golden/text`: the inputs, and the reference's result for each input separately.
@@ -82,42 +79,15 @@ impl<T: DeserializeOwned> TextCase<T> {
     }
 }
 
-fn relative_error(found: &[f32], expected: &Tensor) -> f64 {
-    let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
-    assert_eq!(found.len(), expected.len());
-    let square = |x: f32| f64::from(x).powi(2);
-    let error = found.iter().zip(&expected).map(|(a, b)| square(a - b));
-    (error.sum::<f64>() / expected.iter().map(|&x| square(x)).sum::<f64>()).sqrt()
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
-        products.sum()
-    };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
-
-/// Loads the model in `dir` through a new pack.
-fn load_packed(dir: &Path) -> BertModel {
-    let cache = tempfile::tempdir().unwrap();
-    let cancel = Cancel::new();
-    let pack = crate::pack(dir, &Cache::new(cache.path().into()), false, &cancel).unwrap();
-    let pack = Arc::new(pack);
-    let directory = Directory::packed(pack.clone());
-    BertModel::load(&directory, WeightSource::Packed(&pack), &cancel).unwrap()
-}
-
 fn embedder(directory: &Path) -> TextEmbedder {
-    match load_packed(directory) {
+    match load_packed(directory, BertModel::load) {
         BertModel::Embedder(model) => model,
         BertModel::CrossEncoder(_) => panic!("it is a cross-encoder"),
     }
 }
 
 fn cross_encoder(name: &str) -> CrossEncoder {
-    match load_packed(&golden(name)) {
+    match load_packed(&golden(name), BertModel::load) {
         BertModel::CrossEncoder(model) => model,
         BertModel::Embedder(_) => panic!("{name} is an embedder"),
     }
@@ -138,14 +108,9 @@ fn pairs(case: &TextCase<(String, String)>) -> Vec<(&str, &str)> {
 
 #[test]
 fn every_case_is_tested() {
-    let mut found: Vec<_> = std::fs::read_dir(golden(""))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    found.sort();
     let mut known = [&EMBEDDERS[..], &CROSS_ENCODERS].concat();
     known.sort();
-    assert_eq!(found, known);
+    assert_eq!(golden_names("text"), known);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! directory.
 
 mod cache;
+pub(super) mod reference;
 
 use std::fs;
 use std::path::{Path, PathBuf};
