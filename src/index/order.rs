@@ -46,11 +46,24 @@ unsafe extern "C-unwind" fn add_ordered_scans(
         if let Some(Some(previous)) = PREVIOUS.get() {
             previous(root, rel, rti, rte);
         }
+        keep_first_keys((*rel).pathlist);
+        keep_first_keys((*rel).partial_pathlist);
         let pathkeys = PgList::<pg_sys::PathKey>::from_pg((*root).query_pathkeys);
         let Some(pathkey) = pathkeys.get_ptr(0) else {
             return;
         };
         if (*rte).rtekind != pg_sys::RTEKind::RTE_RELATION || (*rel).indexlist.is_null() {
+            return;
+        }
+        // The path returns all rows of the table that satisfy the conditions. That is wrong for a
+        // sample of the table (TABLESAMPLE). If the scan computes expressions of the rows of another
+        // table (LATERAL), the path would have to be parameterized, and such a path has no order. If
+        // no row can satisfy the conditions, the planner has not set `indrestrictinfo`, from which
+        // the plan takes the conditions.
+        if !(*rte).tablesample.is_null()
+            || !(*rel).lateral_relids.is_null()
+            || pg_sys::is_dummy_rel(rel)
+        {
             return;
         }
         let Some(similarity) = order_of(&*pathkey, &*rel) else {
@@ -65,6 +78,46 @@ unsafe extern "C-unwind" fn add_ordered_scans(
             table.add_path(index, &similarity, pathkey);
         }
     }
+}
+
+/// Leaves only the first ordering key to the paths that Postgres has made for indexes of this access
+/// method; the planner adds an incremental sort for the others. The executor cannot order rows by
+/// several keys if the first is NULL, as it is for a NULL parameter: it takes such rows for equal
+/// (`cmp_orderbyvals` of `nodeIndexscan.c`). It also computes all keys of rows that the conditions of a
+/// policy hide, and the second one can raise an error.
+///
+/// # Safety
+/// `paths` is the planner's list of paths of a table.
+unsafe fn keep_first_keys(paths: *mut pg_sys::List) {
+    // SAFETY: the caller guarantees a list of paths. A path is cast only after its tag has been
+    // checked. The lists of one path can also belong to another, so they are not changed.
+    unsafe {
+        for path in PgList::<pg_sys::Path>::from_pg(paths).iter_ptr() {
+            if !is_a(path.cast(), pg_sys::NodeTag::T_IndexPath) {
+                continue;
+            }
+            let path = &mut *path.cast::<pg_sys::IndexPath>();
+            let order_bys = PgList::<pg_sys::Node>::from_pg(path.indexorderbys);
+            let pathkeys = PgList::<pg_sys::PathKey>::from_pg(path.path.pathkeys);
+            if order_bys.len() > 1
+                && is_mrl(&*path.indexinfo)
+                && let (Some(order_by), Some(pathkey)) = (order_bys.get_ptr(0), pathkeys.get_ptr(0))
+            {
+                let nil = std::ptr::null_mut();
+                path.indexorderbys = pg_sys::lappend(nil, order_by.cast());
+                path.indexorderbycols = pg_sys::lappend_int(nil, 0);
+                path.path.pathkeys = pg_sys::lappend(nil, pathkey.cast());
+            }
+        }
+    }
+}
+
+/// The function pointer is only compared, because its declared type in IndexOptInfo is not the real
+/// one.
+fn is_mrl(index: &pg_sys::IndexOptInfo) -> bool {
+    index
+        .amcostestimate
+        .is_some_and(|cost| cost as usize == amcostestimate as *const () as usize)
 }
 
 /// Returns the similarity by whose descending order a path is sorted, if it concerns only this table.
@@ -122,14 +175,10 @@ impl OrderedTable {
         similarity: &Similarity,
         pathkey: *mut pg_sys::PathKey,
     ) -> Option<()> {
-        // SAFETY: see above. The function pointer is only compared, because its declared type in
-        // IndexOptInfo is not the real one.
+        // SAFETY: see above.
         unsafe {
             let info = &*index;
-            let is_mrl = info
-                .amcostestimate
-                .is_some_and(|cost| cost as usize == amcostestimate as *const () as usize);
-            if !is_mrl || info.hypothetical || !(info.indpred.is_null() || info.predOK) {
+            if !is_mrl(info) || info.hypothetical || !(info.indpred.is_null() || info.predOK) {
                 return None;
             }
             let key = self.key_of(info)?;

@@ -305,6 +305,15 @@ impl CodedPrefix {
         );
     }
 
+    /// The upper bound on the cosine that the first level compares with `no_below`: the same
+    /// operations in the same order as in [`decide`].
+    fn first_ceiling(&self, slab: &Slab, entry: usize, product: i32) -> f64 {
+        let cutoffs = &self.cutoffs;
+        let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry])) * cutoffs.dot_scale;
+        let bound = f64::from(split_bounds(slab.bounds()[entry])[0]);
+        scale * f64::from(product) + (bound * cutoffs.bound_unit + cutoffs.error)
+    }
+
     /// The estimate of the cosine by both levels, and its maximum error.
     fn estimate(&self, slab: &Slab, entry: usize) -> (f64, f64) {
         let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry]));
@@ -613,8 +622,12 @@ impl Ceilings {
                 ahead.ask_for_the_rest();
                 for (entry, _) in self.verdicts.left() {
                     let (estimate, error) = query.estimate(slab, entry);
-                    // `min` returns 1 for a NaN, which a corrupt scale can give.
-                    let ceiling = (estimate + error).min(1.0);
+                    // The bound of the first level can be the lower one. It must count, or else an
+                    // entry that the first level rejects in this sweep would seem to precede the
+                    // last row that the sweep keeps, so that no sweep would return it. (`min`
+                    // returns 1 for a NaN, which a corrupt scale can give.)
+                    let first = query.first_ceiling(slab, entry, self.dots[entry]);
+                    let ceiling = (estimate + error).min(first).min(1.0);
                     if ceiling >= at_least {
                         visit(entry, ceiling);
                     }

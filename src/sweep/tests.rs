@@ -407,6 +407,39 @@ fn no_similarity_exceeds_its_ceiling() {
     );
 }
 
+/// A sweep takes the lowest ceiling that it has kept as the floor for the rest. An entry must not be left
+/// out if its ceiling reaches the floor. With few dimensions, the error of a code often points in the
+/// direction of the query, and the bound of the first level is then lower than that of the second.
+#[test]
+fn entries_with_a_ceiling_at_the_floor_are_visited() {
+    let visited = |ceilings: &mut Ceilings, page: &TestPage, floor: f64| {
+        let mut visited = Vec::new();
+        ceilings.visit(&page.slab(), floor, Ahead::none(), |i, ceiling| {
+            visited.push((i, ceiling));
+        });
+        visited
+    };
+    for seed in 0..40 {
+        let mut random = Random(8_000_000 + seed);
+        let dims = 1 + random.below(4);
+        let layout = Layout::new(dims, SLAB_LEN).unwrap();
+        let query: Vec<f16> = (0..dims).map(|_| finite(random.normal())).collect();
+        let rows: Vec<Vec<f16>> = (0..layout.capacity())
+            .map(|_| (0..dims).map(|_| finite(random.value())).collect())
+            .collect();
+        let page = TestPage::new(&layout, &rows);
+        for cpu in cpus() {
+            let mut ceilings = Ceilings::at(cpu, &layout, &query);
+            let all = visited(&mut ceilings, &page, f64::NEG_INFINITY);
+            for (_, floor) in &all {
+                let expected: Vec<_> = all.iter().filter(|(_, c)| c >= floor).copied().collect();
+                let found = visited(&mut ceilings, &page, *floor);
+                assert_eq!(found, expected, "seed {seed} by {cpu:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn filters_of_a_conjunction_are_judged_together() {
     let layout = Layout::new(32, SLAB_LEN).unwrap();

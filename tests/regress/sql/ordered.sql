@@ -109,6 +109,10 @@ SELECT statement, in_order.* FROM unnest(ARRAY[
     'SELECT w.id, e <=> some_vector(7, 16) FROM wall AS w LEFT JOIN sought ON w.e = q ORDER BY e <=> some_vector(7, 16) LIMIT 10',
     'SELECT id, e <=> some_vector(7, 16) FROM wall AS w WHERE EXISTS (SELECT FROM sought WHERE fine_score(w.e, q) > 0.3) ORDER BY e <=> some_vector(7, 16) LIMIT 10',
     'SELECT a.id, (SELECT b.id::float8 FROM wall AS b WHERE b.id <> a.id ORDER BY b.e <=> a.e, b.id LIMIT 1) FROM wall AS a WHERE a.id < 10 ORDER BY 1',
+    'SELECT id, x FROM sought LEFT JOIN LATERAL (SELECT id, e, t + 1 AS x FROM wall) AS w ON id < 100 ORDER BY w.e <=> some_vector(7, 16)',
+    -- The first key is NULL for every row, and the second one orders them.
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE coarse_match(e, some_vector(9, 16), 0.1, 16) ORDER BY e <=> (SELECT q FROM sought WHERE q IS NULL), e <=> some_vector(7, 16) LIMIT 10',
+    'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE coarse_match(e, some_vector(9, 16), 0.1, 16) AND year = 1000 ORDER BY e <=> some_vector(7, 16), e <=> ''[1,2]''',
     -- Errors.
     'SELECT id, e <=> ''[1,2]'' FROM wall ORDER BY e <=> ''[1,2]'' LIMIT 1',
     'SELECT id, e <=> ''[1,2]'' FROM wall WHERE year = 1000 ORDER BY e <=> ''[1,2]'' LIMIT 1'
@@ -120,6 +124,16 @@ SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SE
 SELECT count(*), count(*) FILTER (WHERE s < previous) AS descents FROM (SELECT s, lag(s) OVER () AS previous FROM (SELECT e <=> some_vector(7, 16) AS s FROM wall ORDER BY s OFFSET 0) AS r) AS r;
 SELECT sweeps > 4 AS many_sweeps, entries = sweeps * 11760 AS all_entries FROM photosearch.last_sweep();
 SELECT count(DISTINCT id), count(*) FROM (SELECT id FROM wall ORDER BY fine_score(e, some_vector(2, 16)) DESC OFFSET 0) AS r;
+-- A sample of a table, and no row at all.
+SELECT count(*) = (SELECT count(*) FROM wall TABLESAMPLE BERNOULLI (50) REPEATABLE (1)) AS equal FROM (SELECT id FROM wall TABLESAMPLE BERNOULLI (50) REPEATABLE (1) ORDER BY e <=> some_vector(7, 16) OFFSET 0) AS r;
+SELECT count(*) FROM (SELECT id FROM wall WHERE fine_score(e, some_vector(7, 16)) > NULL ORDER BY e <=> some_vector(7, 16) OFFSET 0) AS r;
+-- The bound of the first level of codes can be lower than that of both levels. The last rows reach the lowest ceiling that the
+-- first sweep keeps by the latter only.
+CREATE TABLE ceilings (id int, e mrl_vector(3) NOT NULL);
+INSERT INTO ceilings SELECT i, '[-0.734375,0.36181640625,0.1929931640625]' FROM generate_series(1, 1100) AS i;
+INSERT INTO ceilings VALUES (-1, '[0.83740234375,0.12139892578125,-0.061004638671875]'), (-2, '[-0.90869140625,0.666015625,0.46435546875]'), (-3, '[0.953125,0.74609375,0.5908203125]'), (-4, '[0.69384765625,0.509765625,0.397216796875]');
+CREATE INDEX ON ceilings USING mrl (e) WITH (prefix_dims = 3);
+SELECT count(*), count(*) FILTER (WHERE id < 0) AS last FROM (SELECT id FROM ceilings ORDER BY e <=> '[0.0236358642578125,0.90087890625,-0.7119140625]' OFFSET 0) AS r;
 RESET work_mem; RESET enable_seqscan; RESET enable_bitmapscan; RESET enable_sort;
 
 -- A cursor keeps its order while rows are changed, removed and added, and vacuum has reused their places.
