@@ -27,6 +27,7 @@
 //! (`query_planner` in Postgres' `planmain.c`). The functions and operators in such conditions have
 //! support functions, which the planner calls earlier, so the library is loaded by then.
 
+use std::ffi::CStr;
 use std::sync::OnceLock;
 
 use pgrx::prelude::*;
@@ -38,7 +39,7 @@ use super::operands::{
 };
 use super::page::Index;
 use crate::planner::{Objects, quiet_counterpart};
-use crate::types::condition_name;
+use crate::types::{ScoreBoundArg, condition_name};
 use crate::vector::{CompareOp, Measure};
 
 static PREVIOUS: OnceLock<pg_sys::get_relation_info_hook_type> = OnceLock::new();
@@ -73,6 +74,7 @@ unsafe extern "C-unwind" fn add_conditions(
                 oid: table,
                 relid: (*rel).relid,
                 keys: None,
+                other_uses: None,
             };
             table.visit_join_tree(jointree.cast());
         }
@@ -87,6 +89,8 @@ struct QueryTable {
     relid: pg_sys::Index,
     /// What the table's indexes of this access method are on; `None` until it is looked up.
     keys: Option<Vec<IndexKey>>,
+    /// What else the planner compares conditions with; `None` until it is looked up.
+    other_uses: Option<Vec<String>>,
 }
 
 /// What an index is on.
@@ -237,8 +241,11 @@ impl QueryTable {
                 return None;
             }
             let objects = Objects::of_function(bound.similarity.function)?;
-            // The condition stays if an index of another table may answer it, too.
-            let stays = (*self.root).qual_security_level != 0 || self.is_other_key(query);
+            // The condition stays if an index of another table, or something else that the planner
+            // compares it with, may need it, too.
+            let stays = (*self.root).qual_security_level != 0
+                || self.is_other_key(query)
+                || self.is_used_otherwise(bound.similarity.function);
             let mut args = PgList::<pg_sys::Node>::new();
             args.push(copy(query));
             let (operator, function, result) = if !stays {
@@ -257,6 +264,11 @@ impl QueryTable {
             };
             let operand = call(function, result, args);
             let operand = pg_sys::eval_const_expressions(self.root, operand);
+            // A comparison that is an error stays where it is, so that rows which other conditions
+            // reject do not raise it.
+            if !stays && has_other_dims(operand, pg_sys::exprTypmod(key)) {
+                return None;
+            }
             let other = objects.filter(operator, copy(key).cast(), operand.cast(), -1)?;
             Some(if stays {
                 Answerable::Beside(other.cast())
@@ -337,6 +349,26 @@ impl QueryTable {
             keys.iter()
                 .any(|key| (key.is_whole || !is_whole) && key.is_on(node))
         }
+    }
+
+    /// Returns whether a function occurs in an expression that the planner compares conditions with: of
+    /// an index, of a partial index, of the partition key, or of a CHECK constraint.
+    ///
+    /// # Safety
+    /// The planner holds a lock on the table.
+    unsafe fn is_used_otherwise(&mut self, function: pg_sys::Oid) -> bool {
+        // The names of the fields with functions in the text form of an expression (`outfuncs.c`).
+        let fields = [
+            format!(":funcid {} ", function.to_u32()),
+            format!(":opfuncid {} ", function.to_u32()),
+        ];
+        let oid = self.oid;
+        // SAFETY: the caller's promise.
+        let uses = self
+            .other_uses
+            .get_or_insert_with(|| unsafe { other_uses_of(oid) });
+        uses.iter()
+            .any(|text| fields.iter().any(|field| text.contains(field.as_str())))
     }
 
     /// Returns whether an index of another table is on an expression, over all dimensions.
@@ -449,6 +481,79 @@ unsafe fn keys_of(table: pg_sys::Oid, relid: pg_sys::Index) -> Vec<IndexKey> {
         pg_sys::table_close(relation, no_lock);
     }
     keys
+}
+
+/// The number of the column `partexprs`, `Anum_pg_partitioned_table_partexprs` of
+/// `catalog/pg_partitioned_table.h`.
+const PARTITION_EXPRESSIONS: pg_sys::AttrNumber = 8;
+
+/// Returns the expressions that the planner compares conditions with, in their text form: those of
+/// indexes, their predicates, the partition key, and CHECK constraints.
+///
+/// # Safety
+/// The planner holds a lock on the table.
+unsafe fn other_uses_of(table: pg_sys::Oid) -> Vec<String> {
+    let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+    let access_share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    let mut texts = Vec::new();
+    // SAFETY: the caller guarantees the lock on the table. Each index is closed, and its lock kept
+    // until the end of the transaction, as the planner does. The texts are null-terminated.
+    unsafe {
+        let mut add = |text: *const std::ffi::c_char| {
+            texts.push(CStr::from_ptr(text).to_string_lossy().into_owned());
+        };
+        let relation = pg_sys::table_open(table, no_lock);
+        let indexes = PgList::<std::ffi::c_void>::from_pg(pg_sys::RelationGetIndexList(relation));
+        for oid in indexes.iter_oid() {
+            let index = pg_sys::index_open(oid, access_share);
+            for list in [
+                pg_sys::RelationGetIndexExpressions(index),
+                pg_sys::RelationGetIndexPredicate(index),
+            ] {
+                if !list.is_null() {
+                    add(pg_sys::nodeToString(list.cast()));
+                }
+            }
+            pg_sys::index_close(index, no_lock);
+        }
+        let cache = pg_sys::SysCacheIdentifier::PARTRELID as i32;
+        let key = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(table));
+        if !key.is_null() {
+            let mut is_null = false;
+            let expressions =
+                pg_sys::SysCacheGetAttr(cache, key, PARTITION_EXPRESSIONS, &mut is_null);
+            if !is_null {
+                add(pg_sys::text_to_cstring(expressions.cast_mut_ptr()));
+            }
+            pg_sys::ReleaseSysCache(key);
+        }
+        if let Some(constraints) = (*(*relation).rd_att).constr.as_ref() {
+            for at in 0..usize::from(constraints.num_check) {
+                add((*constraints.check.add(at)).ccbin);
+            }
+        }
+        pg_sys::table_close(relation, no_lock);
+    }
+    texts
+}
+
+/// Returns whether an operand is a constant bound for vectors of other dimensions than `typmod`, the
+/// type modifier of the indexed expression.
+///
+/// # Safety
+/// `operand` is an expression of type mrl_score_bound.
+unsafe fn has_other_dims(operand: *mut pg_sys::Node, typmod: i32) -> bool {
+    // SAFETY: the caller's promise; a node is cast only after its tag has been checked.
+    unsafe {
+        if !is_a(operand, pg_sys::NodeTag::T_Const) {
+            return false;
+        }
+        let constant = &*operand.cast::<pg_sys::Const>();
+        !constant.constisnull
+            && ScoreBoundArg::from_datum(constant.constvalue)
+                .bound()
+                .is_ok_and(|bound| usize::try_from(typmod).is_ok_and(|n| n != bound.values.len()))
+    }
 }
 
 /// # Safety

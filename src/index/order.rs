@@ -4,7 +4,9 @@
 //! condition that the index answers. This hook makes the others:
 //!
 //! - for `ORDER BY fine_score(embedding, query) DESC` and `1 - (embedding <=> query) DESC`. An index can
-//!   only be asked for ascending order of an operator, so the path orders by `<~>`, the negative score;
+//!   only be asked for ascending order of an operator, so the path orders by `<~>`, the negative score.
+//!   The executor compares the results of that operator in ascending order, whatever the direction of
+//!   the query (`cmp_orderbyvals` of Postgres' `nodeIndexscan.c` ignores `ssup_reverse`);
 //! - without a condition, if no vector of the column is NULL: by a constraint, or because a condition of
 //!   the query excludes it. The index has no entries for NULL, so it cannot return those rows.
 
@@ -158,6 +160,10 @@ fn is_descending(pathkey: &pg_sys::PathKey) -> bool {
 struct OrderedTable {
     root: *mut pg_sys::PlannerInfo,
     rel: *mut pg_sys::RelOptInfo,
+    #[cfg_attr(
+        any(feature = "pg17", feature = "pg18"),
+        expect(dead_code, reason = "these versions tell what is not null")
+    )]
     oid: pg_sys::Oid,
 }
 
@@ -246,10 +252,8 @@ impl OrderedTable {
     unsafe fn excludes_null(&self, key: *mut pg_sys::Node, index: &pg_sys::IndexOptInfo) -> bool {
         // SAFETY: see above.
         unsafe {
-            let has_constraint = is_a(key, pg_sys::NodeTag::T_Var) && {
-                let attribute = (*key.cast::<pg_sys::Var>()).varattno;
-                is_declared_not_null(self.oid, attribute)
-            };
+            let has_constraint = is_a(key, pg_sys::NodeTag::T_Var)
+                && self.has_not_null_constraint((*key.cast::<pg_sys::Var>()).varattno);
             let conditions = (*self.rel).baserestrictinfo;
             has_constraint
                 || PgList::<pg_sys::RestrictInfo>::from_pg(conditions)
@@ -258,6 +262,39 @@ impl OrderedTable {
                 || PgList::<pg_sys::Node>::from_pg(index.indpred)
                     .iter_ptr()
                     .any(|condition| rejects_null(condition, key))
+        }
+    }
+
+    /// Returns whether a constraint excludes rows in which a column is NULL. (From Postgres 18 on,
+    /// `attnotnull` is also set for a constraint that is not valid yet.)
+    ///
+    /// # Safety
+    /// The column is one of this table.
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    unsafe fn has_not_null_constraint(&self, attribute: pg_sys::AttrNumber) -> bool {
+        // SAFETY: see above.
+        unsafe { pg_sys::bms_is_member(attribute.into(), (*self.rel).notnullattnums) }
+    }
+
+    /// # Safety
+    /// The column is one of this table.
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    unsafe fn has_not_null_constraint(&self, attribute: pg_sys::AttrNumber) -> bool {
+        // SAFETY: catalog lookups require a running transaction, in which planning happens. The
+        // pg_attribute row is read before it is released.
+        unsafe {
+            let tuple = pg_sys::SearchSysCache2(
+                pg_sys::SysCacheIdentifier::ATTNUM as i32,
+                pg_sys::Datum::from(self.oid),
+                pg_sys::Datum::from(attribute),
+            );
+            if tuple.is_null() {
+                return false;
+            }
+            let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_attribute>();
+            let not_null = form.attnotnull;
+            pg_sys::ReleaseSysCache(tuple);
+            not_null
         }
     }
 
@@ -322,27 +359,6 @@ unsafe fn rejects_null(condition: *mut pg_sys::Node, key: *mut pg_sys::Node) -> 
         } else {
             false
         }
-    }
-}
-
-/// # Safety
-/// A transaction is running.
-unsafe fn is_declared_not_null(table: pg_sys::Oid, attribute: pg_sys::AttrNumber) -> bool {
-    // SAFETY: catalog lookups require a running transaction, which the caller guarantees. The
-    // pg_attribute row is read before it is released.
-    unsafe {
-        let tuple = pg_sys::SearchSysCache2(
-            pg_sys::SysCacheIdentifier::ATTNUM as i32,
-            pg_sys::Datum::from(table),
-            pg_sys::Datum::from(attribute),
-        );
-        if tuple.is_null() {
-            return false;
-        }
-        let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_attribute>();
-        let not_null = form.attnotnull;
-        pg_sys::ReleaseSysCache(tuple);
-        not_null
     }
 }
 

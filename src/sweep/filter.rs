@@ -305,8 +305,7 @@ impl CodedPrefix {
         );
     }
 
-    /// The upper bound on the cosine that the first level compares with `no_below`: the same
-    /// operations in the same order as in [`decide`].
+    /// The upper bound on the cosine that the first level compares with `no_below`, up to rounding.
     fn first_ceiling(&self, slab: &Slab, entry: usize, product: i32) -> f64 {
         let cutoffs = &self.cutoffs;
         let scale = f64::from(f32::from_ne_bytes(slab.scales()[entry])) * cutoffs.dot_scale;
@@ -616,7 +615,8 @@ impl Ceilings {
                 }
             }
             RankedQuery::Coded(query) => {
-                query.cutoffs.no_below = at_least;
+                // The kernel may round the bound of the first level otherwise than it is rounded below.
+                query.cutoffs.no_below = at_least - ARITHMETIC;
                 let products = &mut self.dots[..count];
                 query.first_level(self.cpu, slab, products, &mut self.verdicts, &mut ahead);
                 ahead.ask_for_the_rest();

@@ -143,3 +143,25 @@ DROP FUNCTION agrees;
 DROP TABLE album, copy_of_album, queries;
 RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
 RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size; RESET min_parallel_index_scan_size;
+
+-- What else the planner compares a condition with needs it as it stands: a B-tree on the score, a partial index, partitions.
+RESET enable_seqscan;
+CREATE TABLE scored (id int, e mrl_vector(4));
+INSERT INTO scored SELECT i, some_vector(i, 4) FROM generate_series(1, 2000) AS i;
+CREATE INDEX scored_mrl ON scored USING mrl (e);
+CREATE INDEX scored_btree ON scored (fine_score(e, '[1,2,3,4]'));
+ANALYZE scored;
+EXPLAIN (COSTS OFF) SELECT id FROM scored WHERE fine_score(e, '[1,2,3,4]') >= 0.99999;
+DROP INDEX scored_btree;
+CREATE INDEX scored_partial ON scored (id) WHERE fine_score(e, '[1,2,3,4]') >= 0.7;
+EXPLAIN (COSTS OFF) SELECT e FROM scored WHERE fine_score(e, '[1,2,3,4]') >= 0.7 AND id = 5;
+DROP INDEX scored_partial;
+EXPLAIN (COSTS OFF) SELECT e FROM scored WHERE fine_score(e, '[1,2,3,4]') >= 0.7 AND id = 5;
+CREATE TABLE split (id int, e mrl_vector(4)) PARTITION BY RANGE (fine_score(e, '[1,2,3,4]'));
+CREATE TABLE split_low PARTITION OF split FOR VALUES FROM (-2) TO (0.5);
+CREATE TABLE split_high PARTITION OF split FOR VALUES FROM (0.5) TO (2);
+CREATE INDEX ON split USING mrl (e);
+EXPLAIN (COSTS OFF) SELECT id FROM split WHERE fine_score(e, '[1,2,3,4]') >= 0.7;
+-- Other conditions reject every row before a comparison that would be an error.
+SELECT count(*) FROM scored WHERE id < 0 AND fine_score(e, '[1,2]') > 0.5;
+DROP TABLE scored, split;
