@@ -4,10 +4,10 @@
 usage: run_churn.py [--minutes M] [--seed S]
 
 Four sessions insert at the same time. Then, in each cycle, they replace a fifth of the rows (by equal numbers of updates,
-deletes and inserts) while another session vacuums, one compares answers within snapshots, and one reads slowly from a
-cursor. Each cycle ends with a vacuum; afterwards the indexes must not exceed 1.2 times the largest size that they had when
-built anew (the files do not shrink), and check_index must report nothing. The references are a sequential scan within the same
-snapshot, and an index built anew over the same rows.
+deletes and inserts) while another session vacuums, one compares answers within snapshots, and two read slowly from a
+cursor, one of them rows in the order of their distance. Each cycle ends with a vacuum; afterwards the indexes must not
+exceed 1.2 times the largest size that they had when built anew (the files do not shrink), and check_index must report
+nothing. The references are a sequential scan within the same snapshot, and an index built anew over the same rows.
 Run alone: VENV/bin/python tests/crash/run_churn.py (two cycles), with the packages of tests/client/requirements.txt. The
 last line counts the checks; if one fails, the exit status is 1 and the data is kept.
 """
@@ -117,6 +117,38 @@ def slow_reader(server, source, rng, stop, read):
                 read.append(None if sorted(found) == expected else f"{index}: {where[:90]}: {difference(expected, sorted(found))}")
 
 
+def ordered_reader(server, source, rng, stop, read):
+    """Reads rows in the order of their distance through a cursor, with so little memory that the scan sweeps several times
+    while others write and vacuum, and compares rows and order with a sequential scan in the same snapshot."""
+    with server.connect() as connection:
+        while not stop.is_set():
+            vector = text(source.one(rng) or source.centres[0])
+            distance = f"embedding <=> '{vector}'"
+            where = rng.choice(("embedding IS NOT NULL", f"fine_score(embedding, '{vector}') > {rng.choice((-0.5, 0.0))}"))
+            with connection.transaction():
+                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                for name, value in (PLAIN | {"enable_sort": "off", "work_mem": "'64kB'"}).items():
+                    connection.execute(f"SET LOCAL {name} = {value}")
+                query = f"SELECT id, {distance} AS d FROM album WHERE {where} ORDER BY {distance}"
+                plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN (COSTS OFF) {query}"))
+                connection.execute(f"DECLARE near NO SCROLL CURSOR FOR {query}")
+                found = []
+                while rows := connection.execute("FETCH 300 FROM near").fetchall():
+                    found += rows
+                    time.sleep(0 if stop.is_set() else 0.02)
+                for name, value in SEQUENTIAL.items():
+                    connection.execute(f"SET LOCAL {name} = {value}")
+                expected = connection.execute(f"SELECT id, {distance} FROM album WHERE {where}").fetchall()
+                if "Order By" not in plan:
+                    read.append(f"no ordered scan:\n{plan}")
+                elif sorted(found) != sorted(expected):
+                    ids = [[number for number, _ in rows] for rows in (expected, found)]
+                    read.append(f"in order: {where[:90]}: {difference(*map(sorted, ids))}")
+                else:
+                    distances = [d for _, d in found]
+                    read.append(None if distances == sorted(distances) else f"not in order: {where[:90]}")
+
+
 def sizes(connection, index):
     """The pages of an index, and of one built anew over the same rows."""
     pages = "SELECT pg_relation_size(%s::regclass) / current_setting('block_size')::int"
@@ -163,7 +195,8 @@ def cycle(server, connection, writers, source, rng, checks, name, largest_rebuil
 
     complaints = []
     reader.start()
-    complaints += concurrently(write, vacuum, lambda: slow_reader(server, source, rng, stop, read))
+    readers = [lambda reader=reader: reader(server, source, rng, stop, read) for reader in (slow_reader, ordered_reader)]
+    complaints += concurrently(write, vacuum, *readers)
     reader.stopping.set()
     reader.join(90)
     checks.add(f"{name}: no session had an error", complaints + ([repr(reader.error)] if reader.error else []))
