@@ -129,6 +129,14 @@ pub unsafe extern "C-unwind" fn amcostestimate(
     }
 }
 
+/// Returns whether an index has this access method. The function pointer is only compared, because its
+/// declared type in IndexOptInfo is not the real one.
+pub fn is_mrl(index: &pg_sys::IndexOptInfo) -> bool {
+    index
+        .amcostestimate
+        .is_some_and(|cost| cost as usize == amcostestimate as *const () as usize)
+}
+
 /// Reads the parameters of the index. Returns `None` if the index is corrupted: the scan reports
 /// that, so that a query which does not use the index succeeds.
 ///

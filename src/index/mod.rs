@@ -20,6 +20,7 @@ mod order;
 mod ordered;
 mod page;
 mod parallel;
+mod paths;
 mod reader;
 mod scan;
 mod sweeps;
@@ -33,6 +34,5 @@ pub use sweeps::last as last_sweeps;
 /// Called once, when the library is loaded.
 pub fn register_hooks() {
     conditions::register_hook();
-    parallel::register_hook();
-    order::register_hook();
+    paths::register_hook();
 }

@@ -1,7 +1,7 @@
 //! Paths that return rows in the order of their similarity, the most similar first.
 //!
 //! Postgres itself makes such a path for `ORDER BY embedding <=> query` if the query also has a
-//! condition that the index answers. This hook makes the others:
+//! condition that the index answers. This file makes the others:
 //!
 //! - for `ORDER BY fine_score(embedding, query) DESC` and `1 - (embedding <=> query) DESC`. An index can
 //!   only be asked for ascending order of an operator, so the path orders by `<~>`, the negative score.
@@ -10,44 +10,27 @@
 //! - without a condition, if no vector of the column is NULL: by a constraint, or because a condition of
 //!   the query excludes it. The index has no entries for NULL, so it cannot return those rows.
 
-use std::sync::OnceLock;
-
-use pgrx::prelude::*;
 use pgrx::{PgBox, PgList, is_a, pg_sys};
 
-use super::cost::{amcostestimate, meta};
+use super::cost::{is_mrl, meta};
 use super::operands::{Similarity, is_same_column, similarity_of, two, without_relabel};
 use crate::planner::Objects;
 use crate::vector::Measure;
 
-static PREVIOUS: OnceLock<pg_sys::set_rel_pathlist_hook_type> = OnceLock::new();
-
 /// The operator family `float_ops` of B-trees, `FLOAT_BTREE_FAM_OID` of `catalog/pg_opfamily.dat`.
 const FLOAT_FAMILY: u32 = 1970;
 
-/// Installs the hook. Called once, when the library is loaded.
-pub fn register_hook() {
-    // SAFETY: `_PG_init` calls this, and a backend has only one thread that reads and writes hook
-    // variables.
-    unsafe {
-        // `set` cannot fail, because a library is loaded only once.
-        let _ = PREVIOUS.set(pg_sys::set_rel_pathlist_hook);
-        pg_sys::set_rel_pathlist_hook = Some(add_ordered_scans);
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn add_ordered_scans(
+/// Adds the paths for a table, and corrects those that Postgres has made.
+///
+/// # Safety
+/// The planner passes the nodes to `set_rel_pathlist_hook`.
+pub unsafe fn add_ordered_scans(
     root: *mut pg_sys::PlannerInfo,
     rel: *mut pg_sys::RelOptInfo,
-    rti: pg_sys::Index,
     rte: *mut pg_sys::RangeTblEntry,
 ) {
-    // SAFETY: the planner passes valid nodes.
+    // SAFETY: the caller guarantees the nodes.
     unsafe {
-        if let Some(Some(previous)) = PREVIOUS.get() {
-            previous(root, rel, rti, rte);
-        }
         keep_first_keys((*rel).pathlist);
         keep_first_keys((*rel).partial_pathlist);
         let pathkeys = PgList::<pg_sys::PathKey>::from_pg((*root).query_pathkeys);
@@ -112,14 +95,6 @@ unsafe fn keep_first_keys(paths: *mut pg_sys::List) {
             }
         }
     }
-}
-
-/// The function pointer is only compared, because its declared type in IndexOptInfo is not the real
-/// one.
-fn is_mrl(index: &pg_sys::IndexOptInfo) -> bool {
-    index
-        .amcostestimate
-        .is_some_and(|cost| cost as usize == amcostestimate as *const () as usize)
 }
 
 /// Returns the similarity by whose descending order a path is sorted, if it concerns only this table.

@@ -3,14 +3,11 @@
 //! For a parallel index scan, `cost_index` divides the CPU cost of the table's rows by the number
 //! of participants, but it charges the whole cost of the index access to each of them ("we don't
 //! have much info"). Nearly all of a sweep's cost is index access, so the planner would never
-//! choose a parallel sweep. This hook adds parallel paths with a realistic cost.
+//! choose a parallel sweep. This file adds parallel paths with a realistic cost.
 
-use std::sync::OnceLock;
-
-use pgrx::prelude::*;
 use pgrx::{PgList, is_a, pg_sys};
 
-use super::cost::amcostestimate;
+use super::cost::is_mrl;
 
 /// The cost of judging a page that is in memory, without its entries, in units of `seq_page_cost`;
 /// about 0.2 µs. The cost estimate assumes that pages come from disk, and workers do not make
@@ -25,32 +22,14 @@ const PAGE_MAPPING: f64 = 0.2;
 /// load the library, and to unmap its memory at the end.
 const WORKER_STARTUP: f64 = 10.0;
 
-static PREVIOUS: OnceLock<pg_sys::set_rel_pathlist_hook_type> = OnceLock::new();
-
-/// Installs the hook. Called once, when the library is loaded.
-pub fn register_hook() {
-    // SAFETY: `_PG_init` calls this, and a backend has only one thread that reads and writes hook
-    // variables.
+/// Adds parallel paths for the index scans that the planner considers for a table.
+///
+/// # Safety
+/// The planner passes the nodes to `set_rel_pathlist_hook`. It makes Gather paths from the partial paths
+/// after it has called this hook (`set_rel_pathlist` of Postgres' `allpaths.c`).
+pub unsafe fn add_parallel_scans(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo) {
+    // SAFETY: the caller guarantees the nodes.
     unsafe {
-        // `set` cannot fail, because a library is loaded only once.
-        let _ = PREVIOUS.set(pg_sys::set_rel_pathlist_hook);
-        pg_sys::set_rel_pathlist_hook = Some(add_parallel_scans);
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn add_parallel_scans(
-    root: *mut pg_sys::PlannerInfo,
-    rel: *mut pg_sys::RelOptInfo,
-    rti: pg_sys::Index,
-    rte: *mut pg_sys::RangeTblEntry,
-) {
-    // SAFETY: the planner passes valid nodes. It makes Gather paths from the partial paths after it
-    // has called this hook (`set_rel_pathlist` of Postgres' `allpaths.c`).
-    unsafe {
-        if let Some(Some(previous)) = PREVIOUS.get() {
-            previous(root, rel, rti, rte);
-        }
         if !(*rel).consider_parallel {
             return;
         }
@@ -71,9 +50,7 @@ unsafe extern "C-unwind" fn add_parallel_scans(
 /// # Safety
 /// `path` is a path of the planner.
 unsafe fn mrl_index_path(path: *mut pg_sys::Path) -> Option<*mut pg_sys::IndexPath> {
-    // SAFETY: the caller guarantees a path; it is cast only after its tag has been checked. The
-    // function pointer is only compared, because its declared type in IndexOptInfo is not the real
-    // one.
+    // SAFETY: the caller guarantees a path; it is cast only after its tag has been checked.
     unsafe {
         if !(*path).param_info.is_null() {
             return None;
@@ -87,10 +64,7 @@ unsafe fn mrl_index_path(path: *mut pg_sys::Path) -> Option<*mut pg_sys::IndexPa
             return None;
         }
         let scan = inner.cast::<pg_sys::IndexPath>();
-        let is_mrl = (*(*scan).indexinfo)
-            .amcostestimate
-            .is_some_and(|cost| cost as usize == amcostestimate as *const () as usize);
-        (is_mrl && has_plain_clauses(&*scan)).then_some(scan)
+        (is_mrl(&*(*scan).indexinfo) && has_plain_clauses(&*scan)).then_some(scan)
     }
 }
 

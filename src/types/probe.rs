@@ -23,8 +23,8 @@ use pgrx::{impl_sql_translatable, pg_sys};
 
 use super::call_site::{Prepared, call_site_state};
 use super::error::{sql_error, vector_error};
-use super::varlena::{RawVarlena, new_varlena};
-use super::vector::{RawDatum, VectorArg};
+use super::varlena::{RawVarlena, new_varlena, raw_argument};
+use super::vector::VectorArg;
 use super::vector_io::{cstring, write_f32, write_values};
 use crate::vector::{MAX_DIMS, VectorError, check_dims, parse};
 
@@ -366,12 +366,7 @@ impl_sql_translatable!(Probe, "mrl_probe");
 unsafe impl<'fcx> ArgAbi<'fcx> for ProbeArg<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
         // SAFETY: every function with such an argument is strict, so the datum is not null.
-        unsafe {
-            let datum: RawDatum = arg
-                .unbox_arg_using_from_datum()
-                .expect("argument is not null");
-            ProbeArg::from_datum(datum.0)
-        }
+        ProbeArg(unsafe { raw_argument(arg) })
     }
 }
 

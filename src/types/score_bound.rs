@@ -25,8 +25,8 @@ use pgrx::{impl_sql_translatable, pg_sys};
 
 use super::call_site::{Prepared, call_site_state};
 use super::error::{sql_error, vector_error};
-use super::varlena::{RawVarlena, TextArg, new_varlena};
-use super::vector::{RawDatum, VectorArg};
+use super::varlena::{RawVarlena, TextArg, new_varlena, raw_argument};
+use super::vector::VectorArg;
 use super::vector_io::{cstring, write_values};
 use crate::vector::{CompareOp, MAX_DIMS, Measure, ScoreCondition, parse};
 
@@ -195,12 +195,7 @@ impl_sql_translatable!(ScoreBound, "mrl_score_bound");
 unsafe impl<'fcx> ArgAbi<'fcx> for ScoreBoundArg<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
         // SAFETY: every function with such an argument is strict, so the datum is not null.
-        unsafe {
-            let datum: RawDatum = arg
-                .unbox_arg_using_from_datum()
-                .expect("argument is not null");
-            ScoreBoundArg::from_datum(datum.0)
-        }
+        ScoreBoundArg(unsafe { raw_argument(arg) })
     }
 }
 

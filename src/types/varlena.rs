@@ -217,7 +217,7 @@ unsafe impl<'fcx> ArgAbi<'fcx> for ArrayArg<'fcx> {
 
 /// # Safety
 /// The argument is a varlena that is not null.
-unsafe fn raw_argument<'fcx>(arg: Arg<'_, 'fcx>) -> RawVarlena<'fcx> {
+pub(super) unsafe fn raw_argument<'fcx>(arg: Arg<'_, 'fcx>) -> RawVarlena<'fcx> {
     // SAFETY: the caller guarantees a non-null varlena, and an argument lives as long as the call.
     unsafe {
         let datum: RawDatum = arg
