@@ -110,6 +110,8 @@ def compile_and_lint(results, scratch):
         ["cargo", "clippy", "--release", "--workspace", "--all-targets", *FEATURES, "--", "-D", "warnings"],
     )
 
+    results.stage("versions", [sys.executable, ROOT / "tests/versions/run_versions.py"])
+
     unittest = ["-m", "unittest", "discover", "-s", ROOT / "models/train"]
     results.stage("painter", [sys.executable, *unittest])
 
@@ -139,6 +141,7 @@ def one_server(results, python, scratch):
         results.stage("estimates", [*run, sys.executable, ROOT / "tests/estimates/run_estimates.py"])
         results.stage("hostile files", [*run, python, ROOT / "tests/hostile/run_hostile.py"])
         results.stage("text models", [*run, python, ROOT / "tests/text_models/run_text_models.py"])
+        results.stage("upgrade", [*run, python, ROOT / "tests/upgrade/run_upgrade.py"])
         results.stage("pgvector", ["sh", ROOT / "tests/bridge/install_pgvector.sh"])
         results.stage("Python package", [*run, python, ROOT / "clients/python/tests/run_python.py"])
         results.stage("bridge", [*run, *regress, ROOT / "tests/bridge"])

@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""Tests ALTER EXTENSION photosearch UPDATE: what it makes of the released version 0.1.0 has to equal a new installation.
+
+usage: run_upgrade.py        (PGHOST, PGUSER and the other libpq variables name the server, PG_CONFIG its installation)
+
+photosearch--0.1.0.sql beside this program is the script of the release. For the time of the tests it and the script
+that updates it lie in the server's directory of extensions, under the version 0.1.0_released: so the update can be tested
+before the new version has a number. The library is that of the new version in every test, as it is for a user who has
+installed the files and not yet updated. The tests need the right to write to that directory. They create databases of
+their own and drop them.
+Run alone: tests/cluster.sh run DIR VENV/bin/python tests/upgrade/run_upgrade.py, where VENV has the packages of
+tests/client/requirements.txt. The last line counts the tests; the exit status is 1 if one failed.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import psycopg
+from psycopg import errors
+
+import catalog
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+RELEASE = "0.1.0"
+OLD = f"{RELEASE}_released"
+VERSION = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
+PREFIX = "photosearch_upgrade"
+ROWS, DIMS, PREFIX_DIMS = 2000, 96, 64
+TESTS = []
+
+# Every kind of object that holds on to functions of the extension. The vectors are random numbers of md5, the same
+# every time.
+OBJECTS = f"""
+CREATE TABLE photos (id integer PRIMARY KEY, embedding mrl_vector({DIMS}));
+INSERT INTO photos SELECT i, (
+    SELECT array_agg((('x' || substr(md5(i || ' ' || d), 1, 4))::bit(16)::integer - 32768) / 32768.0 ORDER BY d)::real[]
+    FROM generate_series(1, {DIMS}) AS d
+)::mrl_vector FROM generate_series(1, {ROWS}) AS i;
+CREATE INDEX photos_prefix ON photos USING mrl (embedding) WITH (prefix_dims = {PREFIX_DIMS});
+CREATE TABLE copies (id integer PRIMARY KEY, embedding mrl_vector({DIMS}));
+INSERT INTO copies SELECT * FROM photos;
+CREATE INDEX copies_whole ON copies USING mrl (embedding) WITH (prefix_dims = {DIMS});
+CREATE VIEW near AS SELECT a.id, fine_score(a.embedding, b.embedding) AS score
+    FROM photos AS a, photos AS b WHERE b.id = 1 AND a.embedding @~ b.embedding;
+CREATE TABLE texts (content text, embedding mrl_vector GENERATED ALWAYS AS (embed_text('photosearch-mini-1', content)) STORED);
+INSERT INTO texts VALUES ('a baby');
+CREATE INDEX ON texts (embedding);
+ANALYZE;
+"""
+
+# Conditions that the planner rewrites, with the arguments as users write them.
+QUESTIONS = [
+    f"SELECT id FROM photos, (SELECT embedding AS q FROM copies WHERE id = 7) AS query WHERE coarse_match(embedding, q, 0.15, {PREFIX_DIMS})",
+    f"SELECT id FROM photos WHERE coarse_match(embedding, (SELECT embedding FROM copies WHERE id = 7), 0.15, {PREFIX_DIMS})",
+    f"SELECT id FROM photos WHERE embedding @~ mrl_probe((SELECT embedding FROM copies WHERE id = 7), 0.15, {PREFIX_DIMS})",
+    "SELECT id FROM photos WHERE fine_score(embedding, (SELECT embedding FROM copies WHERE id = 7)) >= 0.15",
+    "SELECT id FROM copies WHERE fine_score(embedding, (SELECT embedding FROM photos WHERE id = 7)) >= 0.15",
+    "SELECT id FROM copies ORDER BY embedding <=> (SELECT embedding FROM photos WHERE id = 7), id LIMIT 20",
+    "SELECT id FROM near",
+    "SELECT content FROM texts WHERE embedding = embed_text('photosearch-mini-1', 'a baby')",
+]
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def connect(name):
+    # What `@~` between two vectors goes by.
+    settings = f"-c photosearch.coarse_threshold=0.15 -c photosearch.coarse_dims={PREFIX_DIMS}"
+    return psycopg.connect(dbname=f"{PREFIX}_{name}", autocommit=True, options=settings)
+
+
+def answers(connection):
+    """What the questions return by indexes and without."""
+    found = []
+    for indexes in ("on", "off"):
+        for setting in ("enable_indexscan", "enable_bitmapscan", "enable_indexonlyscan"):
+            connection.execute(f"SET {setting} = {indexes}")
+        connection.execute(f"SET enable_seqscan = {'off' if indexes == 'on' else 'on'}")
+        found.append([sorted(connection.execute(question).fetchall()) for question in QUESTIONS])
+    connection.execute("RESET ALL")
+    by_index, without = found
+    assert by_index == without, [q for q, a, b in zip(QUESTIONS, by_index, without) if a != b]
+    assert all(by_index), "each question has to have an answer"
+    assert any(len(rows) < ROWS for rows in by_index)
+    return by_index
+
+
+def problems_of_indexes(connection):
+    found = []
+    for index in ("photos_prefix", "copies_whole"):
+        found += connection.execute("SELECT * FROM photosearch.check_index(%s)", [index]).fetchall()
+    return found
+
+
+@test
+def an_update_equals_a_new_installation(old, new):
+    before = catalog.contents(old, "photosearch")
+    fresh = catalog.contents(new, "photosearch")
+    # Otherwise the comparison would have nothing to find.
+    assert len(catalog.differences(before, fresh)) > 100 and len(fresh) > 200, (len(before), len(fresh))
+    old.execute(f"ALTER EXTENSION photosearch UPDATE TO '{VERSION}'")
+    wrong = catalog.differences(catalog.contents(old, "photosearch"), fresh)
+    assert not wrong, "\n".join(["- after the update, + after a new installation:", *wrong])
+
+
+@test
+def tables_and_indexes_survive(old, new):
+    old.execute(OBJECTS)
+    before = answers(old)
+    old.execute(f"ALTER EXTENSION photosearch UPDATE TO '{VERSION}'")
+    assert answers(old) == before
+    assert not problems_of_indexes(old), problems_of_indexes(old)
+    old.execute("INSERT INTO photos SELECT id + 10000, embedding FROM photos")
+    old.execute("DELETE FROM photos WHERE id % 50 = 0")
+    old.execute("VACUUM photos")
+    answers(old)
+    assert not problems_of_indexes(old), problems_of_indexes(old)
+
+
+@test
+def an_updated_index_answers_new_conditions(old, new):
+    old.execute(OBJECTS)
+    condition = "EXPLAIN SELECT id FROM copies WHERE fine_score(embedding, (SELECT embedding FROM photos WHERE id = 7)) >= 0.15"
+    old.execute("SET enable_seqscan = off")
+
+    def plan():
+        return "\n".join(row[0] for row in old.execute(condition))
+
+    assert "copies_whole" not in plan()
+    old.execute(f"ALTER EXTENSION photosearch UPDATE TO '{VERSION}'")
+    assert "copies_whole" in plan(), plan()
+
+
+@test
+def privileges_that_were_granted_stay(old, new):
+    old.execute("GRANT EXECUTE ON FUNCTION photosearch.prepare_model(text, boolean) TO pg_monitor")
+    old.execute(f"ALTER EXTENSION photosearch UPDATE TO '{VERSION}'")
+
+    def may(role):
+        name = "photosearch.prepare_model(text, boolean)"
+        return old.execute("SELECT has_function_privilege(%s, %s, 'EXECUTE')", [role, name]).fetchone()[0]
+
+    assert may("pg_monitor") and not may("pg_read_all_data")
+
+
+@test
+def a_view_that_uses_a_dropped_function_is_named(old, new):
+    old.execute(OBJECTS)
+    view = f"CREATE VIEW matches AS SELECT id FROM photos WHERE coarse_match(embedding, embedding, 0.15, {PREFIX_DIMS})"
+    old.execute(view)
+    try:
+        old.execute(f"ALTER EXTENSION photosearch UPDATE TO '{VERSION}'")
+    except errors.DependentObjectsStillExist as error:
+        assert "view matches" in error.diag.message_detail, error.diag.message_detail
+    else:
+        raise AssertionError("the update dropped a function that a view uses")
+    assert old.execute("SELECT extversion FROM pg_extension WHERE extname = 'photosearch'").fetchone() == (OLD,)
+    before = old.execute("SELECT count(*) FROM matches").fetchone()
+    old.execute("DROP VIEW matches")
+    old.execute(f"ALTER EXTENSION photosearch UPDATE TO '{VERSION}'")
+    old.execute(view)
+    assert old.execute("SELECT count(*) FROM matches").fetchone() == before
+
+
+@test
+def the_library_has_what_the_release_names(old, new):
+    """Databases that are not updated keep working with the new library."""
+    missing = []
+    symbols = set(re.findall(r"'(\w+_wrapper)'", (HERE / f"photosearch--{RELEASE}.sql").read_text()))
+    assert len(symbols) > 50
+    for symbol in sorted(symbols):
+        try:
+            old.execute(f"CREATE FUNCTION pg_temp.f() RETURNS void AS '$libdir/photosearch', '{symbol}' LANGUAGE C")
+            old.execute("DROP FUNCTION pg_temp.f()")
+        except errors.UndefinedFunction:
+            missing.append(symbol)
+    assert not missing, missing
+
+
+def install(directory):
+    """Puts the scripts of the old version into the directory of extensions. Returns their paths."""
+    written = []
+    with tempfile.TemporaryDirectory() as work:
+        subprocess.run(["sh", ROOT / "sql/assemble.sh", VERSION, work, RELEASE], check=True)
+        scripts = [(HERE / f"photosearch--{RELEASE}.sql", f"photosearch--{OLD}.sql")]
+        scripts += [(path, path.name) for path in Path(work).glob(f"photosearch--{OLD}--*.sql")]
+        if len(scripts) < 2:
+            raise SystemExit(f"sql/upgrade has no script from {RELEASE}")
+        for source, name in scripts:
+            written.append(directory / name)
+            shutil.copyfile(source, written[-1])
+            written[-1].chmod(0o644)
+    return written
+
+
+def main():
+    pg_config = os.environ.get("PG_CONFIG", "pg_config")
+    sharedir = Path(subprocess.check_output([pg_config, "--sharedir"], text=True).strip())
+    admin = psycopg.connect(autocommit=True)
+    failed = 0
+    scripts = install(sharedir / "extension")
+    try:
+        for function in TESTS:
+            try:
+                for name, version in (("old", OLD), ("new", VERSION)):
+                    admin.execute(f"DROP DATABASE IF EXISTS {PREFIX}_{name}")
+                    admin.execute(f"CREATE DATABASE {PREFIX}_{name}")
+                    with connect(name) as connection:
+                        connection.execute(f"CREATE EXTENSION photosearch VERSION '{version}'")
+                with connect("old") as old, connect("new") as new:
+                    function(old, new)
+                print(f"ok      {function.__name__}", flush=True)
+            except Exception:
+                failed += 1
+                print(f"FAILED  {function.__name__}", flush=True)
+                traceback.print_exc(file=sys.stdout)
+    finally:
+        for script in scripts:
+            script.unlink(missing_ok=True)
+        for name in ("old", "new"):
+            admin.execute(f"DROP DATABASE IF EXISTS {PREFIX}_{name}")
+    print(f"{len(TESTS) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
