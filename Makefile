@@ -2,9 +2,15 @@
 # machine with Rust. Servers run as the user postgres.
 
 PG_CONFIG ?= pg_config
-PGRX_VERSION := 0.18.1
-# The workaround sets compiler flags for all crates, so that cargo would build every dependency again;
-# build.rs has the same effect.
+# Programs that change their directory run it too, so the path is absolute. It stays a name as long as there is
+# no such program, because setup may install it.
+override PG_CONFIG := $(or $(shell path=$$(command -v '$(PG_CONFIG)') && realpath -s "$$path"),$(PG_CONFIG))
+export PG_CONFIG
+# pgrx makes its bindings from the headers of this server; otherwise it needs a configuration by `cargo pgrx init`.
+export PGRX_PG_CONFIG_PATH = $(PG_CONFIG)
+PGRX_VERSION := $(shell sed -n 's/^pgrx = "=\(.*\)"/\1/p' Cargo.toml)
+# Of cargo-pgrx, which only the backend tests use. The workaround sets compiler flags for all crates, so that cargo
+# would build every dependency again; build.rs has the same effect.
 export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND := 1
 # Debian's interpreter, which finds Debian's packages of Pillow and numpy.
 PYTHON ?= /usr/bin/python3
@@ -14,12 +20,18 @@ ASSERTS_DIR ?= /var/lib/photosearch-asserts
 
 # Expanded when it is used, because setup may install pg_config first.
 pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+pkglibdir = $(shell $(PG_CONFIG) --pkglibdir)
 sharedir = $(shell $(PG_CONFIG) --sharedir)
+# Files are installed below this directory, for packages.
+DESTDIR ?=
+version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+target_dir := $(or $(CARGO_TARGET_DIR),target)
 # heif: read HEIC and AVIF with the system's libheif. `make FEATURES=` builds without it.
 FEATURES ?= heif
 cargo_pg = --no-default-features --features 'pg$(pg_major) $(FEATURES)'
 
-.PHONY: help setup install demo demo-stop demo-clean test test-asserts crash bench bench-model check-model
+.PHONY: help setup cargo-pgrx build install install-extension install-files deb demo demo-stop demo-clean test test-asserts
+.PHONY: crash bench bench-model check-model
 
 help:
 	@echo 'make demo        build, install, draw an album of 2,000 pictures, find all the baby photos'
@@ -28,29 +40,50 @@ help:
 	@echo 'make test-asserts   run every suite that needs a server on a PostgreSQL with assertions (SEEDS=2 seeds)'
 	@echo 'make crash       crash servers at random moments (ROUNDS=200), then test standby, damaged files and churn'
 	@echo 'make install     build the extension and install it into the server of PG_CONFIG'
+	@echo 'make build       only build; then make install-files (DESTDIR=DIR) installs what was built'
+	@echo 'make deb         make a Debian package for the major version of PG_CONFIG, in target/deb'
 	@echo 'make check-model MODEL=DIR   compare a model with the similarities that its authors publish'
 	@echo 'make bench-model measure the models against their aims and transformers (BENCH="--quick")'
 	@echo 'make bench       measure the index against its aims and pgvector (BENCH="--ten-million", "--quick")'
 
-# Debian packages, cargo-pgrx and its configuration. Fast if everything is installed.
+# Debian packages that the build needs. Fast if everything is installed.
 setup:
-	@PG_CONFIG='$(PG_CONFIG)' PGRX_VERSION='$(PGRX_VERSION)' FEATURES='$(FEATURES)' sh tests/setup.sh
+	@FEATURES='$(FEATURES)' sh tests/setup.sh
 
+cargo-pgrx:
+	@cargo pgrx --version 2>/dev/null | grep -qx 'cargo-pgrx $(PGRX_VERSION)' || \
+		cargo install cargo-pgrx --version '$(PGRX_VERSION)' --locked
+
+# The library, and in the folder `extension` the SQL of both extensions.
+build:
+	cargo build --release --lib --target-dir '$(target_dir)' $(cargo_pg)
+	sh sql/assemble.sh '$(version)' '$(target_dir)/extension'
+
+# The check before the build, which takes minutes.
 install: setup
-	$(MAKE) --no-print-directory install-extension install-models
+	@for directory in '$(pkglibdir)' '$(sharedir)/extension'; do \
+		[ -n '$(DESTDIR)' ] || [ -w "$$directory" ] || { \
+			echo "You may not write to $$directory. Run 'make build', then 'make install-files' as root." >&2; exit 1; }; \
+	done
+	$(MAKE) --no-print-directory install-extension
 
-.PHONY: install-extension install-models
-install-extension:
-	cargo pgrx install --release --pg-config $$(command -v $(PG_CONFIG)) $(cargo_pg)
-	install -m 644 sql/photosearch_pgvector.control sql/photosearch_pgvector--*.sql $(sharedir)/extension/
+install-extension: build
+	$(MAKE) --no-print-directory install-files
 
-# cargo-pgrx installs the library, the control file and the SQL, but no models.
-install-models:
+# The library is renamed into place: running servers have the old file mapped, and new sessions find a whole one.
+install-files:
+	install -d '$(DESTDIR)$(pkglibdir)' '$(DESTDIR)$(sharedir)/extension'
+	install -m 644 '$(target_dir)/release/libphotosearch.so' '$(DESTDIR)$(pkglibdir)/photosearch.so.new'
+	mv -f '$(DESTDIR)$(pkglibdir)/photosearch.so.new' '$(DESTDIR)$(pkglibdir)/photosearch.so'
+	install -m 644 '$(target_dir)'/extension/* '$(DESTDIR)$(sharedir)/extension/'
 	for model in models/*/config.json; do \
 		name=$$(basename $$(dirname $$model)); \
-		install -d $(sharedir)/photosearch/models/$$name && \
-		install -m 644 models/$$name/* $(sharedir)/photosearch/models/$$name/ || exit 1; \
+		install -d '$(DESTDIR)$(sharedir)'/photosearch/models/$$name && \
+		install -m 644 models/$$name/* '$(DESTDIR)$(sharedir)'/photosearch/models/$$name/ || exit 1; \
 	done
+
+deb: build
+	sh packaging/deb.sh '$(target_dir)' '$(version)'
 
 demo: install
 	$(PYTHON) demo/demo.py --dir $(DEMO_DIR)
@@ -62,7 +95,7 @@ demo-clean: demo-stop
 	rm -rf $(DEMO_DIR)
 
 test: export TEST_TOOLS := 1
-test: install
+test: install cargo-pgrx
 	FEATURES='$(FEATURES)' $(PYTHON) tests/run.py
 
 # Takes about ten minutes, plus the builds of PostgreSQL and of the extension.

@@ -5,8 +5,8 @@
 #   tests/asserts.sh DIR [options of tests/run.py --servers]
 #
 # If an extension breaks a rule that a normal build does not check, an assertion stops the server, the
-# log contains TRAP, and the suite fails. DIR holds the source, the server, cargo-pgrx's configuration
-# and the extension's build (several GB). A second run reuses them and builds only the extension again.
+# log contains TRAP, and the suite fails. DIR holds the source, the server and the extension's build
+# (several GB). A second run reuses them and builds only the extension again.
 # The user who runs the server must be able to read DIR. apt's state and the system's server do not
 # change. PG_CONFIG decides the major version, JOBS the number of concurrent compilers.
 set -eu
@@ -93,13 +93,11 @@ if [ ! -x "$server/bin/postgres" ]; then
     [ $failed = 0 ] || { tail -n 20 "$dir/build.log" && exit 1; }
 fi
 
-# A separate configuration and build directory, because those of the repository belong to the system's server.
+# A separate build directory, because that of the repository belongs to the system's server.
 PG_CONFIG=$server/bin/pg_config
-PGRX_HOME=$dir/pgrx
 CARGO_TARGET_DIR=$dir/target
 CARGO_BUILD_JOBS=$jobs
-export PG_CONFIG PGRX_HOME CARGO_TARGET_DIR CARGO_BUILD_JOBS
-mkdir -p "$PGRX_HOME"
+export PG_CONFIG CARGO_TARGET_DIR CARGO_BUILD_JOBS
 for option in bindir libdir pkglibdir sharedir includedir-server; do
     below_server "$("$PG_CONFIG" --$option)"
 done
