@@ -13,7 +13,7 @@ MAKE = re.compile(r"\bmake ((?:[\w.]+[\w.-]*(?:=\S*)?[ \t]*)+)")
 # Files that `name.suffix` after the prefix "photosearch." stands for, not objects.
 FILES = {"json", "control", "so"}
 # Folders of the repository. What a page names below them has to be there.
-FOLDERS = "benches clients demo docs fuzz models pgrx-tests sql src tests".split()
+FOLDERS = "benches clients demo docs fuzz models packaging pgrx-tests sql src tests".split()
 
 
 def checks(root, manual, connection):
