@@ -90,6 +90,18 @@ impl Meta {
     }
 }
 
+/// Returns the version of the page format that a metapage states, given the bytes after the page header. Returns `None`
+/// if they do not state a version. In every version the metapage begins with `MAGIC` and the version, and the
+/// complements of the two follow each other after the numbers, however many numbers there are.
+fn stated_version(bytes: &[u8]) -> Option<u32> {
+    let mut numbers = bytes.as_chunks().0.iter().copied().map(u32::from_ne_bytes);
+    let (magic, version) = (numbers.next()?, numbers.next()?);
+    let mut last = None;
+    let has_complements =
+        numbers.any(|number| last.replace(number) == Some(!magic) && number == !version);
+    (magic == MAGIC && has_complements).then_some(version)
+}
+
 /// The state of a page that is not the metapage.
 pub enum Content {
     /// The page contains only zeros: the file was extended, but the page was never initialized.
@@ -443,8 +455,7 @@ impl Index {
         // null, when it invalidates the relcache entry.
         unsafe {
             if (*relation).rd_amcache.is_null() {
-                let meta =
-                    Index::read_meta(relation).ok_or_else(|| corrupted(relation, META_BLOCK))?;
+                let meta = Index::read_meta(relation).ok_or_else(|| unreadable_meta(relation))?;
                 let size = size_of::<CachedState>();
                 let cache: *mut CachedState =
                     pg_sys::MemoryContextAlloc((*relation).rd_indexcxt, size).cast();
@@ -575,6 +586,30 @@ pub unsafe fn relation_name(relation: pg_sys::Relation) -> String {
     unsafe { pgrx::name_data_to_str(&(*(*relation).rd_rel).relname).to_owned() }
 }
 
+/// Returns why the metapage of an index cannot be used.
+///
+/// # Safety
+/// As for [`Index::open`].
+unsafe fn unreadable_meta(relation: pg_sys::Relation) -> ErrorReport {
+    // SAFETY: the caller guarantees an open index. Block 0 is read only if it exists.
+    unsafe {
+        let version = (block_count(relation) > 0)
+            .then(|| Pin::read(relation, META_BLOCK, null_mut()).lock(pg_sys::BUFFER_LOCK_SHARE))
+            .and_then(|block| stated_version(&block.page().0[HEADER..]));
+        match version {
+            Some(version) if version != VERSION => sql_error(
+                PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,
+                format!(
+                    "index \"{}\" has page format {version}, but this version of photosearch reads only page format {VERSION}",
+                    relation_name(relation)
+                ),
+            )
+            .set_hint("Please REINDEX it."),
+            _ => corrupted(relation, META_BLOCK),
+        }
+    }
+}
+
 /// # Safety
 /// `relation` is open.
 unsafe fn corrupted(relation: pg_sys::Relation, block: pg_sys::BlockNumber) -> ErrorReport {
@@ -585,4 +620,37 @@ unsafe fn corrupted(relation: pg_sys::Relation, block: pg_sys::BlockNumber) -> E
         format!("index \"{name}\" contains corrupted page at block {block}"),
     )
     .set_hint("Please REINDEX it.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(numbers: &[u32]) -> Vec<u8> {
+        let complements = numbers.iter().map(|number| !number);
+        let all = numbers.iter().copied().chain(complements);
+        all.flat_map(u32::to_ne_bytes).chain([0; 40]).collect()
+    }
+
+    #[test]
+    fn a_metapage_states_its_version() {
+        let meta = Meta {
+            dims: 96,
+            prefix_dims: 64,
+        };
+        assert_eq!(stated_version(&meta.encode()), Some(VERSION));
+        assert_eq!(stated_version(&bytes(&[MAGIC, 1, 96, 64])), Some(1));
+        assert_eq!(
+            stated_version(&bytes(&[MAGIC, 9, 96, 64, 8, 4, 7, 7])),
+            Some(9)
+        );
+        // A flipped bit is damage, and not another version.
+        for at in [0, 4] {
+            let mut damaged = meta.encode();
+            damaged[at] ^= 1;
+            assert_eq!(stated_version(&damaged), None);
+        }
+        assert_eq!(stated_version(&[]), None);
+        assert_eq!(stated_version(&[0; 64]), None);
+    }
 }

@@ -33,6 +33,9 @@ OLD = f"{RELEASE}_released"
 VERSION = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
 PREFIX = "photosearch_upgrade"
 ROWS, DIMS, PREFIX_DIMS = 2000, 96, 64
+# Where the numbers of block 0 begin, behind Postgres' page header, and how many there are (src/index/page.rs).
+META, NUMBERS = 24, 6
+DATABASES = ("old", "new", "copy")
 TESTS = []
 
 # Every kind of object that holds on to functions of the extension. The vectors are random numbers of md5, the same
@@ -173,6 +176,38 @@ def a_view_that_uses_a_dropped_function_is_named(old, new):
 
 
 @test
+def an_index_of_another_page_format_is_named(old, new):
+    """The version of the page format is changed in the index's file. The server reads the file again in a copy of the database."""
+    new.execute(OBJECTS)
+    new.execute("CHECKPOINT")
+    file = new.execute("SELECT current_setting('data_directory') || '/' || pg_relation_filepath('photos_prefix')").fetchone()[0]
+    data = bytearray(new.execute("SELECT pg_read_binary_file(%s)", [file]).fetchone()[0])
+    version = int.from_bytes(data[META + 4 : META + 8], sys.byteorder)
+    for offset, value in ((4, version + 1), (4 * (NUMBERS + 1), ~(version + 1) & 0xFFFFFFFF)):
+        data[META + offset : META + offset + 4] = value.to_bytes(4, sys.byteorder)
+    large_object = new.execute("SELECT lo_from_bytea(0, %s)", [bytes(data)]).fetchone()[0]
+    new.execute("SELECT lo_export(%s, %s)", [large_object, file])
+    new.close()
+    strategy = "STRATEGY file_copy" if old.info.server_version >= 150000 else ""
+    old.execute(f"CREATE DATABASE {PREFIX}_copy TEMPLATE {PREFIX}_new {strategy}")
+    text = f'index "photos_prefix" has page format {version + 1}, but this version of photosearch reads only page format {version}'
+    statements = [QUESTIONS[2], "INSERT INTO photos SELECT id + 10000, embedding FROM photos"]
+    with connect("copy") as copy:
+        copy.execute("SET enable_seqscan = off")
+        for statement in statements:
+            try:
+                copy.execute(statement)
+            except errors.IndexCorrupted as error:
+                assert (error.diag.message_primary, error.diag.message_hint) == (text, "Please REINDEX it."), error
+            else:
+                raise AssertionError(f"an index of another page format was used: {statement}")
+        # Conditions on fine_score leave the index out.
+        assert copy.execute(QUESTIONS[3]).fetchall()
+        copy.execute("REINDEX INDEX photos_prefix")
+        assert all(answers(copy))
+
+
+@test
 def the_library_has_what_the_release_names(old, new):
     """Databases that are not updated keep working with the new library."""
     missing = []
@@ -212,8 +247,9 @@ def main():
     try:
         for function in TESTS:
             try:
-                for name, version in (("old", OLD), ("new", VERSION)):
+                for name in DATABASES:
                     admin.execute(f"DROP DATABASE IF EXISTS {PREFIX}_{name}")
+                for name, version in (("old", OLD), ("new", VERSION)):
                     admin.execute(f"CREATE DATABASE {PREFIX}_{name}")
                     with connect(name) as connection:
                         connection.execute(f"CREATE EXTENSION photosearch VERSION '{version}'")
@@ -227,7 +263,7 @@ def main():
     finally:
         for script in scripts:
             script.unlink(missing_ok=True)
-        for name in ("old", "new"):
+        for name in DATABASES:
             admin.execute(f"DROP DATABASE IF EXISTS {PREFIX}_{name}")
     print(f"{len(TESTS) - failed} passed, {failed} failed")
     return 1 if failed else 0
