@@ -8,7 +8,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use photosearch_image::{ImageError, Limits, RgbImage, open};
+use photosearch_image::{Filter, ImageError, Limits, RgbImage, open};
 
 const RUNS: usize = 5;
 
@@ -40,7 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (full, _) = least(|| open(&bytes, &limits)?.decode(None, &|| false))?;
         let wanted = Some((width, height));
         let (scaled, image) = least(|| open(&bytes, &limits)?.decode(wanted, &|| false))?;
-        let (resized, _) = least(|| open(&bytes, &limits)?.decode_to(width, height, &|| false))?;
+        let (resized, _) =
+            least(|| open(&bytes, &limits)?.decode_to(width, height, Filter::Bicubic, &|| false))?;
         let (across, down) = (image.width(), image.height());
         println!("{full:8.1} {scaled:8.1} {resized:8.1}  {across} x {down}  {name}");
     }

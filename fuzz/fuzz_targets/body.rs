@@ -1,6 +1,6 @@
 //! The common part of all targets: decodes an input and checks the result.
 
-use photosearch_image::{Limits, Picture, RgbImage, open};
+use photosearch_image::{Filter, Limits, Picture, RgbImage, open};
 
 use crate::heap;
 
@@ -78,7 +78,7 @@ fn scaled(bytes: &[u8], wanted: (u32, u32)) -> Option<RgbImage> {
 }
 
 fn resized(bytes: &[u8], wanted: (u32, u32)) -> Option<RgbImage> {
-    opened(bytes)?.decode_to(wanted.0, wanted.1, &|| false).ok()
+    opened(bytes)?.decode_to(wanted.0, wanted.1, Filter::Bicubic, &|| false).ok()
 }
 
 /// Runs `work` and checks that it has not taken more memory than the limit.

@@ -293,7 +293,9 @@ fn decode_all(
                 .fitted_size(width, height)
                 .map_err(EmbedError::Model)?
             {
-                Some((width, height)) => picture.decode_to(width, height, &cancelled),
+                Some((width, height)) => {
+                    picture.decode_to(width, height, embedder.filter(), &cancelled)
+                }
                 None => picture.decode(None, &cancelled),
             };
             let image = decoded.map_err(to_embed_error)?;

@@ -44,7 +44,7 @@ mod webp;
 mod work;
 
 pub use open::{FORMATS, open};
-pub use resize::resize_bicubic;
+pub use resize::{Filter, resize, resize_bicubic};
 pub use work::{Limits, Picture};
 
 /// The longest side of an [`RgbImage`]. With [`MAX_PIXELS`] it keeps offsets into the pixels within 32

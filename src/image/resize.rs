@@ -1,4 +1,4 @@
-//! Resizing like Pillow's `Image.resize(size, Image.BICUBIC)`.
+//! Resizing like Pillow's `Image.resize(size, filter)`.
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
@@ -7,21 +7,40 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use super::work::{Work, without_limits};
 use super::{ImageError, RgbImage, check_size};
 
-/// Resizes with Pillow's bicubic filter: a convolution with the cubic kernel of Keys (1981) at
-/// a = -1/2, also known as Catmull-Rom. When the picture is made smaller, the kernel is stretched by
-/// the scale (antialiasing). The two directions are separate passes, each rounded to 8 bits.
+/// The kernel of a convolution that resizes a picture. When the picture is made smaller, the kernel
+/// is stretched by the scale (antialiasing).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// Pillow's `BILINEAR`: a triangle.
+    Bilinear,
+    /// Pillow's `BICUBIC`: the cubic kernel of Keys (1981) at a = -1/2, also known as Catmull-Rom.
+    Bicubic,
+}
+
+/// Resizes as Pillow does. The two directions are separate passes, each rounded to 8 bits.
 ///
 /// # Errors
 /// A side is 0, the size is beyond the limits of [`RgbImage`], or memory is exhausted.
-pub fn resize_bicubic(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage, ImageError> {
-    without_limits(|work| resized(image, width, height, work))
+pub fn resize(
+    image: &RgbImage,
+    width: u32,
+    height: u32,
+    filter: Filter,
+) -> Result<RgbImage, ImageError> {
+    without_limits(|work| resized(image, width, height, filter, work))
 }
 
-/// As [`resize_bicubic`], with its memory counted in `work`.
+/// [`resize`] with [`Filter::Bicubic`].
+pub fn resize_bicubic(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage, ImageError> {
+    resize(image, width, height, Filter::Bicubic)
+}
+
+/// As [`resize`], with its memory counted in `work`.
 pub(super) fn resized(
     image: &RgbImage,
     width: u32,
     height: u32,
+    filter: Filter,
     work: &mut Work<'_>,
 ) -> Result<RgbImage, ImageError> {
     check_size(width, height)?; // before the first pass, which may be expensive
@@ -34,12 +53,12 @@ pub(super) fn resized(
     let shrinks_by = |from: u32, to: u32| u64::from(from.saturating_sub(to));
     let down = shrinks_by(image.height(), height);
     let between = if down > 2 * shrinks_by(image.width(), width) {
-        resample(image, image.width(), height, work)?
+        resample(image, image.width(), height, filter, work)?
     } else {
-        resample(image, width, image.height(), work)?
+        resample(image, width, image.height(), filter, work)?
     };
     work.check_cancelled()?;
-    resample(&between, width, height, work)
+    resample(&between, width, height, filter, work)
 }
 
 /// One pass: one of the two sides is that of `image`. If both are, the result is a copy.
@@ -47,13 +66,16 @@ fn resample(
     image: &RgbImage,
     width: u32,
     height: u32,
+    filter: Filter,
     work: &mut Work<'_>,
 ) -> Result<RgbImage, ImageError> {
     let mut resampled = work.canvas(width, height)?;
-    convolve(image, width, height, &mut resampled.pixels).map_err(|error| ImageError::Resize {
-        width,
-        height,
-        reason: error.to_string(),
+    convolve(image, width, height, filter, &mut resampled.pixels).map_err(|error| {
+        ImageError::Resize {
+            width,
+            height,
+            reason: error.to_string(),
+        }
     })?;
     Ok(resampled)
 }
@@ -62,11 +84,16 @@ fn convolve(
     image: &RgbImage,
     width: u32,
     height: u32,
+    filter: Filter,
     pixels: &mut [u8],
 ) -> Result<(), Box<dyn std::error::Error>> {
     let source = TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image.pixels())?;
     let mut target = TypedImage::<U8x3>::from_buffer(width, height, pixels)?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    let kernel = match filter {
+        Filter::Bilinear => FilterType::Bilinear,
+        Filter::Bicubic => FilterType::CatmullRom,
+    };
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(kernel));
     Resizer::new().resize_typed(&source, &mut target, &options)?;
     Ok(())
 }
@@ -116,6 +143,15 @@ mod tests {
                 50, 50, 50, 50, 50, 47, 41, 76, 152, 187, 181, 178, 178, 178, 178, 178
             ]
         );
+    }
+
+    /// At half the width, the stretched triangle has the weights (1, 3, 3, 1) / 8.
+    #[test]
+    fn the_bilinear_kernel_is_a_stretched_triangle() {
+        let edge = image(8, 1, |x, _| if x < 4 { 40 } else { 200 });
+        let halved = resize(&edge, 4, 1, Filter::Bilinear).unwrap();
+        let reds: Vec<u8> = halved.pixels().iter().step_by(3).copied().collect();
+        assert_eq!(reds, [40, 60, 180, 200]);
     }
 
     #[test]

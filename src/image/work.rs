@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
 
-use super::{ImageError, RgbImage, check_size, orientation, resize, zeroed};
+use super::{Filter, ImageError, RgbImage, check_size, orientation, resize, zeroed};
 
 /// The reason given when a decoder panics.
 pub(super) const PANICKED: &str = "the decoder failed";
@@ -104,8 +104,8 @@ impl<'a> Picture<'a> {
         self.upright(&mut work)
     }
 
-    /// Decodes the upright picture and resizes it with [`resize_bicubic`](super::resize_bicubic). The
-    /// new size is the wanted size of [`Self::decode`].
+    /// Decodes the upright picture and resizes it with [`resize`](super::resize()). The new size is the
+    /// wanted size of [`Self::decode`].
     ///
     /// # Errors
     /// As [`Self::decode`], or the new size is beyond the limits of [`RgbImage`].
@@ -113,11 +113,12 @@ impl<'a> Picture<'a> {
         self,
         width: u32,
         height: u32,
+        filter: Filter,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<RgbImage, ImageError> {
         let mut work = self.work(Some((width, height)), cancelled);
         let image = self.upright(&mut work)?;
-        resize::resized(&image, width, height, &mut work)
+        resize::resized(&image, width, height, filter, &mut work)
     }
 
     fn work<'c>(&self, wanted: Option<(u32, u32)>, cancelled: &'c dyn Fn() -> bool) -> Work<'c> {

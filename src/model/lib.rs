@@ -31,7 +31,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
-use photosearch_image::{RgbImage, resize_bicubic};
+use photosearch_image::{Filter, RgbImage, resize};
 
 pub use cancel::Cancel;
 pub use directory::ModelInfo;
@@ -68,18 +68,23 @@ pub trait Embedder: Send + Sync {
     fn check_images(&self) -> Result<(), ModelError>;
 
     /// The size to which the model scales a picture of `width` × `height` pixels. If the caller
-    /// scales the picture to this size with [`resize_bicubic`], the vector is the same, and the
-    /// caller need not keep the pixels of a large photo. `None` if the caller must not scale the
-    /// picture.
+    /// scales the picture to this size with [`resize`] and [`Self::filter`], the vector is the same,
+    /// and the caller need not keep the pixels of a large photo. `None` if the caller must not scale
+    /// the picture.
     ///
     /// # Errors
     /// If the model takes no picture of this size, or no pictures at all.
     fn fitted_size(&self, width: u32, height: u32) -> Result<Option<(u32, u32)>, ModelError>;
 
+    /// The filter with which the model scales a picture.
+    fn filter(&self) -> Filter {
+        Filter::Bicubic
+    }
+
     /// Scales the picture to its [`Self::fitted_size`].
     fn fit(&self, image: RgbImage) -> Result<RgbImage, ModelError> {
         match self.fitted_size(image.width(), image.height())? {
-            Some((width, height)) => resize_bicubic(&image, width, height)
+            Some((width, height)) => resize(&image, width, height, self.filter())
                 .map_err(|error| ModelError::Internal(error.to_string())),
             None => Ok(image),
         }
