@@ -21,6 +21,7 @@ mod prompt;
 mod quantize;
 mod qwen3_vl;
 mod scope;
+mod text_tokens;
 mod tokenizer;
 mod weights;
 

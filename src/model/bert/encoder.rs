@@ -3,7 +3,6 @@
 //! normalises after the residual addition (post-norm).
 
 use super::config::{BertConfig, Variant};
-use super::tokens::TokenSequence;
 use super::{BertObserver, BertPoint};
 use crate::attention::{Attention, Columns, Mask};
 use crate::batch::check_ids;
@@ -11,6 +10,7 @@ use crate::compute::add;
 use crate::directory::TOKENIZER;
 use crate::layers::{Embedding, LayerNorm, Linear, Mlp};
 use crate::scope::{Scope, WeightSource};
+use crate::text_tokens::TokenSequence;
 use crate::{Cancel, ModelError};
 
 /// A checkpoint's weights, and the prefix of the encoder's names: empty in a checkpoint of the bare

@@ -11,7 +11,6 @@
 mod config;
 mod encoder;
 mod layout;
-mod tokens;
 
 #[cfg(test)]
 mod tests;
@@ -21,12 +20,13 @@ use super::compute::add;
 use super::directory::Directory;
 use super::layers::Linear;
 use super::scope::WeightSource;
+use super::text_tokens::{TextTokens, TokenSequence};
+use super::tokenizer::Tokenizer;
 use super::{Cancel, Embedder, ModelError, Request};
 use config::{BertConfig, Variant};
 use encoder::{BertEncoder, CheckpointNames};
 use layout::{ModelTask, Pooling, Prompts, ScoreActivation, TextModelLayout};
 use photosearch_memory as memory;
-use tokens::{BertTokens, TokenSequence};
 
 const SCORES_ONLY: ModelError = ModelError::WrongKind(
     "it is a cross-encoder: it scores pairs of texts and makes no embeddings",
@@ -43,7 +43,7 @@ type BertObserver<'a> = &'a mut dyn FnMut(BertPoint, &[f32]);
 
 /// The parts that embedders and cross-encoders share.
 struct Base {
-    tokens: BertTokens,
+    tokens: TextTokens,
     encoder: BertEncoder,
     hidden: usize,
     /// Estimated memory per token in a forward pass, in bytes.
@@ -104,8 +104,12 @@ impl BertModel {
             .unwrap_or(usize::MAX)
             .min(config.max_tokens());
         let checkpoint = CheckpointNames::new(&config, source, cancel);
+        let tokenizer = match (Tokenizer::read(directory)?, layout.lowercase) {
+            (tokenizer, true) => tokenizer.lowercased()?,
+            (tokenizer, false) => tokenizer,
+        };
         let base = Base {
-            tokens: BertTokens::read(directory, layout.lowercase, max_tokens)?,
+            tokens: TextTokens::new(tokenizer, max_tokens),
             encoder: BertEncoder::load(&config, &checkpoint)?,
             hidden: config.hidden_size,
             // Elements per token: the hidden state and its norm, plus the larger of attention's

@@ -154,6 +154,11 @@ impl Tokenizer {
         })
     }
 
+    /// The ID of the token that is spelled like this.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.pipeline.token_to_id(token)
+    }
+
     /// Approximate maximum length in bytes of a text of `tokens` tokens. In a byte-level
     /// vocabulary, each character of a token stands for one byte of text, and added tokens are
     /// spelled out. (A normalizer may compose characters into fewer bytes. There is no bound if
@@ -177,13 +182,19 @@ impl Tokenizer {
     ///
     /// # Errors
     /// If a clone of this tokenizer exists.
-    pub fn lowercased(mut self) -> Result<Self, ModelError> {
+    pub fn lowercased(self) -> Result<Self, ModelError> {
+        self.normalized_first(vec![Lowercase.into()])
+    }
+
+    /// The same tokenizer, with `steps` before its own normalizer.
+    ///
+    /// # Errors
+    /// If a clone of this tokenizer exists.
+    pub fn normalized_first(mut self, steps: Vec<NormalizerWrapper>) -> Result<Self, ModelError> {
         let pipeline = Arc::get_mut(&mut self.pipeline)
             .ok_or_else(|| ModelError::Internal("the tokenizer is in use".into()))?;
         let own = pipeline.get_normalizer().cloned();
-        let normalizers = std::iter::once(NormalizerWrapper::Lowercase(Lowercase))
-            .chain(own)
-            .collect();
+        let normalizers = steps.into_iter().chain(own).collect();
         pipeline
             .with_normalizer(Some(Normalizers::new(normalizers)))
             .map_err(failed)?;

@@ -9,7 +9,6 @@ use tokenizers::{
 };
 
 use crate::ModelError;
-use crate::directory::Directory;
 use crate::prompt::shorten;
 use crate::tokenizer::Tokenizer;
 
@@ -19,44 +18,46 @@ const BYTES_A_TOKEN: usize = 16;
 /// this is 128 bytes per token.
 const MAX_TEXT_BYTES: usize = 1 << 20;
 
-pub(super) struct BertTokens {
+pub(crate) struct TextTokens {
     inner: Tokenizer,
     max_tokens: usize,
 }
 
 /// The tokens of a text or of a pair of texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TokenSequence {
+pub(crate) struct TokenSequence {
     pub ids: Vec<u32>,
     /// Token type ID of each token, as the tokenizer's post-processor assigns it.
     pub segments: Vec<u32>,
 }
 
-impl BertTokens {
-    pub fn read(
-        directory: &Directory,
-        lowercase: bool,
-        max_tokens: usize,
-    ) -> Result<Self, ModelError> {
-        let inner = Tokenizer::read(directory)?;
-        Ok(Self {
-            inner: match lowercase {
-                true => inner.lowercased()?,
-                false => inner,
-            },
+impl TextTokens {
+    /// `max_tokens` includes the special tokens.
+    pub fn new(tokenizer: Tokenizer, max_tokens: usize) -> Self {
+        Self {
+            inner: tokenizer,
             max_tokens,
-        })
+        }
     }
 
     /// Tokenizes the concatenation of `prefix` and `text` and adds the post-processor's special
     /// tokens. A long text is truncated at its end.
     pub fn text(&self, prefix: &str, text: &str) -> Result<TokenSequence, ModelError> {
+        self.finish(self.prefixed(prefix, text)?, None)
+    }
+
+    /// The token IDs of the concatenation of `prefix` and `text` without special tokens. They are
+    /// not cut to the maximum number of tokens, but a long text may be.
+    pub fn inner(&self, prefix: &str, text: &str) -> Result<Vec<u32>, ModelError> {
+        Ok(self.prefixed(prefix, text)?.get_ids().to_vec())
+    }
+
+    fn prefixed(&self, prefix: &str, text: &str) -> Result<Encoding, ModelError> {
         let text = shorten(text, MAX_TEXT_BYTES);
-        let encoding = match prefix {
-            "" => self.pieces(text)?,
-            _ => self.pieces(&format!("{}{text}", shorten(prefix, MAX_TEXT_BYTES)))?,
-        };
-        self.finish(encoding, None)
+        match prefix {
+            "" => self.pieces(text),
+            _ => self.pieces(&format!("{}{text}", shorten(prefix, MAX_TEXT_BYTES))),
+        }
     }
 
     /// Tokenizes a pair of texts and adds the post-processor's special tokens. If the pair is too
