@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::ModelError;
 use super::compute::{Held, SharedBytes};
+use super::dual::Calibration;
 use super::pack::{Pack, SectionKind};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub(super) const PHOTOSEARCH: &str = "photosearch.json";
 /// Weight files that torch writes as pickles: a single file, or the index of a sharded checkpoint.
 /// They are never read.
@@ -47,6 +49,9 @@ pub struct ModelInfo {
     /// The recommended similarity over all dimensions from which a picture counts as showing what
     /// the query describes, in [-1, 1].
     pub fine_threshold: Option<f32>,
+    /// How a dual encoder turns a cosine into a logit; `None` for other models, or if it could not
+    /// be read.
+    pub calibration: Option<Calibration>,
     /// Names of needed files that are missing. If there are any, the model cannot be loaded.
     pub missing: Vec<String>,
 }
@@ -439,6 +444,7 @@ impl Directory {
             coarse_threshold: recommended.coarse_threshold,
             coarse_dims: recommended.coarse_dims,
             fine_threshold: recommended.fine_threshold,
+            calibration: None,
             missing: self.missing_files(files)?,
         })
     }

@@ -34,12 +34,22 @@ impl Linear {
     /// Loads a layer whose weight is stored with `shape`: the outputs first, then dimensions whose
     /// product is the number of inputs.
     pub fn shaped(scope: &Scope<'_>, shape: &[usize], bias: bool) -> Result<Self, ModelError> {
-        let weight = scope.matrix("weight", shape)?;
-        let bias = match bias {
-            true => Some(scope.vector("bias", weight.outputs())?),
-            false => None,
-        };
-        Ok(Self { weight, bias })
+        Self::named(scope, "weight", bias.then_some("bias"), shape)
+    }
+
+    /// As [`Self::shaped`], for a layer whose tensors have other names than `weight` and `bias`.
+    pub fn named(
+        scope: &Scope<'_>,
+        weight: &str,
+        bias: Option<&str>,
+        shape: &[usize],
+    ) -> Result<Self, ModelError> {
+        let weight = scope.matrix(weight, shape)?;
+        let bias = bias.map(|bias| scope.vector(bias, weight.outputs()));
+        Ok(Self {
+            bias: bias.transpose()?,
+            weight,
+        })
     }
 
     /// The number format of the weights, and the code that multiplies them.
@@ -159,6 +169,9 @@ pub(super) enum Activation {
     /// The approximation with tanh.
     #[serde(rename = "gelu_pytorch_tanh")]
     GeluTanh,
+    /// The approximation `x · sigmoid(1.702 x)`.
+    #[serde(rename = "quick_gelu")]
+    QuickGelu,
     #[serde(rename = "relu")]
     Relu,
 }
@@ -170,6 +183,7 @@ impl Activation {
             Self::Silu => compute::silu(x),
             Self::Gelu => compute::gelu_erf(x),
             Self::GeluTanh => compute::gelu_tanh(x),
+            Self::QuickGelu => compute::quick_gelu(x),
             Self::Relu => compute::relu(x),
         }
     }

@@ -3,15 +3,17 @@
 //! space.
 //!
 //! [`load`] reads the `model_type` in `config.json` and calls the matching model family. Each
-//! family has a folder (`qwen3_vl/`, `bert/`). The other modules are shared by all families: the
+//! family has a folder (`qwen3_vl/`, `bert/`, `clip/`, `siglip/`; `dual/` is what the last two share). The other modules are shared by all families: the
 //! directory and its files, weights, layers, attention, tokenizer, chat prompt.
 
 mod attention;
 mod batch;
 mod bert;
 mod cancel;
+mod clip;
 pub mod compute;
 mod directory;
+mod dual;
 mod error;
 mod layers;
 mod limits;
@@ -21,6 +23,7 @@ mod prompt;
 mod quantize;
 mod qwen3_vl;
 mod scope;
+mod siglip;
 mod text_tokens;
 mod tokenizer;
 mod weights;
@@ -36,12 +39,13 @@ use photosearch_image::{Filter, RgbImage, resize};
 
 pub use cancel::Cancel;
 pub use directory::ModelInfo;
+pub use dual::Calibration;
 pub use error::ModelError;
 pub use limits::{MAX_MODEL_NAME, MODEL_NAME_RULE, is_model_name};
 pub use pack::{Cache, Packed};
 pub use quantize::{Closeness, quantize};
 
-use directory::{Directory, PREPROCESSOR, TOKENIZER};
+use directory::{Directory, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG};
 use pack::{Pack, PackWriter, SectionKind};
 use scope::{Packing, WeightSource};
 use tokenizer::Tokenizer;
@@ -130,6 +134,9 @@ struct Family {
     /// no weights.
     dims: fn(&Directory) -> Result<Option<usize>, ModelError>,
     load: Loader,
+    /// Whether the models are dual encoders, whose checkpoints contain a [`Calibration`]. They were
+    /// not trained with a Matryoshka loss.
+    dual: bool,
 }
 
 type Loader = fn(&Directory, WeightSource<'_>, &Cancel) -> Result<Box<dyn Embedder>, ModelError>;
@@ -140,18 +147,35 @@ const FAMILIES: &[Family] = &[
         files: &[PREPROCESSOR, TOKENIZER],
         dims: qwen3_vl::dims,
         load: qwen3_vl::load,
+        dual: false,
     },
     Family {
         model_type: "bert",
         files: &[TOKENIZER],
         dims: bert::dims,
         load: bert::load,
+        dual: false,
     },
     Family {
         model_type: "xlm-roberta",
         files: &[TOKENIZER],
         dims: bert::dims,
         load: bert::load,
+        dual: false,
+    },
+    Family {
+        model_type: "clip",
+        files: &[PREPROCESSOR, TOKENIZER],
+        dims: clip::dims,
+        load: clip::load,
+        dual: true,
+    },
+    Family {
+        model_type: "siglip",
+        files: &[PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG],
+        dims: siglip::dims,
+        load: siglip::load,
+        dual: true,
     },
 ];
 
@@ -222,12 +246,21 @@ fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pac
     })
 }
 
-/// Describes the model in `dir` without reading any weights.
+/// Describes the model in `dir`. Reads no weights, except the two numbers of a [`Calibration`].
 pub fn describe(dir: &Path) -> Result<ModelInfo, ModelError> {
     let directory = Directory::open(dir)?;
     let family = family(&directory)?;
     let dims = (family.dims)(&directory)?;
-    directory.info(family.model_type, dims, family.files)
+    let mut info = directory.info(family.model_type, dims, family.files)?;
+    if family.dual {
+        // The first values of a vector are no vector: compare all of them.
+        info.coarse_dims = info.coarse_dims.or(dims);
+        // [`check`] reports what is wrong with the weights.
+        info.calibration = Calibration::read(&directory).ok();
+        let even = info.calibration.and_then(|own| own.cosine(0.5));
+        info.fine_threshold = info.fine_threshold.or(even);
+    }
+    Ok(info)
 }
 
 /// Checks whether the model in `dir` can be loaded, as far as possible without reading all of its

@@ -148,8 +148,32 @@ impl<'a> Scope<'a> {
 
     /// A small tensor (a bias or a norm's weight), in f32.
     pub fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
+        self.shaped_vector(name, &[length])
+    }
+
+    /// A single number, stored as a tensor of one element or without dimensions.
+    pub fn scalar(&self, name: &str) -> Result<f32, ModelError> {
+        let shape: &[usize] = match self.source {
+            WeightSource::Packing(packing)
+                if packing
+                    .weights
+                    .tensor_of(&self.name(name))?
+                    .shape()
+                    .is_empty() =>
+            {
+                &[]
+            }
+            _ => &[1],
+        };
+        let numbers = self.shaped_vector(name, shape)?;
+        numbers.first().copied().ok_or_else(|| wrong_size(name))
+    }
+
+    /// A small tensor that is stored with `shape`, in f32.
+    pub fn shaped_vector(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         self.cancel.check()?;
         let name = self.name(name);
+        let length = shape.iter().product();
         let kind = SectionKind::Vector { length };
         let packing = match self.source {
             WeightSource::Packing(packing) => packing,
@@ -159,7 +183,7 @@ impl<'a> Scope<'a> {
                 return Ok(vector.to_vec());
             }
         };
-        let stored = packing.weights.tensor(&name, &[length])?;
+        let stored = packing.weights.tensor(&name, shape)?;
         let vector = stored.reals(0..1, length)?;
         let bytes = bytemuck::cast_slice(&vector).to_vec();
         packing

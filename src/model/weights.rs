@@ -155,6 +155,18 @@ impl Weights {
         Ok(stored)
     }
 
+    /// The number in a tensor of one element.
+    pub fn scalar(&self, name: &str) -> Result<f32, ModelError> {
+        let stored = self.tensor_of(name)?;
+        if !stored.entry.shape.iter().all(|&size| size == 1) {
+            return Err(ModelError::malformed(
+                &stored.shard.name,
+                format!("tensor \"{name}\" has shape {:?}", stored.entry.shape),
+            ));
+        }
+        Ok(stored.reals(0..1, 1)?[0])
+    }
+
     /// The tensor of this name, of any shape.
     pub fn tensor_of(&self, name: &str) -> Result<StoredTensor<'_>, ModelError> {
         let entry = self.find(name).ok_or_else(|| {

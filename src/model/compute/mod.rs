@@ -18,8 +18,8 @@ pub(super) use kernel::{
 };
 pub(super) use matrix::{Held, Matrix, Panel, matmul, matrix_panels, pack_panel, quantise, widen};
 pub(super) use ops::{
-    add, exp_all, gelu_erf, gelu_tanh, largest, layer_norm, relu, rms_norm, rotate, silu,
-    silu_gate, sum,
+    add, exp_all, gelu_erf, gelu_tanh, largest, layer_norm, quick_gelu, relu, rms_norm, rotate,
+    silu, silu_gate, sum,
 };
 pub use pool::Pool;
 pub use seats::Seats;

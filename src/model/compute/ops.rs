@@ -74,6 +74,14 @@ vectorised! {
 }
 
 vectorised! {
+    fn quick_gelu_part(x: &mut [f32]) {
+        for x in x {
+            *x /= 1.0 + exp(-1.702 * *x);
+        }
+    }
+}
+
+vectorised! {
     fn silu_part(x: &mut [f32]) {
         for x in x {
             *x /= 1.0 + exp(-*x);
@@ -231,6 +239,13 @@ pub fn silu_gate(gate: &mut [f32], up: &[f32]) {
 pub fn silu(x: &mut [f32]) {
     let cost = x.len() * ACTIVATION_COST;
     pool::for_rows(x, 1, cost, |_, x| silu_part(x));
+}
+
+/// Replaces `x` by `x · sigmoid(1.702 x)`, the other approximation of [`gelu_erf`] that Hendrycks
+/// and Gimpel (2016) give.
+pub fn quick_gelu(x: &mut [f32]) {
+    let cost = x.len() * ACTIVATION_COST;
+    pool::for_rows(x, 1, cost, |_, x| quick_gelu_part(x));
 }
 
 /// Replaces `x` by the tanh approximation of [`gelu_erf`] (Hendrycks and Gimpel 2016).

@@ -24,6 +24,10 @@ impl GoldenCopy {
         Self::copy("text", case)
     }
 
+    pub fn of_dual(case: &str) -> Self {
+        Self::copy("dual", case)
+    }
+
     fn copy(group: &str, case: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!(
@@ -177,14 +181,16 @@ fn what_is_missing_is_named() {
 #[test]
 fn an_unknown_family_is_an_error_that_lists_the_known() {
     let copy = GoldenCopy::of("text_right");
-    copy.edit("config.json", |config| config["model_type"] = json!("clip"));
+    copy.edit("config.json", |config| {
+        config["model_type"] = json!("siglip2")
+    });
     for error in [copy.error(), describe(&copy.0).unwrap_err()] {
         assert!(
             matches!(error, ModelError::UnsupportedModel(_)),
             "{error:?}"
         );
         let message = error.to_string();
-        assert!(message.contains("clip") && message.contains("qwen3_vl"));
+        assert!(message.contains("\"siglip2\"") && message.contains("qwen3_vl"));
     }
 }
 

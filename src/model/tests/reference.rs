@@ -12,13 +12,32 @@ pub fn golden(path: impl AsRef<Path>) -> PathBuf {
 }
 
 /// The sorted names in a folder of `tests/golden`.
-pub fn golden_names(folder: &str) -> Vec<String> {
+pub fn golden_names(folder: impl AsRef<Path>) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(golden(folder))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
     names
+}
+
+/// The test picture that `tests/golden/preprocess.json` defines.
+pub fn picture(width: u32, height: u32) -> RgbImage {
+    let triangle = |t: i64| (t % 512).min(511 - t % 512);
+    let mut pixels = Vec::new();
+    for y in 0..i64::from(height) {
+        for x in 0..i64::from(width) {
+            for c in 0..3 {
+                let value = match (x / 16 + y / 16) % 3 {
+                    0 => (x * x * (c + 1) + 3 * x * y + 7 * y * y + 29 * c) % 256,
+                    1 => (triangle(x * (c + 3)) + triangle(y * (5 - c))) / 2,
+                    _ => (x + y + c) % 2 * 255,
+                };
+                pixels.push(value as u8);
+            }
+        }
+    }
+    RgbImage::new(width, height, pixels).unwrap()
 }
 
 /// Loads the model in `dir` through a new pack.

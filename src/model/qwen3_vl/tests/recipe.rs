@@ -8,29 +8,11 @@ use serde::de::DeserializeOwned;
 use super::super::prefix::PREFIXES;
 use super::*;
 use crate::directory::ImageBudget;
+use crate::tests::reference::picture;
 use photosearch_image::{RgbImage, resize_bicubic};
 
 fn read_json<T: DeserializeOwned>(name: &str) -> T {
     serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()
-}
-
-/// The test picture that `preprocess.json` defines.
-fn picture(width: u32, height: u32) -> RgbImage {
-    let triangle = |t: i64| (t % 512).min(511 - t % 512);
-    let mut pixels = Vec::new();
-    for y in 0..i64::from(height) {
-        for x in 0..i64::from(width) {
-            for c in 0..3 {
-                let value = match (x / 16 + y / 16) % 3 {
-                    0 => (x * x * (c + 1) + 3 * x * y + 7 * y * y + 29 * c) % 256,
-                    1 => (triangle(x * (c + 3)) + triangle(y * (5 - c))) / 2,
-                    _ => (x + y + c) % 2 * 255,
-                };
-                pixels.push(value as u8);
-            }
-        }
-    }
-    RgbImage::new(width, height, pixels).unwrap()
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,239 @@
+//! Dual encoders: models with a text tower and a vision tower that map texts and pictures into one
+//! space, each alone (Radford et al. 2021, "Learning Transferable Visual Models From Natural
+//! Language Supervision"). The families `clip` and `siglip` define the towers; this folder holds
+//! what they share: the transformer, the preprocessing of pictures, and the way from requests to
+//! batches.
+//!
+//! Tests compare tokens, pixels, every hidden state and the vectors with transformers
+//! (`tests/golden/dual/`).
+
+mod calibration;
+mod preprocess;
+mod transformer;
+
+#[cfg(test)]
+mod tests;
+
+pub use calibration::Calibration;
+pub(super) use preprocess::{Preprocessor, ProcessorDefaults};
+pub(super) use transformer::{TokenEmbedding, Transformer, TransformerConfig, load_mlp};
+
+use super::batch::{PACK_TOKENS, batches, l2_normalised, with_margin};
+use super::directory::{PHOTOSEARCH, Recommendations};
+use super::{Cancel, Embedder, ModelError, Request};
+use photosearch_image::{Filter, RgbImage};
+use photosearch_memory as memory;
+
+/// A point in the forward pass at which tests inspect the hidden states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TowerPoint {
+    Embedded,
+    Layer(usize),
+    /// The states that SigLIP's pooling head reads.
+    Norm,
+}
+
+pub(super) type TowerObserver<'a> = &'a mut dyn FnMut(TowerPoint, &[f32]);
+
+/// The maximum number of patches in a batch of several pictures. The limit keeps memory at the
+/// level of one large photo.
+const PACK_PATCHES: usize = 8192;
+/// The minimum memory of a sequence, in tokens: keys and values of a short sequence are padded.
+const LEAST_TOKENS: usize = 16;
+
+/// What a family of dual encoders defines.
+pub(super) trait Towers: Send + Sync {
+    /// Dimensions of the vectors.
+    fn dims(&self) -> usize;
+
+    /// The token IDs of a text, as many as the text tower takes at most.
+    fn tokens(&self, prefix: &str, text: &str) -> Result<Vec<u32>, ModelError>;
+
+    /// Maps token sequences to their vectors, [sequences, dims], which are not normalised.
+    fn texts(
+        &self,
+        sequences: &[&[u32]],
+        cancel: &Cancel,
+        observe: TowerObserver<'_>,
+    ) -> Result<Vec<f32>, ModelError>;
+
+    /// Maps pictures to their vectors, [pictures, dims], which are not normalised. `patches` is
+    /// [patches of all pictures, values of a patch], as [`Preprocessor::append_patches`] makes
+    /// them.
+    fn pictures(
+        &self,
+        patches: &[f32],
+        cancel: &Cancel,
+        observe: TowerObserver<'_>,
+    ) -> Result<Vec<f32>, ModelError>;
+
+    /// The transformer of the text tower.
+    fn text_config(&self) -> &TransformerConfig;
+
+    /// The transformer of the vision tower.
+    fn vision_config(&self) -> &TransformerConfig;
+}
+
+pub(super) struct DualEncoder<T> {
+    pub towers: T,
+    pub preprocessor: Preprocessor,
+    default_instruction: Option<String>,
+}
+
+/// The input of one tower.
+enum Input<'a> {
+    Text(Vec<u32>),
+    Picture(&'a RgbImage),
+}
+
+impl<T: Towers> DualEncoder<T> {
+    pub fn new(
+        towers: T,
+        preprocessor: Preprocessor,
+        recommended: Recommendations,
+    ) -> Result<Self, ModelError> {
+        if recommended.image.min_pixels.is_some() || recommended.image.max_pixels.is_some() {
+            return Err(ModelError::malformed(
+                PHOTOSEARCH,
+                "image sets a range of pixels, but the model looks at pictures of one size",
+            ));
+        }
+        Ok(Self {
+            towers,
+            preprocessor,
+            default_instruction: recommended.default_instruction,
+        })
+    }
+
+    /// The input of the tower that a request is for. An instruction is put before a text as it is;
+    /// the vector of a picture does not depend on it.
+    fn input<'a>(&self, request: &Request<'a>) -> Result<Input<'a>, ModelError> {
+        match (request.text, request.images) {
+            (None, [picture]) => Ok(Input::Picture(picture)),
+            (text, []) => {
+                let own = request.instruction.filter(|own| !own.trim().is_empty());
+                let prefix = own.or(self.default_instruction.as_deref());
+                let text = text.unwrap_or_default();
+                Ok(Input::Text(
+                    self.towers.tokens(prefix.unwrap_or_default(), text)?,
+                ))
+            }
+            _ => Err(ModelError::WrongKind(
+                "it embeds a text or one image, not several of them together",
+            )),
+        }
+    }
+
+    fn text_vectors(
+        &self,
+        sequences: &[&[u32]],
+        memory: u64,
+        cancel: &Cancel,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let size = |sequence: &&[u32]| sequence.len().max(LEAST_TOKENS);
+        let token_bytes = self.towers.text_config().row_bytes();
+        let limit = fitting(memory, token_bytes);
+        if let Some(large) = sequences.iter().map(size).find(|&tokens| tokens > limit) {
+            return Err(too_large("a text", large as u64 * token_bytes));
+        }
+        let mut vectors = Vec::with_capacity(sequences.len());
+        for batch in batches(sequences, limit.min(PACK_TOKENS), size) {
+            let tokens: usize = batch.iter().map(size).sum();
+            memory::ask(with_margin(tokens as u64 * token_bytes))?;
+            let rows = self.towers.texts(batch, cancel, &mut |_, _| ())?;
+            vectors.extend(rows.chunks(self.towers.dims()).map(<[f32]>::to_vec));
+        }
+        Ok(vectors)
+    }
+
+    fn picture_vectors(
+        &self,
+        pictures: &[&RgbImage],
+        memory: u64,
+        cancel: &Cancel,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        // A class token takes as much as a patch.
+        let (patches, values) = (
+            self.preprocessor.patches(),
+            self.preprocessor.patch_values(),
+        );
+        let patch_bytes = self.towers.vision_config().row_bytes() + 4 * values as u64;
+        let picture_bytes = (patches + 1) as u64 * patch_bytes;
+        let limit = fitting(memory, picture_bytes);
+        if limit == 0 {
+            return Err(too_large("an image", picture_bytes));
+        }
+        let mut vectors = Vec::with_capacity(pictures.len());
+        for batch in pictures.chunks(limit.min(PACK_PATCHES / patches).max(1)) {
+            memory::ask(with_margin(batch.len() as u64 * picture_bytes))?;
+            let mut all = Vec::with_capacity(batch.len() * patches * values);
+            for picture in batch {
+                cancel.check()?;
+                self.preprocessor.append_patches(picture, &mut all)?;
+            }
+            let rows = self.towers.pictures(&all, cancel, &mut |_, _| ())?;
+            vectors.extend(rows.chunks(self.towers.dims()).map(<[f32]>::to_vec));
+        }
+        Ok(vectors)
+    }
+}
+
+/// The number of items of `bytes` each that fit into `memory`.
+fn fitting(memory: u64, bytes: u64) -> usize {
+    usize::try_from(memory / bytes).unwrap_or(usize::MAX)
+}
+
+fn too_large(what: &str, bytes: u64) -> ModelError {
+    let megabytes = bytes.div_ceil(1 << 20);
+    ModelError::OutOfMemory(format!("embedding {what} would take {megabytes} MB"))
+}
+
+impl<T: Towers> Embedder for DualEncoder<T> {
+    fn dims(&self) -> usize {
+        self.towers.dims()
+    }
+
+    fn check_images(&self) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    fn fitted_size(&self, width: u32, height: u32) -> Result<Option<(u32, u32)>, ModelError> {
+        self.preprocessor.fitted_size(width, height).map(Some)
+    }
+
+    fn filter(&self) -> Filter {
+        self.preprocessor.filter()
+    }
+
+    fn embed(
+        &self,
+        requests: &[Request<'_>],
+        memory: u64,
+        cancel: &Cancel,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let inputs = requests
+            .iter()
+            .map(|request| cancel.check().and_then(|()| self.input(request)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (mut texts, mut pictures) = (Vec::new(), Vec::new());
+        for input in &inputs {
+            match input {
+                Input::Text(ids) => texts.push(ids.as_slice()),
+                Input::Picture(picture) => pictures.push(*picture),
+            }
+        }
+        let mut texts = self.text_vectors(&texts, memory, cancel)?.into_iter();
+        let mut pictures = self.picture_vectors(&pictures, memory, cancel)?.into_iter();
+        inputs
+            .iter()
+            .map(|input| {
+                let vector = match input {
+                    Input::Text(_) => texts.next(),
+                    Input::Picture(_) => pictures.next(),
+                };
+                let lost = || ModelError::Internal("a tower returned too few vectors".into());
+                l2_normalised(vector.ok_or_else(lost)?)
+            })
+            .collect()
+    }
+}
