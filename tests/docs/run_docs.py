@@ -38,6 +38,8 @@ STAND_INS = {
     LARGE_MODEL: ROOT / "models/photosearch-mini-1",
     "bge-m3": ROOT / "tests/golden/text/xlm_roberta_cls",
     "bge-reranker-v2-m3": ROOT / "tests/golden/text/xlm_roberta_rerank",
+    "clip-vit-b-32": ROOT / "tests/golden/dual/clip_openai",
+    "siglip2-base": ROOT / "tests/golden/dual/siglip_two",
 }
 DEMO_ALBUM = "/var/lib/photosearch-demo/album"
 ALBUM_SEED, ALBUM_COUNT = 20261126, 120
