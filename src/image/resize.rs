@@ -45,7 +45,7 @@ pub(super) fn resized(
 ) -> Result<RgbImage, ImageError> {
     check_size(width, height)?; // before the first pass, which may be expensive
 
-    // The order of the passes changes the result where the first pass clips a sum to 0 or 255. The
+    // The order of the passes changes the result where the first pass rounds or clips a sum. The
     // library alone would always do the vertical pass first. Pillow does the horizontal pass first,
     // except (since 13.0, found by experiment) if the height shrinks by more than twice as many
     // pixels as the width. With this order the intermediate picture is never larger than both the

@@ -1,18 +1,18 @@
 //! Gives an index the conditions of a query that it can answer.
 //!
 //! Postgres matches an index only with conditions of the form `column operator value`, and under
-//! row-level security only with conditions that cannot tell of a row which a policy hides. Two kinds of
-//! conditions could use an index otherwise:
+//! row-level security only with leakproof ones. This file makes such conditions from two other kinds:
 //!
 //! - **A condition on the whole similarity**, `fine_score(e, q) >= t`, if the codes of an index cover
 //!   all dimensions of the column. The operator `@<=>` takes its place, which is true for the same
-//!   vectors and raises the same errors. Under a policy, where that operator would come too late, and
-//!   in a join of two such columns, each of which may be the one whose index is used, a weaker condition
-//!   is put beside the original, which stays as a filter and decides.
+//!   vectors and raises the same errors. The original stays as a filter, and a weaker condition is put
+//!   beside it, in three cases: under a policy, because the operator is not leakproof; in a join of two
+//!   such columns, because either index may be used; and if the planner compares the condition with
+//!   something else, such as a partial index.
 //! - **`e @~ q` on a table with a policy.** The operator reports an error if the two sides cannot be
 //!   compared. Whether it is called for a row, and so whether there is an error, can depend on hidden
-//!   values. So Postgres evaluates it only after the policy. Its quiet counterpart is put beside it,
-//!   which never raises an error and is declared leakproof.
+//!   values. So Postgres evaluates it only after the policy. The planner gets a second condition, its
+//!   quiet counterpart, which raises no error and is leakproof.
 //!
 //! | in the query | |
 //! | --- | --- |
@@ -22,7 +22,7 @@
 //! | an upper bound, if it stays | `e !@~? mrl_probe_at_most(q, t)` beside it |
 //! | `e @~ q`, `e !@~ q`, `e @~ ANY (…)` on a table with a policy | `e @~? q`, `e !@~? q`, `e @~? ANY (…)` beside it |
 //!
-//! `get_relation_info_hook` (`optimizer/plancat.h`) is the moment for it: the planner calls the hook
+//! The hook `get_relation_info_hook` (`optimizer/plancat.h`) does this, because the planner calls it
 //! after it has simplified the conditions of a query and before it distributes them to tables and joins
 //! (`query_planner` in Postgres' `planmain.c`). The functions and operators in such conditions have
 //! support functions, which the planner calls earlier, so the library is loaded by then.
@@ -264,8 +264,8 @@ impl QueryTable {
             };
             let operand = call(function, result, args);
             let operand = pg_sys::eval_const_expressions(self.root, operand);
-            // A comparison that is an error stays where it is, so that rows which other conditions
-            // reject do not raise it.
+            // A condition that would raise an error is not replaced, so that rows which other conditions
+            // reject raise no error.
             if !stays && has_other_dims(operand, pg_sys::exprTypmod(key)) {
                 return None;
             }
@@ -317,7 +317,7 @@ impl QueryTable {
     }
 
     /// Returns whether an expression can stand in the query a second time as an operand for an index
-    /// of this table: it has the same value both times, and it is none of the table's own columns.
+    /// of this table: it has the same value both times, and it contains no column of the table.
     /// (A subplan belongs to one place of a plan.)
     ///
     /// # Safety

@@ -65,8 +65,8 @@ pub unsafe fn add_ordered_scans(
     }
 }
 
-/// Leaves only the first ordering key to the paths that Postgres has made for indexes of this access
-/// method; the planner adds an incremental sort for the others. The executor cannot order rows by
+/// Removes all ordering keys but the first from the paths that Postgres has made for indexes of this
+/// access method; the planner adds an incremental sort for the removed keys. The executor cannot order rows by
 /// several keys if the first is NULL, as it is for a NULL parameter: it takes such rows for equal
 /// (`cmp_orderbyvals` of `nodeIndexscan.c`). It also computes all keys of rows that the conditions of a
 /// policy hide, and the second one can raise an error.
@@ -97,7 +97,7 @@ unsafe fn keep_first_keys(paths: *mut pg_sys::List) {
     }
 }
 
-/// Returns the similarity by whose descending order a path is sorted, if it concerns only this table.
+/// Returns the similarity that a pathkey sorts by, the most similar first, if it concerns only this table.
 ///
 /// # Safety
 /// Both belong to the query that is being planned.
@@ -137,7 +137,7 @@ struct OrderedTable {
     rel: *mut pg_sys::RelOptInfo,
     #[cfg_attr(
         any(feature = "pg17", feature = "pg18"),
-        expect(dead_code, reason = "these versions tell what is not null")
+        expect(dead_code, reason = "these versions have `notnullattnums`")
     )]
     oid: pg_sys::Oid,
 }

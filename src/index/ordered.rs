@@ -72,7 +72,9 @@ pub struct OrderedRows {
     capacity: usize,
     /// The rows to return; the first one in order is at the end.
     sorted: Vec<Candidate>,
+    /// The rows up to this one have been returned; later sweeps leave them out.
     last_returned: Option<Candidate>,
+    /// Whether the last sweep has kept all rows that were left.
     is_complete: bool,
 }
 
@@ -97,13 +99,14 @@ impl OrderedRows {
         Some(next)
     }
 
-    /// Whether the last sweep had to drop rows that follow the ones it has kept. To be called when all
-    /// of those have been returned.
+    /// Whether another sweep is needed: no sweep has ended yet, or the last one has filled its capacity, so
+    /// that it may have dropped rows. To be called when all rows of the last one have been returned.
     pub fn needs_sweep(&self) -> bool {
         !self.is_complete
     }
 
-    /// The value of the ordering operator that no later row is below, or `None` without an order.
+    /// A lower bound on the ordering operator's value for this row and all later ones, or `None` without an
+    /// order.
     pub fn lower_bound(&self, candidate: &Candidate) -> Option<f64> {
         // Subtraction rounds monotonically. So the distance that the operator computes is not below
         // the one that is computed from the ceiling.
@@ -113,8 +116,9 @@ impl OrderedRows {
         }
     }
 
-    /// Adds the entries of a page that precede the last one kept. Returns false if one of them has a
-    /// TID that `is_valid` rejects, so that the page is corrupted.
+    /// Adds the entries of a page that have not been returned and, once the capacity is reached, that
+    /// precede the last one kept. Returns false if one of them has a TID that `is_valid` rejects, which
+    /// means that the page is corrupted.
     pub fn collect(
         &mut self,
         slab: &Slab,

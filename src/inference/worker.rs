@@ -25,7 +25,7 @@ use crate::model::compute::{Pool, Seats, configure_thread};
 use crate::model::{self, Cache, Cancel, Embedder, Loaded, ModelError};
 use crate::types::sql_error;
 
-/// The interval in which the waiting backend checks for interrupts.
+/// The interval at which the waiting backend checks for interrupts.
 const INTERRUPT_POLL: Duration = Duration::from_millis(20);
 
 /// The time after the last job for which a session keeps freed memory.
@@ -75,7 +75,7 @@ thread_local! {
     static WORKER: RefCell<Option<Sender<Job>>> = const { RefCell::new(None) };
 }
 
-/// Cancels the job when the backend stops waiting for it, be it by an error or a result.
+/// Cancels the job when the backend stops waiting for it, because of an error or because the result has arrived.
 struct CancelOnDrop(Cancel);
 
 impl Drop for CancelOnDrop {
@@ -148,7 +148,7 @@ fn exit_if_postmaster_died() {
 fn internal(message: &str) -> ErrorReport {
     sql_error(
         PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-        format!("embedding failed: {message}"),
+        format!("running the model failed: {message}"),
     )
 }
 
@@ -187,7 +187,7 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
     spawned.map(|_| sender).map_err(|error| {
         sql_error(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
-            format!("could not start a thread to embed: {error}"),
+            format!("could not start the thread that runs models: {error}"),
         )
     })
 }

@@ -1,12 +1,12 @@
 //! Turns memory exhaustion into an error instead of the end of the process.
 //!
 //! When PostgreSQL runs out of memory, it ends the statement and continues. Most Rust code,
-//! including gemm and the tokenizers, aborts the process, whereupon PostgreSQL ends every
+//! including the crates gemm and tokenizers, aborts the process, whereupon PostgreSQL ends every
 //! session. This crate therefore does three things:
 //!
 //! - It keeps a reserve of unused address space. When an allocation fails, the reserve is returned
-//!   to the system and the allocation is retried. From then on memory is low, and [`check`], which
-//!   long computations call between their steps, returns an error. So a computation ends with an
+//!   to the system and the allocation is retried. From then on memory is low. [`check`], which
+//!   long computations call between their steps, returns an error if it cannot get a new reserve. So a computation ends with an
 //!   error long before the reserve is used up.
 //! - Before a step that allocates more than the reserve, [`ask`] checks whether that much memory is
 //!   available.
@@ -15,7 +15,7 @@
 //!
 //! Two risks remain. If several processes pass [`ask`] at the same moment before large steps, they
 //! can still take each other's memory. And a system that overcommits memory (Linux with
-//! `vm.overcommit_memory` other than 2) does not fail an allocation but kills the process later.
+//! `vm.overcommit_memory` other than 2) grants most allocations and kills the process later.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;

@@ -1,14 +1,17 @@
-//! `FROM photos, embed_text('a baby') AS q` as a query over one table.
+//! Plans `FROM photos, embed_text('a baby') AS q` as a query over one table.
 //!
-//! Written like this, the query vector is a column of a join. Postgres computes the join first, so an
+//! In this form, the query vector is a column of a join. Postgres computes the join first, so an
 //! index gives no order, parallel workers cannot help, and a security barrier view keeps the condition
 //! out. So, before a query is planned, each reference to such a column becomes a subselect,
 //! `(SELECT embed_text('a baby'))`, which Postgres evaluates once, and the function leaves FROM. Postgres
 //! does the same with a function that it can fold into a constant (`pull_up_constant_function` of
 //! Postgres' `prepjointree.c`).
 //!
-//! The hook is in place once the library is loaded, which planning a session's first query does. A first
-//! query is planned as a join, with the same result.
+//! A function stays in FROM if an outer join may replace its row by NULLs, if the query uses its row as a
+//! whole, with ORDINALITY, if its arguments are columns, in MERGE, and in a subquery of WHERE.
+//!
+//! Planning a session's first query loads the library, so that query is still planned as a join, with
+//! the same result.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -66,7 +69,7 @@ unsafe fn simplify(query: *mut pg_sys::Query, is_generic: bool, depth: c_int) {
                 simplify((*table).subquery, is_generic, depth + 1);
             }
         }
-        // Before planning, MERGE has no jointree yet that says which rows a join can add.
+        // The jointree of MERGE, before planning, does not show which rows an outer join can add.
         if (*query).commandType == pg_sys::CmdType::CMD_MERGE || (*query).jointree.is_null() {
             return;
         }
@@ -176,8 +179,8 @@ unsafe fn query_function(
 /// `relid` is a function in FROM of the query.
 unsafe fn only_its_value_is_used(query: *mut pg_sys::Query, relid: c_int) -> bool {
     let mut other = false;
-    // SAFETY: the caller's promise. The callback returns a copy of each variable, so that the copy of
-    // the query that is made is the same as the query, and is dropped.
+    // SAFETY: the caller's promise. replace_rte_variables makes a copy of the query, in which the
+    // callback replaces each variable by itself. The copy is not used.
     unsafe {
         let callback: pg_sys::replace_rte_variables_callback = Some(check_variable);
         pg_sys::replace_rte_variables(

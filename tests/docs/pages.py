@@ -1,6 +1,6 @@
 """Pages of the manual, as the tests read them: fenced blocks, hidden setups, headings, links.
 
-A page is Markdown. What the tests ask of its blocks stands in docs/development.md.
+A page is Markdown. docs/development.md describes the blocks.
 """
 
 import re
@@ -12,9 +12,9 @@ SETUP = re.compile(r"^<!-- (?P<python>python )?setup:$")
 ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
 LINK = re.compile(r"!?\[[^\]]*\]\(([^()\s]+(?:\([^()]*\))?)\)")
 CODE = re.compile(r"`([^`]+)`")
-# Blocks of these languages hold no SQL that anybody would run.
+# Blocks in these languages are not run.
 OTHER_LANGUAGES = {"sh", "json", "ini"}
-# Programs that the tests have nothing to run with. They say so by `skip`.
+# The tests have no interpreter for these languages, so such a block must have the attribute `skip`.
 SKIPPED_LANGUAGES = {"js", "rust"}
 
 
@@ -35,7 +35,7 @@ class Block:
 class Page:
     path: Path
     blocks: list = field(default_factory=list)
-    # What a reader sees beside the blocks, and where: (line, text).
+    # What a reader sees outside the blocks, and where: (line, text).
     prose: list = field(default_factory=list)
     anchors: set = field(default_factory=set)
     # (line, what is wrong)

@@ -158,7 +158,7 @@ pub(crate) enum Start<'a> {
     Target,
 }
 
-/// The code that multiplies half-precision and 8-bit integer matrices. Each kernel has its own
+/// The code that multiplies matrices of f32, half-precision and 8-bit integer values. Each kernel has its own
 /// packed layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernel {

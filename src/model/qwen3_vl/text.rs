@@ -1,8 +1,9 @@
 //! The text model: Qwen3 (Yang et al. 2025, "Qwen3 Technical Report") with M-RoPE and DeepStack
-//! (Bai et al. 2025, "Qwen3-VL Technical Report"). Fields have the names of the checkpoint's weights.
+//! (Bai et al. 2025, "Qwen3-VL Technical Report"). Fields have the names of the checkpoint's
+//! weights; those of the feed-forward network stand in [`GatedMlp`].
 //!
-//! The sequences of a batch are packed one after another: a row is a token of any of them. Only
-//! attention distinguishes the sequences.
+//! The sequences of a batch are packed one after another: a row is a token of any of them. Attention and
+//! positions distinguish the sequences. All products of matrices are in [`Linear`] and [`Attention`].
 
 use super::config::TextConfig;
 use super::prefix::Past;

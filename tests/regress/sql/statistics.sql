@@ -64,7 +64,7 @@ SELECT query, foreseen(query) FROM unnest(ARRAY[
 SELECT query, expected(query) FROM unnest(ARRAY[
     'SELECT FROM album, drawn(3) AS q WHERE coarse_match(e, q)', 'SELECT FROM album WHERE coarse_match(e, (SELECT drawn(3)), 0.1, 16)', 'SELECT FROM album, dear(3) AS q WHERE coarse_match(e, q)',
     'SELECT FROM album, LATERAL found(id) AS q WHERE coarse_match(e, q)', 'SELECT FROM album WHERE coarse_match(e, (SELECT found(3) LIMIT 1))',
-    -- The threshold -1 alone decides.
+    -- For the threshold -1 the estimate does not need the query.
     'SELECT FROM album, drawn(3) AS q WHERE coarse_match(e, q, -1, 16)']) AS query;
 
 -- Prepared statements: a custom plan is estimated by the parameters' values.
@@ -87,7 +87,7 @@ SELECT query, foreseen(query) FROM unnest(ARRAY[
     'SELECT FROM album WHERE EXISTS (SELECT FROM others WHERE coarse_match(album.e, others.e, 0.6, 16) AND others.id < 4)',
     'SELECT FROM album WHERE NOT EXISTS (SELECT FROM others WHERE coarse_match(album.e, others.e, 0.6, 16) AND others.id < 4)']) AS query;
 
--- A column without declared dimensions that holds vectors of several: planning raises no error, and the estimate for a
+-- A column without declared dimensions that holds vectors of several dimensions: planning raises no error, and the estimate for a
 -- query is made from the vectors of its dimensions.
 CREATE TABLE mixed (model text, e mrl_vector);
 INSERT INTO mixed SELECT CASE WHEN i % 4 = 0 THEN 'short' ELSE 'long' END, CASE WHEN i % 4 = 0 THEN some_vector(i % 10, 8) + some_vector(i, 8) ELSE some_vector(i % 10, 300) * 2 + some_vector(i, 300) END FROM generate_series(1, 2000) AS i;
@@ -135,7 +135,7 @@ UPDATE pg_statistic SET stakind1 = 18256, stavalues1 = NULL WHERE starelid = 'ba
 SELECT expected('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)') <> :known AS prior;
 RESET allow_system_table_mods;
 
--- Of longer vectors the sample holds the first 256 values, and what ANALYZE has learnt about the others. Of ten photos that
+-- For longer vectors, the sample holds the first 256 values, and what ANALYZE has learnt about the others. Of ten photos that
 -- resemble the query in these, one does so in the others.
 CREATE TABLE longer (id int, e mrl_vector(600));
 INSERT INTO longer SELECT i, (subvector(near, 1, 256)::real[] || subvector(CASE WHEN i % 100 < 10 THEN near ELSE own END, 257, 344)::real[])::mrl_vector
