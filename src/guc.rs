@@ -252,19 +252,6 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::UNIT_KB,
     );
-    // SAFETY: `_PG_init` calls this once, after it has defined every setting. Postgres then warns
-    // about settings with this prefix that nobody has defined.
-    unsafe { reserve_prefix() }
-}
-
-#[cfg(not(feature = "pg14"))]
-unsafe fn reserve_prefix() {
-    // SAFETY: a constant, null-terminated string, which Postgres copies.
-    unsafe { pg_sys::MarkGUCPrefixReserved(c"photosearch".as_ptr()) }
-}
-
-#[cfg(feature = "pg14")]
-unsafe fn reserve_prefix() {
-    // SAFETY: a constant, null-terminated string, which Postgres copies.
-    unsafe { pg_sys::EmitWarningsOnPlaceholders(c"photosearch".as_ptr()) }
+    // Last, because Postgres warns of settings that have not been defined by now.
+    crate::version::reserve_setting_prefix(c"photosearch");
 }

@@ -11,6 +11,7 @@ use super::options::Options;
 use super::page::{Block, Meta, PAGE, empty_page, meta_page, relation_name, set_count, slab_mut};
 use crate::sweep::{Encoder, Layout, MAX_PREFIX_DIMS, Tid};
 use crate::types::{check_memory, sql_error};
+use crate::version;
 
 /// The number of encoded dimensions if the index does not specify it. The codes of an entry then
 /// take 192 bytes (8 + 4 bits per dimension).
@@ -73,10 +74,7 @@ pub unsafe fn meta_of(index: pg_sys::Relation) -> Result<Meta, ErrorReport> {
     // getBaseTypeAndTypmod resolves domains.
     let (dims, option) = unsafe {
         let descriptor = (*index).rd_att;
-        #[cfg(not(feature = "pg18"))]
-        let attribute = &*(*descriptor).attrs.as_ptr();
-        #[cfg(feature = "pg18")]
-        let attribute = &*pg_sys::TupleDescAttr(descriptor, 0);
+        let attribute = &*version::first_attribute(descriptor);
         let mut typmod = attribute.atttypmod;
         pg_sys::getBaseTypeAndTypmod(attribute.atttypid, &mut typmod);
         (typmod, Options::prefix_dims(index))
@@ -249,10 +247,7 @@ unsafe fn needs_wal(relation: pg_sys::Relation) -> bool {
     const INVALID_SUB_TRANSACTION_ID: pg_sys::SubTransactionId = 0;
     // SAFETY: the caller guarantees an open relation.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        let first = (*relation).rd_firstRelfilenodeSubid;
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        let first = (*relation).rd_firstRelfilelocatorSubid;
+        let first = version::first_file_subtransaction(relation);
         let is_permanent =
             (*(*relation).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT;
         let is_new = (*relation).rd_createSubid != INVALID_SUB_TRANSACTION_ID

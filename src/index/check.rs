@@ -17,6 +17,7 @@ use super::entry::{encode, item_pointer, tid_of};
 use super::page::{FIRST_BLOCK, Index, META_BLOCK, Pin, relation_name};
 use crate::sweep::{Encoder, Tid};
 use crate::types::sql_error;
+use crate::version;
 
 /// An inconsistency that the check has found.
 pub struct Problem {
@@ -69,8 +70,7 @@ pub unsafe fn check(oid: pg_sys::Oid) -> Result<Vec<Problem>, ErrorReport> {
             context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
         );
         let settings = pg_sys::NewGUCNestLevel();
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        pg_sys::RestrictSearchPath();
+        version::restrict_search_path();
 
         let relation = pg_sys::index_open(oid, access_share);
         // The index may have been dropped, and its OID reused for another table's index, before the

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 
 use super::page::{Index, Meta};
 use crate::planner::{ALL_DIMS, compared_dims};
+use crate::version;
 
 /// The cost of comparing one entry with one query, in units of `cpu_operator_cost`. It takes a few
 /// nanoseconds, while the unit is a comparison of integers by the executor.
@@ -117,8 +118,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
             per_row += order.per_tuple;
             // Codes of a prefix do not give an order of the whole similarity.
             if meta.is_none_or(|meta| meta.prefix_dims < meta.dims) {
-                *startup += pg_sys::disable_cost;
-                *total += pg_sys::disable_cost;
+                version::disable_path(path, &mut *startup, &mut *total);
             }
         } else {
             *total = *startup + read * seq_page + entries * per_entry * pg_sys::cpu_operator_cost;

@@ -5,6 +5,7 @@ use pgrx::{Internal, pg_sys};
 
 use super::opclass::{self, Strategy};
 use super::{build, cost, insert, options, scan, vacuum};
+use crate::version;
 
 /// `mrl_handler(internal) returns index_am_handler`. Postgres calls it without an argument. The
 /// declared argument prevents calls from SQL.
@@ -35,7 +36,7 @@ fn mrl_handler() -> Internal {
         am.amgettuple = Some(scan::amgettuple);
         am.amgetbitmap = Some(scan::amgetbitmap);
         am.amendscan = Some(scan::amendscan);
-        am.amestimateparallelscan = Some(scan::amestimateparallelscan);
+        am.amestimateparallelscan = Some(version::estimate_parallel_scan::<scan::Shared>);
         am.aminitparallelscan = Some(scan::aminitparallelscan);
         am.amparallelrescan = Some(scan::amparallelrescan);
         Internal::from(Some(pg_sys::Datum::from(am.into_pg())))

@@ -16,6 +16,7 @@ use super::cost::{is_mrl, meta};
 use super::operands::{Similarity, is_same_column, similarity_of, two, without_relabel};
 use crate::planner::Objects;
 use crate::vector::Measure;
+use crate::version;
 
 /// The operator family `float_ops` of B-trees, `FLOAT_BTREE_FAM_OID` of `catalog/pg_opfamily.dat`.
 const FLOAT_FAMILY: u32 = 1970;
@@ -108,37 +109,21 @@ unsafe fn order_of(pathkey: &pg_sys::PathKey, rel: &pg_sys::RelOptInfo) -> Optio
         if class.ec_has_volatile || pathkey.pk_opfamily.to_u32() != FLOAT_FAMILY {
             return None;
         }
-        // The members for the partitions of a table are not in this list from Postgres 18 on, so
-        // there is no such path for them.
-        PgList::<pg_sys::EquivalenceMember>::from_pg(class.ec_members)
-            .iter_ptr()
+        version::members_of(pathkey.pk_eclass, rel.relids)
+            .into_iter()
             .filter(|&member| pg_sys::bms_equal((*member).em_relids, rel.relids))
             .filter_map(|member| similarity_of((*member).em_expr.cast()))
             .find(|similarity| {
                 let is_distance = similarity.measure == Measure::Distance;
-                is_descending(pathkey) != is_distance
+                version::is_descending(pathkey) != is_distance
             })
     }
-}
-
-#[cfg(not(feature = "pg18"))]
-fn is_descending(pathkey: &pg_sys::PathKey) -> bool {
-    pathkey.pk_strategy == pg_sys::BTGreaterStrategyNumber as i32
-}
-
-#[cfg(feature = "pg18")]
-fn is_descending(pathkey: &pg_sys::PathKey) -> bool {
-    pathkey.pk_cmptype == pg_sys::CompareType::COMPARE_GT
 }
 
 /// A table of the query that is being planned.
 struct OrderedTable {
     root: *mut pg_sys::PlannerInfo,
     rel: *mut pg_sys::RelOptInfo,
-    #[cfg_attr(
-        any(feature = "pg17", feature = "pg18"),
-        expect(dead_code, reason = "these versions have `notnullattnums`")
-    )]
     oid: pg_sys::Oid,
 }
 
@@ -227,8 +212,10 @@ impl OrderedTable {
     unsafe fn excludes_null(&self, key: *mut pg_sys::Node, index: &pg_sys::IndexOptInfo) -> bool {
         // SAFETY: see above.
         unsafe {
-            let has_constraint = is_a(key, pg_sys::NodeTag::T_Var)
-                && self.has_not_null_constraint((*key.cast::<pg_sys::Var>()).varattno);
+            let has_constraint = is_a(key, pg_sys::NodeTag::T_Var) && {
+                let attribute = (*key.cast::<pg_sys::Var>()).varattno;
+                version::is_declared_not_null(&*self.rel, self.oid, attribute)
+            };
             let conditions = (*self.rel).baserestrictinfo;
             has_constraint
                 || PgList::<pg_sys::RestrictInfo>::from_pg(conditions)
@@ -237,39 +224,6 @@ impl OrderedTable {
                 || PgList::<pg_sys::Node>::from_pg(index.indpred)
                     .iter_ptr()
                     .any(|condition| rejects_null(condition, key))
-        }
-    }
-
-    /// Returns whether a constraint excludes rows in which a column is NULL. (From Postgres 18 on,
-    /// `attnotnull` is also set for a constraint that is not valid yet.)
-    ///
-    /// # Safety
-    /// The column is one of this table.
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    unsafe fn has_not_null_constraint(&self, attribute: pg_sys::AttrNumber) -> bool {
-        // SAFETY: see above.
-        unsafe { pg_sys::bms_is_member(attribute.into(), (*self.rel).notnullattnums) }
-    }
-
-    /// # Safety
-    /// The column is one of this table.
-    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
-    unsafe fn has_not_null_constraint(&self, attribute: pg_sys::AttrNumber) -> bool {
-        // SAFETY: catalog lookups require a running transaction, in which planning happens. The
-        // pg_attribute row is read before it is released.
-        unsafe {
-            let tuple = pg_sys::SearchSysCache2(
-                pg_sys::SysCacheIdentifier::ATTNUM as i32,
-                pg_sys::Datum::from(self.oid),
-                pg_sys::Datum::from(attribute),
-            );
-            if tuple.is_null() {
-                return false;
-            }
-            let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_attribute>();
-            let not_null = form.attnotnull;
-            pg_sys::ReleaseSysCache(tuple);
-            not_null
         }
     }
 

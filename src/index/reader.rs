@@ -14,6 +14,7 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 use super::page::{Block, Index, Pin};
 use crate::sweep::kernel::{Ahead, Lines};
+use crate::version;
 
 /// The number of blocks that are pinned in addition to the one that is being read.
 const PINNED_AHEAD: usize = 2;
@@ -183,10 +184,7 @@ impl<'a> Reader<'a> {
         // SAFETY: the caller guarantees the ownership of the buffers. An ERROR leaves the closure
         // by a long jump; the closure owns no value that would have to be dropped.
         unsafe {
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            let file = (*relation).rd_node;
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            let file = (*relation).rd_locator;
+            let file = version::relation_file(relation);
             pg_guard_ffi_boundary(|| {
                 if let Some(done) = done {
                     UnlockReleaseBuffer(done);
@@ -234,7 +232,7 @@ unsafe extern "C-unwind" {
         strategy: pg_sys::BufferAccessStrategy,
     ) -> pg_sys::Buffer;
     fn ReadRecentBuffer(
-        file: RelationFile,
+        file: version::RelationFile,
         fork: pg_sys::ForkNumber::Type,
         block: pg_sys::BlockNumber,
         buffer: pg_sys::Buffer,
@@ -243,10 +241,6 @@ unsafe extern "C-unwind" {
     fn UnlockReleaseBuffer(buffer: pg_sys::Buffer);
     fn ProcessInterrupts();
 }
-#[cfg(any(feature = "pg14", feature = "pg15"))]
-type RelationFile = pg_sys::RelFileNode;
-#[cfg(not(any(feature = "pg14", feature = "pg15")))]
-type RelationFile = pg_sys::RelFileLocator;
 
 #[cfg(test)]
 mod tests {

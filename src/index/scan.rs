@@ -45,6 +45,7 @@ use crate::sweep::filter::Verdict;
 use crate::sweep::kernel::Ahead;
 use crate::sweep::{Ceilings, CodeFilter, Judge, Tid};
 use crate::types::{ProbeArg, ScoreBoundArg, VectorArg, check_memory, sql_error};
+use crate::version;
 
 /// The number of blocks that a participant of a parallel scan takes at a time: 256 kB.
 const PARALLEL_BLOCKS: u32 = 32;
@@ -54,7 +55,7 @@ const PARALLEL_BLOCKS: u32 = 32;
 const BATCH: usize = 1024;
 
 /// The shared state of a parallel scan, in dynamic shared memory.
-struct Shared {
+pub struct Shared {
     /// The first block that no participant has taken.
     next: AtomicU32,
 }
@@ -340,7 +341,10 @@ impl Scan {
             reader.next(|| (!is_enough).then(|| blocks.take(shared)).flatten())
         } {
             self.sweeps.pages += 1;
-            check_old_snapshot(self.snapshot, &self.index, block);
+            // SAFETY: the scan's snapshot is registered, and a block is pinned and locked.
+            unsafe {
+                version::check_old_snapshot(self.snapshot, self.index.relation, block.buffer())
+            }
             matches.collect(&self.index, block, judge, ahead)?;
         }
         self.sweeps.seconds += start.elapsed().as_secs_f64();
@@ -359,7 +363,10 @@ impl Scan {
             let mut reader = Reader::new(&self.index, self.strategy, &mut self.buffer_guesses);
             while let Some((block, ahead)) = reader.next(|| blocks.take(shared)) {
                 self.sweeps.pages += 1;
-                check_old_snapshot(self.snapshot, &self.index, block);
+                // SAFETY: the scan's snapshot is registered, and a block is pinned and locked.
+                unsafe {
+                    version::check_old_snapshot(self.snapshot, self.index.relation, block.buffer())
+                }
                 let Content::Entries(count) = self.index.content(block)? else {
                     continue;
                 };
@@ -547,18 +554,12 @@ pub unsafe extern "C-unwind" fn amgettuple(
     scan: pg_sys::IndexScanDesc,
     _direction: pg_sys::ScanDirection::Type,
 ) -> bool {
-    // SAFETY: `ambeginscan` has made `scan`. The access method's shared state starts `ps_offset`
-    // bytes behind the start of the parallel scan descriptor.
+    // SAFETY: `ambeginscan` has made `scan`. `aminitparallelscan` has written the shared state of a
+    // parallel scan.
     unsafe {
         let state = state(scan);
         let parallel = (*scan).parallel_scan;
-        let shared = parallel.as_ref().map(|p| {
-            #[cfg(not(feature = "pg18"))]
-            let offset = p.ps_offset;
-            #[cfg(feature = "pg18")]
-            let offset = p.ps_offset_am;
-            &*parallel.cast::<u8>().add(offset).cast::<Shared>()
-        });
+        let shared = (!parallel.is_null()).then(|| version::parallel_state::<Shared>(parallel));
         if state.ordered.is_some() {
             return next_in_order(scan, state, shared);
         }
@@ -569,7 +570,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
                 return true;
             }
             if state.begin_sweep() {
-                count_scan(scan);
+                version::count_index_scan(scan);
             }
             let wanted = state.batch;
             state.batch = (2 * wanted).min(BATCH);
@@ -616,7 +617,7 @@ unsafe fn next_in_order(
         }
         if state.begin_sweep() {
             // SAFETY: the caller guarantees a scan of an open index.
-            unsafe { count_scan(scan) }
+            unsafe { version::count_index_scan(scan) }
         } else {
             state.sweeps.sweeps += 1;
         }
@@ -633,7 +634,7 @@ pub unsafe extern "C-unwind" fn amgetbitmap(
     unsafe {
         let state = state(scan);
         if state.begin_sweep() {
-            count_scan(scan);
+            version::count_index_scan(scan);
         }
         let mut count = 0;
         while state.fill_batch(None, BATCH).unwrap_or_report() {
@@ -665,36 +666,10 @@ pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     }
 }
 
-// The arguments, which differ between versions, matter only for scans with array keys.
-#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-#[pg_guard]
-pub unsafe extern "C-unwind" fn amestimateparallelscan() -> pg_sys::Size {
-    size_of::<Shared>()
-}
-
-#[cfg(feature = "pg17")]
-#[pg_guard]
-pub unsafe extern "C-unwind" fn amestimateparallelscan(
-    _keys: i32,
-    _order_bys: i32,
-) -> pg_sys::Size {
-    size_of::<Shared>()
-}
-
-#[cfg(feature = "pg18")]
-#[pg_guard]
-pub unsafe extern "C-unwind" fn amestimateparallelscan(
-    _index: pg_sys::Relation,
-    _keys: i32,
-    _order_bys: i32,
-) -> pg_sys::Size {
-    size_of::<Shared>()
-}
-
 #[pg_guard]
 pub unsafe extern "C-unwind" fn aminitparallelscan(target: *mut c_void) {
-    // SAFETY: `amestimateparallelscan` has requested this amount of memory, and Postgres aligns it
-    // to MAXALIGN.
+    // SAFETY: `amestimateparallelscan` (`handler.rs`) has requested this amount of memory, and Postgres
+    // aligns it to MAXALIGN.
     unsafe {
         target.cast::<Shared>().write(Shared {
             next: AtomicU32::new(FIRST_BLOCK),
@@ -707,34 +682,10 @@ pub unsafe extern "C-unwind" fn amparallelrescan(scan: pg_sys::IndexScanDesc) {
     // SAFETY: Postgres calls this between two scans, when the parallel scan descriptor has been
     // initialized.
     unsafe {
-        let parallel = (*scan).parallel_scan;
-        #[cfg(not(feature = "pg18"))]
-        let offset = (*parallel).ps_offset;
-        #[cfg(feature = "pg18")]
-        let offset = (*parallel).ps_offset_am;
-        let shared = &*parallel.cast::<u8>().add(offset).cast::<Shared>();
+        let shared = version::parallel_state::<Shared>((*scan).parallel_scan);
         shared.next.store(FIRST_BLOCK, Ordering::Relaxed);
     }
 }
-
-/// Raises the error "snapshot too old" if vacuum may have removed entries from the block although
-/// the snapshot sees their rows: with `old_snapshot_threshold`, vacuum does not wait for old
-/// snapshots.
-#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-fn check_old_snapshot(snapshot: pg_sys::Snapshot, index: &Index, block: &Block) {
-    // SAFETY: reads a setting.
-    if unsafe { pg_sys::old_snapshot_threshold } >= 0 {
-        // SAFETY: the scan's snapshot is registered, and the page is pinned and locked.
-        unsafe {
-            let page = pg_sys::BufferGetPage(block.buffer());
-            pg_sys::TestForOldSnapshot(snapshot, index.relation, page);
-        }
-    }
-}
-
-/// Postgres 17 has removed `old_snapshot_threshold`.
-#[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
-fn check_old_snapshot(_snapshot: pg_sys::Snapshot, _index: &Index, _block: &Block) {}
 
 /// IsMVCCSnapshot of `utils/snapmgr.h`.
 fn is_mvcc(snapshot: &pg_sys::SnapshotData) -> bool {
@@ -742,34 +693,4 @@ fn is_mvcc(snapshot: &pg_sys::SnapshotData) -> bool {
         snapshot.snapshot_type,
         pg_sys::SnapshotType::SNAPSHOT_MVCC | pg_sys::SnapshotType::SNAPSHOT_HISTORIC_MVCC
     )
-}
-
-/// pgstat_count_index_scan of `pgstat.h`: counts a scan of the index in `pg_stat_user_indexes`.
-///
-/// # Safety
-/// `scan` is a scan of an open index.
-unsafe fn count_scan(scan: pg_sys::IndexScanDesc) {
-    // SAFETY: the caller guarantees a scan of an open index.
-    unsafe {
-        let index = (*scan).indexRelation;
-        // The number that EXPLAIN shows as "Index Searches".
-        #[cfg(feature = "pg18")]
-        if let Some(instrument) = (*scan).instrument.as_mut() {
-            instrument.nsearches += 1;
-        }
-        #[cfg(not(feature = "pg14"))]
-        if (*index).pgstat_info.is_null() && (*index).pgstat_enabled {
-            pg_sys::pgstat_assoc_relation(index);
-        }
-        if let Some(stats) = (*index).pgstat_info.as_mut() {
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            {
-                stats.t_counts.t_numscans += 1;
-            }
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            {
-                stats.counts.numscans += 1;
-            }
-        }
-    }
 }

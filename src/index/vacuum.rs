@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 
 use super::entry::{is_valid_tid, item_pointer};
 use super::page::{FIRST_BLOCK, Index};
+use crate::version;
 
 #[pg_guard]
 pub unsafe extern "C-unwind" fn ambulkdelete(
@@ -88,16 +89,8 @@ unsafe fn vacuum_pages(
     let mut dead = vec![false; index.layout.capacity()];
     let mut tids = Vec::with_capacity(index.layout.capacity());
     for number in FIRST_BLOCK..blocks {
-        // SAFETY: vacuum_delay_point may sleep and may raise an ERROR for a cancel request; no
-        // buffer lock is held here.
-        #[cfg(not(feature = "pg18"))]
-        unsafe {
-            pg_sys::vacuum_delay_point()
-        };
-        #[cfg(feature = "pg18")]
-        unsafe {
-            pg_sys::vacuum_delay_point(false)
-        };
+        // SAFETY: no buffer lock is held here.
+        unsafe { version::vacuum_delay_point(false) };
         let lock = if mark_dead.is_some() {
             pg_sys::BUFFER_LOCK_EXCLUSIVE
         } else {

@@ -27,6 +27,7 @@ use pgrx::{Internal, PgMemoryContexts, pg_sys, varlena};
 
 use crate::types::{VectorArg, check_memory, new_varlena};
 use crate::vector::{Pilot, SAMPLE_DIMS, Sample, SampleBuilder};
+use crate::version;
 
 /// The `stakind` of the slot. `pg_statistic.h` reserves numbers from 10,000 for private use.
 const KIND: i16 = 18_256;
@@ -61,12 +62,8 @@ fn mrl_vector_typanalyze(stats: Internal) -> bool {
 /// Returns the column's statistics target, or the server's default if the column has none. Postgres
 /// does not call the ANALYZE function for a target of 0.
 fn target(stats: &pg_sys::VacAttrStats) -> c_int {
-    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-    #[allow(clippy::unnecessary_cast)] // attstattarget is an int2 since Postgres 16
-    // SAFETY: `attr` is the column's pg_attribute row, which is valid during the call.
-    let own = unsafe { (*stats.attr).attstattarget } as c_int;
-    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
-    let own = stats.attstattarget;
+    // SAFETY: ANALYZE has passed `stats`.
+    let own = unsafe { version::statistics_target(stats) };
     if own >= 0 {
         own
     } else {
@@ -190,12 +187,7 @@ unsafe fn store(stats: &mut pg_sys::VacAttrStats, sample: &[u8]) {
 /// Processes interrupts, and applies the cost-based vacuum delay.
 fn delay_point() {
     // SAFETY: called between rows, while no buffer lock is held.
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        pg_sys::vacuum_delay_point();
-        #[cfg(feature = "pg18")]
-        pg_sys::vacuum_delay_point(true);
-    }
+    unsafe { version::vacuum_delay_point(true) }
 }
 
 /// Identifies the result of one ANALYZE of one column: the column, and the TID and xmin of its row
