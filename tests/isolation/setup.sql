@@ -73,6 +73,16 @@ BEGIN
 END
 $$;
 
+-- The plan of a statement, without the marks that disabled nodes have from Postgres 18 on.
+CREATE FUNCTION plan_of(statement text) RETURNS TABLE ("QUERY PLAN" text) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR "QUERY PLAN" IN EXECUTE 'EXPLAIN (COSTS OFF) ' || statement LOOP
+        CONTINUE WHEN "QUERY PLAN" ~ '^ *Disabled: ';
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
 -- The number of entries in the index, dead ones included.
 CREATE FUNCTION entries() RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN

@@ -368,7 +368,7 @@ GRANT CREATE ON SCHEMA public TO regress_photosearch_owner;
 SET ROLE regress_photosearch_owner;
 CREATE TABLE trap (id int, e mrl_vector(4));
 CREATE FUNCTION whoami() RETURNS text LANGUAGE sql VOLATILE AS 'SELECT current_user::text';
-CREATE FUNCTION tell(v mrl_vector) RETURNS mrl_vector LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RAISE NOTICE 'as %', whoami(); RETURN v; END $$;
+CREATE FUNCTION tell(v mrl_vector) RETURNS mrl_vector LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RAISE NOTICE 'as %', public.whoami(); RETURN v; END $$;
 INSERT INTO trap VALUES (1, '[1,2,3,4]');
 CREATE INDEX trap_e ON trap USING mrl ((tell(e)::mrl_vector(4)));
 RESET ROLE;

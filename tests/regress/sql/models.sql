@@ -17,7 +17,9 @@ SET ROLE regress_photosearch_user;
 SELECT photosearch.prepare_model('photosearch-mini-1') > 1000000 AS mapped;
 SELECT photosearch.prepare_model('photosearch-mini-1', replace => true);
 SELECT photosearch.quantize_model('photosearch-mini-1', 'mini-int8');
+\set VERBOSITY sqlstate
 SHOW photosearch.cache_dir;
+\set VERBOSITY default
 RESET ROLE;
 DROP ROLE regress_photosearch_user;
 

@@ -17,8 +17,9 @@ INSERT INTO sought SELECT some_vector(i, 16), 0.5 FROM generate_series(7, 9) AS 
 ANALYZE shelf, wall, sought;
 SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0;
 
--- Runs a statement that returns an id and a score by each kind of scan. Returns the number of rows and the kinds of scan that
--- an index has ordered; or, if a plan returns another sequence of scores than the copy, or, without LIMIT, other rows, that plan.
+-- Runs a statement that returns an id and a score by each kind of scan. Returns the number of rows, and how an index has ordered
+-- them if no other kind of scan was enabled; or, if a plan returns another sequence of scores than the copy, or, without LIMIT,
+-- other rows, that plan.
 CREATE FUNCTION in_order(statement text, OUT answer text, OUT ordered_by text) LANGUAGE plpgsql AS $$
 DECLARE
     kinds text[] := ARRAY['seqscan', 'bitmapscan', 'indexscan'];
@@ -44,8 +45,8 @@ BEGIN
             FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || statement LOOP
                 plan := plan || line || E'\n';
             END LOOP;
-            IF plan ~ 'Order By: ' THEN
-                seen := seen || (kind || CASE WHEN plan ~ 'Gather Merge' THEN ' in parallel' ELSE '' END);
+            IF kind = 'indexscan' AND plan ~ 'Order By: ' THEN
+                seen := seen || ('indexscan' || CASE WHEN plan ~ 'Gather Merge' THEN ' in parallel' ELSE '' END);
             END IF;
             EXECUTE format(digest, statement) USING is_all INTO found;
             IF found IS DISTINCT FROM expected THEN
@@ -162,13 +163,24 @@ ANALYZE parted;
 CREATE TABLE copy_of_parted AS TABLE parted;
 SELECT md5(string_agg(s::text, ',')) = (SELECT md5(string_agg(s::text, ',')) FROM (SELECT e <=> some_vector(7, 16) AS s FROM copy_of_parted ORDER BY s LIMIT 3000) AS r) AS equal FROM (SELECT e <=> some_vector(7, 16) AS s FROM parted ORDER BY s LIMIT 3000) AS r;
 SET enable_seqscan = off;
-EXPLAIN (COSTS OFF) SELECT id FROM parted WHERE fine_score(e, (SELECT q FROM sought LIMIT 1)) > 0.1 ORDER BY e <=> (SELECT q FROM sought LIMIT 1) LIMIT 10;
+SELECT * FROM stable_plan_of('SELECT id FROM parted WHERE fine_score(e, (SELECT q FROM sought LIMIT 1)) > 0.1 ORDER BY e <=> (SELECT q FROM sought LIMIT 1) LIMIT 10');
+SELECT * FROM stable_plan_of($$SELECT id FROM parted ORDER BY fine_score(e, array_fill(1, ARRAY[16])::mrl_vector) DESC LIMIT 10$$);
 CREATE TABLE partial (id int, kind int, v real[]);
 INSERT INTO partial SELECT id, year % 2, e::real[] FROM shelf;
 CREATE INDEX ON partial USING mrl ((v::mrl_vector(16))) WITH (prefix_dims = 16) WHERE kind = 1;
 ANALYZE partial;
-PREPARE nearest(mrl_vector) AS SELECT id FROM partial WHERE kind = 1 AND fine_score(v::mrl_vector(16), $1) > 0.1 ORDER BY v::mrl_vector(16) <=> $1, id LIMIT 5;
+PREPARE nearest(mrl_vector) AS SELECT id FROM partial WHERE kind = 1 AND fine_score(v::mrl_vector(16), $1) > 0.1 ORDER BY fine_score(v::mrl_vector(16), $1) DESC, id LIMIT 5;
 SET plan_cache_mode = force_generic_plan;
-EXPLAIN (COSTS OFF) EXECUTE nearest(some_vector(7, 16));
+-- (Some releases of Postgres repeat the predicate of a partial index as a filter.)
+SELECT * FROM stable_plan_of('EXECUTE nearest(some_vector(7, 16))') WHERE plan !~ 'Filter: \(kind = 1\)';
 EXECUTE nearest(some_vector(7, 16));
 SELECT id FROM copy_of_shelf WHERE year % 2 = 1 AND e IS NOT NULL ORDER BY e <=> some_vector(7, 16), id LIMIT 5;
+
+-- A constraint that is NOT VALID (for NOT NULL from Postgres 18 on) does not exclude the rows that violate it.
+CREATE TABLE unchecked (id int, e mrl_vector(16));
+INSERT INTO unchecked SELECT id, e FROM shelf WHERE id <= 200;
+CREATE INDEX ON unchecked USING mrl (e) WITH (prefix_dims = 16);
+DO $$ BEGIN IF current_setting('server_version_num')::int >= 180000 THEN EXECUTE 'ALTER TABLE unchecked ADD CONSTRAINT filled NOT NULL e NOT VALID'; END IF; END $$;
+SELECT count(*), count(s) FROM (SELECT fine_score(e, some_vector(7, 16)) AS s FROM unchecked ORDER BY s DESC NULLS FIRST LIMIT 200) AS r;
+SELECT count(*), count(s) FROM (SELECT e <=> some_vector(7, 16) AS s FROM unchecked ORDER BY s LIMIT 200) AS r;
+DROP TABLE unchecked;

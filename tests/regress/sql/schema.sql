@@ -33,7 +33,9 @@ RESET search_path;
 -- CREATE EXTENSION does not take over an existing schema of the name photosearch.
 DROP EXTENSION photosearch CASCADE;
 CREATE SCHEMA photosearch;
+\set VERBOSITY terse
 CREATE EXTENSION photosearch;
+\set VERBOSITY default
 DROP SCHEMA photosearch;
 CREATE EXTENSION photosearch;
 

@@ -30,3 +30,19 @@ CREATE FUNCTION some_vector(seed integer, dims integer) RETURNS mrl_vector LANGU
     SELECT array_agg(round(sin(seed * 1.7 + i * i * 0.37 + seed * i * 0.11)::numeric, 3) ORDER BY i)::mrl_vector FROM generate_series(1, dims) AS i
 $$;
 SELECT some_vector(1, 4), vector_dims(some_vector(2, 700));
+
+-- The plan of a statement in words that all versions of Postgres share: they name the parameters of subplans differently, and
+-- mark disabled nodes differently.
+CREATE FUNCTION stable_plan_of(statement text) RETURNS TABLE (plan text) LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || statement LOOP
+        CONTINUE WHEN line ~ '^ *(Params Evaluated|Disabled): ';
+        line := regexp_replace(line, ' \(returns \$\d+\)', '');
+        plan := regexp_replace(line, '\$\d+|\(InitPlan \d+\)\.col1', '(parameter)', 'g');
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+SELECT * FROM stable_plan_of('SELECT (SELECT 1 OFFSET 0)');
