@@ -33,8 +33,14 @@ class Server:
     def start(self, environment=None, **settings):
         """Starts the server; creates the cluster if there is none. Settings and environment apply until the next start."""
         options = [f"-c {name}={shlex.quote(value)}" for name, value in (self.settings | settings).items()]
-        environment = os.environ | {"INITDB_OPTIONS": "--data-checksums" if self.checksums else ""} | (environment or {})
+        environment = os.environ | {"INITDB_OPTIONS": self.initdb_option()} | (environment or {})
         subprocess.run([CLUSTER, "start", self.directory, *options], check=True, env=environment)
+
+    def initdb_option(self):
+        """initdb's option for checksums. Without one, it makes them from PostgreSQL 18 on, which has an option against them."""
+        if self.checksums:
+            return "--data-checksums"
+        return "--no-data-checksums" if "--no-data-checksums" in self.program("initdb", "--help").stdout else ""
 
     def stop(self, mode="fast"):
         if self.data.exists() and self.running():
