@@ -2,6 +2,7 @@
 //! directory.
 
 mod cache;
+mod candle;
 pub(super) mod reference;
 
 use std::fs;
