@@ -113,7 +113,7 @@ RESET photosearch.model;
 
 -- With photosearch.model_dir set, models are looked up in that directory first, and photosearch.models shows what is
 -- wrong with each. Installed models are found as well.
-COPY (SELECT 1) TO PROGRAM 'mkdir -p regress_models/empty regress_models/broken regress_models/.hidden regress_models/other && touch regress_models/file && echo "{" >regress_models/broken/config.json && echo "{\"model_type\": \"clip\"}" >regress_models/other/config.json';
+COPY (SELECT 1) TO PROGRAM 'mkdir -p regress_models/empty regress_models/broken regress_models/.hidden regress_models/other && touch regress_models/file && echo "{" >regress_models/broken/config.json && echo "{\"model_type\": \"dinov2\"}" >regress_models/other/config.json';
 SELECT set_config('photosearch.model_dir', current_setting('data_directory') || '/regress_models', false) IS NOT NULL AS set;
 SELECT name, family, dimensions, state = 'ready' AS ready, state <> '' AS has_state FROM photosearch.models WHERE name IN ('empty', 'broken', 'file', '.hidden', 'other', 'photosearch-mini-1') ORDER BY name;
 SELECT model, left(raised(format('SELECT embed_text(%L, ''a baby'')', model)), 5) FROM unnest('{empty,broken,file,.hidden,other}'::text[]) AS model;
