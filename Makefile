@@ -17,6 +17,9 @@ PYTHON ?= /usr/bin/python3
 DEMO_DIR ?= /var/lib/photosearch-demo
 BENCH_DIR ?= /var/lib/photosearch-bench
 ASSERTS_DIR ?= /var/lib/photosearch-asserts
+VERSIONS_DIR ?= /var/lib/photosearch-versions
+# The servers of make test-versions.
+PG_CONFIGS ?=
 
 # Expanded when it is used, because setup may install pg_config first.
 pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
@@ -30,7 +33,7 @@ target_dir := $(or $(CARGO_TARGET_DIR),target)
 FEATURES ?= heif
 cargo_pg = --no-default-features --features 'pg$(pg_major) $(FEATURES)'
 
-.PHONY: help setup cargo-pgrx build install install-extension install-files deb demo demo-stop demo-clean test test-asserts
+.PHONY: help setup cargo-pgrx build install install-extension install-files deb demo demo-stop demo-clean test test-asserts test-versions
 .PHONY: crash bench bench-model check-model
 
 help:
@@ -38,6 +41,7 @@ help:
 	@echo 'make demo-stop   stop the demo server (demo-clean: also delete the album)'
 	@echo 'make test        build, install, run all tests'
 	@echo 'make test-asserts   run every suite that needs a server on a PostgreSQL with assertions (SEEDS=2 seeds)'
+	@echo 'make test-versions PG_CONFIGS="…"   build for other versions of PostgreSQL, install into these servers, run suites on each'
 	@echo 'make crash       crash servers at random moments (ROUNDS=200), then test standby, damaged files and churn'
 	@echo 'make install     build the extension and install it into the server of PG_CONFIG'
 	@echo 'make build       only build; then make install-files (DESTDIR=DIR) installs what was built'
@@ -103,6 +107,11 @@ SEEDS ?= 2
 test-asserts: export TEST_TOOLS := 1
 test-asserts: setup
 	PYTHON='$(PYTHON)' FEATURES='$(FEATURES)' sh tests/asserts.sh '$(ASSERTS_DIR)' --seeds $(SEEDS)
+
+# Installs into the servers of PG_CONFIGS. Takes about seven minutes a version, and as long again for the first build.
+test-versions: export TEST_TOOLS := 1
+test-versions: setup
+	PYTHON='$(PYTHON)' FEATURES='$(FEATURES)' sh tests/versions.sh '$(VERSIONS_DIR)' $(PG_CONFIGS)
 
 # The crash, standby, corruption and churn tests, run for longer than in `make test`.
 ROUNDS ?= 200

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs all tests in stages and counts them. `make test` builds and installs the extension first.
 
-usage: run.py [--servers] [--seeds N]
+usage: run.py [--servers] [--seeds N] [--only STAGE,STAGE...]
 
 The stages run one after another. Some need no server, some share one, and some start servers of their own. A failed stage does
 not stop the others. The last line says how many tests passed and failed; the exit status is 1 if one failed. To run a single
@@ -49,13 +49,19 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
 
 class Results:
-    def __init__(self):
+    def __init__(self, only=None):
+        """only: the names of the stages to run; all if there are none."""
         self.passed = self.failed = 0
         self.stages = []
+        self.only = set(only or ())
+        self.skipped = set()
 
     def stage(self, name, command, **environment):
         """Runs a command, prints its output, and adds up the tests that it reports. A command that reports none counts as one
         test."""
+        if self.only and name not in self.only:
+            self.skipped.add(name)
+            return
         print(f"\n=== {name}: {' '.join(map(str, command))}", flush=True)
         started = time.monotonic()
         process = subprocess.Popen(
@@ -86,6 +92,9 @@ class Results:
         self.stages.append((name, passed, failed, time.monotonic() - started))
 
     def report(self):
+        for name in self.only - {stage[0] for stage in self.stages}:
+            self.failed += 1
+            print(f"there is no stage {name!r}; others are {', '.join(sorted(self.skipped))}")
         print()
         for name, passed, failed, seconds in self.stages:
             print(f"{name:40} {passed:5} passed {failed:5} failed {seconds:7.0f} s")
@@ -170,8 +179,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--servers", action="store_true", help="run only the stages that use the installed server of PG_CONFIG")
     parser.add_argument("--seeds", type=int, default=0, help="run the stages that draw a seed with each of 1 to N, instead of once with a random seed")
+    parser.add_argument("--only", type=lambda names: names.split(","), help="run only the stages with these names, separated by commas")
     arguments = parser.parse_args()
-    results = Results()
+    results = Results(arguments.only)
     # The user who runs the server may not be able to read the clone, so temporary files go to /tmp.
     scratch = Path(tempfile.mkdtemp(prefix="photosearch-test-", dir="/tmp"))
     scratch.chmod(0o755)
