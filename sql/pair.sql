@@ -157,7 +157,7 @@ CREATE OPERATOR <=> (
 COMMENT ON OPERATOR <=> (mrl_vector, mrl_vector) IS 'cosine distance: 1 - fine_score';
 
 -- What the planner uses in place of fine_score and <=>, where an index covers all dimensions
--- (src/index/conditions.rs, src/index/order.rs).
+-- (src/index/conditions.rs, src/index/order_paths.rs).
 
 CREATE FUNCTION mrl_score_within(mrl_vector, mrl_score_bound) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_score_within_wrapper'

@@ -5,6 +5,9 @@
 //! entries in no particular order. An entry stays on the page on which it was inserted until vacuum
 //! removes it. Because of this, scans, inserts and vacuum can run concurrently while each of them
 //! locks only one page at a time.
+//!
+//! `conditions`, `cost`, `parallel`, `order_paths` and `paths` work while a query is planned, the other files
+//! on the index itself.
 
 mod build;
 mod check;
@@ -16,8 +19,8 @@ mod insert;
 mod opclass;
 mod operands;
 mod options;
-mod order;
-mod ordered;
+mod order_paths;
+mod ordered_rows;
 mod page;
 mod parallel;
 mod paths;

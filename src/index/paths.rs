@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::order::add_ordered_scans;
+use super::order_paths::add_ordered_scans;
 use super::parallel::add_parallel_scans;
 
 static PREVIOUS: OnceLock<pg_sys::set_rel_pathlist_hook_type> = OnceLock::new();

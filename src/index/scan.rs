@@ -36,7 +36,7 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::entry::{is_valid_tid, item_pointer};
 use super::opclass::Strategy;
-use super::ordered::OrderedRows;
+use super::ordered_rows::OrderedRows;
 use super::page::{Block, Content, FIRST_BLOCK, Index, block_count};
 use super::reader::{BufferGuesses, Reader};
 use super::sweeps::{self, Sweeps};
