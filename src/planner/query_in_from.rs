@@ -8,7 +8,8 @@
 //! Postgres' `prepjointree.c`).
 //!
 //! A function stays in FROM if an outer join may replace its row by NULLs, if the query uses its row as a
-//! whole, with ORDINALITY, if its arguments are columns, in MERGE, and in a subquery of WHERE.
+//! whole or not at all, with ORDINALITY, if its arguments are columns, with GROUPING SETS, in MERGE, and
+//! in a subquery of WHERE.
 //!
 //! Planning a session's first query loads the library, so that query is still planned as a join, with
 //! the same result.
@@ -79,6 +80,7 @@ unsafe fn simplify(query: *mut pg_sys::Query, is_generic: bool, depth: c_int) {
             if let Some(table) = table_of(query, relid)
                 && let Some(call) = query_function(&*table, is_generic, depth)
                 && only_its_value_is_used(query, relid)
+                && !has_grouping_sets(query.cast(), std::ptr::null_mut())
             {
                 replace(query, relid, call);
             }
@@ -172,13 +174,22 @@ unsafe fn query_function(
     }
 }
 
-/// Returns whether a query uses a function in FROM only by the column that it returns. (It could also
-/// use the row as a whole.)
+/// How a query uses a function in FROM.
+#[derive(Default)]
+struct Uses {
+    value: bool,
+    /// The row as a whole.
+    row: bool,
+}
+
+/// Returns whether a query uses a function in FROM, and only by the column that it returns. A function that
+/// the query does not use stays, because Postgres calls it all the same: the call checks the privilege
+/// EXECUTE, and it can raise an error.
 ///
 /// # Safety
 /// `relid` is a function in FROM of the query.
 unsafe fn only_its_value_is_used(query: *mut pg_sys::Query, relid: c_int) -> bool {
-    let mut other = false;
+    let mut uses = Uses::default();
     // SAFETY: the caller's promise. replace_rte_variables makes a copy of the query, in which the
     // callback replaces each variable by itself. The copy is not used.
     unsafe {
@@ -188,11 +199,11 @@ unsafe fn only_its_value_is_used(query: *mut pg_sys::Query, relid: c_int) -> boo
             relid,
             0,
             callback,
-            (&raw mut other).cast(),
+            (&raw mut uses).cast(),
             std::ptr::null_mut(),
         );
     }
-    !other
+    uses.value && !uses.row
 }
 
 #[pg_guard]
@@ -202,10 +213,38 @@ unsafe extern "C-unwind" fn check_variable(
 ) -> *mut pg_sys::Node {
     // SAFETY: Postgres passes the argument of `only_its_value_is_used`.
     unsafe {
-        if (*var).varattno != 1 {
-            *(*context).callback_arg.cast::<bool>() = true;
+        let uses = &mut *(*context).callback_arg.cast::<Uses>();
+        if (*var).varattno == 1 {
+            uses.value = true;
+        } else {
+            uses.row = true;
         }
         pg_sys::copyObjectImpl(var.cast()).cast()
+    }
+}
+
+/// Returns whether a query, or any query in it, has GROUPING SETS, ROLLUP or CUBE. The column is then NULL
+/// in some of the groups. Postgres recognises a grouped column by equality of expressions, but each
+/// subselect becomes a parameter of its own, so an expression such as `q IS NULL` would not see the NULL.
+///
+/// # Safety
+/// `node` is null or a part of a query.
+#[pg_guard]
+unsafe extern "C-unwind" fn has_grouping_sets(
+    node: *mut pg_sys::Node,
+    context: *mut c_void,
+) -> bool {
+    // SAFETY: the caller's promise; a node is cast only after its tag has been checked.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        if is_a(node, pg_sys::NodeTag::T_Query) {
+            let query = node.cast::<pg_sys::Query>();
+            return !(*query).groupingSets.is_null()
+                || pg_sys::query_tree_walker(query, Some(has_grouping_sets), context, 0);
+        }
+        pg_sys::expression_tree_walker(node, Some(has_grouping_sets), context)
     }
 }
 

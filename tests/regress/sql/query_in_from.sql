@@ -45,6 +45,8 @@ SELECT statement, found.* FROM unnest(ARRAY[
     'SELECT q FROM embed_text(''a dog'') AS q',
     'SELECT q.* FROM embed_text(''a dog'') AS q',
     'SELECT q, count(*), max(e <=> q) FROM pictured, embed_text(''a dog'') AS q GROUP BY q HAVING count(q) > 0',
+    'SELECT q IS NULL, id > 57, count(*) FROM pictured, embed_text(''a dog'') AS q WHERE id > 55 GROUP BY GROUPING SETS ((q, id > 57), ()) ORDER BY 3',
+    'SELECT s.* FROM embed_text(''a dog'') AS q, LATERAL (SELECT q IS NULL AS n, count(*) FROM pictured GROUP BY ROLLUP (q)) AS s ORDER BY n',
     'SELECT DISTINCT ON (q) id FROM pictured, embed_text(''a dog'') AS q ORDER BY q, e <=> q',
     'SELECT id, rank() OVER (PARTITION BY q ORDER BY e <=> q) FROM pictured, embed_text(''a dog'') AS q ORDER BY 2, 1',
     'SELECT (SELECT count(*) FROM pictured WHERE coarse_match(e, q)) FROM embed_text(''a dog'') AS q',
@@ -62,6 +64,10 @@ EXPLAIN (COSTS OFF) SELECT id FROM pictured, embed_text('a dog') WITH ORDINALITY
 EXPLAIN (COSTS OFF) SELECT id FROM pictured, LATERAL embed_text('photo ' || id) AS q WHERE e @~ q;
 EXPLAIN (COSTS OFF) SELECT id FROM pictured, ROWS FROM (embed_text('a dog'), embed_text('snow')) AS t (q, r) WHERE e @~ q;
 EXPLAIN (COSTS OFF) SELECT * FROM version();
+-- A function that the query does not use is called all the same, so its error is not lost.
+SET photosearch.model = 'no-such-model';
+SELECT count(*) FROM pictured, embed_text('a dog') AS q;
+RESET photosearch.model;
 -- Changes of rows, a view with a security barrier, and a plan for any text.
 BEGIN;
 WITH changed AS (UPDATE pictured SET id = id + 1000 FROM embed_text('a dog') AS q WHERE e <=> q < 0.48 RETURNING pictured.id, e <=> q AS d) SELECT count(*), max(d) < 0.48 AS below FROM changed;
