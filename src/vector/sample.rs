@@ -387,8 +387,12 @@ impl<'a> Sample<'a> {
     ///
     /// Only rows with the query's number of dimensions count. On other rows the filter raises an
     /// error, so a query that succeeds must exclude them by another condition, whose selectivity
-    /// the planner includes separately. `None` if there are no such rows.
+    /// the planner includes separately. `None` if there are no such rows, and for a threshold that is
+    /// not a number.
     pub fn share(&self, query: &SampleQuery, threshold: f32, skip: Option<usize>) -> Option<f64> {
+        if threshold.is_nan() {
+            return None;
+        }
         let threshold = f64::from(threshold);
         let rests = self.rests.filter(|rests| rests.of == query.of);
         let mut matches = match (&query.longer, rests) {
@@ -410,7 +414,6 @@ impl<'a> Sample<'a> {
             let tail = tail_share(&mut matches.similarities, threshold);
             (hits * counted + tail) / (hits + 1.0)
         };
-        // Not finite only for a threshold that is not a number.
         share.is_finite().then(|| share.clamp(0.0, 1.0))
     }
 
@@ -646,6 +649,22 @@ mod tests {
         (0..count).map(vector).collect()
     }
 
+    /// For rows that are equal up to the end of the prefix, the share of a threshold that is not a number
+    /// is not a number either.
+    #[test]
+    fn a_threshold_that_is_not_a_number_gives_no_share() {
+        let mut rows = clustered(150, 600, 0.35);
+        rows.extend(rows.clone());
+        let bytes = calibrated_sample(&rows, 1);
+        let sample = Sample::parse(&bytes).unwrap();
+        assert!(sample.rests.is_some());
+        let of_vector = SampleQuery::new(&rows[0], 600);
+        assert_eq!(sample.share(&of_vector, f32::NAN, None), None);
+        let of_row = sample.query(0, 600).unwrap();
+        assert!(sample.share(&of_row, 0.9, Some(0)).is_some());
+        assert_eq!(sample.share(&of_row, f32::NAN, Some(0)), None);
+    }
+
     /// The factors by which estimates of the share of rows that reach a similarity are wrong. Each
     /// query's threshold is reached by `share` of the rows.
     fn errors(
@@ -797,8 +816,7 @@ mod tests {
             let share = sample.share(&of_vector, threshold, None);
             prop_assert_eq!(share.is_some(), known);
             prop_assert!(share.is_none_or(|share| (0.0..=1.0).contains(&share)));
-            let none = sample.share(&of_vector, f32::NAN, None);
-            prop_assert!(none.is_none_or(|share| share == 0.0));
+            prop_assert_eq!(sample.share(&of_vector, f32::NAN, None), None);
             for row in 0..rows.len().min(8) {
                 let Some(of_row) = sample.query(row, compared) else { continue };
                 let share = sample.share(&of_row, threshold, Some(row));
