@@ -8,19 +8,18 @@
 //! Postgres' `prepjointree.c`).
 //!
 //! A function stays in FROM if an outer join may replace its row by NULLs, if the query uses its row as a
-//! whole or not at all, with ORDINALITY, if its arguments are columns, with GROUPING SETS, in MERGE, and
-//! in a subquery of WHERE.
+//! whole or not at all, with ORDINALITY, if its arguments are columns, with GROUPING SETS, in MERGE, in a
+//! subquery of WHERE, and in the query of a cursor. Postgres inlines SQL functions later, so it also
+//! stays in those.
 //!
 //! Planning a session's first query loads the library, so that query is still planned as a join, with
 //! the same result.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use pgrx::prelude::*;
 use pgrx::{PgBox, PgList, is_a, pg_sys};
-
-use super::objects::Objects;
 
 static PREVIOUS: OnceLock<pg_sys::planner_hook_type> = OnceLock::new();
 
@@ -44,7 +43,12 @@ unsafe extern "C-unwind" fn plan(
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: Postgres passes a query that the planner may change.
     unsafe {
-        simplify(query, params.is_null(), 0);
+        // Each subselect is evaluated when its value is needed first. Between two fetches from a cursor, a
+        // setting could change, so that one query would use the vectors of two models. A query that is
+        // fetched in parts is planned without this option.
+        if options & pg_sys::CURSOR_OPT_PARALLEL_OK as c_int != 0 {
+            simplify(query, params.is_null(), 0);
+        }
         match PREVIOUS.get() {
             Some(Some(previous)) => previous(query, text, options, params),
             _ => pg_sys::standard_planner(query, text, options, params),
@@ -131,8 +135,9 @@ unsafe fn always_present(node: *mut pg_sys::Node, found: &mut Vec<c_int>) {
     }
 }
 
-/// Returns the call of a function in FROM, if it is one of the extension that returns one vector, whose
-/// value is the same for the whole statement, and which Postgres does not fold into a constant.
+/// Returns the call of a function in FROM, if it is `embed_text` with a value that is the same for the
+/// whole statement, and which Postgres does not fold into a constant. (The session keeps the vectors of
+/// texts, so a query with several subselects embeds once. It does not keep those of pictures.)
 ///
 /// # Safety
 /// `table` belongs to a query with `depth` queries around it.
@@ -169,8 +174,13 @@ unsafe fn query_function(
                 .any(|arg| is_a(arg, pg_sys::NodeTag::T_Param))
         };
         let stays = pg_sys::contain_mutable_functions(node) || (is_generic && has_parameter());
-        let vector = Objects::of_function(call.funcid)?.vector;
-        (stays && call.funcresulttype == vector).then_some(node)
+        let is_named = |function: pg_sys::Oid, expected: &CStr| {
+            let name = pg_sys::get_func_name(function);
+            !name.is_null() && CStr::from_ptr(name) == expected
+        };
+        let embeds_text = is_named(call.funcid, c"embed_text")
+            && is_named(pg_sys::get_func_support(call.funcid), c"embed_support");
+        (stays && embeds_text).then_some(node)
     }
 }
 
