@@ -48,8 +48,8 @@ pub(super) fn resized(
     // The order of the passes changes the result where the first pass rounds or clips a sum. The
     // library alone would always do the vertical pass first. Pillow does the horizontal pass first,
     // except (since 13.0, found by experiment) if the height shrinks by more than twice as many
-    // pixels as the width. With this order the intermediate picture is never larger than both the
-    // old and the new picture.
+    // pixels as the width. With this order the intermediate picture is never larger than the
+    // larger of the two pictures.
     let shrinks_by = |from: u32, to: u32| u64::from(from.saturating_sub(to));
     let down = shrinks_by(image.height(), height);
     let between = if down > 2 * shrinks_by(image.width(), width) {

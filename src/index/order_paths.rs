@@ -9,6 +9,7 @@
 //!   the query (`cmp_orderbyvals` of Postgres' `nodeIndexscan.c` ignores `ssup_reverse`);
 //! - without a condition, if no vector of the column is NULL: by a constraint, or because a condition of
 //!   the query excludes it. The index has no entries for NULL, so it cannot return those rows.
+//!   This path orders by `<~>` as well: rows with ascending negative scores have ascending distances.
 
 use pgrx::{PgBox, PgList, is_a, pg_sys};
 

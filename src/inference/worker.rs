@@ -193,8 +193,8 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
 }
 
 /// Makes glibc keep the memory that one layer frees for the next layer. With the default thresholds
-/// it would return a few hundred kilobytes to the system at once; the kernel would then map and
-/// zero the memory of every layer again, which takes a tenth of the run time. [`trim_heap`] returns
+/// it would return every freed block of more than 128 kB to the system immediately. The kernel would
+/// then map and zero the memory of every layer again, which takes a tenth of the time of an embedding. [`trim_heap`] returns
 /// the memory later.
 fn retain_freed_memory() {
     #[cfg(target_env = "gnu")]

@@ -96,7 +96,7 @@ fn retry(size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
 }
 
 /// Returns the reserve and retries the allocation. An allocation larger than the reserve fails at
-/// once, because the space of the reserve would not suffice.
+/// once, because giving up the reserve might not help.
 #[cold]
 fn after_reserve(size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
     if size > RESERVE {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_not_is_not_given() {
+    fn ask_fails_for_more_than_there_is() {
         assert_eq!(ask(0), Ok(()));
         assert_eq!(ask(1 << 20), Ok(()));
         assert_eq!(ask(1 << 60), Err(Exhausted));

@@ -34,7 +34,8 @@ pub fn register_hook() {
     }
 }
 
-#[pg_guard]
+/// The hook. It has no guard of pgrx, which would catch each error of planning and raise it anew, without
+/// its context. An error leaves this function by a long jump; no value in it has to be dropped.
 unsafe extern "C-unwind" fn plan(
     query: *mut pg_sys::Query,
     text: *const c_char,
@@ -43,16 +44,36 @@ unsafe extern "C-unwind" fn plan(
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: Postgres passes a query that the planner may change.
     unsafe {
-        // Each subselect is evaluated when its value is needed first. Between two fetches from a cursor, a
-        // setting could change, so that one query would use the vectors of two models. A query that is
-        // fetched in parts is planned without this option.
-        if options & pg_sys::CURSOR_OPT_PARALLEL_OK as c_int != 0 {
-            simplify(query, params.is_null(), 0);
-        }
+        prepare(query, options, params);
         match PREVIOUS.get() {
             Some(Some(previous)) => previous(query, text, options, params),
-            _ => pg_sys::standard_planner(query, text, options, params),
+            _ => standard_planner(query, text, options, params),
         }
+    }
+}
+
+// Postgres' own function without pgrx's guard.
+unsafe extern "C-unwind" {
+    fn standard_planner(
+        query: *mut pg_sys::Query,
+        text: *const c_char,
+        options: c_int,
+        params: pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt;
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn prepare(
+    query: *mut pg_sys::Query,
+    options: c_int,
+    params: pg_sys::ParamListInfo,
+) {
+    // Each subselect is evaluated when its value is needed first. Between two fetches from a cursor, a
+    // setting could change, so that one query would use the vectors of two models. A query that is
+    // fetched in parts is planned without this option.
+    if options & pg_sys::CURSOR_OPT_PARALLEL_OK as c_int != 0 {
+        // SAFETY: Postgres passes a query that the planner may change.
+        unsafe { simplify(query, params.is_null(), 0) }
     }
 }
 

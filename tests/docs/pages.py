@@ -72,7 +72,7 @@ def anchor(heading, taken):
 def read(path):
     page = Page(path)
     blocks = []
-    # The block that goes on, and the line that ends it.
+    # The block that is open, and the line that ends it.
     opened = closing = None
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if opened is not None:
@@ -91,11 +91,11 @@ def read(path):
         else:
             page.prose.append((number, line))
             if "<!--" in CODE.sub("", line):
-                page.problems.append((number, "comment that is no setup"))
+                page.problems.append((number, "comment is not a setup"))
             if heading := re.match(r"#{1,6} +(.*)$", line):
                 page.anchors.add(anchor(heading[1], page.anchors))
     if opened is not None:
-        page.problems.append((opened.line, "block that does not end"))
+        page.problems.append((opened.line, "block is not closed"))
     page.blocks = join_outputs(page, blocks)
     return page
 
@@ -112,7 +112,7 @@ def join_outputs(page, blocks):
             if behind and prints.language in ("sql", "python") and not prints.hidden and prints.shows is None:
                 prints.shows = block.text
             else:
-                page.problems.append((block.line, "text block behind no block that prints it"))
+                page.problems.append((block.line, "output block does not follow a block that prints it"))
         elif block.language in ("sql", "python") or block.language in OTHER_LANGUAGES:
             kept.append(block)
         elif block.language in SKIPPED_LANGUAGES and "skip" in block.attributes:

@@ -83,7 +83,7 @@ def encoded(image, kind, **options):
 
 
 def pnm(samples):
-    """A PGM or PPM file, which every encoder reads."""
+    """A PGM or PPM file, which the encoders of all formats here read."""
     return encoded(samples, "PPM")
 
 

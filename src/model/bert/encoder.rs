@@ -179,6 +179,7 @@ impl BertLayer {
     fn forward(
         &self,
         mut x: Vec<f32>,
+        // For each sequence, its numbers of queries and of keys.
         lengths: &[(usize, usize)],
         cancel: &Cancel,
     ) -> Result<Vec<f32>, ModelError> {
@@ -222,6 +223,7 @@ impl SelfAttention {
     fn forward(
         &self,
         x: &[f32],
+        // For each sequence, its numbers of queries and of keys.
         lengths: &[(usize, usize)],
         cancel: &Cancel,
     ) -> Result<Vec<f32>, ModelError> {

@@ -91,3 +91,6 @@ SET LOCAL photosearch.model = 'no-such-model';
 FETCH 3 FROM kept;
 ROLLBACK;
 SELECT id, (e <=> q)::numeric(6, 4) AS d FROM pictured, embed_text('a dog') AS q ORDER BY e <=> q LIMIT 4;
+-- An error while planning keeps its context and its place.
+CREATE FUNCTION fails(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1 / $1';
+SELECT id FROM pictured, embed_text('a dog') AS q WHERE id = fails(0) AND e @~ q;

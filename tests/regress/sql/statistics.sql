@@ -135,8 +135,8 @@ UPDATE pg_statistic SET stakind1 = 18256, stavalues1 = NULL WHERE starelid = 'ba
 SELECT expected('SELECT FROM bare WHERE coarse_match(e, some_vector(3, 32), 0.6, 16)') <> :known AS prior;
 RESET allow_system_table_mods;
 
--- For longer vectors, the sample holds the first 256 values, and what ANALYZE has learnt about the others. Of ten photos that
--- resemble the query in these, one does so in the others.
+-- For longer vectors, the sample holds the first 256 values, and what ANALYZE has learnt about the rest. One in ten photos whose
+-- first 256 values resemble the query also resembles it in the rest.
 CREATE TABLE longer (id int, e mrl_vector(600));
 INSERT INTO longer SELECT i, (subvector(near, 1, 256)::real[] || subvector(CASE WHEN i % 100 < 10 THEN near ELSE own END, 257, 344)::real[])::mrl_vector
 FROM generate_series(1, 1000) AS i, LATERAL (SELECT some_vector(i, 600) AS own) AS x, LATERAL (SELECT some_vector(i % 10, 600) * 2 + own AS near) AS y;
