@@ -19,8 +19,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::opclass::Strategy;
-use crate::sweep::filter::{Verdict, Verdicts};
-use crate::sweep::kernel::Ahead;
+use crate::sweep::{Ahead, Verdict, Verdicts};
 use crate::sweep::{Ceilings, Slab, Tid};
 use crate::types::sql_error;
 

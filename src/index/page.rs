@@ -17,7 +17,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::sweep::kernel::Lines;
+use crate::sweep::Lines;
 use crate::sweep::{Layout, Slab, SlabMut};
 use crate::types::sql_error;
 

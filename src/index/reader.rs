@@ -13,7 +13,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 use super::page::{Block, Index, Pin};
-use crate::sweep::kernel::{Ahead, Lines};
+use crate::sweep::{Ahead, Lines};
 use crate::version;
 
 /// The number of blocks that are pinned in addition to the one that is being read.

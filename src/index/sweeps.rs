@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use pgrx::pg_sys;
 
-use crate::sweep::filter::Counters;
+use crate::sweep::Counters;
 
 /// The statistics of all sweeps of one scan. A scan performs one sweep, and another one for each
 /// rescan.

@@ -24,13 +24,16 @@ use super::layout::Layout;
 /// The largest code of the first level.
 const MAX_CODE: f64 = 127.0;
 /// Number of second-level steps in one first-level step.
-const FINE_STEPS: i32 = 16;
+pub const FINE_STEPS: i32 = 16;
 /// The maximum error of a level per value, in scales. The margin covers the rounding of the scale
 /// to f32.
 const WORST: [f64; 2] = [8.5 / 16.0 * 1.01, 1.0 / 32.0 * 1.01];
 /// Added to first-level codes, which are stored as unsigned bytes because the instructions for
 /// integer dot products need them.
 pub const BIAS: i32 = 128;
+
+/// Added to second-level codes, which are stored as unsigned halves of bytes.
+pub const FINE_BIAS: i32 = FINE_STEPS / 2;
 
 /// The norm that one unit of a stored bound represents, for the first and the second level.
 pub fn bound_units(dims: usize) -> [f64; 2] {
@@ -113,7 +116,7 @@ impl Encoder {
             *code = (coarse(*steps) + BIAS) as u8;
         }
         for (pair, [low, high]) in self.fine.iter_mut().zip(self.steps.as_chunks().0) {
-            let nibble = |steps: i32| (steps - FINE_STEPS * coarse(steps) + 8) as u8;
+            let nibble = |steps: i32| (steps - FINE_STEPS * coarse(steps) + FINE_BIAS) as u8;
             *pair = nibble(*low) | nibble(*high) << 4;
         }
         let lost = |left: fn(i32) -> i32| {
@@ -202,7 +205,7 @@ pub fn split_bounds(bounds: [u8; 4]) -> [u16; 2] {
 pub fn steps(codes: [u8; LANES], fine: [u8; LANES / 2]) -> [i32; LANES] {
     std::array::from_fn(|i| {
         let nibble = i32::from(fine[i / 2] >> (4 * (i % 2)) & 0xf);
-        FINE_STEPS * (i32::from(codes[i]) - BIAS) + nibble - 8
+        FINE_STEPS * (i32::from(codes[i]) - BIAS) + nibble - FINE_BIAS
     })
 }
 

@@ -209,6 +209,15 @@ impl<'a> Slab<'a> {
         self.array(Part::Codes)
     }
 
+    /// Codes of the first level of an entry.
+    ///
+    /// # Panics
+    /// If there is no such entry.
+    pub fn entry_codes(&self, entry: usize) -> &'a [u8] {
+        assert!(entry < self.count, "no such entry");
+        &self.bytes[self.layout.part(Part::Codes, entry)]
+    }
+
     /// The second-level codes of an entry, and its TID.
     #[inline]
     fn tail(&self, entry: usize) -> (&'a [u8], &'a [u8]) {

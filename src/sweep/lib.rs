@@ -22,16 +22,25 @@
 //!
 //! Together: `|S − ⟨v, k⟩| ≤ r + (1 + r) e + similarity_error + ARITHMETIC`.
 //!
-//! The second level uses a finer `v`, and the query in f64, so its `e` is 0.
+//! The second level uses a finer `v`, first with `k` and then, for rows that this leaves undecided,
+//! with the query in f64, whose `e` is 0.
 
+pub mod ceilings;
 pub mod code;
 pub mod filter;
+pub mod judge;
 pub mod kernel;
 pub mod layout;
+pub mod prefetch;
+pub mod verdicts;
 
+pub use ceilings::Ceilings;
 pub use code::Encoder;
-pub use filter::{Ceilings, CodeFilter, Judge};
+pub use filter::CodeFilter;
+pub use judge::{Counters, Judge};
 pub use layout::{Layout, MAX_PREFIX_DIMS, Slab, SlabMut, Tid};
+pub use prefetch::{Ahead, Lines};
+pub use verdicts::{Verdict, Verdicts};
 
 /// Exceeds the sum of all f64 rounding errors of one estimate. The longest sums are the norm of a
 /// query and the share of it in a prefix. They have up to 16,000 terms of one sign, so the relative

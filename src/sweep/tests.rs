@@ -4,9 +4,12 @@ use half::f16;
 use photosearch_cpu::{Cpu, Level};
 
 use super::code::NotFinite;
-use super::filter::{Verdict, Verdicts, fine_sums, fine_sums_as_compiled};
-use super::kernel::{self, Ahead, Lines, QuantizedQuery};
-use super::{Ceilings, CodeFilter, Encoder, Judge, Layout, Slab, SlabMut, Tid};
+use super::filter::{fine_sums, fine_sums_as_compiled};
+use super::kernel::{self, QuantizedQuery};
+use super::{
+    Ahead, Ceilings, CodeFilter, Encoder, Judge, Layout, Lines, Slab, SlabMut, Tid, Verdict,
+    Verdicts,
+};
 use photosearch_vector::{Query, cosine, squared_norm};
 
 const SLAB_LEN: usize = 8192 - 24 - 8;
@@ -440,6 +443,66 @@ fn entries_with_a_ceiling_at_the_floor_are_visited() {
     }
 }
 
+/// A row whose codes have the same error in each value but the first one, and the query in the
+/// direction of that error. The error of the estimate by these codes is then as large as its bound, to
+/// a few thousandths. `level` is 0 or 1.
+fn row_and_query_at_the_bound(random: &mut Random, dims: usize, level: usize) -> [Vec<f16>; 2] {
+    // With a largest value of 127 · 16, one step of the second level is 1.
+    let row: Vec<f64> = std::iter::once(2032.0)
+        .chain((1..dims).map(|_| match level {
+            0 => 16.0 * (random.below(80) as f64 - 40.0) + 8.0,
+            _ => (random.below(1600) as f64 - 800.0) + 0.5,
+        }))
+        .collect();
+    let row: Vec<f16> = row.into_iter().map(finite).collect();
+    let layout = Layout::new(dims, SLAB_LEN).unwrap();
+    let page = TestPage::new(&layout, std::slice::from_ref(&row));
+    let (codes, fine) = (page.slab().entry_codes(0), page.slab().fine(0));
+    let query = row.iter().enumerate().map(|(i, value)| {
+        let coarse = 16 * (i32::from(codes[i]) - 128);
+        let nibble = i32::from(fine[i / 2] >> (4 * (i % 2)) & 0xf) - 8;
+        let code = if level == 0 { coarse } else { coarse + nibble };
+        f16::from_f64((value.to_f64() - f64::from(code)).signum() * f64::from(u8::from(i > 0)))
+    });
+    let query = query.collect();
+    [row, query]
+}
+
+#[test]
+fn verdicts_and_ceilings_hold_where_the_error_is_as_large_as_its_bound() {
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let (level, dims) = (
+            (seed % 2) as usize,
+            16 + random.below(if seed < 50 { 300 } else { 4000 }),
+        );
+        let layout = Layout::new(dims, SLAB_LEN).unwrap();
+        let [row, query] = row_and_query_at_the_bound(&mut random, dims, level);
+        let page = TestPage::new(&layout, std::slice::from_ref(&row));
+        let opposite: Vec<f16> = query.iter().map(|value| -*value).collect();
+        for cpu in cpus() {
+            for query in [&query, &opposite] {
+                let similarity = Query::new(query, dims).unwrap().similarity(&row);
+                // The row reaches the bound, and does not reach the next larger number.
+                let bounds = [
+                    (similarity, Verdict::No),
+                    (similarity.next_up(), Verdict::Yes),
+                ];
+                for (bound, wrong) in bounds {
+                    let filter = CodeFilter::between(&layout, query, bound, bound);
+                    let mut judge = Judge::at(cpu, &layout, vec![(filter, false)]);
+                    let verdict = judge.judge(&page.slab()).get(0);
+                    assert_ne!(verdict, wrong, "{seed} {dims} {level} {cpu:?}");
+                }
+                let mut ceiling = f64::NEG_INFINITY;
+                let mut ceilings = Ceilings::at(cpu, &layout, query);
+                ceilings.visit(&page.slab(), similarity, Ahead::none(), |_, c| ceiling = c);
+                assert!(ceiling >= similarity, "{seed} {dims} {level} {cpu:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn filters_of_a_conjunction_are_judged_together() {
     let layout = Layout::new(32, SLAB_LEN).unwrap();
@@ -521,7 +584,8 @@ fn corrupt_entries_are_judged_like_others() {
 fn every_kernel_gives_the_integer_dot_product() {
     for seed in 0..400 {
         let mut random = Random(seed);
-        let stride = 16 * (1 + random.below(40));
+        // The longest stride is that of 4096 dimensions.
+        let stride = 16 * (1 + random.below(if seed % 10 == 0 { 256 } else { 40 }));
         let unit: Vec<f64> = match random.below(3) {
             0 => vec![1.0 / (stride as f64).sqrt(); stride],
             _ => {
@@ -560,6 +624,18 @@ fn every_kernel_gives_the_integer_dot_product() {
                 &mut Ahead::new(Lines::new(codes.as_ptr(), codes.len()), [Lines::none(); 2]),
             );
             assert_eq!(dots.map(i64::from).to_vec(), expected, "{cpu:?}");
+        }
+        let fine: Vec<u8> = (0..stride / 2)
+            .map(|_| if extreme { 255 } else { random.next() as u8 })
+            .collect();
+        let halves = fine.iter().flat_map(|pair| [pair & 0xf, pair >> 4]);
+        let expected: i64 = halves
+            .zip(query.values())
+            .map(|(f, k)| (i64::from(f) - 8) * i64::from(*k))
+            .sum();
+        for cpu in cpus() {
+            let dot = kernel::fine_dot(cpu, &fine, &query);
+            assert_eq!(i64::from(dot), expected, "{cpu:?}");
         }
         // The error of the quantised query must be within its stated bound.
         let lost: f64 = unit
