@@ -72,6 +72,7 @@ def measure(tables, program, arguments):
     yield from speed.without_index(tables, 3)
     yield from upkeep.whole(tables, 3)
     yield from speed.whole(tables, program, runs)
+    yield from speed.in_rows(tables, program, runs)
     # These come last, because they displace the other tables from the buffers.
     yield from speed.parallel(tables, program, tables.prefixes, "prefixes", runs)
     if arguments.ten_million:

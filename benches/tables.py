@@ -24,7 +24,8 @@ def extension_scripts():
 
 
 class Tables:
-    """The database and its sets of vectors: `full` (2048 dimensions, storage external), `prefixes` (128 dimensions, as many
+    """The database and its sets of vectors: `full` (2048 dimensions, in the TOAST table; the table `in_rows` has them in its
+    rows), `prefixes` (128 dimensions, as many
     rows as a large photo library), the real vectors of WordLlama (256), and, if asked for, `ten_million` (128)."""
 
     def __init__(self, server, directory, rows, prefix_rows):
@@ -48,7 +49,7 @@ class Tables:
             self.database.psql("""
                 SET client_min_messages = warning;
                 DROP EXTENSION IF EXISTS photosearch CASCADE;
-                DROP TABLE IF EXISTS full_vectors, prefixes, ten_million, real_vectors;
+                DROP TABLE IF EXISTS full_vectors, in_rows, prefixes, ten_million, real_vectors;
                 DELETE FROM made WHERE what NOT IN ('halfvecs', 'hnsw');
                 CREATE EXTENSION photosearch;
             """)
@@ -57,9 +58,10 @@ class Tables:
         # Indexes of an earlier run may have an earlier format.
         self.database.psql("""
             SET client_min_messages = warning;
-            DROP INDEX IF EXISTS full_vectors_index, prefixes_index, real_vectors_index, ten_million_index;
+            DROP INDEX IF EXISTS full_vectors_index, in_rows_whole, in_rows_prefix, prefixes_index, real_vectors_index, ten_million_index;
         """)
         self.fill("full_vectors", columns, self.full, [DIMENSIONS])
+        self.fill("in_rows", columns, self.full, [DIMENSIONS], options="toast_tuple_target = 8160")
         self.fill("prefixes", f"id int, e mrl_vector({PREFIX})", self.prefixes, [PREFIX])
         if ten_million:
             self.fill("ten_million", f"id int, e mrl_vector({PREFIX})", self.ten_million, [PREFIX])
@@ -81,17 +83,17 @@ class Tables:
             ON CONFLICT (what) DO UPDATE SET how = excluded.how, seconds = excluded.seconds;
         """)
 
-    def fill(self, table, columns, vectors, dims, how=""):
+    def fill(self, table, columns, vectors, dims, how="", options=""):
         """Fills a table with one of the sets: the id, then one vector for each entry of `dims`, its number of dimensions.
         The column e has storage external."""
-        how = how or f"{vectors.count} rows, {columns}, seed {SEED}"
+        how = how or f"{vectors.count} rows, {columns}, {options and options + ', '}seed {SEED}"
         if self.how(table) == how:
             return
         print(f"making {table}: {how}", flush=True)
         started = time.monotonic()
         self.database.psql(f"""
             SET client_min_messages = warning;
-            DROP TABLE IF EXISTS {table}; CREATE TABLE {table} ({columns});
+            DROP TABLE IF EXISTS {table}; CREATE TABLE {table} ({columns}) {options and f'WITH ({options})'};
             ALTER TABLE {table} ALTER e SET STORAGE external;
         """)
         self.database.copy(f"COPY {table} FROM STDIN WITH (FORMAT binary)", copy_stream(vectors.batches(), dims))
