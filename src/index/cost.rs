@@ -4,6 +4,7 @@ use pgrx::PgList;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::ordered_rows::sweeps_for;
 use super::page::{Index, Meta};
 use crate::planner::{ALL_DIMS, compared_dims};
 use crate::version;
@@ -110,10 +111,18 @@ pub unsafe extern "C-unwind" fn amcostestimate(
             // that is returned.
             let mut order = pg_sys::QualCost::default();
             pg_sys::cost_qual_eval(&mut order, order_bys.as_ptr(), root);
+            let sweep = read * seq_page + entries * (per_entry + ENTRY) * pg_sys::cpu_operator_cost;
+            // With LIMIT, the scan ends after this many rows of the index.
+            let all = entries * matching;
+            let limit = (*root).limit_tuples;
+            let fetched = if limit > 0.0 {
+                (limit * all / (*(*info).rel).rows).min(all)
+            } else {
+                all
+            };
             *startup += pg_sys::index_other_operands_eval_cost(root, order_bys.as_ptr())
-                + read * seq_page
-                + entries * (per_entry + ENTRY) * pg_sys::cpu_operator_cost;
-            *total = *startup;
+                + sweep * sweeps_for(fetched);
+            *total = *startup + sweep * (sweeps_for(all) - sweeps_for(fetched));
             *correlation = 0.0;
             per_row += order.per_tuple;
             // Codes of a prefix do not give an order of the whole similarity.

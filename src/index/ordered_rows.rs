@@ -170,15 +170,39 @@ impl OrderedRows {
         self.is_complete = self.kept.len() < self.capacity;
         self.sorted = std::mem::take(&mut self.kept).into_sorted_vec();
         self.sorted.reverse();
-        let largest = work_mem_bytes() / size_of::<Candidate>();
-        self.capacity = (self.capacity * GROWTH).min(largest).max(FIRST_KEPT);
+        self.capacity = next_capacity(self.capacity, rows_in_work_mem());
     }
 }
 
-fn work_mem_bytes() -> usize {
+/// The maximum number of rows that a sweep keeps after one that has kept `capacity` rows, if there is
+/// memory for `largest`.
+fn next_capacity(capacity: usize, largest: usize) -> usize {
+    (capacity * GROWTH).min(largest).max(FIRST_KEPT)
+}
+
+/// The number of sweeps of a scan of which `rows` rows are fetched.
+pub fn sweeps_for(rows: f64) -> f64 {
+    sweeps_within(rows, rows_in_work_mem())
+}
+
+fn sweeps_within(rows: f64, largest: usize) -> f64 {
+    let (mut capacity, mut kept, mut sweeps) = (FIRST_KEPT, FIRST_KEPT as f64, 1.0);
+    while kept < rows {
+        let next = next_capacity(capacity, largest);
+        if next == capacity {
+            return sweeps + ((rows - kept) / capacity as f64).ceil();
+        }
+        capacity = next;
+        kept += capacity as f64;
+        sweeps += 1.0;
+    }
+    sweeps
+}
+
+fn rows_in_work_mem() -> usize {
     // SAFETY: reads a setting, which is in kB and at least 64.
     let kilobytes = unsafe { pg_sys::work_mem };
-    usize::try_from(kilobytes).unwrap_or(0).saturating_mul(1024)
+    usize::try_from(kilobytes).unwrap_or(0).saturating_mul(1024) / size_of::<Candidate>()
 }
 
 #[cfg(test)]
@@ -196,5 +220,16 @@ mod tests {
         assert!(candidate(0.9, 1) < candidate(0.9, 2));
         let mut kept: BinaryHeap<_> = [0.1, 0.9, 0.5].map(|c| candidate(c, 1)).into();
         assert_eq!(kept.pop().map(|last| last.ceiling), Some(0.1));
+    }
+
+    #[test]
+    fn sweeps_are_counted_as_they_grow() {
+        let kept = |rows| sweeps_within(rows, 10_000);
+        assert_eq!([0.0, 10.0, 256.0].map(kept), [1.0; 3]);
+        assert_eq!([257.0, 256.0 + 2048.0].map(kept), [2.0; 2]);
+        assert_eq!([2305.0, 2304.0 + 10_000.0].map(kept), [3.0; 2]);
+        assert_eq!(kept(2304.0 + 10_001.0), 4.0);
+        assert_eq!(kept(2304.0 + 50_000.0), 7.0);
+        assert_eq!(sweeps_within(2560.0, 10), 10.0);
     }
 }

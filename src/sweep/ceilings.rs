@@ -100,12 +100,7 @@ impl Ceilings {
                     // returns 1 for a NaN, which a corrupt scale can give.)
                     let first = query.first_ceiling(slab, entry, self.dots[entry]);
                     let (estimate, error) = query.integer_estimate(self.cpu, slab, entry);
-                    let rough = (estimate + error).min(first).min(1.0);
-                    if rough < at_least {
-                        continue;
-                    }
-                    let (estimate, error) = query.estimate(slab, entry);
-                    let ceiling = (estimate + error).min(rough);
+                    let ceiling = (estimate + error).min(first).min(1.0);
                     if ceiling >= at_least {
                         visit(entry, ceiling);
                     }
