@@ -12,7 +12,7 @@ use super::once::embed_once;
 use super::text;
 use crate::guc;
 use crate::image::{self, ImageError, Limits, RgbImage};
-use crate::inference::{catalog, query_cache, worker};
+use crate::inference::{catalog, model_thread, query_cache};
 use crate::model::{Cache, Cancel, Embedder, ModelError, Request};
 use crate::types::{
     ArrayArg, ByteaArg, MrlVector, TextArg, VectorArray, VectorDatum, reserve_one, sql_error,
@@ -40,7 +40,7 @@ const TEXTS: Batch = Batch {
     bytes: 2 << 20,
 };
 
-/// One item to embed. It owns its data, because it is sent to the worker thread.
+/// One item to embed. It owns its data, because it is sent to the model thread.
 #[derive(Default)]
 struct EmbedInput {
     text: Option<String>,
@@ -62,14 +62,14 @@ impl EmbedInput {
     }
 }
 
-/// Errors that occur on the worker thread.
+/// Errors that occur on the model thread.
 enum EmbedError {
     Model(ModelError),
     /// An error of a picture, with its position in an array (from 1) if it is an element of one.
     Image(Option<usize>, ImageError),
 }
 
-/// A model and an instruction. The model is looked up before anything is sent to the worker thread.
+/// A model and an instruction. The model is looked up before anything is sent to the model thread.
 struct Target {
     name: String,
     dir: PathBuf,
@@ -130,13 +130,13 @@ impl Target {
             .collect()
     }
 
-    /// Runs `job` with the model on the worker thread.
+    /// Runs `job` with the model on the model thread.
     fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&dyn Embedder, &Cancel) -> Result<T, EmbedError> + Send + 'static,
     ) -> Result<Result<T, EmbedError>, ErrorReport> {
         let (dir, cache) = (self.dir.clone(), Cache::new(guc::cache_dir()));
-        worker::run(move |models, cancel| {
+        model_thread::run(move |models, cancel| {
             let embedder = models
                 .get(&dir, &cache, cancel)
                 .map_err(EmbedError::Model)?;

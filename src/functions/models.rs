@@ -8,7 +8,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::guc;
-use crate::inference::{InvalidateOnDrop, catalog, worker};
+use crate::inference::{InvalidateOnDrop, catalog, model_thread};
 use crate::model::{self, Cache, ModelError};
 use crate::types::{TextArg, sql_error};
 
@@ -111,7 +111,8 @@ fn photosearch_prepare_model(name: TextArg<'_>, replace: bool) -> Result<i64, Er
     let cache = Cache::new(guc::cache_dir());
     // The messages are sent even if `prepare` fails, because the new files may be in use already.
     let _invalidation = replace.then_some(InvalidateOnDrop);
-    let prepared = worker::run(move |_, cancel| model::prepare(&dir, &cache, replace, cancel))?;
+    let prepared =
+        model_thread::run(move |_, cancel| model::prepare(&dir, &cache, replace, cancel))?;
     let packed = prepared.map_err(|error| catalog::model_error(&name, error))?;
     Ok(i64::try_from(packed.bytes).unwrap_or(i64::MAX))
 }
@@ -154,7 +155,7 @@ fn photosearch_quantize_model(
     let (from, to) = (catalog::find(&source)?, Path::new(&set).join(&target));
     let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
     let quantized =
-        worker::run(move |_, cancel| model::quantize(&from, &to, &cache, memory, cancel))?;
+        model_thread::run(move |_, cancel| model::quantize(&from, &to, &cache, memory, cancel))?;
     let closeness = quantized.map_err(|error| match error {
         ModelError::Cache(error) => sql_error(
             PgSqlErrorCode::ERRCODE_IO_ERROR,

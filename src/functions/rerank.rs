@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use super::text;
 use crate::guc;
-use crate::inference::{catalog, worker};
+use crate::inference::{catalog, model_thread};
 use crate::model::Cache;
 use crate::types::{TextArg, sql_error};
 
@@ -20,7 +20,7 @@ fn photosearch_rerank_score(
     let dir = catalog::find(&model)?;
     let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
     let (query, content) = (text::read(query, "query")?, text::read(content, "text")?);
-    let scores = worker::run(move |models, cancel| {
+    let scores = model_thread::run(move |models, cancel| {
         models
             .get(&dir, &cache, cancel)?
             .score(&[(&query, &content)], memory, cancel)

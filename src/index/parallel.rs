@@ -10,15 +10,15 @@ use pgrx::{PgList, is_a, pg_sys};
 use super::cost::is_mrl;
 
 /// The cost of judging a page that is in memory, without its entries, in units of `seq_page_cost`;
-/// about 0.2 µs. The cost estimate assumes that pages come from disk, and workers do not make
-/// reading from disk faster.
+/// about 0.2 µs. The cost estimate assumes that pages come from disk, and parallel workers do
+/// not make reading from disk faster.
 const PAGE_IN_MEMORY: f64 = 0.1;
-/// The additional cost per page for a worker: without huge pages, the kernel maps every page of
-/// shared memory into each process that reads it. (Measured over 256,000 pages: a worker that
+/// The additional cost per page for a parallel worker: without huge pages, the kernel maps every page of
+/// shared memory into each process that reads it. (Measured over 256,000 pages: a parallel worker that
 /// started without delay would have swept them at half the leader's speed.)
 const PAGE_MAPPING: f64 = 0.2;
 /// The additional startup cost of parallel workers, in units of `parallel_setup_cost`. With the
-/// default of that setting it corresponds to about 20 ms, the time that a worker takes to start, to
+/// default of that setting it corresponds to about 20 ms, the time that a parallel worker takes to start, to
 /// load the library, and to unmap its memory at the end.
 const WORKER_STARTUP: f64 = 10.0;
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-# A worker alone changes the rows whose id has its number modulo ID_STRIDE, so it knows their contents.
+# A writer alone changes the rows whose id has its number modulo ID_STRIDE, so it knows their contents.
 ID_STRIDE = 64
 
 
@@ -54,25 +54,25 @@ class Ledger:
         self.commits = 0
         self.counters = {}
 
-    def own(self, table, worker):
+    def own(self, table, writer):
         with self.lock:
-            return [number for number in self.rows[table] if number % ID_STRIDE == worker]
+            return [number for number in self.rows[table] if number % ID_STRIDE == writer]
 
     @contextmanager
-    def commit(self, worker, table, changes, truncated=False):
+    def commit(self, writer, table, changes, truncated=False):
         """Encloses the statement that commits. If the session ends within it, the commit stays pending."""
         with self.lock:
-            self.pending[worker] = (table, truncated, changes)
+            self.pending[writer] = (table, truncated, changes)
         try:
             yield
         except psycopg.Error as error:
             # The server has reported that the transaction did not commit.
             if is_conflict(error):
                 with self.lock:
-                    del self.pending[worker]
+                    del self.pending[writer]
             raise
         with self.lock:
-            del self.pending[worker]
+            del self.pending[writer]
             self.rows[table] = changed(self.rows[table], truncated, changes)
             self.commits += 1
 

@@ -26,9 +26,9 @@ from pathlib import Path
 
 from answers import complaints_of_answers, complaints_of_indexes
 from server import Server, kill
-from workload import EAGER_AUTOVACUUM, TABLES, Reader, Worker, make
+from workload import EAGER_AUTOVACUUM, TABLES, Reader, Writer, make
 
-WORKERS = 4
+WRITERS = 4
 
 
 def settings(rng):
@@ -74,17 +74,17 @@ def one_round(server, tables, sources, ledger, rng, number):
     maintenance = threading.Lock()
     # In half of the rounds no index is built anew, so that the indexes carry the history of many rounds.
     builds = rng.random() < 0.5
-    workers = [Worker(server, ledger, tables, sources, n, f"{rng.random()} {n}", maintenance, builds) for n in range(WORKERS)]
+    writers = [Writer(server, ledger, tables, sources, n, f"{rng.random()} {n}", maintenance, builds) for n in range(WRITERS)]
     reader = Reader(server, tables, sources, rng.random())
-    for session in (*workers, reader):
+    for session in (*writers, reader):
         session.start()
     time.sleep(rng.uniform(0.3, 3))
-    how = crash(server, rng, [session.pid for session in (*workers, reader)])
-    for session in (*workers, reader):
+    how = crash(server, rng, [session.pid for session in (*writers, reader)])
+    for session in (*writers, reader):
         session.join(90)
     checks = {
-        "every session ended": [str(s) for s in (*workers, reader) if s.is_alive()],
-        "no session had an error": [f"{s.error!r}" for s in (*workers, reader) if s.error],
+        "every session ended": [str(s) for s in (*writers, reader) if s.is_alive()],
+        "no session had an error": [f"{s.error!r}" for s in (*writers, reader) if s.error],
         "index and sequential scans agree during writes": reader.wrong,
     }
     crashed = time.monotonic()
@@ -104,7 +104,7 @@ def one_round(server, tables, sources, ledger, rng, number):
             checks["index and sequential scans agree after vacuum"], more = complaints_of_answers(connection, tables, sources, rng, 1)
             asked += more
     checks["the log has no panic, failed assertion or failed replay"] = server.disasters()
-    steps = sum(worker.done for worker in workers)
+    steps = sum(writer.done for writer in writers)
     print(
         f"round {number}: {how} after {steps} steps and {reader.asked} questions during writes; recovered in {recovered - crashed:.1f} s;"
         f" {sum(map(len, ledger.rows.values()))} rows, {asked} questions; {time.monotonic() - started:.1f} s",
@@ -139,7 +139,7 @@ def main():
     server = Server(directory / "server")
     server.start(shared_buffers="64MB")
     with server.connect() as connection:
-        sources, ledger = make(connection, TABLES, seed, WORKERS)
+        sources, ledger = make(connection, TABLES, seed, WRITERS)
     server.stop()
     passed = 0
     failed = []

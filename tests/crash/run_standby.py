@@ -25,9 +25,9 @@ from answers import BITMAP, PARALLEL, PLAIN, SEQUENTIAL, compare, complaints_of_
 from checks import Checks
 from run_crash import drop_leftovers
 from server import Server
-from workload import EAGER_AUTOVACUUM, TABLES, Reader, Worker, make
+from workload import EAGER_AUTOVACUUM, TABLES, Reader, Writer, make
 
-WORKERS = 3
+WRITERS = 3
 # A standby has no unlogged tables before it is promoted.
 LOGGED = [table for table in TABLES if table.persistence != "UNLOGGED"]
 
@@ -35,16 +35,16 @@ LOGGED = [table for table in TABLES if table.persistence != "UNLOGGED"]
 def write(server, ledger, sources, rng, seconds, readers=(), builds=True):
     """Lets sessions write and query for a while. Returns the errors."""
     maintenance = threading.Lock()
-    workers = [Worker(server, ledger, TABLES, sources, n, f"{rng.random()} {n}", maintenance, builds) for n in range(WORKERS)]
-    for session in (*workers, *readers):
+    writers = [Writer(server, ledger, TABLES, sources, n, f"{rng.random()} {n}", maintenance, builds) for n in range(WRITERS)]
+    for session in (*writers, *readers):
         session.start()
     time.sleep(seconds)
-    for session in (*workers, *readers):
+    for session in (*writers, *readers):
         session.stopping.set()
-    for session in (*workers, *readers):
+    for session in (*writers, *readers):
         session.join(90)
-    hanging = [f"{session} hangs" for session in (*workers, *readers) if session.is_alive()]
-    return hanging + [repr(session.error) for session in (*workers, *readers) if session.error]
+    hanging = [f"{session} hangs" for session in (*writers, *readers) if session.is_alive()]
+    return hanging + [repr(session.error) for session in (*writers, *readers) if session.error]
 
 
 def wait_for_replay(primary, standby, seconds=120):
@@ -137,7 +137,7 @@ def main():
     primary.start()
     checks = Checks()
     with primary.connect() as connection:
-        sources, ledger = make(connection, TABLES, seed, WORKERS)
+        sources, ledger = make(connection, TABLES, seed, WRITERS)
 
     # Standby and backup are both copied while sessions write.
     writing = threading.Thread(target=lambda: checks.add("sessions wrote during the copies", write(primary, ledger, sources, rng, 3)))

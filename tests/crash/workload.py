@@ -29,11 +29,11 @@ TABLES = [
     Table("posters", 4096, {"posters_4096": (4096, None), "posters_2048": (2048, None)}),
     Table("drafts", 32, {"drafts_20": (20, None)}, storage="plain", persistence="UNLOGGED"),
 ]
-# A worker with more rows than this in a table only deletes.
+# A writer with more rows than this in a table only deletes.
 FULL = {"photos": 200, "faces": 500, "thumbs": 1000, "posters": 40, "drafts": 300}
 
 
-class Worker(threading.Thread):
+class Writer(threading.Thread):
     """One session that takes random steps until the server is gone or it is told to stop."""
 
     def __init__(self, server, ledger, tables, sources, number, seed, maintenance, builds=True):
@@ -42,7 +42,7 @@ class Worker(threading.Thread):
         self.number, self.rng, self.maintenance = number, random.Random(seed), maintenance
         self.builds = builds
         self.stopping = threading.Event()
-        # Source of ids and versions. It continues over rounds, so that workers of the same number never reuse one.
+        # Source of ids and versions. It continues over rounds, so that writers of the same number never reuse one.
         self.counter = ledger.counters.get(number, 0)
         self.connection = self.pid = None
         self.done = 0
@@ -320,7 +320,7 @@ class Reader(threading.Thread):
             return connection.execute("SELECT pg_is_in_recovery()").fetchone()[0]
 
 
-def make(connection, tables, seed, workers):
+def make(connection, tables, seed, writers):
     """Creates the tables and indexes, with rows from before and after the build. Returns the sources and the ledger."""
     connection.execute("CREATE EXTENSION photosearch")
     rng = random.Random(seed)
@@ -328,10 +328,10 @@ def make(connection, tables, seed, workers):
     ledger = Ledger(tables)
     for table in tables:
         table.create(connection)
-        count = FULL[table.name] * workers // 2
+        count = FULL[table.name] * writers // 2
         for part in (0, 1):
-            # Version -1, which no worker writes, and negative ids, which no worker uses.
-            rows = [(-(2 * i + part + 1) * ID_STRIDE + i % workers, rng.randrange(6), -1, sources[table.name].one(rng)) for i in range(count // 2)]
+            # Version -1, which no writer writes, and negative ids, which no writer uses.
+            rows = [(-(2 * i + part + 1) * ID_STRIDE + i % writers, rng.randrange(6), -1, sources[table.name].one(rng)) for i in range(count // 2)]
             with connection.cursor() as cursor:
                 copy_binary(cursor, table.name, rows)
             ledger.rows[table.name] |= {row[0]: row[2] for row in rows}

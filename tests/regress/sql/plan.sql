@@ -160,7 +160,7 @@ BEGIN
     RAISE NOTICE E'\n%', seen;
 END
 $$;
--- No worker embeds: if the stable form stands in FROM, the leader evaluates it once, for all.
+-- No parallel worker embeds: if the stable form stands in FROM, the leader evaluates it once, for all.
 EXPLAIN (COSTS OFF) SELECT id FROM photos, embed_text('a baby') AS q WHERE coarse_match(e, q);
 -- Parallel and serial scans return the same rows.
 SELECT count(*) AS parallel FROM photos WHERE coarse_match(e, some_vector(5, 192), 0.05, 32) \gset

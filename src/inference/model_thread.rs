@@ -1,10 +1,11 @@
-//! The worker thread of a backend, which loads and runs models.
+//! The model thread of a backend, which loads and runs models. (It is not one of Postgres' parallel
+//! workers, which are processes.)
 //!
 //! A backend is single-threaded, and Postgres' signal handlers must run on its only thread. So the
-//! backend's thread only waits and processes interrupts, while a separate worker thread loads
-//! models and computes, with a pool of threads that it starts. All signals are blocked in the
-//! worker thread, and therefore in the threads of the pool, because a new thread inherits the
-//! signal mask of its creator. None of these threads calls into Postgres.
+//! backend's thread only waits and processes interrupts, while the model thread loads models and
+//! computes, with a pool of threads that it starts. All signals are blocked in the model thread, and
+//! therefore in the threads of the pool, because a new thread inherits the signal mask of its creator.
+//! None of these threads calls into Postgres.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -35,11 +36,11 @@ const MEMORY_RETENTION: Duration = Duration::from_secs(2);
 /// allocate the thread-local storage of a new thread.
 const JOB_START_MEMORY: u64 = 8 << 20;
 
-/// The stack size of the worker thread. It has ample reserve, because image decoding and the
+/// The stack size of the model thread. It has ample reserve, because image decoding and the
 /// tokenizer recurse only a little.
 const STACK_SIZE: usize = 16 << 20;
 
-/// The models that this session has loaded, by directory. The worker thread owns them.
+/// The models that this session has loaded, by directory. The model thread owns them.
 #[derive(Default)]
 pub struct Models(HashMap<PathBuf, Loaded>);
 
@@ -72,7 +73,7 @@ impl Models {
 type Job = Box<dyn FnOnce(&mut Models) + Send>;
 
 thread_local! {
-    static WORKER: RefCell<Option<Sender<Job>>> = const { RefCell::new(None) };
+    static MODEL_THREAD: RefCell<Option<Sender<Job>>> = const { RefCell::new(None) };
 }
 
 /// Cancels the job when the backend stops waiting for it, because of an error or because the result has arrived.
@@ -84,7 +85,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// Runs `job` on the worker thread and waits for its result. A cancel request, `statement_timeout`
+/// Runs `job` on the model thread and waits for its result. A cancel request, `statement_timeout`
 /// and other interrupts end the wait within [`INTERRUPT_POLL`]; the job then ends at its next
 /// cancellation check.
 ///
@@ -158,21 +159,21 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "panic".to_owned())
 }
 
-/// Sends a job to the worker thread. The first job starts the thread.
+/// Sends a job to the model thread. The first job starts the thread.
 fn submit(job: Job) -> Result<(), ErrorReport> {
-    WORKER.with_borrow_mut(|worker| {
-        let sender = match worker {
+    MODEL_THREAD.with_borrow_mut(|started| {
+        let sender = match started {
             Some(sender) => sender,
-            None => worker.insert(start()?),
+            None => started.insert(start()?),
         };
         sender.send(job).map_err(|_| {
-            *worker = None;
+            *started = None;
             internal("the thread that runs models has ended")
         })
     })
 }
 
-/// Starts the worker thread with all signals blocked.
+/// Starts the model thread with all signals blocked.
 fn start() -> Result<Sender<Job>, ErrorReport> {
     let threads = guc::threads();
     let seats = guc::cache_dir();
@@ -223,14 +224,14 @@ fn trim_heap() {
     }
 }
 
-/// The main function of the worker thread: runs jobs in the pool until the backend ends.
+/// The main function of the model thread: runs jobs in the pool until the backend ends.
 fn run_jobs(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     // More threads than processors would only take memory and slow down other sessions.
     let threads = threads.unwrap_or(processors).min(processors);
     configure_thread();
     // If a thread cannot be started, `jobs` is dropped, and the backend's thread reports that the
-    // worker thread has ended.
+    // model thread has ended.
     let Ok(mut pool) = Pool::new(threads, configure_thread) else {
         return;
     };
