@@ -22,7 +22,7 @@ use pgrx::prelude::*;
 
 use crate::guc;
 use crate::memory;
-use crate::model::compute::{Pool, Seats, configure_thread};
+use crate::model::compute::{CpuSlots, Pool, configure_thread};
 use crate::model::{self, Cache, Cancel, Embedder, Loaded, ModelError};
 use crate::types::sql_error;
 
@@ -176,14 +176,14 @@ fn submit(job: Job) -> Result<(), ErrorReport> {
 /// Starts the model thread with all signals blocked.
 fn start() -> Result<Sender<Job>, ErrorReport> {
     let threads = guc::threads();
-    let seats = guc::cache_dir();
+    let slots_dir = guc::cache_dir();
     retain_freed_memory();
     let (sender, jobs) = mpsc::channel::<Job>();
     let spawned = with_signals_blocked(|| {
         std::thread::Builder::new()
             .name("photosearch 0".to_owned())
             .stack_size(STACK_SIZE)
-            .spawn(move || run_jobs(jobs, threads, seats))
+            .spawn(move || run_jobs(jobs, threads, slots_dir))
     })?;
     spawned.map(|_| sender).map_err(|error| {
         sql_error(
@@ -225,7 +225,7 @@ fn trim_heap() {
 }
 
 /// The main function of the model thread: runs jobs in the pool until the backend ends.
-fn run_jobs(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
+fn run_jobs(jobs: Receiver<Job>, threads: Option<usize>, slots_dir: PathBuf) {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     // More threads than processors would only take memory and slow down other sessions.
     let threads = threads.unwrap_or(processors).min(processors);
@@ -235,7 +235,7 @@ fn run_jobs(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
     let Ok(mut pool) = Pool::new(threads, configure_thread) else {
         return;
     };
-    let mut seats = Seats::new(seats, processors);
+    let mut slots = CpuSlots::new(slots_dir, processors);
     let mut models = Models::default();
     loop {
         let job = match jobs.recv_timeout(MEMORY_RETENTION) {
@@ -246,7 +246,7 @@ fn run_jobs(jobs: Receiver<Job>, threads: Option<usize>, seats: PathBuf) {
             job => job,
         };
         let Ok(job) = job else { return };
-        let taken = seats.take(threads);
+        let taken = slots.take(threads);
         pool.set_width(taken.threads());
         pool.install(|| job(&mut models));
     }

@@ -1,27 +1,27 @@
-//! Limits the number of threads that all concurrent forward passes use together.
+//! Limits the number of threads that all concurrent forward passes of a server use together.
 //!
-//! There is one seat for each processor: a file that a forward pass locks. A forward pass takes as
-//! many free seats as it can use and splits its work over that many threads. If all seats are
-//! taken, it runs in one thread, and the scheduler shares the processors. So sixteen backends on
-//! two processors do not run sixteen pools of two threads that wait for each other. The kernel
-//! releases the seats of a process that dies.
+//! There is one slot for each processor: a file that a forward pass locks. A forward pass takes as
+//! many free slots as it can use and splits its work over that many threads. If no slot is free, the
+//! forward pass runs in one thread, and the operating system's scheduler shares the processors. So
+//! sixteen backends on two processors do not run sixteen pools of two threads that wait for each
+//! other. The operating system releases the slots of a process that dies.
 
 use std::fs::File;
 use std::path::PathBuf;
 
 use crate::private;
 
-/// The seats of a server. One process may hold several of them.
-pub struct Seats {
+/// The slots of a server. One process may hold several of them.
+pub struct CpuSlots {
     directory: PathBuf,
     files: Vec<Option<File>>,
 }
 
-/// Seats that were taken. They are released on drop.
-pub struct Taken<'a>(Vec<&'a File>);
+/// Slots that a forward pass has taken. They are released on drop.
+pub struct TakenSlots<'a>(Vec<&'a File>);
 
-impl Seats {
-    /// `count` seats, which are files in `directory`.
+impl CpuSlots {
+    /// `count` slots, which are files in `directory`.
     pub fn new(directory: PathBuf, count: usize) -> Self {
         Self {
             directory,
@@ -29,34 +29,34 @@ impl Seats {
         }
     }
 
-    /// Takes up to `wanted` free seats. Takes none if the files cannot be opened.
-    pub fn take(&mut self, wanted: usize) -> Taken<'_> {
+    /// Takes up to `wanted` free slots. Takes none if the files cannot be opened.
+    pub fn take(&mut self, wanted: usize) -> TakenSlots<'_> {
         let mut taken = Vec::new();
-        for (i, place) in self.files.iter_mut().enumerate() {
+        for (i, slot) in self.files.iter_mut().enumerate() {
             if taken.len() == wanted {
                 break;
             }
-            if place.is_none() && private::check(&self.directory).is_ok() {
-                *place = private::lock_file(&self.directory.join(format!("cpu.{i}"))).ok();
+            if slot.is_none() && private::check(&self.directory).is_ok() {
+                *slot = private::lock_file(&self.directory.join(format!("cpu.{i}"))).ok();
             }
-            if let Some(file) = place
+            if let Some(file) = slot
                 && file.try_lock().is_ok()
             {
                 taken.push(&*file);
             }
         }
-        Taken(taken)
+        TakenSlots(taken)
     }
 }
 
-impl Taken<'_> {
-    /// Number of threads to use: one per seat, and one if there is no seat.
+impl TakenSlots<'_> {
+    /// Number of threads to use: one for each slot, and one if there is no slot.
     pub fn threads(&self) -> usize {
         self.0.len().max(1)
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for TakenSlots<'_> {
     fn drop(&mut self) {
         for file in &self.0 {
             // Closing the file would also release the lock, so an error here has no effect.
@@ -70,10 +70,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seat_is_taken_by_one_at_a_time() {
+    fn a_slot_is_taken_by_one_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
-        let seats = || Seats::new(directory.path().to_owned(), 3);
-        let (mut a, mut b, mut c) = (seats(), seats(), seats());
+        let slots = || CpuSlots::new(directory.path().to_owned(), 3);
+        let (mut a, mut b, mut c) = (slots(), slots(), slots());
         let first = a.take(2);
         assert_eq!(first.0.len(), 2);
         let second = b.take(2);

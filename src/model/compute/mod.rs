@@ -5,13 +5,14 @@
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_variables))]
 mod avx512;
 mod bytes;
+mod cpu_slots;
 mod kernel;
 mod matrix;
 mod ops;
 pub(super) mod pool;
-mod seats;
 
 pub(super) use bytes::{Owner, SharedBytes};
+pub use cpu_slots::CpuSlots;
 pub use kernel::configure_thread;
 pub(super) use kernel::{
     Factor, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, int8_blocks,
@@ -22,4 +23,3 @@ pub(super) use ops::{
     silu, silu_gate, sum,
 };
 pub use pool::Pool;
-pub use seats::Seats;
