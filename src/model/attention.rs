@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use half::bf16;
 
 use super::compute::{
-    self, Factor, Held, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, pool,
+    self, DType, Factor, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, pool,
 };
 use super::layers::Linear;
 use super::{Cancel, ModelError};
@@ -55,10 +55,10 @@ enum Precision {
 }
 
 impl Precision {
-    /// The precision for a model whose matrices have the format `held`.
-    fn of((held, kernel): (Held, Kernel)) -> Self {
-        match held {
-            Held::Bf16 | Held::Int8 if kernel.suits_attention() => Self::Bf16(kernel),
+    /// The precision for a model whose matrices have this number format.
+    fn of((dtype, kernel): (DType, Kernel)) -> Self {
+        match dtype {
+            DType::Bf16 | DType::Int8 if kernel.suits_attention() => Self::Bf16(kernel),
             _ if kernel.packs_f32() => Self::F32(kernel),
             _ => Self::Gemm,
         }

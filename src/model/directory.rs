@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ModelError;
-use super::compute::{Held, SharedBytes};
+use super::compute::{DType, SharedBytes};
 use super::dual::Calibration;
 use super::pack::{Pack, SectionKind};
 
@@ -65,7 +65,7 @@ pub(super) struct Recommendations {
     coarse_dims: Option<usize>,
     fine_threshold: Option<f32>,
     /// The number format of the matrices, which overrides the checkpoint's.
-    pub compute_dtype: Option<Held>,
+    pub compute_dtype: Option<DType>,
     /// The system message of a request without an instruction.
     pub default_instruction: Option<String>,
     /// The maximum number of tokens. A longer input is truncated.

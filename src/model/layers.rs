@@ -4,7 +4,7 @@
 //!
 //! A block takes and returns f32 matrices as plain slices, row by row. A row is a token or a patch,
 //! and the block's weights determine its width. Comments give shapes as [rows, columns]. How a
-//! product rounds depends on the number format of its weights ([`Held`]).
+//! product rounds depends on the number format of its weights ([`DType`]).
 //!
 //! All products of a forward pass are in [`matmul`], which splits them over the threads and calls
 //! the processor's kernel, and in [`Attention`](super::attention::Attention).
@@ -12,7 +12,7 @@
 use serde::Deserialize;
 
 use super::ModelError;
-use super::compute::{self, Held, Kernel, Matrix, SharedBytes, matmul, widen};
+use super::compute::{self, DType, Kernel, Matrix, SharedBytes, matmul, widen};
 use super::scope::Scope;
 
 /// `x Wᵀ + b`.
@@ -53,8 +53,8 @@ impl Linear {
     }
 
     /// The number format of the weights, and the code that multiplies them.
-    pub fn format(&self) -> (Held, Kernel) {
-        (self.weight.held(), self.weight.kernel())
+    pub fn format(&self) -> (DType, Kernel) {
+        (self.weight.dtype(), self.weight.kernel())
     }
 
     /// [rows, inputs] to [rows, outputs]
@@ -72,26 +72,26 @@ impl Linear {
 /// A lookup table [rows, width] in the checkpoint's number format.
 pub(super) struct Embedding {
     width: usize,
-    held: Held,
+    dtype: DType,
     weight: SharedBytes,
 }
 
 impl Embedding {
     /// `None` if `weight` does not have the table's size.
-    pub fn new(rows: usize, width: usize, held: Held, weight: SharedBytes) -> Option<Self> {
-        let size = rows.checked_mul(held.row_bytes(width))?;
+    pub fn new(rows: usize, width: usize, dtype: DType, weight: SharedBytes) -> Option<Self> {
+        let size = rows.checked_mul(dtype.row_bytes(width))?;
         (weight.as_ref().len() == size).then_some(Self {
             width,
-            held,
+            dtype,
             weight,
         })
     }
 
     /// A table without rows, for a model that is built only to list its weights.
-    pub fn absent(width: usize, held: Held) -> Self {
+    pub fn absent(width: usize, dtype: DType) -> Self {
         Self {
             width,
-            held,
+            dtype,
             weight: SharedBytes::empty(),
         }
     }
@@ -102,13 +102,13 @@ impl Embedding {
     /// [`ModelError::Internal`] if an index is out of range.
     pub fn forward(&self, indices: &[u32]) -> Result<Vec<f32>, ModelError> {
         let mut out = vec![0.0; indices.len() * self.width];
-        let row_bytes = self.held.row_bytes(self.width);
+        let row_bytes = self.dtype.row_bytes(self.width);
         for (out, &index) in out.chunks_exact_mut(self.width).zip(indices) {
             let start = (index as usize).checked_mul(row_bytes);
             start
                 .and_then(|start| {
                     let row = start..start.checked_add(row_bytes)?;
-                    widen(self.held, self.weight.as_ref().get(row)?, out)
+                    widen(self.dtype, self.weight.as_ref().get(row)?, out)
                 })
                 .ok_or_else(|| ModelError::Internal(format!("there is no embedding {index}")))?;
         }

@@ -228,10 +228,10 @@ fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pac
         let dims = (family.dims)(directory)?;
         let weights = Weights::open(directory, cancel)?;
         let recommended = directory.recommendations(dims.unwrap_or(usize::MAX))?;
-        let held = recommended.compute_dtype.unwrap_or(weights.held());
+        let dtype = recommended.compute_dtype.unwrap_or(weights.dtype());
         let packing = Packing {
             weights,
-            writer: RefCell::new(PackWriter::new(file, held, kernel)?),
+            writer: RefCell::new(PackWriter::new(file, dtype, kernel)?),
         };
         (family.load)(directory, WeightSource::Packing(&packing), cancel)?;
         let mut writer = packing.writer.into_inner();

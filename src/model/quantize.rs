@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::compute::{Held, Panel, int8_blocks, matrix_panels, quantise};
+use super::compute::{DType, Panel, int8_blocks, matrix_panels, quantise};
 use super::directory::{self, Directory};
 use super::pack::{Pack, SectionKind};
 use super::weights::{SCALE_SUFFIX, Weights};
@@ -103,7 +103,7 @@ fn write(source: &Path, target: &Path, cache: &Cache, cancel: &Cancel) -> Result
     let pack = super::pack(source, cache, false, cancel)?;
     let directory = Directory::open(source)?;
     let weights = Weights::open(&directory, cancel)?;
-    if weights.held() == Held::Int8 {
+    if weights.dtype() == DType::Int8 {
         return Err(ModelError::InvalidInput(
             "the source is quantised already".into(),
         ));
@@ -123,7 +123,7 @@ fn write(source: &Path, target: &Path, cache: &Cache, cancel: &Cancel) -> Result
         true => directory.json(directory::PHOTOSEARCH)?,
         false => Map::new(),
     };
-    own.insert("compute_dtype".into(), json!(Held::Int8.name()));
+    own.insert("compute_dtype".into(), json!(DType::Int8.name()));
     let own = serde_json::to_vec_pretty(&own).map_err(io::Error::from)?;
     fs::write(target.join(directory::PHOTOSEARCH), own)?;
     write_weights(&pack, &weights, &target.join(directory::WEIGHTS), cancel)

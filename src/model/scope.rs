@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use super::compute::{Held, Matrix, SharedBytes, matrix_panels, pack_panel};
+use super::compute::{DType, Matrix, SharedBytes, matrix_panels, pack_panel};
 use super::layers::Embedding;
 use super::pack::{Pack, PackWriter, SectionKind};
 use super::weights::Weights;
@@ -78,22 +78,22 @@ impl<'a> Scope<'a> {
             WeightSource::Packing(packing) => packing,
             WeightSource::Packed(pack) => {
                 let packed = section(pack, &name, &kind)?;
-                let (held, kernel) = (pack.header().held, pack.kernel());
-                return Matrix::new(outputs, inputs, held, kernel, packed)
+                let (dtype, kernel) = (pack.header().dtype, pack.kernel());
+                return Matrix::new(outputs, inputs, dtype, kernel, packed)
                     .ok_or_else(|| wrong_size(&name));
             }
         };
         let mut writer = packing.writer.borrow_mut();
-        let (held, kernel) = (writer.held(), writer.kernel());
+        let (dtype, kernel) = (writer.dtype(), writer.kernel());
         let stored = packing.weights.tensor(&name, shape)?;
         let panels = matrix_panels(outputs).map(|(first, rows)| {
             self.cancel.check()?;
             let range = first..first + rows;
             let weights = packing.weights.panel(&name, &stored, range, inputs)?;
-            Ok(pack_panel(held, kernel, weights, rows, inputs))
+            Ok(pack_panel(dtype, kernel, weights, rows, inputs))
         });
         writer.add::<ModelError>(&name, kind, panels)?;
-        Ok(Matrix::absent(outputs, inputs, held, kernel))
+        Ok(Matrix::absent(outputs, inputs, dtype, kernel))
     }
 
     /// A table of rows, in the checkpoint's number format.
@@ -113,9 +113,9 @@ impl<'a> Scope<'a> {
                     SectionKind::Table {
                         rows: packed_rows,
                         columns: packed_columns,
-                        held,
+                        dtype,
                     } if (packed_rows, packed_columns) == (rows, columns) => {
-                        Embedding::new(rows, columns, held, bytes)
+                        Embedding::new(rows, columns, dtype, bytes)
                     }
                     _ => None,
                 };
@@ -123,8 +123,8 @@ impl<'a> Scope<'a> {
             }
         };
         let stored = packing.weights.tensor(&name, &[rows, columns])?;
-        let held = stored.held();
-        if held == Held::Int8 {
+        let dtype = stored.dtype();
+        if dtype == DType::Int8 {
             return Err(ModelError::malformed(
                 super::directory::WEIGHTS,
                 format!("table \"{name}\" contains 8-bit integers"),
@@ -133,7 +133,7 @@ impl<'a> Scope<'a> {
         let kind = SectionKind::Table {
             rows,
             columns,
-            held,
+            dtype,
         };
         let parts = (0..rows).step_by(TABLE_ROWS).map(|start| {
             self.cancel.check()?;
@@ -143,7 +143,7 @@ impl<'a> Scope<'a> {
             .writer
             .borrow_mut()
             .add::<ModelError>(&name, kind, parts)?;
-        Ok(Embedding::absent(columns, held))
+        Ok(Embedding::absent(columns, dtype))
     }
 
     /// A small tensor (a bias or a norm's weight), in f32.

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 
 use serde::Deserialize;
 
-use super::compute::{Held, Panel, widen};
+use super::compute::{DType, Panel, widen};
 use super::directory::{self, Directory, unreadable};
 use super::{Cancel, ModelError};
 
@@ -28,7 +28,7 @@ struct Entry {
     shard: usize,
     /// `None` for a type that no supported weight has. Such a tensor is an error only if it is
     /// requested.
-    stored: Option<Held>,
+    stored: Option<DType>,
     dtype_name: String,
     shape: Vec<usize>,
     /// Offset from the start of the file, in bytes.
@@ -114,9 +114,9 @@ impl Weights {
     }
 
     /// The number format of most of the checkpoint's bytes; Int8 if any tensor is Int8.
-    pub fn held(&self) -> Held {
-        let bytes = |held: Held| -> u64 {
-            let stored = |entry: &&Entry| entry.stored == Some(held);
+    pub fn dtype(&self) -> DType {
+        let bytes = |dtype: DType| -> u64 {
+            let stored = |entry: &&Entry| entry.stored == Some(dtype);
             self.entries
                 .values()
                 .filter(stored)
@@ -125,13 +125,13 @@ impl Weights {
         };
         // Int8 tensors exist only in quantised checkpoints. The unquantised embedding tables may be
         // larger.
-        if bytes(Held::Int8) > 0 {
-            return Held::Int8;
+        if bytes(DType::Int8) > 0 {
+            return DType::Int8;
         }
-        [Held::F32, Held::F16, Held::Bf16]
+        [DType::F32, DType::F16, DType::Bf16]
             .into_iter()
-            .max_by_key(|&held| bytes(held))
-            .unwrap_or(Held::F32)
+            .max_by_key(|&dtype| bytes(dtype))
+            .unwrap_or(DType::F32)
     }
 
     /// Whether there is a tensor of this name.
@@ -177,13 +177,13 @@ impl Weights {
             ModelError::malformed(file, format!("no tensor \"{name}\""))
         })?;
         let shard = &self.shards[entry.shard];
-        let held = entry.stored.ok_or_else(|| {
+        let dtype = entry.stored.ok_or_else(|| {
             ModelError::malformed(
                 &shard.name,
                 format!("tensor \"{name}\" has type {}", entry.dtype_name),
             )
         })?;
-        Ok(StoredTensor { shard, entry, held })
+        Ok(StoredTensor { shard, entry, dtype })
     }
 
     /// Reads rows of a matrix with `inputs` columns, which may be quantised.
@@ -194,7 +194,7 @@ impl Weights {
         rows: Range<usize>,
         inputs: usize,
     ) -> Result<Panel, ModelError> {
-        if stored.held != Held::Int8 {
+        if stored.dtype != DType::Int8 {
             return Ok(Panel::Real(stored.reals(rows, inputs)?));
         }
         let whole = stored.bytes(rows.clone(), inputs)?;
@@ -212,12 +212,12 @@ impl Weights {
 pub(super) struct StoredTensor<'a> {
     shard: &'a Shard,
     entry: &'a Entry,
-    held: Held,
+    dtype: DType,
 }
 
 impl StoredTensor<'_> {
-    pub fn held(&self) -> Held {
-        self.held
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     pub fn shape(&self) -> &[usize] {
@@ -244,7 +244,7 @@ impl StoredTensor<'_> {
     /// within the file and that its size matches its shape, so the size on disk bounds the
     /// allocation.
     pub fn bytes(&self, rows: Range<usize>, columns: usize) -> Result<Vec<u8>, ModelError> {
-        let row = self.held.row_bytes(columns);
+        let row = self.dtype.row_bytes(columns);
         let start = (rows.start * row) as u64;
         let length = rows.len() * row;
         if start + length as u64 > self.entry.bytes {
@@ -264,7 +264,7 @@ impl StoredTensor<'_> {
     /// Reads some rows and converts them to f32.
     pub fn reals(&self, rows: Range<usize>, columns: usize) -> Result<Vec<f32>, ModelError> {
         let mut reals = vec![0.0; rows.len() * columns];
-        widen(self.held, &self.bytes(rows, columns)?, &mut reals).ok_or_else(|| {
+        widen(self.dtype, &self.bytes(rows, columns)?, &mut reals).ok_or_else(|| {
             ModelError::malformed(
                 &self.shard.name,
                 format!("a floating-point tensor has type {}", self.entry.dtype_name),
@@ -317,10 +317,10 @@ fn read_header(
     let mut entries = HashMap::with_capacity(header.tensors.len());
     for (tensor, found) in header.tensors {
         let stored = match found.dtype.as_str() {
-            "F32" => Some(Held::F32),
-            "F16" => Some(Held::F16),
-            "BF16" => Some(Held::Bf16),
-            "I8" => Some(Held::Int8),
+            "F32" => Some(DType::F32),
+            "F16" => Some(DType::F16),
+            "BF16" => Some(DType::Bf16),
+            "I8" => Some(DType::Int8),
             _ => None,
         };
         let (begin, end) = found.data_offsets;

@@ -11,9 +11,9 @@ use super::{SharedBytes, pool};
 /// Outputs in a panel. A panel is packed as a unit, and a thread computes one panel at a time.
 const PANEL_OUTPUTS: usize = 128;
 
-/// The number format of a model's matrices, which determines how products round.
+/// The number format of a model's weights, which determines how the products of its matrices round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Held {
+pub(crate) enum DType {
     /// Products in f32.
     #[serde(rename = "float32")]
     F32,
@@ -29,7 +29,7 @@ pub(crate) enum Held {
     Int8,
 }
 
-impl Held {
+impl DType {
     /// The format's name in `photosearch.json`.
     pub fn name(self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl Held {
 pub(crate) struct Matrix {
     outputs: usize,
     inputs: usize,
-    held: Held,
+    dtype: DType,
     kernel: Kernel,
     packed: SharedBytes,
 }
@@ -80,31 +80,31 @@ impl Matrix {
     pub fn new(
         outputs: usize,
         inputs: usize,
-        held: Held,
+        dtype: DType,
         kernel: Kernel,
         packed: SharedBytes,
     ) -> Option<Self> {
         let own = Self {
             outputs,
             inputs,
-            held,
+            dtype,
             kernel,
             packed,
         };
         let expected: usize = own
             .panels()
-            .map(|(_, rows)| panel_bytes(held, kernel, rows, inputs))
+            .map(|(_, rows)| panel_bytes(dtype, kernel, rows, inputs))
             .sum();
         let bytes = own.packed.as_ref();
         (bytes.len() == expected && bytes.as_ptr().addr().is_multiple_of(64)).then_some(own)
     }
 
     /// A matrix without weights, for a model that is built only to list its weights.
-    pub fn absent(outputs: usize, inputs: usize, held: Held, kernel: Kernel) -> Self {
+    pub fn absent(outputs: usize, inputs: usize, dtype: DType, kernel: Kernel) -> Self {
         Self {
             outputs,
             inputs,
-            held,
+            dtype,
             kernel,
             packed: SharedBytes::empty(),
         }
@@ -118,8 +118,8 @@ impl Matrix {
         self.inputs
     }
 
-    pub fn held(&self) -> Held {
-        self.held
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     pub fn kernel(&self) -> Kernel {
@@ -138,18 +138,18 @@ impl Matrix {
             true => 1,
             false => PANEL_OUTPUTS,
         };
-        let bytes = |outputs| panel_bytes(self.held, self.kernel, outputs, self.inputs);
+        let bytes = |outputs| panel_bytes(self.dtype, self.kernel, outputs, self.inputs);
         &self.packed.as_ref()[first / unit * bytes(unit)..][..bytes(count)]
     }
 
     /// Whether the weights are stored row by row, for the gemm crate.
     fn is_row_major(&self) -> bool {
-        matches!(self.held, Held::F32 | Held::F16) && !self.kernel.packs_f32()
+        matches!(self.dtype, DType::F32 | DType::F16) && !self.kernel.packs_f32()
     }
 
     /// Whether rows that were converted for one matrix can be multiplied by the other.
     fn takes_the_same(&self, other: &Self) -> bool {
-        (self.inputs, self.held, self.kernel) == (other.inputs, other.held, other.kernel)
+        (self.inputs, self.dtype, self.kernel) == (other.inputs, other.dtype, other.kernel)
     }
 }
 
@@ -162,10 +162,10 @@ enum Factors<'a> {
 
 impl<'a> Factors<'a> {
     fn of(x: &'a [f32], matrix: &Matrix) -> Self {
-        match matrix.held {
-            Held::F32 | Held::F16 => Self::Real(x),
-            Held::Bf16 => Self::Rounded(to_bf16(x, matrix.inputs)),
-            Held::Int8 => {
+        match matrix.dtype {
+            DType::F32 | DType::F16 => Self::Real(x),
+            DType::Bf16 => Self::Rounded(to_bf16(x, matrix.inputs)),
+            DType::Int8 => {
                 let (x, scales) = quantise_rows(x, matrix.inputs, matrix.kernel.i8_rows());
                 Self::Whole(x, scales)
             }
@@ -201,8 +201,8 @@ pub(crate) fn matmul<const N: usize>(
     for (i, (matrix, _)) in matrices.iter().enumerate() {
         // gemm packs `x` again for each part of an f32 product, so there is only one part per
         // thread.
-        let step = match model.held {
-            Held::F32 if model.is_row_major() => matrix.outputs.div_ceil(width),
+        let step = match model.dtype {
+            DType::F32 if model.is_row_major() => matrix.outputs.div_ceil(width),
             _ => PANEL_OUTPUTS,
         };
         let each = (0..matrix.outputs).step_by(step);
@@ -226,7 +226,7 @@ pub(crate) fn matmul<const N: usize>(
         // SAFETY: no two parts share a column.
         let target = unsafe { places[i].target(0, rows, first, columns) };
         match &x {
-            Factors::Real(x) if matrix.held == Held::F16 => {
+            Factors::Real(x) if matrix.dtype == DType::F16 => {
                 let mut wide = vec![0.0; weights.len() / size_of::<f16>()];
                 bytemuck::cast_slice::<_, f16>(weights).convert_to_f32_slice(&mut wide);
                 kernel.product(x, inputs, bytemuck::cast_slice(&wide), start, target);
@@ -259,26 +259,26 @@ fn scale_bytes(outputs: usize, inputs: usize) -> usize {
     (outputs * int8_blocks(inputs) * size_of::<f32>()).next_multiple_of(64)
 }
 
-fn panel_bytes(held: Held, kernel: Kernel, outputs: usize, inputs: usize) -> usize {
-    match held {
-        Held::F32 => kernel.packed_bytes::<f32>(outputs, inputs),
-        Held::F16 => kernel.packed_bytes::<f32>(outputs, inputs) / 2,
-        Held::Bf16 => kernel.packed_bytes::<bf16>(outputs, inputs),
-        Held::Int8 => scale_bytes(outputs, inputs) + kernel.i8_packed_bytes(outputs, inputs),
+fn panel_bytes(dtype: DType, kernel: Kernel, outputs: usize, inputs: usize) -> usize {
+    match dtype {
+        DType::F32 => kernel.packed_bytes::<f32>(outputs, inputs),
+        DType::F16 => kernel.packed_bytes::<f32>(outputs, inputs) / 2,
+        DType::Bf16 => kernel.packed_bytes::<bf16>(outputs, inputs),
+        DType::Int8 => scale_bytes(outputs, inputs) + kernel.i8_packed_bytes(outputs, inputs),
     }
 }
 
 /// Packs a panel. The concatenated panels are the input of [`Matrix::new`].
 pub(crate) fn pack_panel(
-    held: Held,
+    dtype: DType,
     kernel: Kernel,
     weights: Panel,
     outputs: usize,
     inputs: usize,
 ) -> Vec<u8> {
-    let mut packed = vec![0u8; panel_bytes(held, kernel, outputs, inputs)];
-    match (held, weights) {
-        (Held::Int8, weights) => {
+    let mut packed = vec![0u8; panel_bytes(dtype, kernel, outputs, inputs)];
+    match (dtype, weights) {
+        (DType::Int8, weights) => {
             let (whole, scales) = match weights {
                 Panel::Whole(whole, scales) => (whole, scales),
                 Panel::Real(real) => quantise(&real, inputs),
@@ -288,20 +288,20 @@ pub(crate) fn pack_panel(
             head[..scales.len()].copy_from_slice(scales);
             kernel.i8_pack(&whole, outputs, inputs, body);
         }
-        (held, weights) => {
+        (dtype, weights) => {
             let real = match weights {
                 Panel::Real(real) => real,
                 Panel::Whole(whole, scales) => dequantise(&whole, &scales, inputs),
             };
-            match held {
-                Held::F16 => {
+            match dtype {
+                DType::F16 => {
                     let mut wide = vec![0f32; packed.len() / size_of::<f16>()];
                     kernel.pack(&real, outputs, inputs, bytemuck::cast_slice_mut(&mut wide));
                     let halves: Vec<f16> = wide.iter().map(|&x| f16::from_f32(x)).collect();
                     packed.copy_from_slice(bytemuck::cast_slice(&halves));
                 }
-                Held::Bf16 => kernel.pack(&to_bf16(&real, inputs), outputs, inputs, &mut packed),
-                Held::F32 | Held::Int8 => kernel.pack(&real, outputs, inputs, &mut packed),
+                DType::Bf16 => kernel.pack(&to_bf16(&real, inputs), outputs, inputs, &mut packed),
+                DType::F32 | DType::Int8 => kernel.pack(&real, outputs, inputs, &mut packed),
             }
         }
     }
@@ -437,20 +437,20 @@ fn dequantise(whole: &[i8], scales: &[f32], inputs: usize) -> Vec<f32> {
 }
 
 /// Converts stored values to f32. `None` if the length is not a multiple of the format's size.
-pub(crate) fn widen(held: Held, bytes: &[u8], out: &mut [f32]) -> Option<()> {
-    match held {
-        Held::F32 => out.copy_from_slice(bytemuck::try_cast_slice(bytes).ok()?),
-        Held::F16 => {
+pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Option<()> {
+    match dtype {
+        DType::F32 => out.copy_from_slice(bytemuck::try_cast_slice(bytes).ok()?),
+        DType::F16 => {
             let halves: &[f16] = bytemuck::try_cast_slice(bytes).ok()?;
             halves.convert_to_f32_slice(out);
         }
-        Held::Bf16 => {
+        DType::Bf16 => {
             let halves: &[bf16] = bytemuck::try_cast_slice(bytes).ok()?;
             for (out, half) in out.iter_mut().zip(halves) {
                 *out = half.to_f32();
             }
         }
-        Held::Int8 => return None,
+        DType::Int8 => return None,
     }
     Some(())
 }

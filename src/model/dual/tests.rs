@@ -140,13 +140,13 @@ impl Model {
     }
 
     /// Loads a copy of a case that computes in this number format.
-    fn load_as(name: &str, held: &str) -> Self {
+    fn load_as(name: &str, dtype: &str) -> Self {
         let copy = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(root().join(name)).unwrap() {
             let entry = entry.unwrap();
             std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
         }
-        let own = json!({"compute_dtype": held}).to_string();
+        let own = json!({"compute_dtype": dtype}).to_string();
         std::fs::write(copy.path().join("photosearch.json"), own).unwrap();
         Self::load(copy.path())
     }

@@ -157,8 +157,8 @@ impl Packed {
         let header = pack.header();
         Self {
             fingerprint: header.fingerprint.clone(),
-            dtype: header.held.name(),
-            kernel: header.held.computed_by(pack.kernel()),
+            dtype: header.dtype.name(),
+            kernel: header.dtype.computed_by(pack.kernel()),
             bytes: pack.bytes(),
         }
     }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::compute::{Held, Kernel, SharedBytes};
+use super::compute::{DType, Kernel, SharedBytes};
 use map::Mapping;
 
 pub use cache::{Cache, Packed};
@@ -45,8 +45,9 @@ const MAX_HEADER_BYTES: u64 = 64 << 20;
 pub(super) struct PackHeader {
     /// Hex SHA-256 of the checkpoint from which the pack was made.
     pub fingerprint: String,
-    /// The number format of the matrices.
-    pub held: Held,
+    /// The number format of the matrices. Packs of this version call it `held`.
+    #[serde(rename = "held")]
+    pub dtype: DType,
     /// The name of the kernel for which the matrices are laid out.
     pub kernel: String,
     pub sections: BTreeMap<String, Section>,
@@ -72,7 +73,8 @@ pub(super) enum SectionKind {
     Table {
         rows: usize,
         columns: usize,
-        held: Held,
+        #[serde(rename = "held")]
+        dtype: DType,
     },
     /// f32 values.
     Vector { length: usize },

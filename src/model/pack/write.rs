@@ -7,34 +7,34 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use sha2::{Digest, Sha256};
 
 use super::{ALIGNMENT, MAGIC, PREAMBLE, PackHeader, Section, SectionKind, VERSION};
-use crate::compute::{Held, Kernel};
+use crate::compute::{DType, Kernel};
 
 /// A pack that is being written, one section after another.
 pub(crate) struct PackWriter {
     file: BufWriter<File>,
     at: u64,
-    held: Held,
+    dtype: DType,
     kernel: Kernel,
     sections: BTreeMap<String, Section>,
 }
 
 impl PackWriter {
     /// Starts a pack in a new, empty file.
-    pub fn new(file: File, held: Held, kernel: Kernel) -> io::Result<Self> {
+    pub fn new(file: File, dtype: DType, kernel: Kernel) -> io::Result<Self> {
         let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&[0; PREAMBLE])?;
         Ok(Self {
             file,
             at: PREAMBLE as u64,
-            held,
+            dtype,
             kernel,
             sections: BTreeMap::new(),
         })
     }
 
     /// The number format in which matrices are stored.
-    pub fn held(&self) -> Held {
-        self.held
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     pub fn kernel(&self) -> Kernel {
@@ -77,7 +77,7 @@ impl PackWriter {
         let start = self.align()?;
         let header = PackHeader {
             fingerprint,
-            held: self.held,
+            dtype: self.dtype,
             kernel: self.kernel.name(),
             sections: self.sections,
         };

@@ -197,14 +197,14 @@ fn embeddings_are_the_references() {
 /// wide as a real model, so the rounding errors of single products cancel out less.
 #[test]
 fn other_forms_of_the_matrices_stay_close() {
-    for (held, tolerance) in [
+    for (dtype, tolerance) in [
         ("float32", COSINE),
         ("float16", 0.999_99),
         ("bfloat16", ROUNDED_COSINE),
         ("int8", WHOLE_COSINE),
     ] {
         for name in FORWARD_CASES {
-            let (case, model) = (ForwardCase::read(name), load_case_as(name, held));
+            let (case, model) = (ForwardCase::read(name), load_case_as(name, dtype));
             let got = model
                 .forward(&case.pack(&model), &Cancel::new(), &mut |_, _| ())
                 .unwrap();
@@ -213,7 +213,7 @@ fn other_forms_of_the_matrices_stay_close() {
             } else {
                 "embedding"
             };
-            let label = format!("{name} as {held}");
+            let label = format!("{name} as {dtype}");
             assert_same(&label, &got, &case.embeddings(expected), tolerance);
         }
     }

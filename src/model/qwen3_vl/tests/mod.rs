@@ -25,13 +25,13 @@ fn load_exact(name: &str) -> Qwen3Vl {
 }
 
 /// Loads a copy of a case with another number format of the matrices.
-fn load_case_as(name: &str, held: &str) -> Qwen3Vl {
+fn load_case_as(name: &str, dtype: &str) -> Qwen3Vl {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden("forward").join(name)).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
     }
-    let json = format!("{{\"compute_dtype\": \"{held}\"}}");
+    let json = format!("{{\"compute_dtype\": \"{dtype}\"}}");
     std::fs::write(copy.path().join("photosearch.json"), json).unwrap();
     load_from(copy.path())
 }
