@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use half::bf16;
 
 use super::compute::{
-    self, DType, Factor, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, pool,
+    self, DType, FloatElement, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, pool,
 };
 use super::layers::Linear;
 use super::{Cancel, ModelError};
@@ -310,7 +310,7 @@ impl Attention {
 
     /// Packs the keys and values of every sequence and kv head. The result is ordered by sequence,
     /// then by head.
-    fn pack<T: Factor>(
+    fn pack<T: FloatElement>(
         &self,
         inputs: Inputs<'_>,
         sequences: &[SequenceRows],
@@ -337,7 +337,7 @@ impl Attention {
             .ok_or_else(|| ModelError::Internal("a head was not packed".into()))
     }
 
-    fn pack_block<T: Factor>(
+    fn pack_block<T: FloatElement>(
         &self,
         inputs: Inputs<'_>,
         sequence: SequenceRows,
@@ -371,7 +371,7 @@ impl Attention {
     /// A task over one block of keys after another. A row's weights are relative to the largest
     /// score so far. If a later block has a larger score, the sums so far are scaled down (Milakov
     /// and Gimelshein 2018, "Online normalizer calculation for softmax").
-    fn in_blocks<T: Factor>(
+    fn in_blocks<T: FloatElement>(
         &self,
         inputs: Inputs<'_>,
         task: &HeadTask,

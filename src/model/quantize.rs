@@ -173,11 +173,11 @@ fn write_weights(
         for (first, rows) in matrix_panels(outputs) {
             cancel.check()?;
             let panel = weights.panel(name, &stored, first..first + rows, inputs)?;
-            let (whole, scales) = match panel {
-                Panel::Real(real) => quantise(&real, inputs),
-                Panel::Whole(whole, scales) => (whole, scales),
+            let (integers, scales) = match panel {
+                Panel::F32(floats) => quantise(&floats, inputs),
+                Panel::Int8(integers, scales) => (integers, scales),
             };
-            file.write_all(bytemuck::cast_slice(&whole))?;
+            file.write_all(bytemuck::cast_slice(&integers))?;
             all_scales.extend(scales);
         }
         file.write_all(bytemuck::cast_slice(&all_scales))?;

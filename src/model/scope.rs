@@ -184,7 +184,7 @@ impl<'a> Scope<'a> {
             }
         };
         let stored = packing.weights.tensor(&name, shape)?;
-        let vector = stored.reals(0..1, length)?;
+        let vector = stored.floats(0..1, length)?;
         let bytes = bytemuck::cast_slice(&vector).to_vec();
         packing
             .writer

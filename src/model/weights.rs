@@ -164,7 +164,7 @@ impl Weights {
                 format!("tensor \"{name}\" has shape {:?}", stored.entry.shape),
             ));
         }
-        Ok(stored.reals(0..1, 1)?[0])
+        Ok(stored.floats(0..1, 1)?[0])
     }
 
     /// The tensor of this name, of any shape.
@@ -183,7 +183,11 @@ impl Weights {
                 format!("tensor \"{name}\" has type {}", entry.dtype_name),
             )
         })?;
-        Ok(StoredTensor { shard, entry, dtype })
+        Ok(StoredTensor {
+            shard,
+            entry,
+            dtype,
+        })
     }
 
     /// Reads rows of a matrix with `inputs` columns, which may be quantised.
@@ -195,15 +199,15 @@ impl Weights {
         inputs: usize,
     ) -> Result<Panel, ModelError> {
         if stored.dtype != DType::Int8 {
-            return Ok(Panel::Real(stored.reals(rows, inputs)?));
+            return Ok(Panel::F32(stored.floats(rows, inputs)?));
         }
-        let whole = stored.bytes(rows.clone(), inputs)?;
+        let integers = stored.bytes(rows.clone(), inputs)?;
         let blocks = super::compute::int8_blocks(inputs);
         let outputs = stored.entry.shape.first().copied().unwrap_or_default();
         let scales = self.tensor(&format!("{name}{SCALE_SUFFIX}"), &[outputs, blocks])?;
-        Ok(Panel::Whole(
-            bytemuck::cast_vec(whole),
-            scales.reals(rows, blocks)?,
+        Ok(Panel::Int8(
+            bytemuck::cast_vec(integers),
+            scales.floats(rows, blocks)?,
         ))
     }
 }
@@ -262,15 +266,15 @@ impl StoredTensor<'_> {
     }
 
     /// Reads some rows and converts them to f32.
-    pub fn reals(&self, rows: Range<usize>, columns: usize) -> Result<Vec<f32>, ModelError> {
-        let mut reals = vec![0.0; rows.len() * columns];
-        widen(self.dtype, &self.bytes(rows, columns)?, &mut reals).ok_or_else(|| {
+    pub fn floats(&self, rows: Range<usize>, columns: usize) -> Result<Vec<f32>, ModelError> {
+        let mut floats = vec![0.0; rows.len() * columns];
+        widen(self.dtype, &self.bytes(rows, columns)?, &mut floats).ok_or_else(|| {
             ModelError::malformed(
                 &self.shard.name,
                 format!("a floating-point tensor has type {}", self.entry.dtype_name),
             )
         })?;
-        Ok(reals)
+        Ok(floats)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Matrix products with AVX-512, for f32, bf16 and 8-bit integers.
 //!
-//! In a packed matrix, the outputs form groups of [`GROUP`]. A unit of inputs is four bytes: one
+//! In a packed matrix, the outputs format groups of [`GROUP`]. A unit of inputs is four bytes: one
 //! f32, two bf16 or four 8-bit integers. Within a group, the units of all its outputs for the same
 //! inputs are adjacent. One instruction (VFMADD231PS, VDPBF16PS, VPDPBUSD) multiplies one unit of a
 //! row of `x`, broadcast to all lanes, by the units of sixteen outputs, so no sum across lanes is
@@ -43,7 +43,7 @@ const GROUP_BYTES: usize = UNIT_BYTES * GROUP;
 /// together with the prefetched block, while all rows of `x` are multiplied by it.
 const BLOCK_UNITS: usize = 1024;
 /// Units per block of an 8-bit integer matrix. Each block has its own scales.
-const WHOLE_UNITS: usize = INT8_BLOCK / UNIT_BYTES;
+const INT8_UNITS: usize = INT8_BLOCK / UNIT_BYTES;
 /// Maximum rows in a tile. With four registers per row, enough registers remain for the factors.
 const ROWS: usize = 6;
 /// Added to the 8-bit integers of `x` to make them unsigned.
@@ -54,30 +54,30 @@ pub fn available() -> bool {
     Cpu::best().has(Level::Avx512Bf16)
 }
 
-/// The number format of the factors.
+/// The number format of the values in a unit.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum UnitFormat {
     F32,
     Bf16,
-    Whole,
+    Int8,
 }
 
-/// Number formats of which one or two values make a unit.
-pub trait Real: bytemuck::Pod {
+/// The floating-point formats, of which one or two values make a unit.
+pub trait UnitFloat: bytemuck::Pod {
     /// Values in a unit.
     const IN_UNIT: usize = UNIT_BYTES / size_of::<Self>();
 }
 
-impl Real for f32 {}
-impl Real for bf16 {}
+impl UnitFloat for f32 {}
+impl UnitFloat for bf16 {}
 
 /// Size of a packed f32 or bf16 matrix [outputs, inputs], in bytes.
-pub fn packed_bytes<T: Real>(outputs: usize, inputs: usize) -> usize {
+pub fn packed_bytes<T: UnitFloat>(outputs: usize, inputs: usize) -> usize {
     outputs.div_ceil(GROUP) * inputs.div_ceil(T::IN_UNIT) * GROUP_BYTES
 }
 
 /// Packs a row-major matrix [outputs, inputs].
-pub fn pack<T: Real>(weight: &[T], outputs: usize, inputs: usize, packed: &mut [u8]) {
+pub fn pack<T: UnitFloat>(weight: &[T], outputs: usize, inputs: usize, packed: &mut [u8]) {
     assert_eq!(weight.len(), outputs * inputs);
     assert_eq!(packed.len(), packed_bytes::<T>(outputs, inputs));
     let units = inputs.div_ceil(T::IN_UNIT);
@@ -113,7 +113,7 @@ pub fn i8_pack(weight: &[i8], outputs: usize, inputs: usize, packed: &mut [u8]) 
     assert_eq!(weight.len(), outputs * inputs);
     assert_eq!(packed.len(), i8_packed_bytes(outputs, inputs));
     packed.fill(0);
-    let block_bytes = (1 + WHOLE_UNITS) * GROUP_BYTES;
+    let block_bytes = (1 + INT8_UNITS) * GROUP_BYTES;
     for (group, packed) in packed
         .chunks_exact_mut(i8_group_bytes(inputs).max(1))
         .enumerate()
@@ -143,7 +143,7 @@ pub fn i8_pack(weight: &[i8], outputs: usize, inputs: usize, packed: &mut [u8]) 
 ///
 /// # Panics
 /// If sizes do not match, or the processor lacks the instructions.
-pub fn product<T: Real>(
+pub fn product<T: UnitFloat>(
     x: &[T],
     packed: &[u8],
     inputs: usize,
@@ -161,15 +161,18 @@ pub fn product<T: Real>(
     if !inputs.is_multiple_of(T::IN_UNIT) {
         // If `inputs` is odd, the last bf16 unit of each row is half filled.
         let padded = units * T::IN_UNIT;
-        let mut whole = vec![T::zeroed(); rows * padded];
-        for (whole, x) in whole.chunks_exact_mut(padded).zip(x.chunks_exact(inputs)) {
-            whole[..inputs].copy_from_slice(x);
+        let mut padded_x = vec![T::zeroed(); rows * padded];
+        for (row, x) in padded_x
+            .chunks_exact_mut(padded)
+            .zip(x.chunks_exact(inputs))
+        {
+            row[..inputs].copy_from_slice(x);
         }
-        return product(&whole, packed, padded, start, target);
+        return product(&padded_x, packed, padded, start, target);
     }
-    let form = match T::IN_UNIT {
-        1 => Form::F32,
-        _ => Form::Bf16,
+    let format = match T::IN_UNIT {
+        1 => UnitFormat::F32,
+        _ => UnitFormat::Bf16,
     };
     for (group, packed) in packed.chunks_exact(units * GROUP_BYTES).enumerate() {
         let (columns, first) = begin(group, outputs, start);
@@ -192,7 +195,7 @@ pub fn product<T: Real>(
                     columns,
                 };
                 // SAFETY: `available` was checked, and there are `count` rows from `row` on.
-                unsafe { tile.real(form, count) };
+                unsafe { tile.float_product(format, count) };
             }
         }
     }
@@ -223,7 +226,7 @@ pub fn i8_product(
     assert!(bias.is_none_or(|bias| bias.len() == outputs));
     for (group, packed) in packed.chunks_exact(i8_group_bytes(inputs)).enumerate() {
         let (columns, first) = begin(group, outputs, Start::Bias(bias));
-        for (block, packed) in packed.chunks((1 + WHOLE_UNITS) * GROUP_BYTES).enumerate() {
+        for (block, packed) in packed.chunks((1 + INT8_UNITS) * GROUP_BYTES).enumerate() {
             let mut own_scales = [0.0; GROUP];
             let those = scales[group * GROUP * blocks..][..columns * blocks].iter();
             for (own, &scale) in own_scales.iter_mut().zip(those.skip(block).step_by(blocks)) {
@@ -254,7 +257,7 @@ pub fn i8_product(
                 }
                 // SAFETY: `available` was checked, there are `count` rows from `row` on, and
                 // `excess` has the values of a whole group.
-                unsafe { tile.whole(count, excess.as_ptr(), &row_scales, &own_scales) };
+                unsafe { tile.int8_product(count, excess.as_ptr(), &row_scales, &own_scales) };
             }
         }
     }
@@ -343,11 +346,11 @@ struct Tile<'a> {
 
 #[cfg(not(target_arch = "x86_64"))]
 impl Tile<'_> {
-    unsafe fn real(&self, _: Form, _: usize) {
+    unsafe fn float_product(&self, _: UnitFormat, _: usize) {
         unreachable!("no processor of this kind has AVX-512");
     }
 
-    unsafe fn whole(&self, _: usize, _: *const u8, _: &[f32; ROWS], _: &[f32; GROUP]) {
+    unsafe fn int8_product(&self, _: usize, _: *const u8, _: &[f32; ROWS], _: &[f32; GROUP]) {
         unreachable!("no processor of this kind has AVX-512");
     }
 }
@@ -356,7 +359,7 @@ impl Tile<'_> {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Form, GROUP, GROUP_BYTES, LINE, ROWS, Tile, UNIT_BYTES};
+    use super::{GROUP, GROUP_BYTES, LINE, ROWS, Tile, UNIT_BYTES, UnitFormat};
 
     /// f32 lanes of a register.
     const LANES: usize = 16;
@@ -367,20 +370,20 @@ mod x86 {
     /// The sums of a row, f32 or i32.
     type RowSums = [__m512i; REGISTERS];
 
-    const F32: u8 = Form::F32 as u8;
-    const BF16: u8 = Form::Bf16 as u8;
-    const WHOLE: u8 = Form::Whole as u8;
+    const F32: u8 = UnitFormat::F32 as u8;
+    const BF16: u8 = UnitFormat::Bf16 as u8;
+    const INT8: u8 = UnitFormat::Int8 as u8;
 
     /// Calls the function with the number of rows as a const generic argument.
     macro_rules! for_rows {
-        ($rows:expr, $tile:ident.$function:ident::<_ $(, $form:ident)?>($($arg:expr),*)) => {
+        ($rows:expr, $tile:ident.$function:ident::<_ $(, $format:ident)?>($($arg:expr),*)) => {
             match $rows {
-                1 => $tile.$function::<1 $(, $form)?>($($arg),*),
-                2 => $tile.$function::<2 $(, $form)?>($($arg),*),
-                3 => $tile.$function::<3 $(, $form)?>($($arg),*),
-                4 => $tile.$function::<4 $(, $form)?>($($arg),*),
-                5 => $tile.$function::<5 $(, $form)?>($($arg),*),
-                _ => $tile.$function::<ROWS $(, $form)?>($($arg),*),
+                1 => $tile.$function::<1 $(, $format)?>($($arg),*),
+                2 => $tile.$function::<2 $(, $format)?>($($arg),*),
+                3 => $tile.$function::<3 $(, $format)?>($($arg),*),
+                4 => $tile.$function::<4 $(, $format)?>($($arg),*),
+                5 => $tile.$function::<5 $(, $format)?>($($arg),*),
+                _ => $tile.$function::<ROWS $(, $format)?>($($arg),*),
             }
         };
     }
@@ -389,22 +392,22 @@ mod x86 {
         /// # Safety
         /// The processor has AVX-512 with BF16 and VNNI. The pointers are valid for `rows` rows, of
         /// `units` units in `x` and `columns` elements in the target.
-        pub unsafe fn real(&self, form: Form, rows: usize) {
+        pub unsafe fn float_product(&self, format: UnitFormat, rows: usize) {
             // SAFETY: the caller upholds this function's contract.
             unsafe {
-                match form {
-                    Form::F32 => for_rows!(rows, self.real_rows::<_, F32>()),
-                    _ => for_rows!(rows, self.real_rows::<_, BF16>()),
+                match format {
+                    UnitFormat::F32 => for_rows!(rows, self.float_rows::<_, F32>()),
+                    _ => for_rows!(rows, self.float_rows::<_, BF16>()),
                 }
             }
         }
 
-        /// Like [`Self::real`], for 8-bit integers. The sums start with the group's `excess` and
+        /// Like [`Self::float_product`], for 8-bit integers. The sums start with the group's `excess` and
         /// are multiplied by the scales of the rows and the outputs.
         ///
         /// # Safety
-        /// As [`Self::real`], and `excess` is valid for the values of a group.
-        pub unsafe fn whole(
+        /// As [`Self::float_product`], and `excess` is valid for the values of a group.
+        pub unsafe fn int8_product(
             &self,
             rows: usize,
             excess: *const u8,
@@ -412,7 +415,7 @@ mod x86 {
             scales: &[f32; GROUP],
         ) {
             // SAFETY: the caller upholds this function's contract.
-            unsafe { for_rows!(rows, self.whole_rows::<_>(excess, row_scales, scales)) }
+            unsafe { for_rows!(rows, self.int8_rows::<_>(excess, row_scales, scales)) }
         }
 
         /// Mask of the lanes of a register that hold columns of the target.
@@ -443,10 +446,10 @@ mod x86 {
         }
 
         #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
-        unsafe fn real_rows<const R: usize, const FORM: u8>(&self) {
+        unsafe fn float_rows<const R: usize, const FORMAT: u8>(&self) {
             let mut sums = [[_mm512_setzero_si512(); REGISTERS]; R];
             // SAFETY: the caller upholds this function's contract.
-            unsafe { self.accumulate::<R, FORM>(&mut sums) };
+            unsafe { self.accumulate::<R, FORMAT>(&mut sums) };
             for (row, sums) in sums.iter().enumerate() {
                 for (i, &sum) in sums.iter().enumerate() {
                     // SAFETY: the caller upholds this function's contract; only the target's
@@ -460,7 +463,7 @@ mod x86 {
         }
 
         #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
-        unsafe fn whole_rows<const R: usize>(
+        unsafe fn int8_rows<const R: usize>(
             &self,
             excess: *const u8,
             row_scales: &[f32; ROWS],
@@ -473,7 +476,7 @@ mod x86 {
             }
             let mut sums = [first; R];
             // SAFETY: the caller upholds this function's contract.
-            unsafe { self.accumulate::<R, WHOLE>(&mut sums) };
+            unsafe { self.accumulate::<R, INT8>(&mut sums) };
             for (row, sums) in sums.iter().enumerate() {
                 let row_scale = _mm512_set1_ps(row_scales[row]);
                 for (i, &sum) in sums.iter().enumerate() {
@@ -493,7 +496,7 @@ mod x86 {
         /// Adds the products of `R` rows and the group to the sums.
         #[target_feature(enable = "avx512f,avx512bf16,avx512vnni")]
         #[inline]
-        unsafe fn accumulate<const R: usize, const FORM: u8>(&self, sums: &mut [RowSums; R]) {
+        unsafe fn accumulate<const R: usize, const FORMAT: u8>(&self, sums: &mut [RowSums; R]) {
             let chunks = self.units.div_ceil(CHUNK);
             let each = self.ahead.lines.div_ceil(chunks.max(1));
             let mut ahead = self.ahead.from;
@@ -515,13 +518,13 @@ mod x86 {
                         let x = unsafe { self.x.add(at).cast::<i32>().read_unaligned() };
                         let x = _mm512_set1_epi32(x);
                         for (sum, &weight) in sums.iter_mut().zip(&weights) {
-                            let real = _mm512_castsi512_ps(*sum);
-                            *sum = match FORM {
-                                WHOLE => _mm512_dpbusd_epi32(*sum, x, weight),
+                            let float_sum = _mm512_castsi512_ps(*sum);
+                            *sum = match FORMAT {
+                                INT8 => _mm512_dpbusd_epi32(*sum, x, weight),
                                 F32 => {
                                     let (x, weight) =
                                         (_mm512_castsi512_ps(x), _mm512_castsi512_ps(weight));
-                                    _mm512_castps_si512(_mm512_fmadd_ps(weight, x, real))
+                                    _mm512_castps_si512(_mm512_fmadd_ps(weight, x, float_sum))
                                 }
                                 _ => {
                                     // SAFETY: any bits are 32 valid bf16 values.
@@ -531,7 +534,7 @@ mod x86 {
                                             std::mem::transmute::<__m512i, __m512bh>(weight),
                                         )
                                     };
-                                    _mm512_castps_si512(_mm512_dpbf16_ps(real, weight, x))
+                                    _mm512_castps_si512(_mm512_dpbf16_ps(float_sum, weight, x))
                                 }
                             };
                         }

@@ -168,7 +168,7 @@ pub(crate) enum Kernel {
     NumKong,
 }
 
-/// [`Factor::weights`] takes a multiple of this many scores.
+/// [`FloatElement::weights`] takes a multiple of this many scores.
 pub(crate) const SCORE_UNIT: usize = 32;
 
 /// Number of inputs in a block that shares a scale in 8-bit integer products.
@@ -235,7 +235,7 @@ impl Kernel {
         self == Self::Avx512
     }
 
-    pub fn packed_bytes<T: Factor>(self, outputs: usize, inputs: usize) -> usize {
+    pub fn packed_bytes<T: FloatElement>(self, outputs: usize, inputs: usize) -> usize {
         match self {
             Self::Avx512 => avx512::packed_bytes::<T>(outputs, inputs),
             Self::NumKong => T::library_packed_bytes(outputs, inputs),
@@ -243,7 +243,13 @@ impl Kernel {
     }
 
     /// Packs a row-major matrix [outputs, inputs].
-    pub fn pack<T: Factor>(self, weight: &[T], outputs: usize, inputs: usize, packed: &mut [u8]) {
+    pub fn pack<T: FloatElement>(
+        self,
+        weight: &[T],
+        outputs: usize,
+        inputs: usize,
+        packed: &mut [u8],
+    ) {
         assert_eq!(weight.len(), outputs * inputs);
         assert_eq!(packed.len(), self.packed_bytes::<T>(outputs, inputs));
         match self {
@@ -254,7 +260,7 @@ impl Kernel {
 
     /// Adds `x Wᵀ` to `start` and writes the result to `target`. `x` has as many rows as the
     /// target, and the packed matrix has as many outputs as the target has columns.
-    pub fn product<T: Factor>(
+    pub fn product<T: FloatElement>(
         self,
         x: &[T],
         inputs: usize,
@@ -275,9 +281,9 @@ impl Kernel {
     }
 }
 
-/// Number formats of f32 and bf16 products. [`Kernel`] calls the library functions if it has no
-/// code of its own, after checking the sizes.
-pub(crate) trait Factor: avx512::Real + Send + Sync {
+/// The element type of the matrices in a floating-point product. [`Kernel`] checks the sizes, and calls
+/// the library functions if it has no code of its own.
+pub(crate) trait FloatElement: avx512::UnitFloat + Send + Sync {
     /// Rounds `x` to this type, in the calling thread.
     fn all_of(x: &[f32]) -> Cow<'_, [Self]>;
 
@@ -293,7 +299,7 @@ pub(crate) trait Factor: avx512::Real + Send + Sync {
     fn library_product(x: &[Self], packed: &[u8], inputs: usize, target: &mut TargetColumns<'_>);
 }
 
-impl Factor for f32 {
+impl FloatElement for f32 {
     fn all_of(x: &[f32]) -> Cow<'_, [Self]> {
         Cow::Borrowed(x)
     }
@@ -318,7 +324,7 @@ impl Factor for f32 {
     }
 }
 
-impl Factor for bf16 {
+impl FloatElement for bf16 {
     fn all_of(x: &[f32]) -> Cow<'_, [Self]> {
         let mut out = vec![Self::ZERO; x.len()];
         round_all(x, &mut out);

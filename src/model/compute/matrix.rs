@@ -23,7 +23,7 @@ pub(crate) enum DType {
     /// Both factors of a product are rounded to bf16; sums are f32.
     #[serde(rename = "bfloat16")]
     Bf16,
-    /// 8-bit integers with a scale for each output and block of inputs. The other factor is
+    /// 8-bit integers with a scale for each output and block of inputs. The left factor of a product is
     /// quantised in the same way, row by row. Sums within a block are exact.
     #[serde(rename = "int8")]
     Int8,
@@ -70,8 +70,8 @@ pub(crate) struct Matrix {
 
 /// The weights of a panel: f32, or 8-bit integers with their scales ([outputs, blocks]).
 pub(crate) enum Panel {
-    Real(Vec<f32>),
-    Whole(Vec<i8>, Vec<f32>),
+    F32(Vec<f32>),
+    Int8(Vec<i8>, Vec<f32>),
 }
 
 impl Matrix {
@@ -147,27 +147,28 @@ impl Matrix {
         matches!(self.dtype, DType::F32 | DType::F16) && !self.kernel.packs_f32()
     }
 
-    /// Whether rows that were converted for one matrix can be multiplied by the other.
-    fn takes_the_same(&self, other: &Self) -> bool {
+    /// Whether rows that were converted for one of two matrices can be multiplied by the other one, too.
+    fn has_same_input_format(&self, other: &Self) -> bool {
         (self.inputs, self.dtype, self.kernel) == (other.inputs, other.dtype, other.kernel)
     }
 }
 
-/// Rows of `x`, converted to the format of the matrices.
-enum Factors<'a> {
-    Real(&'a [f32]),
-    Rounded(Vec<bf16>),
-    Whole(Vec<i8>, Vec<f32>),
+/// The rows of a product's left factor, converted to the format in which the matrices are multiplied.
+enum ConvertedRows<'a> {
+    F32(&'a [f32]),
+    Bf16(Vec<bf16>),
+    /// Integers, and their scales ([rows, blocks]).
+    Int8(Vec<i8>, Vec<f32>),
 }
 
-impl<'a> Factors<'a> {
+impl<'a> ConvertedRows<'a> {
     fn of(x: &'a [f32], matrix: &Matrix) -> Self {
         match matrix.dtype {
-            DType::F32 | DType::F16 => Self::Real(x),
-            DType::Bf16 => Self::Rounded(to_bf16(x, matrix.inputs)),
+            DType::F32 | DType::F16 => Self::F32(x),
+            DType::Bf16 => Self::Bf16(to_bf16(x, matrix.inputs)),
             DType::Int8 => {
                 let (x, scales) = quantise_rows(x, matrix.inputs, matrix.kernel.i8_rows());
-                Self::Whole(x, scales)
+                Self::Int8(x, scales)
             }
         }
     }
@@ -184,7 +185,7 @@ pub(crate) fn matmul<const N: usize>(
         return [const { Vec::new() }; N];
     };
     let mut each = matrices.iter();
-    if !each.all(|(matrix, _)| matrix.takes_the_same(model)) {
+    if !each.all(|(matrix, _)| matrix.has_same_input_format(model)) {
         return matrices.map(|own| {
             let [product] = matmul([own], x);
             product
@@ -196,7 +197,7 @@ pub(crate) fn matmul<const N: usize>(
         matrices.map(|(matrix, _)| Vec::with_capacity(rows * matrix.outputs));
     let outputs: usize = matrices.iter().map(|(matrix, _)| matrix.outputs).sum();
     let width = pool::width_for(rows * outputs * inputs / 8);
-    let x = Factors::of(x, model);
+    let x = ConvertedRows::of(x, model);
     let mut parts = Vec::new();
     for (i, (matrix, _)) in matrices.iter().enumerate() {
         // gemm packs `x` again for each part of an f32 product, so there is only one part per
@@ -226,14 +227,14 @@ pub(crate) fn matmul<const N: usize>(
         // SAFETY: no two parts share a column.
         let target = unsafe { places[i].target(0, rows, first, columns) };
         match &x {
-            Factors::Real(x) if matrix.dtype == DType::F16 => {
+            ConvertedRows::F32(x) if matrix.dtype == DType::F16 => {
                 let mut wide = vec![0.0; weights.len() / size_of::<f16>()];
                 bytemuck::cast_slice::<_, f16>(weights).convert_to_f32_slice(&mut wide);
                 kernel.product(x, inputs, bytemuck::cast_slice(&wide), start, target);
             }
-            Factors::Real(x) => kernel.product(x, inputs, weights, start, target),
-            Factors::Rounded(x) => kernel.product(x, inputs, weights, start, target),
-            Factors::Whole(x, x_scales) => {
+            ConvertedRows::F32(x) => kernel.product(x, inputs, weights, start, target),
+            ConvertedRows::Bf16(x) => kernel.product(x, inputs, weights, start, target),
+            ConvertedRows::Int8(x, x_scales) => {
                 let (scales, weights) = weights.split_at(scale_bytes(columns, inputs));
                 let scales = &bytemuck::cast_slice(scales)[..columns * int8_blocks(inputs)];
                 kernel.i8_product(x, x_scales, inputs, weights, scales, bias, target);
@@ -279,29 +280,34 @@ pub(crate) fn pack_panel(
     let mut packed = vec![0u8; panel_bytes(dtype, kernel, outputs, inputs)];
     match (dtype, weights) {
         (DType::Int8, weights) => {
-            let (whole, scales) = match weights {
-                Panel::Whole(whole, scales) => (whole, scales),
-                Panel::Real(real) => quantise(&real, inputs),
+            let (integers, scales) = match weights {
+                Panel::Int8(integers, scales) => (integers, scales),
+                Panel::F32(floats) => quantise(&floats, inputs),
             };
             let (head, body) = packed.split_at_mut(scale_bytes(outputs, inputs));
             let scales: &[u8] = bytemuck::cast_slice(&scales);
             head[..scales.len()].copy_from_slice(scales);
-            kernel.i8_pack(&whole, outputs, inputs, body);
+            kernel.i8_pack(&integers, outputs, inputs, body);
         }
         (dtype, weights) => {
-            let real = match weights {
-                Panel::Real(real) => real,
-                Panel::Whole(whole, scales) => dequantise(&whole, &scales, inputs),
+            let floats = match weights {
+                Panel::F32(floats) => floats,
+                Panel::Int8(integers, scales) => dequantise(&integers, &scales, inputs),
             };
             match dtype {
                 DType::F16 => {
                     let mut wide = vec![0f32; packed.len() / size_of::<f16>()];
-                    kernel.pack(&real, outputs, inputs, bytemuck::cast_slice_mut(&mut wide));
+                    kernel.pack(
+                        &floats,
+                        outputs,
+                        inputs,
+                        bytemuck::cast_slice_mut(&mut wide),
+                    );
                     let halves: Vec<f16> = wide.iter().map(|&x| f16::from_f32(x)).collect();
                     packed.copy_from_slice(bytemuck::cast_slice(&halves));
                 }
-                DType::Bf16 => kernel.pack(&to_bf16(&real, inputs), outputs, inputs, &mut packed),
-                DType::F32 | DType::Int8 => kernel.pack(&real, outputs, inputs, &mut packed),
+                DType::Bf16 => kernel.pack(&to_bf16(&floats, inputs), outputs, inputs, &mut packed),
+                DType::F32 | DType::Int8 => kernel.pack(&floats, outputs, inputs, &mut packed),
             }
         }
     }
@@ -369,22 +375,22 @@ fn quantise_rows(x: &[f32], inputs: usize, (unit, offset): (usize, u8)) -> (Vec<
         }
     });
     let padded = inputs.next_multiple_of(unit);
-    let mut whole = vec![0i8; rows * padded];
-    pool::for_rows(&mut whole, padded, x.len() * 2, |first, whole| {
-        for (i, whole) in whole.chunks_exact_mut(padded).enumerate() {
+    let mut integers = vec![0i8; rows * padded];
+    pool::for_rows(&mut integers, padded, x.len() * 2, |first, integers| {
+        for (i, integers) in integers.chunks_exact_mut(padded).enumerate() {
             let row = first + i;
             let source = &x[row * inputs..][..inputs];
             let scales = &scales[row * blocks..][..blocks];
-            for ((whole, source), &scale) in whole
+            for ((integers, source), &scale) in integers
                 .chunks_mut(INT8_BLOCK)
                 .zip(source.chunks(INT8_BLOCK))
                 .zip(scales)
             {
-                round_to_i8(source, scale, offset, whole);
+                round_to_i8(source, scale, offset, integers);
             }
         }
     });
-    (whole, scales)
+    (integers, scales)
 }
 
 /// The largest magnitude; NaN if an element is not finite, so that the scale becomes NaN too.
@@ -413,20 +419,20 @@ vectorised! {
 }
 
 vectorised! {
-    fn round_to_i8(source: &[f32], scale: f32, offset: u8, whole: &mut [i8]) {
+    fn round_to_i8(source: &[f32], scale: f32, offset: u8, integers: &mut [i8]) {
         /// Adding 1.5 · 2^23 rounds to an integer and leaves the integer in the low bits.
         const ROUND: f32 = 12_582_912.0;
         let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-        for (whole, &x) in whole.iter_mut().zip(source) {
+        for (integer, &x) in integers.iter_mut().zip(source) {
             let clamped = (x * inverse).clamp(-127.0, 127.0);
-            *whole = (clamped + ROUND).to_bits() as i8 ^ offset as i8;
+            *integer = (clamped + ROUND).to_bits() as i8 ^ offset as i8;
         }
     }
 }
 
-fn dequantise(whole: &[i8], scales: &[f32], inputs: usize) -> Vec<f32> {
+fn dequantise(integers: &[i8], scales: &[f32], inputs: usize) -> Vec<f32> {
     let blocks = int8_blocks(inputs);
-    whole
+    integers
         .iter()
         .enumerate()
         .map(|(i, &q)| {

@@ -15,7 +15,7 @@ pub(super) use bytes::{Owner, SharedBytes};
 pub use cpu_slots::CpuSlots;
 pub use kernel::configure_thread;
 pub(super) use kernel::{
-    Factor, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, int8_blocks,
+    FloatElement, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, int8_blocks,
 };
 pub(super) use matrix::{DType, Matrix, Panel, matmul, matrix_panels, pack_panel, quantise, widen};
 pub(super) use ops::{

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use half::bf16;
 
-use crate::compute::{Factor, Kernel, Output, SCORE_UNIT, Start, int8_blocks};
+use crate::compute::{FloatElement, Kernel, Output, SCORE_UNIT, Start, int8_blocks};
 
 use super::available;
 
@@ -93,7 +93,7 @@ fn panels(outputs: usize, bytes: usize, pack: impl Fn(&mut [u8])) -> Vec<Aligned
         .collect()
 }
 
-fn real<T: Factor>(name: &str, library_panel: usize, of: fn(f32) -> T) {
+fn float_products<T: FloatElement>(name: &str, library_panel: usize, of: fn(f32) -> T) {
     let weight: Vec<T> = wave(SIZE * SIZE).into_iter().map(of).collect();
     let each = [(Kernel::Avx512, PANEL), (Kernel::NumKong, library_panel)];
     let panels = each.map(|(kernel, outputs)| {
@@ -117,8 +117,8 @@ fn of_products() {
     if !available() {
         return;
     }
-    real("f32", SIZE, |x| x);
-    real("bf16", PANEL, bf16::from_f32);
+    float_products("f32", SIZE, |x| x);
+    float_products("bf16", PANEL, bf16::from_f32);
     let weight: Vec<i8> = wave(PANEL * SIZE)
         .iter()
         .map(|x| (x * 127.0) as i8)

@@ -39,7 +39,7 @@ fn check(
     }
 }
 
-fn real_products<T: Real + Into<f64>>(of: impl Fn(f32) -> T) {
+fn float_products<T: UnitFloat + Into<f64>>(of: impl Fn(f32) -> T) {
     for (rows, outputs, inputs) in shapes() {
         let made = |count, seed| wave(count, seed).into_iter().map(&of).collect();
         let (x, weight): (Vec<T>, Vec<T>) = (made(rows * inputs, 0.2), made(outputs * inputs, 0.9));
@@ -74,23 +74,27 @@ fn real_products<T: Real + Into<f64>>(of: impl Fn(f32) -> T) {
 #[test]
 fn real_products_are_those_of_the_definition_and_stay_in_their_columns() {
     if available() {
-        real_products(|x| x);
-        real_products(bf16::from_f32);
+        float_products(|x| x);
+        float_products(bf16::from_f32);
     }
 }
 
 #[test]
-fn whole_products_are_exact_but_for_their_scales() {
+fn int8_products_are_exact_but_for_their_scales() {
     if !available() {
         return;
     }
     for (rows, outputs, inputs) in shapes() {
-        let whole = |count, seed| -> Vec<i8> {
-            let real = wave(count, seed).into_iter();
-            real.map(|x| (x * 200.0).clamp(-127.0, 127.0) as i8)
+        let integers = |count, seed| -> Vec<i8> {
+            let floats = wave(count, seed).into_iter();
+            floats
+                .map(|x| (x * 200.0).clamp(-127.0, 127.0) as i8)
                 .collect()
         };
-        let (x, weight) = (whole(rows * inputs, 0.2), whole(outputs * inputs, 0.9));
+        let (x, weight) = (
+            integers(rows * inputs, 0.2),
+            integers(outputs * inputs, 0.9),
+        );
         let blocks = inputs.div_ceil(INT8_BLOCK);
         let scales = |count, seed| -> Vec<f32> {
             wave(count * blocks, seed)
