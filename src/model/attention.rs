@@ -192,10 +192,11 @@ impl Attention {
         cancel: &Cancel,
     ) -> Result<Vec<f32>, ModelError> {
         let inputs = Inputs { query, key, value };
-        self.in_blocks_of(BLOCKS, inputs, lengths, cancel)
+        self.forward_with(BLOCKS, inputs, lengths, cancel)
     }
 
-    fn in_blocks_of(
+    /// As [`Self::forward`], with blocks of these sizes.
+    fn forward_with(
         &self,
         blocks: BlockSizes,
         inputs: Inputs<'_>,
@@ -261,12 +262,12 @@ impl Attention {
             // SAFETY: no two tasks share a row of the same head, so their targets do not overlap.
             let target = unsafe { output.target(row, task.rows, column, self.size) };
             match self.precision {
-                Precision::Gemm => self.at_once(inputs, task, target),
+                Precision::Gemm => self.attend_at_once(inputs, task, target),
                 Precision::F32(kernel) => {
-                    self.in_blocks::<f32>(inputs, task, &packed[task.packed], kernel, target);
+                    self.attend_blocks::<f32>(inputs, task, &packed[task.packed], kernel, target);
                 }
                 Precision::Bf16(kernel) => {
-                    self.in_blocks::<bf16>(inputs, task, &packed[task.packed], kernel, target);
+                    self.attend_blocks::<bf16>(inputs, task, &packed[task.packed], kernel, target);
                 }
             }
         });
@@ -283,8 +284,8 @@ impl Attention {
         out
     }
 
-    /// The whole of a task by the `gemm` crate.
-    fn at_once(&self, inputs: Inputs<'_>, task: &HeadTask, mut target: TargetColumns<'_>) {
+    /// Computes a task with all its keys at once, by the `gemm` crate.
+    fn attend_at_once(&self, inputs: Inputs<'_>, task: &HeadTask, mut target: TargetColumns<'_>) {
         let (size, sequence, rows) = (self.size, task.sequence, task.rows);
         let keys = sequence.seen(task.start + rows - 1, self.mask);
         let query = self.queries(inputs.query, task);
@@ -368,10 +369,10 @@ impl Attention {
         packed
     }
 
-    /// A task over one block of keys after another. A row's weights are relative to the largest
+    /// Computes a task with one block of keys after another. A row's weights are relative to the largest
     /// score so far. If a later block has a larger score, the sums so far are scaled down (Milakov
     /// and Gimelshein 2018, "Online normalizer calculation for softmax").
-    fn in_blocks<T: FloatElement>(
+    fn attend_blocks<T: FloatElement>(
         &self,
         inputs: Inputs<'_>,
         task: &HeadTask,

@@ -98,7 +98,7 @@ fn blocks_of_any_size_give_the_definition() {
                 for (scores, rows, keys) in sizes {
                     let blocks = BlockSizes { scores, rows, keys };
                     let got = attention(mask, precision)
-                        .in_blocks_of(blocks, inputs, &lengths, &Cancel::new())
+                        .forward_with(blocks, inputs, &lengths, &Cancel::new())
                         .unwrap();
                     assert_eq!(got.len(), expected.len());
                     for (got, expected) in got.iter().zip(&expected) {
@@ -145,7 +145,7 @@ fn what_is_not_a_number_does_not_vanish() {
         };
         let inputs = inputs([&query, &key, &value]);
         let out = attention(Mask::Full, precision)
-            .in_blocks_of(blocks, inputs, &[(40, 40)], &Cancel::new())
+            .forward_with(blocks, inputs, &[(40, 40)], &Cancel::new())
             .unwrap();
         // The first two query heads share the first key and value head.
         for row in out.chunks_exact(HEADS * SIZE) {

@@ -13,26 +13,26 @@ use crate::scope::{Scope, WeightSource};
 use crate::text_tokens::TokenSequence;
 use crate::{Cancel, ModelError};
 
-/// A checkpoint's weights, and the prefix of the encoder's names: empty in a checkpoint of the bare
-/// model, the architecture's name in a checkpoint of a model with a head.
-pub(super) struct CheckpointNames<'a> {
-    all: Scope<'a>,
+/// The scopes of a checkpoint's weights. The names of the encoder's weights have no prefix in a checkpoint of
+/// the bare model, and the architecture's name as a prefix in a checkpoint of a model with a head.
+pub(super) struct CheckpointScopes<'a> {
+    whole: Scope<'a>,
     encoder: Scope<'a>,
 }
 
-impl<'a> CheckpointNames<'a> {
+impl<'a> CheckpointScopes<'a> {
     pub fn new(config: &BertConfig, source: WeightSource<'a>, cancel: &'a Cancel) -> Self {
         let architecture = match config.model_type {
             Variant::Bert => "bert",
             Variant::XlmRoberta => "roberta",
         };
-        let all = Scope::new(source, "", cancel);
-        let under = all.under(architecture);
+        let whole = Scope::new(source, "", cancel);
+        let under = whole.under(architecture);
         let encoder = match under.has("embeddings.word_embeddings.weight") {
             true => under,
-            false => all.clone(),
+            false => whole.clone(),
         };
-        Self { all, encoder }
+        Self { whole, encoder }
     }
 
     /// The weights of a part of the encoder.
@@ -42,7 +42,7 @@ impl<'a> CheckpointNames<'a> {
 
     /// The weights of a part outside the encoder, such as a classifier head.
     pub fn outside(&self, name: &str) -> Scope<'a> {
-        self.all.under(name)
+        self.whole.under(name)
     }
 }
 
@@ -59,7 +59,10 @@ pub(super) struct BertEncoder {
 }
 
 impl BertEncoder {
-    pub fn load(config: &BertConfig, checkpoint: &CheckpointNames<'_>) -> Result<Self, ModelError> {
+    pub fn load(
+        config: &BertConfig,
+        checkpoint: &CheckpointScopes<'_>,
+    ) -> Result<Self, ModelError> {
         let (hidden, epsilon) = (config.hidden_size, config.layer_norm_eps);
         let embeddings = checkpoint.part("embeddings");
         let table = |name: &str, rows| embeddings.under(name).embedding("weight", rows, hidden);

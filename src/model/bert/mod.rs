@@ -24,7 +24,7 @@ use super::text_tokens::{TextTokens, TokenSequence};
 use super::tokenizer::Tokenizer;
 use super::{Cancel, Embedder, ModelError, Request};
 use config::{BertConfig, Variant};
-use encoder::{BertEncoder, CheckpointNames};
+use encoder::{BertEncoder, CheckpointScopes};
 use layout::{ModelTask, Pooling, Prompts, ScoreActivation, TextModelLayout};
 use photosearch_memory as memory;
 
@@ -103,7 +103,7 @@ impl BertModel {
             .or(layout.max_tokens)
             .unwrap_or(usize::MAX)
             .min(config.max_tokens());
-        let checkpoint = CheckpointNames::new(&config, source, cancel);
+        let checkpoint = CheckpointScopes::new(&config, source, cancel);
         let tokenizer = match (Tokenizer::read(directory)?, layout.lowercase) {
             (tokenizer, true) => tokenizer.lowercased()?,
             (tokenizer, false) => tokenizer,
@@ -236,7 +236,7 @@ impl CrossEncoder {
     fn load(
         base: Base,
         config: &BertConfig,
-        checkpoint: &CheckpointNames<'_>,
+        checkpoint: &CheckpointScopes<'_>,
         activation: ScoreActivation,
     ) -> Result<Self, ModelError> {
         let (dense, out) = match config.model_type {

@@ -76,7 +76,7 @@ impl InputBatch {
 
 /// The vision tower's output for the picture tokens of a batch.
 #[derive(Default)]
-struct Visual {
+struct PictureTokens {
     /// The rows of the picture tokens in the batch, ascending.
     rows: Vec<usize>,
     /// [picture tokens, hidden]: replaces the token embeddings of the picture tokens.
@@ -284,7 +284,7 @@ impl Qwen3Vl {
         observe: QwenObserver<'_>,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         memory::ask(with_margin(self.working_set(pack.tokens, &[&pack.grids])))?;
-        let visual = match pack.grids.is_empty() {
+        let pictures = match pack.grids.is_empty() {
             true => None,
             false => Some(self.encode_pictures(pack, cancel, observe)?),
         };
@@ -296,7 +296,7 @@ impl Qwen3Vl {
         let mut past = pack.past.clone();
         let hidden = self
             .text
-            .forward(&tokens, visual.as_ref(), &mut past, cancel, observe)?;
+            .forward(&tokens, pictures.as_ref(), &mut past, cancel, observe)?;
         let (mut end, width) = (0, self.dims());
         let vectors = pack
             .lengths
@@ -317,15 +317,15 @@ impl Qwen3Vl {
         pack: &InputBatch,
         cancel: &Cancel,
         observe: QwenObserver<'_>,
-    ) -> Result<Visual, ModelError> {
+    ) -> Result<PictureTokens, ModelError> {
         let values = self.config.vision_config.patch_values();
-        let mut visual = Visual {
+        let mut pictures = PictureTokens {
             rows: (0..)
                 .zip(&pack.ids)
                 .filter(|(_, id)| **id == self.config.image_token_id)
                 .map(|(row, _)| row)
                 .collect(),
-            ..Visual::default()
+            ..PictureTokens::default()
         };
         let mut patches = pack.patches.as_slice();
         for grids in batches(&pack.grids, PACK_PATCHES, |grid| grid.patches()) {
@@ -334,23 +334,23 @@ impl Qwen3Vl {
                 ModelError::Internal(format!("fewer than {count} patches of {values} values"))
             })?;
             patches = rest;
-            let features = self.vision.forward(own, grids, cancel, observe)?;
-            append(&mut visual.merged, features.merged);
-            visual
+            let output = self.vision.forward(own, grids, cancel, observe)?;
+            append(&mut pictures.merged, output.merged);
+            pictures
                 .deepstack
-                .resize(features.deepstack.len(), Vec::new());
-            for (all, own) in visual.deepstack.iter_mut().zip(features.deepstack) {
+                .resize(output.deepstack.len(), Vec::new());
+            for (all, own) in pictures.deepstack.iter_mut().zip(output.deepstack) {
                 append(all, own);
             }
         }
-        let tokens = visual.merged.len() / self.dims();
-        if tokens != visual.rows.len() {
+        let tokens = pictures.merged.len() / self.dims();
+        if tokens != pictures.rows.len() {
             return Err(ModelError::Internal(format!(
                 "the vision tower returned {tokens} tokens for {} picture tokens of the prompt",
-                visual.rows.len()
+                pictures.rows.len()
             )));
         }
-        Ok(visual)
+        Ok(pictures)
     }
 }
 

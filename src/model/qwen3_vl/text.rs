@@ -8,7 +8,7 @@
 use super::config::TextConfig;
 use super::prefix::Past;
 use super::rope::{Rotary, TextRope};
-use super::{QwenObserver, QwenPoint, Visual};
+use super::{PictureTokens, QwenObserver, QwenPoint};
 use crate::attention::{Attention, Columns, Mask};
 use crate::compute::add;
 use crate::layers::{Embedding, GatedMlp, Linear, RmsNorm};
@@ -58,15 +58,19 @@ impl TextModel {
     pub fn forward(
         &self,
         tokens: &TokenBatch<'_>,
-        visual: Option<&Visual>,
+        pictures: Option<&PictureTokens>,
         past: &mut Past,
         cancel: &Cancel,
         observe: QwenObserver<'_>,
     ) -> Result<Vec<f32>, ModelError> {
         // [tokens, hidden]; the vision tower's output takes the place of the picture tokens.
         let mut x = self.embed_tokens.forward(tokens.ids)?;
-        if let Some(visual) = visual {
-            for (row, merged) in visual.rows.iter().zip(visual.merged.chunks(self.hidden)) {
+        if let Some(pictures) = pictures {
+            for (row, merged) in pictures
+                .rows
+                .iter()
+                .zip(pictures.merged.chunks(self.hidden))
+            {
                 x[row * self.hidden..][..self.hidden].copy_from_slice(merged);
             }
         }
@@ -77,10 +81,10 @@ impl TextModel {
             cancel.check()?;
             layer.forward(&mut x, &rotary, tokens.lengths, past, cancel)?;
             // DeepStack: the first layers add features of the vision tower's inner blocks.
-            if let Some(visual) = visual
-                && let Some(features) = visual.deepstack.get(i)
+            if let Some(pictures) = pictures
+                && let Some(features) = pictures.deepstack.get(i)
             {
-                for (row, features) in visual.rows.iter().zip(features.chunks(self.hidden)) {
+                for (row, features) in pictures.rows.iter().zip(features.chunks(self.hidden)) {
                     add(&mut x[row * self.hidden..][..self.hidden], features);
                 }
             }

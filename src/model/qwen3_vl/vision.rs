@@ -15,7 +15,7 @@ use crate::{Cancel, ModelError};
 const NORM_EPSILON: f64 = 1e-6;
 
 /// The vision tower's output: one row per token, as wide as the text model's hidden states.
-pub(super) struct Features {
+pub(super) struct VisionOutput {
     /// [tokens, hidden]
     pub merged: Vec<f32>,
     /// [tokens, hidden] each, in the order of the blocks from which they are taken.
@@ -53,7 +53,10 @@ impl VisionTower {
             .enumerate()
             .map(|(k, &block)| {
                 let scope = scope.under("deepstack_merger_list").under(k);
-                Ok((block, Merger::load(config, MergeNorm::Grouped, &scope)?))
+                Ok((
+                    block,
+                    Merger::load(config, NormPosition::AfterMerge, &scope)?,
+                ))
             })
             .collect::<Result<_, ModelError>>()?;
         Ok(Self {
@@ -61,7 +64,7 @@ impl VisionTower {
             pos_embed: PositionTable::load(config, &scope.under("pos_embed"))?,
             rope: VisionRope::new(config.rope_theta(), config.head_dim()),
             blocks,
-            merger: Merger::load(config, MergeNorm::Single, &scope.under("merger"))?,
+            merger: Merger::load(config, NormPosition::BeforeMerge, &scope.under("merger"))?,
             deepstack,
             merge: config.spatial_merge_size,
         })
@@ -75,7 +78,7 @@ impl VisionTower {
         grids: &[PatchGrid],
         cancel: &Cancel,
         observe: QwenObserver<'_>,
-    ) -> Result<Features, ModelError> {
+    ) -> Result<VisionOutput, ModelError> {
         // [patches, hidden]
         let mut x = self.patch_embed.forward(patches);
         observe(QwenPoint::PatchEmbedding, &x);
@@ -100,7 +103,7 @@ impl VisionTower {
 
         let merged = self.merger.forward(&x);
         observe(QwenPoint::Merged, &merged);
-        Ok(Features { merged, deepstack })
+        Ok(VisionOutput { merged, deepstack })
     }
 }
 
@@ -243,12 +246,12 @@ impl VisionAttention {
     }
 }
 
-/// The LayerNorm's input in a merger: each patch separately, or the concatenated patches of a
-/// token.
+/// Where a merger normalises: each patch before the merge, or the concatenated patches of a token after it
+/// (`use_postshuffle_norm` in transformers).
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum MergeNorm {
-    Single,
-    Grouped,
+enum NormPosition {
+    BeforeMerge,
+    AfterMerge,
 }
 
 /// Concatenates the patches of one token and maps them to the text model's hidden size.
@@ -260,13 +263,13 @@ struct Merger {
 impl Merger {
     fn load(
         config: &VisionConfig,
-        norm_sees: MergeNorm,
+        norm_position: NormPosition,
         scope: &Scope<'_>,
     ) -> Result<Self, ModelError> {
         let grouped = config.hidden_size * config.merge_unit();
-        let norm_size = match norm_sees {
-            MergeNorm::Single => config.hidden_size,
-            MergeNorm::Grouped => grouped,
+        let norm_size = match norm_position {
+            NormPosition::BeforeMerge => config.hidden_size,
+            NormPosition::AfterMerge => grouped,
         };
         let linear = |name: &str, outputs| Linear::load(&scope.under(name), grouped, outputs, true);
         Ok(Self {
