@@ -70,20 +70,20 @@ fn mrl_negative_score(
     mrl_fine_score(a, b, fcinfo).map(|score| -score)
 }
 
-/// `embedding @<=> bound`: whether the similarity satisfies the bound's condition, to the last bit as
+/// `embedding @<=> score_bound`: whether the similarity satisfies the condition in `score_bound`, to the last bit as
 /// the comparison in SQL does.
 #[pg_extern(sql = false)]
 fn mrl_score_within(
     embedding: VectorArg<'_>,
-    bound: ScoreBoundArg<'_>,
+    score_bound: ScoreBoundArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<bool, ErrorReport> {
     let mut temporary = Prepared::default();
     // SAFETY: `fcinfo` is the current call's, and this SQL function keeps only such a `Prepared`.
     let site: &mut Prepared<(ScoreCondition, Query)> =
         unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
-    let (condition, query) = site.get(bound.identity(), || {
-        let bound = bound.bound()?;
+    let (condition, query) = site.get(score_bound.identity(), || {
+        let bound = score_bound.bound()?;
         let query = Query::from_prefix(&bound.values, bound.values.len());
         Ok::<_, ErrorReport>((bound.condition, query))
     })?;

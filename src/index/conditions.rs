@@ -18,8 +18,8 @@
 //! | --- | --- |
 //! | `fine_score(e, q) >= t`, `> t`, `<= t`, `< t` | `e @<=> mrl_score_bound(q, 'score >=', t)` and so on in place of it |
 //! | `e <=> q <= t`, `1 - (e <=> q) >= t` and so on | `e @<=> mrl_score_bound(q, 'distance <=', t)` and so on in place of it |
-//! | one of these that sets a lower bound on the score, if it stays | `e @~? mrl_probe_at_least(q, t)` beside it |
-//! | an upper bound, if it stays | `e !@~? mrl_probe_at_most(q, t)` beside it |
+//! | one of these that sets a minimum for the score, if it stays | `e @~? mrl_probe_at_least(q, t)` beside it |
+//! | one that sets a maximum, if it stays | `e !@~? mrl_probe_at_most(q, t)` beside it |
 //! | `e @~ q`, `e !@~ q`, `e @~ ANY (…)` on a table with a policy | `e @~? q`, `e !@~? q`, `e @~? ANY (…)` beside it |
 //!
 //! The hook `get_relation_info_hook` (`optimizer/plancat.h`) does this, because the planner calls it
@@ -109,11 +109,11 @@ enum Answerable {
     Beside(*mut pg_sys::Node),
 }
 
-/// A condition on the similarity of two vectors.
-struct Bound {
+/// A condition `similarity op value`, such as `fine_score(e, q) >= 0.35`.
+struct SimilarityCondition {
     similarity: Similarity,
     op: CompareOp,
-    /// The expression for the bound, of type float8.
+    /// The number that the similarity is compared with: an expression of type float8.
     value: *mut pg_sys::Node,
 }
 
@@ -217,19 +217,22 @@ impl QueryTable {
     unsafe fn answerable(&mut self, condition: *mut pg_sys::Node) -> Option<Answerable> {
         // SAFETY: see above.
         unsafe {
-            match bound_of(condition) {
-                Some(bound) => self.answerable_bound(bound),
+            match similarity_condition_of(condition) {
+                Some(condition) => self.answerable_similarity(condition),
                 None => self.quiet_condition(condition).map(Answerable::Beside),
             }
         }
     }
 
     /// # Safety
-    /// The nodes in `bound` are those of a condition.
-    unsafe fn answerable_bound(&mut self, bound: Bound) -> Option<Answerable> {
+    /// The nodes in `condition` are those of a condition of the query.
+    unsafe fn answerable_similarity(
+        &mut self,
+        condition: SimilarityCondition,
+    ) -> Option<Answerable> {
         // SAFETY: see above.
         unsafe {
-            let [a, b] = bound.similarity.vectors;
+            let [a, b] = condition.similarity.vectors;
             let (key, query) = if self.is_key(a, true) {
                 (a, b)
             } else if self.is_key(b, true) {
@@ -237,26 +240,26 @@ impl QueryTable {
             } else {
                 return None;
             };
-            if !self.can_repeat(query) || !self.can_repeat(bound.value) {
+            if !self.can_repeat(query) || !self.can_repeat(condition.value) {
                 return None;
             }
-            let objects = Objects::of_function(bound.similarity.function)?;
+            let objects = Objects::of_function(condition.similarity.function)?;
             // The condition stays if an index of another table, or something else that the planner
             // compares it with, may need it, too.
             let stays = (*self.root).qual_security_level != 0
                 || self.is_other_key(query)
-                || self.is_used_otherwise(bound.similarity.function);
+                || self.is_used_otherwise(condition.similarity.function);
             let mut args = PgList::<pg_sys::Node>::new();
             args.push(copy(query));
             let (operator, function, result) = if !stays {
-                let name = condition_name(bound.similarity.measure, bound.op);
+                let name = condition_name(condition.similarity.measure, condition.op);
                 args.push(text_const(&name)?);
-                args.push(copy(bound.value));
+                args.push(copy(condition.value));
                 let function = objects.score_bound_function()?;
                 (c"@<=>", function, objects.score_bound()?)
             } else {
-                args.push(copy(bound.score()));
-                if bound.is_lower() {
+                args.push(copy(condition.score_limit()));
+                if condition.sets_minimum() {
                     (c"@~?", objects.probe_at_least_function()?, objects.probe)
                 } else {
                     (c"!@~?", objects.probe_at_most_function()?, objects.probe)
@@ -409,18 +412,18 @@ impl IndexKey {
     }
 }
 
-impl Bound {
+impl SimilarityCondition {
     /// Whether vectors with a higher score satisfy the condition, rather than those with a lower one.
-    fn is_lower(&self) -> bool {
+    fn sets_minimum(&self) -> bool {
         let is_distance = self.similarity.measure == Measure::Distance;
         matches!(self.op, CompareOp::AtLeast | CompareOp::Above) != is_distance
     }
 
-    /// The bound on the score, up to rounding.
+    /// The lowest or highest score that satisfies the condition, up to rounding.
     ///
     /// # Safety
     /// `value` is an expression of type float8.
-    unsafe fn score(&self) -> *mut pg_sys::Node {
+    unsafe fn score_limit(&self) -> *mut pg_sys::Node {
         if self.similarity.measure != Measure::Distance {
             return self.value;
         }
@@ -433,11 +436,11 @@ impl Bound {
     }
 }
 
-/// Returns the bound that a condition sets.
+/// Recognises a condition on the similarity of two vectors.
 ///
 /// # Safety
 /// `node` is a condition.
-unsafe fn bound_of(node: *mut pg_sys::Node) -> Option<Bound> {
+unsafe fn similarity_condition_of(node: *mut pg_sys::Node) -> Option<SimilarityCondition> {
     // SAFETY: see above.
     unsafe {
         let (function, [left, right]) = operator_of(node)?;
@@ -452,7 +455,7 @@ unsafe fn bound_of(node: *mut pg_sys::Node) -> Option<Bound> {
             Some(similarity) => (similarity, op, right),
             None => (similarity_of(right)?, op.commuted(), left),
         };
-        Some(Bound {
+        Some(SimilarityCondition {
             similarity,
             op,
             value: to_float8(value),
@@ -537,8 +540,8 @@ unsafe fn other_uses_of(table: pg_sys::Oid) -> Vec<String> {
     texts
 }
 
-/// Returns whether an operand is a constant bound for vectors of other dimensions than `typmod`, the
-/// type modifier of the indexed expression.
+/// Returns whether an operand is a constant whose query vector has another number of dimensions than
+/// `typmod`, the type modifier of the indexed expression.
 ///
 /// # Safety
 /// `operand` is an expression of type mrl_score_bound.

@@ -110,11 +110,11 @@ impl Operand {
     }
 }
 
-/// The right operand of `vector @<=> bound`.
+/// The right operand of `vector @<=> score_bound`.
 pub struct ScoreOperand {
-    /// The query, with the score that the bound is on as its threshold.
+    /// The query, with the score that the condition compares with as its threshold.
     pub query: Operand,
-    /// Whether the bound is satisfied by the vectors that do not reach the threshold.
+    /// Whether the condition holds for the vectors that do not reach the threshold.
     pub is_negated: bool,
 }
 
@@ -124,11 +124,11 @@ impl ScoreOperand {
         is_negated: false,
     };
 
-    /// Examines the right operand of `vector @<=> bound`.
+    /// Examines the right operand of `vector @<=> score_bound`.
     ///
     /// # Safety
     /// `node` is an expression of type mrl_score_bound in the query of `root`, which is being planned.
-    pub unsafe fn from_bound(
+    pub unsafe fn from_score_bound(
         root: *mut pg_sys::PlannerInfo,
         node: *mut pg_sys::Node,
     ) -> ScoreOperand {
@@ -162,7 +162,7 @@ impl ScoreOperand {
     }
 }
 
-/// The score that a bound is on, rounded, and whether lower scores satisfy it.
+/// The score that a condition compares with, rounded, and whether lower scores satisfy the condition.
 fn threshold_of(condition: ScoreCondition) -> (f32, bool) {
     let cutoffs = condition.cutoffs();
     (cutoffs.yes_from as f32, cutoffs.is_negated)
@@ -171,7 +171,7 @@ fn threshold_of(condition: ScoreCondition) -> (f32, bool) {
 /// Examines a call `mrl_score_bound(vector, condition, value)` that could not be folded.
 ///
 /// # Safety
-/// As for [`ScoreOperand::from_bound`].
+/// As for [`ScoreOperand::from_score_bound`].
 unsafe fn from_score_bound_call(
     root: *mut pg_sys::PlannerInfo,
     node: *mut pg_sys::Node,
@@ -222,7 +222,7 @@ pub unsafe fn is_score_bound(operator: pg_sys::Oid, right_type: pg_sys::Oid) -> 
     unsafe {
         Objects::of_function(pg_sys::get_opcode(operator))
             .and_then(|objects| objects.score_bound())
-            .is_some_and(|bound| bound == right_type)
+            .is_some_and(|score_bound| score_bound == right_type)
     }
 }
 

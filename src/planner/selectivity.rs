@@ -149,7 +149,7 @@ fn pointer<T>(argument: Internal) -> *mut T {
 ///
 /// # Safety
 /// Called by the planner for an operator `vector @~ vector` or `vector @~ probe`, for the negator of
-/// one, or for `vector @<=> bound`.
+/// one, or for `vector @<=> score_bound`.
 unsafe fn estimate(
     root: *mut pg_sys::PlannerInfo,
     operator: pg_sys::Oid,
@@ -166,7 +166,7 @@ unsafe fn estimate(
         pg_sys::op_input_types(operator, &mut vector, &mut other);
         let planning = Planning { root };
         if vector != other && is_score_bound(operator, other) {
-            let ScoreOperand { query, is_negated } = ScoreOperand::from_bound(root, right);
+            let ScoreOperand { query, is_negated } = ScoreOperand::from_score_bound(root, right);
             let reached = planning
                 .compare(left, query)
                 .unwrap_or_else(|default| default);

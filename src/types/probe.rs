@@ -250,10 +250,10 @@ fn make_quiet_probe(
     }
 }
 
-/// The difference between a bound on `fine_score` and the threshold of the probe that is derived from
-/// it. The margin makes the derived condition weaker than any rounding: an index compares the similarity
-/// and the threshold after rounding to a real, by at most 2^-25 (3e-8), and a distance is rounded by
-/// 2^-53.
+/// The difference between the number that a condition compares `fine_score` with, and the threshold of
+/// the probe that is derived from the condition. The margin makes the derived condition weaker than any
+/// rounding: an index compares the similarity and the threshold after rounding to a real, by at most
+/// 2^-25 (3e-8), and a distance is rounded by 2^-53.
 const SCORE_MARGIN: f64 = 2e-7;
 
 /// Returns a probe that every vector with `fine_score(vector, query) >= score` matches, so also every
@@ -282,7 +282,8 @@ fn mrl_probe_at_most(
     score: f64,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    // No vector reaches 2. A bound of NaN means all vectors, or, as the bound of a distance, none.
+    // No vector reaches 2. For a NaN, a condition on the score holds for all vectors, and one on a
+    // distance for none.
     let threshold = if score.is_nan() {
         2.0
     } else {

@@ -103,11 +103,13 @@ impl<'fcx> ScoreBoundArg<'fcx> {
         ScoreBoundArg(unsafe { RawVarlena::from_datum(datum) })
     }
 
-    /// Bytes that identify the bound (see [`RawVarlena::identity`]).
+    /// Bytes that identify the value (see [`RawVarlena::identity`]).
     pub fn identity(&self) -> Option<&'fcx [u8]> {
         self.0.identity(usize::MAX)
     }
 
+    /// # Errors
+    /// If the bytes are not those of a value of this type.
     pub fn bound(&self) -> Result<ScoreBound, ErrorReport> {
         ScoreBound::decode(self.0.bytes().as_slice()).ok_or_else(|| {
             sql_error(
@@ -135,7 +137,7 @@ fn mrl_score_bound(
         )
         .set_hint("A condition is for example \"score >=\" or \"distance <\".")
     })?;
-    // If the query comes from a subselect or a join, the bound is made for every row, and the query
+    // If the query comes from a subselect or a join, this function is called for every row, and the query
     // vector may be out of line. Keeping the values avoids fetching them for every row.
     let mut temporary = Prepared::<Vec<f16>>::default();
     // SAFETY: `fcinfo` is the current call's, and this SQL function keeps only such a `Prepared`.
@@ -161,7 +163,7 @@ fn mrl_score_bound_in(text: &CStr) -> Result<ScoreBound, ErrorReport> {
                 text
             ),
         )
-        .set_detail("The text form of a bound is for example (score >= 0.35,[values]).")
+        .set_detail("A value is for example (score >= 0.35,[values]).")
     };
     let inner = text
         .trim()
@@ -179,8 +181,8 @@ fn mrl_score_bound_in(text: &CStr) -> Result<ScoreBound, ErrorReport> {
 }
 
 #[pg_extern(sql = false)]
-fn mrl_score_bound_out(bound: ScoreBoundArg<'_>) -> Result<CString, ErrorReport> {
-    let ScoreBound { condition, values } = bound.bound()?;
+fn mrl_score_bound_out(score_bound: ScoreBoundArg<'_>) -> Result<CString, ErrorReport> {
+    let ScoreBound { condition, values } = score_bound.bound()?;
     let name = condition_name(condition.measure, condition.op);
     let mut text = format!("({name} {:?},", condition.value).into_bytes();
     write_values(&values, &mut text);

@@ -41,17 +41,17 @@ pub struct ScoreCondition {
 }
 
 /// Similarities that decide a [`ScoreCondition`]. A similarity below `no_below` does not reach the
-/// condition's bound, and one of at least `yes_from` does. In between, only [`ScoreCondition::holds`]
-/// knows.
+/// condition's threshold, and one of at least `yes_from` does. Between the two, rounding decides, so ask
+/// [`ScoreCondition::holds`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScoreCutoffs {
     pub no_below: f64,
     pub yes_from: f64,
-    /// Whether the condition holds for the similarities that do not reach the bound.
+    /// Whether the condition holds for the similarities that do not reach the threshold.
     pub is_negated: bool,
 }
 
-/// Exceeds the rounding errors of a distance and of a bound on it. A distance lies in 0..=2 and has
+/// More than the rounding errors of a distance and of the number that it is compared with. A distance lies in 0..=2 and has
 /// an error of at most 2^-53; `1 - (1 - s)` has two such errors; `1 - value` for a value in -2..=2 has
 /// an error of at most 2^-52. Beyond these values a condition holds for all vectors or for none.
 const ROUNDING: f64 = 1e-15;
@@ -83,7 +83,7 @@ impl ScoreCondition {
                 is_negated: !is_lower,
             };
         }
-        let (bound, rounding, is_negated) = match self.measure {
+        let (threshold, rounding, is_negated) = match self.measure {
             Measure::Score => (self.value, 0.0, !is_lower),
             Measure::Distance => (1.0 - self.value, ROUNDING, is_lower),
             Measure::OneMinusDistance => (self.value, ROUNDING, !is_lower),
@@ -91,12 +91,12 @@ impl ScoreCondition {
         // `s <= value` is "not `s > value`".
         let is_strict = matches!(self.op, CompareOp::Above | CompareOp::AtMost);
         let yes_from = if self.measure == Measure::Score && is_strict {
-            bound.next_up()
+            threshold.next_up()
         } else {
-            bound + rounding
+            threshold + rounding
         };
         ScoreCutoffs {
-            no_below: bound - rounding,
+            no_below: threshold - rounding,
             yes_from,
             is_negated,
         }
