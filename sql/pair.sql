@@ -5,7 +5,7 @@
 
 CREATE FUNCTION mrl_prefix_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_prefix_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: cost estimates, and a quiet operator beside them behind a security barrier';
+COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: cost estimates, and a leakproof operator beside them behind a security barrier';
 
 CREATE FUNCTION mrl_vector_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_vector_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -34,8 +34,8 @@ CREATE FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) RETURNS boolean
     LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
 COMMENT ON FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) IS 'implementation of !@~ operator';
 
--- The quiet operators, which the planner adds to a query (src/index/conditions.rs). They are true if
--- the two sides cannot be compared, and raise no error: so they are leakproof.
+-- The leakproof counterparts, which the planner adds to a query (src/index/conditions.rs). They are true if
+-- the two sides cannot be compared, and never raise an error.
 
 CREATE FUNCTION mrl_may_match(mrl_vector, mrl_probe) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_may_match_probe_wrapper'
@@ -97,7 +97,7 @@ CREATE OPERATOR !@~ (
 );
 COMMENT ON OPERATOR !@~ (mrl_vector, mrl_vector) IS 'not coarsely similar, by the settings photosearch.coarse_threshold and photosearch.coarse_dims';
 
--- The quiet operators have no negator: a row that cannot be compared satisfies both.
+-- The leakproof counterparts have no negator: a row that cannot be compared satisfies both.
 
 CREATE OPERATOR @~? (
     LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_may_match,

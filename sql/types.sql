@@ -75,10 +75,10 @@ COMMENT ON FUNCTION mrl_probe(mrl_vector, double precision, bigint) IS
 
 -- For conditions that the planner adds. These functions are leakproof because they raise no errors.
 
-CREATE FUNCTION mrl_quiet_probe(mrl_vector, double precision, bigint) RETURNS mrl_probe
-    AS 'MODULE_PATHNAME', 'mrl_quiet_probe_bigint_wrapper'
+CREATE FUNCTION mrl_leakproof_probe(mrl_vector, double precision, bigint) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_leakproof_probe_bigint_wrapper'
     LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_quiet_probe(mrl_vector, double precision, bigint) IS
+COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector, double precision, bigint) IS
     'put in place of mrl_probe by the planner: a probe that any vector may match if the arguments are wrong';
 
 CREATE FUNCTION mrl_probe_at_least(mrl_vector, double precision) RETURNS mrl_probe

@@ -18,10 +18,10 @@ CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims big
 COMMENT ON FUNCTION mrl_probe(mrl_vector, double precision, bigint) IS
     'right-hand side of @~: matches vectors whose first dims dimensions have a cosine similarity of at least threshold with the query''s';
 
-CREATE FUNCTION mrl_quiet_probe(mrl_vector, double precision, bigint) RETURNS mrl_probe
-    AS 'MODULE_PATHNAME', 'mrl_quiet_probe_bigint_wrapper'
+CREATE FUNCTION mrl_leakproof_probe(mrl_vector, double precision, bigint) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_leakproof_probe_bigint_wrapper'
     LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_quiet_probe(mrl_vector, double precision, bigint) IS
+COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector, double precision, bigint) IS
     'put in place of mrl_probe by the planner: a probe that any vector may match if the arguments are wrong';
 
 CREATE FUNCTION mrl_probe_at_least(mrl_vector, double precision) RETURNS mrl_probe
@@ -69,7 +69,7 @@ CREATE CAST (smallint[] AS mrl_vector)
 
 -- sql/pair.sql
 
-COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: cost estimates, and a quiet operator beside them behind a security barrier';
+COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: cost estimates, and a leakproof operator beside them behind a security barrier';
 COMMENT ON FUNCTION mrl_vector_support(internal) IS 'planner support for functions that read a whole vector: cost estimates';
 
 -- No longer leakproof.

@@ -1,9 +1,10 @@
 //! The coarse filter: it compares the cosine similarity of a prefix with a threshold.
 //!
 //! The planner rewrites the function for users (`coarse_match`) to an operator (`@~`, `!@~`). Each
-//! operator has a quiet counterpart (`@~?`, `!@~?`), which the planner adds where row-level security or
-//! `fine_score` ask for it (see `index/conditions.rs`). A quiet operator never raises an error: it is
-//! true if the two sides cannot be compared. So it is leakproof, and the operator itself is not.
+//! operator has a leakproof counterpart (`@~?`, `!@~?`), which the planner adds where row-level security or
+//! `fine_score` ask for it (see `index/conditions.rs`). The counterpart never raises an
+//! error, and is true if the two sides cannot be compared. The operator itself raises an error then, so it
+//! is not leakproof.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;

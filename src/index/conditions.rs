@@ -12,7 +12,7 @@
 //! - **`e @~ q` on a table with a policy.** The operator reports an error if the two sides cannot be
 //!   compared. Whether it is called for a row, and so whether there is an error, can depend on hidden
 //!   values. So Postgres evaluates it only after the policy. The planner gets a second condition, its
-//!   quiet counterpart, which raises no error and is leakproof.
+//!   leakproof counterpart, which raises no error.
 //!
 //! | in the query | |
 //! | --- | --- |
@@ -38,7 +38,7 @@ use super::operands::{
     Similarity, is_same_column, operator_of, similarity_of, two, without_relabel,
 };
 use super::page::Index;
-use crate::planner::{Objects, quiet_counterpart};
+use crate::planner::{Objects, leakproof_counterpart};
 use crate::types::{ScoreBoundArg, condition_name};
 use crate::vector::{CompareOp, Measure};
 
@@ -219,7 +219,7 @@ impl QueryTable {
         unsafe {
             match similarity_condition_of(condition) {
                 Some(condition) => self.answerable_similarity(condition),
-                None => self.quiet_condition(condition).map(Answerable::Beside),
+                None => self.leakproof_condition(condition).map(Answerable::Beside),
             }
         }
     }
@@ -281,11 +281,11 @@ impl QueryTable {
         }
     }
 
-    /// The quiet counterpart of a condition `@~` or `!@~`, in a query with a policy.
+    /// The leakproof counterpart of a condition `@~` or `!@~`, in a query with a policy.
     ///
     /// # Safety
     /// `condition` is a condition.
-    unsafe fn quiet_condition(
+    unsafe fn leakproof_condition(
         &mut self,
         condition: *mut pg_sys::Node,
     ) -> Option<*mut pg_sys::Node> {
@@ -315,7 +315,7 @@ impl QueryTable {
                 return None;
             }
             let objects = Objects::of_function(pg_sys::get_opcode(operator))?;
-            quiet_counterpart(condition, &objects)
+            leakproof_counterpart(condition, &objects)
         }
     }
 

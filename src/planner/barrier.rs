@@ -3,9 +3,9 @@
 //! Postgres moves a condition into such a view, before the view's own conditions, only if every
 //! function in it that sees a column is leakproof (`qual_is_pushdown_safe` of Postgres' `allpaths.c`).
 //! The functions behind `@~` and `!@~` are not, since they raise errors. So, in a query with such a
-//! view, a support function puts the quiet counterpart beside a condition
-//! (`SupportRequestSimplify` of `nodes/supportnodes.h`): `e @~ q` becomes `e @~? q AND e @~ q`. The
-//! quiet condition moves, the other one stays and decides. For tables with a policy,
+//! view, a support function puts the leakproof counterpart beside a condition
+//! (`SupportRequestSimplify` of `nodes/supportnodes.h`): `e @~ q` becomes `e @~? q AND e @~ q`. Postgres
+//! moves the leakproof condition, and the other one stays and decides. For tables with a policy,
 //! `index/conditions.rs` does the same.
 
 use std::ffi::CStr;
@@ -18,10 +18,11 @@ use super::cost::{self, Reads};
 use super::objects::Objects;
 use super::operand::DIMS_TYPES;
 
-/// Marks a condition whose quiet counterpart stands beside it, in the field for the collation, which
-/// means nothing for vectors: Postgres simplifies the parts of an AND that a support function returns
-/// once more (`simplify_and_arguments` of Postgres' `clauses.c`).
-const HAS_QUIET: pg_sys::Oid = pg_sys::C_COLLATION_OID;
+/// Marks a condition whose leakproof counterpart stands beside it. The mark is in the field for the
+/// collation, which means nothing for vectors. It prevents an endless recursion: Postgres simplifies the
+/// parts of an AND that a support function returns once more (`simplify_and_arguments` of Postgres'
+/// `clauses.c`).
+const HAS_LEAKPROOF: pg_sys::Oid = pg_sys::C_COLLATION_OID;
 
 /// Support function of the functions behind the operators.
 #[pg_extern(sql = false)]
@@ -52,7 +53,7 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> Option<*mut pg_s
             return None;
         }
         let call = &*request.fcall;
-        if call.inputcollid == HAS_QUIET {
+        if call.inputcollid == HAS_LEAKPROOF {
             return None;
         }
         let name = pg_sys::get_func_name(call.funcid);
@@ -62,22 +63,22 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> Option<*mut pg_s
         let operator = match CStr::from_ptr(name) {
             name if name == c"mrl_coarse_match" => c"@~",
             name if name == c"mrl_coarse_mismatch" => c"!@~",
-            // A quiet operator stays as it is.
+            // A leakproof operator stays as it is.
             _ => return None,
         };
         let args = PgList::<pg_sys::Expr>::from_pg(call.args);
         let objects = Objects::of_function(call.funcid)?;
         let clause = objects.filter(operator, args.get_ptr(0)?, args.get_ptr(1)?, call.location)?;
-        Some(with_quiet(request.root, clause.cast(), &objects))
+        Some(with_leakproof(request.root, clause.cast(), &objects))
     }
 }
 
-/// Returns `quiet AND condition` in a query with a security barrier view, else the condition.
+/// Returns `leakproof counterpart AND condition` in a query with a security barrier view, else the condition.
 ///
 /// # Safety
 /// `root` is null or is being planned. `condition` is an operator `@~` or `!@~` of the extension that
 /// nothing else refers to.
-pub unsafe fn with_quiet(
+pub unsafe fn with_leakproof(
     root: *mut pg_sys::PlannerInfo,
     condition: *mut pg_sys::Node,
     objects: &Objects,
@@ -87,13 +88,13 @@ pub unsafe fn with_quiet(
         if !has_barrier_view(root) {
             return condition;
         }
-        match quiet_counterpart(condition, objects) {
-            Some(quiet) => {
+        match leakproof_counterpart(condition, objects) {
+            Some(leakproof) => {
                 if is_a(condition, pg_sys::NodeTag::T_OpExpr) {
-                    (*condition.cast::<pg_sys::OpExpr>()).inputcollid = HAS_QUIET;
+                    (*condition.cast::<pg_sys::OpExpr>()).inputcollid = HAS_LEAKPROOF;
                 }
                 let mut both = PgList::<pg_sys::Node>::new();
-                both.push(quiet);
+                both.push(leakproof);
                 both.push(condition);
                 pg_sys::make_andclause(both.into_pg()).cast()
             }
@@ -102,13 +103,13 @@ pub unsafe fn with_quiet(
     }
 }
 
-/// Returns the quiet counterpart of a condition `@~` or `!@~`, also with ANY or ALL of an array, or
+/// Returns the leakproof counterpart of a condition `@~` or `!@~`, also with ANY or ALL of an array, or
 /// `None` for any other condition. Every row that the condition accepts is accepted by its counterpart,
 /// which raises no error.
 ///
 /// # Safety
 /// `condition` is a condition of a query that is being planned.
-pub unsafe fn quiet_counterpart(
+pub unsafe fn leakproof_counterpart(
     condition: *mut pg_sys::Node,
     objects: &Objects,
 ) -> Option<*mut pg_sys::Node> {
@@ -116,28 +117,28 @@ pub unsafe fn quiet_counterpart(
     // checked.
     unsafe {
         if is_a(condition, pg_sys::NodeTag::T_OpExpr) {
-            let quiet = pg_sys::copyObjectImpl(condition.cast()).cast::<pg_sys::OpExpr>();
-            (*quiet).opno = objects.quiet_operator((*quiet).opno)?;
-            (*quiet).opfuncid = pg_sys::get_opcode((*quiet).opno);
-            quiet_probe((*quiet).args, objects);
-            return Some(quiet.cast());
+            let leakproof = pg_sys::copyObjectImpl(condition.cast()).cast::<pg_sys::OpExpr>();
+            (*leakproof).opno = objects.leakproof_operator((*leakproof).opno)?;
+            (*leakproof).opfuncid = pg_sys::get_opcode((*leakproof).opno);
+            use_leakproof_probe((*leakproof).args, objects);
+            return Some(leakproof.cast());
         }
         if is_a(condition, pg_sys::NodeTag::T_ScalarArrayOpExpr) {
-            let quiet =
+            let leakproof =
                 pg_sys::copyObjectImpl(condition.cast()).cast::<pg_sys::ScalarArrayOpExpr>();
-            (*quiet).opno = objects.quiet_operator((*quiet).opno)?;
-            (*quiet).opfuncid = pg_sys::get_opcode((*quiet).opno);
-            return Some(quiet.cast());
+            (*leakproof).opno = objects.leakproof_operator((*leakproof).opno)?;
+            (*leakproof).opfuncid = pg_sys::get_opcode((*leakproof).opno);
+            return Some(leakproof.cast());
         }
         None
     }
 }
 
-/// Replaces a call of `mrl_probe` among the arguments by one of `mrl_quiet_probe`.
+/// Replaces a call of `mrl_probe` among the arguments by one of `mrl_leakproof_probe`.
 ///
 /// # Safety
 /// `args` is a list of expressions that nobody else uses.
-unsafe fn quiet_probe(args: *mut pg_sys::List, objects: &Objects) {
+unsafe fn use_leakproof_probe(args: *mut pg_sys::List, objects: &Objects) {
     // SAFETY: the caller guarantees the list; a node is cast only after its tag has been checked.
     unsafe {
         for arg in PgList::<pg_sys::Node>::from_pg(args).iter_ptr() {
@@ -145,9 +146,9 @@ unsafe fn quiet_probe(args: *mut pg_sys::List, objects: &Objects) {
                 let call = &mut *arg.cast::<pg_sys::FuncExpr>();
                 for dims in DIMS_TYPES {
                     if objects.probe_function(dims) == Some(call.funcid)
-                        && let Some(quiet) = objects.quiet_probe_function(dims)
+                        && let Some(leakproof) = objects.leakproof_probe_function(dims)
                     {
-                        call.funcid = quiet;
+                        call.funcid = leakproof;
                         break;
                     }
                 }

@@ -10,7 +10,7 @@ mod rewrite;
 mod selectivity;
 mod statistics;
 
-pub use barrier::quiet_counterpart;
+pub use barrier::leakproof_counterpart;
 pub use objects::Objects;
 pub use operand::{ALL_DIMS, compared_dims};
 

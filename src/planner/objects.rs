@@ -123,28 +123,28 @@ impl Objects {
         unsafe { self.function(name, &[self.vector, self.vector]) == Some(function) }
     }
 
-    /// `mrl_quiet_probe` with the arguments of [`probe_function`](Self::probe_function).
+    /// `mrl_leakproof_probe` with the arguments of [`probe_function`](Self::probe_function).
     ///
     /// # Safety
     /// A transaction is running.
-    pub unsafe fn quiet_probe_function(&self, dims: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    pub unsafe fn leakproof_probe_function(&self, dims: pg_sys::Oid) -> Option<pg_sys::Oid> {
         let types = [self.vector, pg_sys::FLOAT8OID, dims];
         // SAFETY: the caller guarantees a running transaction.
-        unsafe { self.function(c"mrl_quiet_probe", &types) }
+        unsafe { self.function(c"mrl_leakproof_probe", &types) }
     }
 
-    /// The quiet counterpart of an operator `@~` or `!@~` of the extension; `None` for any other
+    /// The leakproof counterpart of an operator `@~` or `!@~` of the extension; `None` for any other
     /// operator.
     ///
     /// # Safety
     /// A transaction is running.
-    pub unsafe fn quiet_operator(&self, operator: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    pub unsafe fn leakproof_operator(&self, operator: pg_sys::Oid) -> Option<pg_sys::Oid> {
         // SAFETY: the caller guarantees a running transaction.
         unsafe {
-            for (name, quiet) in [(c"@~", c"@~?"), (c"!@~", c"!@~?")] {
+            for (name, leakproof) in [(c"@~", c"@~?"), (c"!@~", c"!@~?")] {
                 for right in [self.vector, self.probe] {
                     if self.operator(name, right) == Some(operator) {
-                        return self.operator(quiet, right);
+                        return self.operator(leakproof, right);
                     }
                 }
             }

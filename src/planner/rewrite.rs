@@ -76,7 +76,7 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
         objects
             .filter(c"@~", embedding, right, call.location)
             .map_or(null_mut(), |clause| {
-                barrier::with_quiet(request.root, clause.cast(), &objects)
+                barrier::with_leakproof(request.root, clause.cast(), &objects)
             })
     }
 }

@@ -214,27 +214,27 @@ impl ProbeSite {
 /// `mrl_probe` for conditions that the planner adds: an argument that `mrl_probe` reports as an error
 /// gives an undecided probe. The function is leakproof because it never raises an error.
 #[pg_extern(sql = false)]
-fn mrl_quiet_probe_bigint(
+fn mrl_leakproof_probe_bigint(
     query: VectorArg<'_>,
     threshold: f64,
     dims: i64,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    make_quiet_probe(query, threshold, dims, fcinfo)
+    make_leakproof_probe(query, threshold, dims, fcinfo)
 }
 
-/// [`mrl_quiet_probe_bigint`] for databases in which the extension declared `dims` as `integer`.
+/// [`mrl_leakproof_probe_bigint`] for databases in which the extension declared `dims` as `integer`.
 #[pg_extern(sql = false)]
-fn mrl_quiet_probe(
+fn mrl_leakproof_probe(
     query: VectorArg<'_>,
     threshold: f64,
     dims: i32,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    make_quiet_probe(query, threshold, dims.into(), fcinfo)
+    make_leakproof_probe(query, threshold, dims.into(), fcinfo)
 }
 
-fn make_quiet_probe(
+fn make_leakproof_probe(
     query: VectorArg<'_>,
     threshold: f64,
     dims: i64,

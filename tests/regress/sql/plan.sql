@@ -99,8 +99,8 @@ DEALLOCATE ALL;
 -- others they would make a parameter without a type ambiguous, so there is one form only.
 CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims integer) RETURNS mrl_probe
     AS '$libdir/photosearch', 'mrl_probe_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-CREATE FUNCTION mrl_quiet_probe(mrl_vector, double precision, integer) RETURNS mrl_probe
-    AS '$libdir/photosearch', 'mrl_quiet_probe_wrapper' LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
+CREATE FUNCTION mrl_leakproof_probe(mrl_vector, double precision, integer) RETURNS mrl_probe
+    AS '$libdir/photosearch', 'mrl_leakproof_probe_wrapper' LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
 CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector, threshold double precision, dims integer) RETURNS boolean
     AS '$libdir/photosearch', 'mrl_coarse_match_explicit_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT mrl_coarse_match_support;
 CREATE VIEW guarded WITH (security_barrier) AS SELECT * FROM album WHERE id > 0;
@@ -116,7 +116,7 @@ SELECT raised('SELECT coarse_match(''[1,2]'', ''[1,2]'', 0.5, ''2'')');
 RESET plan_cache_mode; RESET enable_seqscan;
 DEALLOCATE ALL;
 DROP VIEW guarded;
-DROP FUNCTION coarse_match(mrl_vector, mrl_vector, double precision, integer), mrl_quiet_probe(mrl_vector, double precision, integer), mrl_probe(mrl_vector, double precision, integer);
+DROP FUNCTION coarse_match(mrl_vector, mrl_vector, double precision, integer), mrl_leakproof_probe(mrl_vector, double precision, integer), mrl_probe(mrl_vector, double precision, integer);
 DROP INDEX album_e;
 
 -- With statistics on the column, no estimate fails and none lies outside 1 to the number of rows.

@@ -143,15 +143,15 @@ FROM unnest(ARRAY[
     $$e IS DISTINCT FROM CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END$$,
     $$NULLIF(e, CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END) IS NULL$$,
     $$CASE CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END WHEN e THEN true ELSE false END$$,
-    $$e @~ mrl_quiet_probe('[1]', 0.5, CASE WHEN salary > $x THEN 7 ELSE 1 END)$$]) AS condition;
--- The quiet functions and operators, called directly, tell nothing on any table.
+    $$e @~ mrl_leakproof_probe('[1]', 0.5, CASE WHEN salary > $x THEN 7 ELSE 1 END)$$]) AS condition;
+-- The leakproof functions and operators, called directly, reveal nothing about any table.
 SELECT condition, differ('few', condition) AS barrier, differ('policed', condition) AS policy, differ('open_to_all', condition) AS open_to_all
 FROM unnest(ARRAY[
     $$salary > $x AND e @~? '[1,2,3]'$$,
     $$salary > $x AND e !@~? '[1,2,3]'$$,
     $$salary > $x AND e @~? '(1,0.5,3,[1])'$$,
     $$salary > $x AND e !@~? '(1,0.5,3,[1])'$$,
-    $$e @~? mrl_quiet_probe('[1]', ratio * (salary > $x)::int, (salary > $x)::int)$$,
+    $$e @~? mrl_leakproof_probe('[1]', ratio * (salary > $x)::int, (salary > $x)::int)$$,
     $$e @~? mrl_probe_at_least('[1]', ratio * (salary > $x)::int)$$,
     $$e !@~? mrl_probe_at_most('[1]', 'NaN'::float8 * (salary > $x)::int)$$]) AS condition;
 RESET search_path;
