@@ -27,20 +27,21 @@
 //! (`query_planner` in Postgres' `planmain.c`). The functions and operators in such conditions have
 //! support functions, which the planner calls earlier, so the library is loaded by then.
 
-use std::ffi::CStr;
+mod catalog;
+mod nodes;
+mod similarity;
+
 use std::sync::OnceLock;
 
 use pgrx::prelude::*;
-use pgrx::{IntoDatum, PgList, is_a, pg_sys};
+use pgrx::{PgList, is_a, pg_sys};
 
-use super::build::{ambuild, meta_of};
-use super::operands::{
-    Similarity, is_same_column, operator_of, similarity_of, two, without_relabel,
-};
-use super::page::Index;
+use super::operands::{two, without_relabel};
 use crate::planner::{Objects, leakproof_counterpart};
-use crate::types::{ScoreBoundArg, condition_name};
-use crate::vector::{CompareOp, Measure};
+use crate::types::condition_name;
+use catalog::{IndexKey, keys_of, other_uses_of};
+use nodes::{call, copy, text_const};
+use similarity::{SimilarityCondition, has_other_dims, similarity_condition_of};
 
 static PREVIOUS: OnceLock<pg_sys::get_relation_info_hook_type> = OnceLock::new();
 
@@ -93,28 +94,12 @@ struct QueryTable {
     other_uses: Option<Vec<String>>,
 }
 
-/// What an index is on.
-struct IndexKey {
-    /// A column (as a Var) or an expression.
-    expression: *mut pg_sys::Node,
-    /// Whether the codes of the index cover all dimensions.
-    is_whole: bool,
-}
-
 /// A condition that an index can answer.
 enum Answerable {
     /// It is equivalent to the condition of the query, and replaces it.
     Instead(*mut pg_sys::Node),
     /// It follows from the condition of the query, which stays.
     Beside(*mut pg_sys::Node),
-}
-
-/// A condition `similarity op value`, such as `fine_score(e, q) >= 0.35`.
-struct SimilarityCondition {
-    similarity: Similarity,
-    op: CompareOp,
-    /// The number that the similarity is compared with: an expression of type float8.
-    value: *mut pg_sys::Node,
 }
 
 // In all that follows, "see above" stands for: the caller guarantees nodes of the query that is being
@@ -398,274 +383,4 @@ impl QueryTable {
             })
         }
     }
-}
-
-impl IndexKey {
-    /// # Safety
-    /// `node` is an expression of the query.
-    unsafe fn is_on(&self, node: *mut pg_sys::Node) -> bool {
-        // SAFETY: see above.
-        unsafe {
-            pg_sys::equal(self.expression.cast(), node.cast())
-                || is_same_column(self.expression, node)
-        }
-    }
-}
-
-impl SimilarityCondition {
-    /// Whether vectors with a higher score satisfy the condition, rather than those with a lower one.
-    fn sets_minimum(&self) -> bool {
-        let is_distance = self.similarity.measure == Measure::Distance;
-        matches!(self.op, CompareOp::AtLeast | CompareOp::Above) != is_distance
-    }
-
-    /// The lowest or highest score that satisfies the condition, up to rounding.
-    ///
-    /// # Safety
-    /// `value` is an expression of type float8.
-    unsafe fn score_limit(&self) -> *mut pg_sys::Node {
-        if self.similarity.measure != Measure::Distance {
-            return self.value;
-        }
-        let mut args = PgList::<pg_sys::Node>::new();
-        args.push(float8_const(1.0));
-        args.push(self.value);
-        let function = pg_sys::Oid::from(pg_sys::F_FLOAT8MI);
-        // SAFETY: the function subtracts one float8 from another.
-        unsafe { call(function, pg_sys::FLOAT8OID, args) }
-    }
-}
-
-/// Recognises a condition on the similarity of two vectors.
-///
-/// # Safety
-/// `node` is a condition.
-unsafe fn similarity_condition_of(node: *mut pg_sys::Node) -> Option<SimilarityCondition> {
-    // SAFETY: see above.
-    unsafe {
-        let (function, [left, right]) = operator_of(node)?;
-        let op = match function.to_u32() {
-            pg_sys::F_FLOAT8GE | pg_sys::F_FLOAT84GE | pg_sys::F_FLOAT48GE => CompareOp::AtLeast,
-            pg_sys::F_FLOAT8GT | pg_sys::F_FLOAT84GT | pg_sys::F_FLOAT48GT => CompareOp::Above,
-            pg_sys::F_FLOAT8LE | pg_sys::F_FLOAT84LE | pg_sys::F_FLOAT48LE => CompareOp::AtMost,
-            pg_sys::F_FLOAT8LT | pg_sys::F_FLOAT84LT | pg_sys::F_FLOAT48LT => CompareOp::Below,
-            _ => return None,
-        };
-        let (similarity, op, value) = match similarity_of(left) {
-            Some(similarity) => (similarity, op, right),
-            None => (similarity_of(right)?, op.commuted(), left),
-        };
-        Some(SimilarityCondition {
-            similarity,
-            op,
-            value: to_float8(value),
-        })
-    }
-}
-
-/// Returns what the valid indexes of a table are on, those of this access method.
-///
-/// # Safety
-/// The planner holds a lock on the table, whose number in the query is `relid`.
-unsafe fn keys_of(table: pg_sys::Oid, relid: pg_sys::Index) -> Vec<IndexKey> {
-    let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
-    let access_share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    let mut keys = Vec::new();
-    // SAFETY: the caller guarantees the lock on the table. Each index is closed, and its lock kept
-    // until the end of the transaction, as the planner does.
-    unsafe {
-        let relation = pg_sys::table_open(table, no_lock);
-        let indexes = PgList::<std::ffi::c_void>::from_pg(pg_sys::RelationGetIndexList(relation));
-        for oid in indexes.iter_oid() {
-            let index = pg_sys::index_open(oid, access_share);
-            keys.extend(key_of(index, relid));
-            pg_sys::index_close(index, no_lock);
-        }
-        pg_sys::table_close(relation, no_lock);
-    }
-    keys
-}
-
-/// The number of the column `partexprs`, `Anum_pg_partitioned_table_partexprs` of
-/// `catalog/pg_partitioned_table.h`.
-const PARTITION_EXPRESSIONS: pg_sys::AttrNumber = 8;
-
-/// Returns the expressions that the planner compares conditions with, in their text form: those of
-/// indexes, their predicates, the partition key, and CHECK constraints.
-///
-/// # Safety
-/// The planner holds a lock on the table.
-unsafe fn other_uses_of(table: pg_sys::Oid) -> Vec<String> {
-    let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
-    let access_share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    let mut texts = Vec::new();
-    // SAFETY: the caller guarantees the lock on the table. Each index is closed, and its lock kept
-    // until the end of the transaction, as the planner does. The texts are null-terminated.
-    unsafe {
-        let mut add = |text: *const std::ffi::c_char| {
-            texts.push(CStr::from_ptr(text).to_string_lossy().into_owned());
-        };
-        let relation = pg_sys::table_open(table, no_lock);
-        let indexes = PgList::<std::ffi::c_void>::from_pg(pg_sys::RelationGetIndexList(relation));
-        for oid in indexes.iter_oid() {
-            let index = pg_sys::index_open(oid, access_share);
-            for list in [
-                pg_sys::RelationGetIndexExpressions(index),
-                pg_sys::RelationGetIndexPredicate(index),
-            ] {
-                if !list.is_null() {
-                    add(pg_sys::nodeToString(list.cast()));
-                }
-            }
-            pg_sys::index_close(index, no_lock);
-        }
-        let cache = pg_sys::SysCacheIdentifier::PARTRELID as i32;
-        let key = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(table));
-        if !key.is_null() {
-            let mut is_null = false;
-            let expressions =
-                pg_sys::SysCacheGetAttr(cache, key, PARTITION_EXPRESSIONS, &mut is_null);
-            if !is_null {
-                add(pg_sys::text_to_cstring(expressions.cast_mut_ptr()));
-            }
-            pg_sys::ReleaseSysCache(key);
-        }
-        if let Some(constraints) = (*(*relation).rd_att).constr.as_ref() {
-            for at in 0..usize::from(constraints.num_check) {
-                add((*constraints.check.add(at)).ccbin);
-            }
-        }
-        pg_sys::table_close(relation, no_lock);
-    }
-    texts
-}
-
-/// Returns whether an operand is a constant whose query vector has another number of dimensions than
-/// `typmod`, the type modifier of the indexed expression.
-///
-/// # Safety
-/// `operand` is an expression of type mrl_score_bound.
-unsafe fn has_other_dims(operand: *mut pg_sys::Node, typmod: i32) -> bool {
-    // SAFETY: the caller's promise; a node is cast only after its tag has been checked.
-    unsafe {
-        if !is_a(operand, pg_sys::NodeTag::T_Const) {
-            return false;
-        }
-        let constant = &*operand.cast::<pg_sys::Const>();
-        !constant.constisnull
-            && ScoreBoundArg::from_datum(constant.constvalue)
-                .bound()
-                .is_ok_and(|bound| usize::try_from(typmod).is_ok_and(|n| n != bound.values.len()))
-    }
-}
-
-/// # Safety
-/// `index` is open.
-unsafe fn key_of(index: pg_sys::Relation, relid: pg_sys::Index) -> Option<IndexKey> {
-    // SAFETY: the caller guarantees an open index, which has a row in pg_index. An index of this
-    // access method has one column.
-    unsafe {
-        let routine = (*index).rd_indam.as_ref()?;
-        let is_ours = routine
-            .ambuild
-            .is_some_and(|build| build as usize == ambuild as *const () as usize);
-        let form = (*index).rd_index;
-        if !is_ours || !(*form).indisvalid {
-            return None;
-        }
-        // The index of a partitioned table has no file. Otherwise the file counts: a changed option takes
-        // effect with the next REINDEX.
-        let meta = if (*(*index).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_INDEX {
-            meta_of(index).ok()?
-        } else {
-            Index::open(index).ok()?.meta
-        };
-        let attribute = *(*form).indkey.values.as_ptr();
-        let expression = if attribute == 0 {
-            let expressions =
-                PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(index));
-            let expression = expressions.get_ptr(0)?;
-            pg_sys::ChangeVarNodes(expression, 1, relid as i32, 0);
-            without_relabel(expression)
-        } else {
-            let no_type = pg_sys::InvalidOid;
-            pg_sys::makeVar(relid as _, attribute, no_type, -1, no_type, 0).cast()
-        };
-        Some(IndexKey {
-            expression,
-            is_whole: meta.prefix_dims == meta.dims,
-        })
-    }
-}
-
-/// Casts an expression of type float4 to float8, which changes no value.
-///
-/// # Safety
-/// `node` is an expression of type float8 or float4.
-unsafe fn to_float8(node: *mut pg_sys::Node) -> *mut pg_sys::Node {
-    // SAFETY: the caller guarantees one of two types, and the cast takes a float4.
-    unsafe {
-        if pg_sys::exprType(node) == pg_sys::FLOAT8OID {
-            return node;
-        }
-        let mut args = PgList::<pg_sys::Node>::new();
-        args.push(node);
-        let function = pg_sys::Oid::from(pg_sys::F_FLOAT8_FLOAT4);
-        call(function, pg_sys::FLOAT8OID, args)
-    }
-}
-
-/// # Safety
-/// The arguments are those of the function, which returns the type.
-unsafe fn call(
-    function: pg_sys::Oid,
-    result: pg_sys::Oid,
-    args: PgList<pg_sys::Node>,
-) -> *mut pg_sys::Node {
-    // SAFETY: the caller's promise.
-    unsafe {
-        pg_sys::makeFuncExpr(
-            function,
-            result,
-            args.into_pg(),
-            pg_sys::InvalidOid,
-            pg_sys::InvalidOid,
-            pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
-        )
-        .cast()
-    }
-}
-
-fn text_const(value: &str) -> Option<*mut pg_sys::Node> {
-    let datum = value.into_datum()?;
-    // SAFETY: a text is a varlena, passed by reference.
-    let constant = unsafe {
-        let collation = pg_sys::DEFAULT_COLLATION_OID;
-        pg_sys::makeConst(pg_sys::TEXTOID, -1, collation, -1, datum, false, false)
-    };
-    Some(constant.cast())
-}
-
-fn float8_const(value: f64) -> *mut pg_sys::Node {
-    let datum = value.into_datum().unwrap_or(pg_sys::Datum::null());
-    // SAFETY: a float8 is passed by value in every build that pgrx supports (64 bits).
-    unsafe {
-        pg_sys::makeConst(
-            pg_sys::FLOAT8OID,
-            -1,
-            pg_sys::InvalidOid,
-            8,
-            datum,
-            false,
-            true,
-        )
-        .cast()
-    }
-}
-
-/// # Safety
-/// `node` is an expression.
-unsafe fn copy(node: *mut pg_sys::Node) -> *mut pg_sys::Node {
-    // SAFETY: the caller's promise.
-    unsafe { pg_sys::copyObjectImpl(node.cast()).cast() }
 }
