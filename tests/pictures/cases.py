@@ -42,15 +42,15 @@ def must_have_size(got, expected):
         raise Wrong(f"is {got.shape[1]} x {got.shape[0]}, should be {expected.shape[1]} x {expected.shape[0]}")
 
 
-def same(got, expected, levels):
-    return got.shape == expected.shape and numpy.abs(got.astype(int) - expected.astype(int)).max() <= levels
+def same(got, expected, tolerance):
+    return got.shape == expected.shape and numpy.abs(got.astype(int) - expected.astype(int)).max() <= tolerance
 
 
-def differences(got, expected, levels=0):
-    """Raises `Wrong` if any samples of two pictures differ by more than `levels`."""
+def differences(got, expected, tolerance=0):
+    """Raises `Wrong` if any samples of two pictures differ by more than `tolerance` levels (of 0 to 255)."""
     must_have_size(got, expected)
     apart = numpy.abs(got.astype(int) - expected.astype(int)).max(axis=-1)
-    wrong = apart > levels
+    wrong = apart > tolerance
     if wrong.any():
         y, x = map(int, numpy.argwhere(wrong)[0])
         raise Wrong(
@@ -70,7 +70,7 @@ class Pillow:
     """Expects the pixels that Pillow decodes. `draft` is the divisor for the sides in Pillow's draft
     mode."""
 
-    levels: int = 0
+    tolerance: int = 0
     draft: int | None = None
 
     def check(self, data, answer):
@@ -78,7 +78,7 @@ class Pillow:
             expected = reference.pixels(data, self.draft)
         except reference.PillowRefuses as refusal:
             raise Wrong(f"Pillow refuses this file: {refusal}") from refusal
-        differences(must_have_pixels(answer), expected, self.levels)
+        differences(must_have_pixels(answer), expected, self.tolerance)
         return EQUAL
 
 
@@ -88,10 +88,10 @@ class Pixels:
 
     expected: numpy.ndarray
     why: str
-    levels: int = 0
+    tolerance: int = 0
 
     def check(self, _, answer):
-        differences(must_have_pixels(answer), self.expected, self.levels)
+        differences(must_have_pixels(answer), self.expected, self.tolerance)
         return EQUAL
 
 
@@ -156,21 +156,21 @@ class Maybe:
 
     sound: numpy.ndarray
     mended: object = None
-    levels: int = 0
+    tolerance: int = 0
     incomparable: str = ""
     resized: str = ""
 
     def check(self, data, answer):
         if isinstance(answer, Refusal):
             return ERROR
-        if same(answer, self.sound, self.levels):
+        if same(answer, self.sound, self.tolerance):
             return SOUND
         try:
             expected = self.judged(data)
         except reference.PillowRefuses as refusal:
             raise Wrong(f"{describe(answer)}, but Pillow refuses it: {refusal}") from refusal
         if not self.incomparable and not (self.resized and expected.shape != self.sound.shape):
-            differences(answer, expected, self.levels)
+            differences(answer, expected, self.tolerance)
         return UNNOTICED
 
     def judged(self, data):

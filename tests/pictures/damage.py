@@ -76,10 +76,10 @@ def cases(kind, total, share, many):
 MENDED = {"jpeg": ENDED["jpeg"]}
 
 AROUND_FRAME = {"resized": "the canvas around the frame is transparent, Pillow fills it with a colour"}
-CONCEALED = {"levels": 2, "incomparable": "decoders differ in what they show in place of damaged data"}
+CONCEALED = {"tolerance": 2, "incomparable": "decoders differ in what they show in place of damaged data"}
 RULES = {
     # Samples of 5 and 6 bits are scaled to the nearest level; Pillow rounds down.
-    "bmp": {"565": {"levels": 1}},
+    "bmp": {"565": {"tolerance": 1}},
     "gif": dict.fromkeys(("256 colours", "interlaced", "transparent", "animated"), AROUND_FRAME),
     "heif": dict.fromkeys(("HEIC", "HEIC 4:4:4", "HEIC, alpha", "AVIF", "AVIF 4:4:4", "AVIF, alpha"), CONCEALED),
 }

@@ -6,7 +6,7 @@ import numpy
 from cases import Case, Pixels, Unsupported
 from make_png import palette
 from PIL import Image
-from tools import alpha_slope, encoded, on_white, scene, sides, sizes, words
+from tools import alpha_slope, deep_scene, encoded, on_white, scene, size_text, sizes
 
 FORMAT = "bmp"
 
@@ -15,7 +15,7 @@ RGB, RLE8, RLE4, BITFIELDS, ALPHABITFIELDS = 0, 1, 2, 3, 6
 # Lengths of headers: OS/2, Windows 3, with masks, with a mask for alpha, Windows 95, Windows 98.
 HEADERS = [12, 40, 52, 56, 108, 124]
 
-WHY = "these pixels were encoded"
+AS_ENCODED = "these pixels were encoded"
 LEFT_OUT = Unsupported(("BMP", "run-length", "leaves pixels out"), "the format does not define their colour")
 
 
@@ -59,7 +59,7 @@ def color_table(colors, entry):
 
 def indices_of(size, bits):
     """Indices with runs of one value, for run-length coding."""
-    indices = words(*size, bits, 1)[..., 0] >> (16 - bits)
+    indices = deep_scene(*size, bits, 1)[..., 0] >> (16 - bits)
     indices[size[1] // 3 :, size[0] // 2 :] = (1 << bits) - 1
     return indices
 
@@ -69,7 +69,7 @@ def palettes(many):
         for bits in (1, 4, 8):
             indices = indices_of(size, bits)
             colors = palette(1 << bits)
-            expected = Pixels(colors[indices], WHY)
+            expected = Pixels(colors[indices], AS_ENCODED)
             for length in HEADERS:
                 if length in (52, 56):
                     continue  # these headers are for masks
@@ -78,11 +78,11 @@ def palettes(many):
                     info = header(length, size, bits, top_down=top_down)
                     data = bmp(info, table, rows(packed(indices, bits), top_down))
                     coding = f"{bits} bits, header of {length}" + ", top-down" * top_down
-                    yield Case(coding, sides(size), data, expected)
+                    yield Case(coding, size_text(size), data, expected)
             used = int(indices.max()) + 1
             info = header(40, size, bits, colors=used)
             data = bmp(info, color_table(colors[:used], 4), rows(packed(indices, bits)), gap=5)
-            yield Case(f"{bits} bits, short palette", sides(size), data, expected)
+            yield Case(f"{bits} bits, short palette", size_text(size), data, expected)
 
 
 def run_length(row, bits, absolute):
@@ -120,7 +120,7 @@ def runs(many):
                     "end": b"\0\0".join(coded) + b"\0\1",
                     "line_and_end": b"\0\0".join(coded) + b"\0\0\0\1",
                 }.items():
-                    yield Case(what, f"{end}_{absolute}_{name}", bmp(info, table, data), Pixels(colors[indices], WHY))
+                    yield Case(what, f"{end}_{absolute}_{name}", bmp(info, table, data), Pixels(colors[indices], AS_ENCODED))
             half = width // 2
             if half == 0:
                 continue
@@ -131,8 +131,8 @@ def runs(many):
                 yield Case(f"RLE{bits}, {what}", name, data, LEFT_OUT)
 
 
-# Masks of red, green, blue, alpha.
-MASKS = {
+# For each layout of a pixel: its bits, and the masks of red, green, blue and alpha; 0 if there is no alpha.
+CHANNEL_MASKS = {
     "555": (16, (0x7C00, 0x03E0, 0x001F, 0)),
     "565": (16, (0xF800, 0x07E0, 0x001F, 0)),
     "444": (16, (0x0F00, 0x00F0, 0x000F, 0)),
@@ -148,7 +148,7 @@ MASKS = {
 }
 
 
-def field(samples, mask):
+def scaled_to_mask(samples, mask):
     """Scales bytes to the bits of a mask. Returns them shifted to the mask's position, the unshifted
     values, and the largest value."""
     shift = (mask & -mask).bit_length() - 1
@@ -157,42 +157,42 @@ def field(samples, mask):
     return (values << shift).astype(numpy.uint32), values, most
 
 
-def colors_of_words(size, bits, masks, samples):
-    """The words of a picture as bytes, and the pixels that they represent, alpha last."""
-    word, shown = numpy.zeros(size[::-1], numpy.uint32), []
+def masked_pixels(size, bits, masks, samples):
+    """A picture in a layout of CHANNEL_MASKS: rows of bytes, and the pixels that a decoder reads from them, alpha last."""
+    packed_pixels, decoded = numpy.zeros(size[::-1], numpy.uint32), []
     for channel, mask in enumerate(masks):
         if mask:
-            bits_in_place, values, most = field(samples[..., channel], mask)
-            word |= bits_in_place
-            shown.append(((values * 255 + most // 2) // most).astype(numpy.uint8))
+            bits_in_place, values, most = scaled_to_mask(samples[..., channel], mask)
+            packed_pixels |= bits_in_place
+            decoded.append(((values * 255 + most // 2) // most).astype(numpy.uint8))
     kind = "<u2" if bits == 16 else "<u4"
-    return word.astype(kind).view(numpy.uint8).reshape(size[1], -1), numpy.stack(shown, axis=-1)
+    return packed_pixels.astype(kind).view(numpy.uint8).reshape(size[1], -1), numpy.stack(decoded, axis=-1)
 
 
 def masks(many):
     for size in sizes(many):
         samples = numpy.dstack([scene(*size), alpha_slope(*size)])
-        for what, (bits, of_channels) in MASKS.items():
-            pixels, shown = colors_of_words(size, bits, of_channels, samples)
-            truth = on_white(shown[..., :3], shown[..., 3]) if of_channels[3] else shown
+        for what, (bits, channel_masks) in CHANNEL_MASKS.items():
+            pixels, decoded = masked_pixels(size, bits, channel_masks, samples)
+            truth = on_white(decoded[..., :3], decoded[..., 3]) if channel_masks[3] else decoded
             # Scaling of samples of 4 to 10 bits may round to the nearest level or down.
-            expected = Pixels(truth, WHY, levels=1 if bits == 16 or what == "10 bits" else 0)
+            expected = Pixels(truth, AS_ENCODED, tolerance=1 if bits == 16 or what == "10 bits" else 0)
             for length in (40, 52, 56, 108, 124):
-                if of_channels[3] and length < 56:
+                if channel_masks[3] and length < 56:
                     continue
                 for top_down in (False, True):
-                    info = header(length, size, bits, BITFIELDS, 0, of_channels[: 3 if length < 56 else 4], top_down)
+                    info = header(length, size, bits, BITFIELDS, 0, channel_masks[: 3 if length < 56 else 4], top_down)
                     coding = f"masks {what}, header of {length}" + ", top-down" * top_down
-                    yield Case(coding, sides(size), bmp(info, b"", rows(pixels, top_down)), expected)
+                    yield Case(coding, size_text(size), bmp(info, b"", rows(pixels, top_down)), expected)
         for alpha in (0, 1, 255):
             samples[..., 3] = alpha
             for what in ("8888", "RGBA"):
-                bits, of_channels = MASKS[what]
-                pixels, shown = colors_of_words(size, bits, of_channels, samples)
-                truth = shown[..., :3] if alpha == 0 else on_white(shown[..., :3], shown[..., 3])
-                info = header(124, size, bits, BITFIELDS, 0, of_channels)
-                why = "a picture whose alpha is 0 everywhere is opaque" if alpha == 0 else WHY
-                name = f"{alpha} {what} {sides(size)}"
+                bits, channel_masks = CHANNEL_MASKS[what]
+                pixels, decoded = masked_pixels(size, bits, channel_masks, samples)
+                truth = decoded[..., :3] if alpha == 0 else on_white(decoded[..., :3], decoded[..., 3])
+                info = header(124, size, bits, BITFIELDS, 0, channel_masks)
+                why = "a picture whose alpha is 0 everywhere is opaque" if alpha == 0 else AS_ENCODED
+                name = f"{alpha} {what} {size_text(size)}"
                 yield Case("the same alpha everywhere", name, bmp(info, b"", rows(pixels)), Pixels(truth, why))
 
 
@@ -209,17 +209,17 @@ def true_colors(many):
                     info = header(length, size, bits, top_down=top_down)
                     data = bmp(info, b"", rows(of_bits.reshape(size[1], -1), top_down))
                     coding = f"{bits} bits, header of {length}" + ", top-down" * top_down
-                    yield Case(coding, sides(size), data, Pixels(picture, WHY))
-        bits, of_channels = MASKS["555"]
-        pixels, shown = colors_of_words(size, bits, of_channels, fourth[..., [2, 1, 0, 3]])
+                    yield Case(coding, size_text(size), data, Pixels(picture, AS_ENCODED))
+        bits, channel_masks = CHANNEL_MASKS["555"]
+        pixels, decoded = masked_pixels(size, bits, channel_masks, fourth[..., [2, 1, 0, 3]])
         data = bmp(header(40, size, 16), b"", rows(pixels))
-        yield Case("16 bits without masks", sides(size), data, Pixels(shown, WHY, levels=1))
+        yield Case("16 bits without masks", size_text(size), data, Pixels(decoded, AS_ENCODED, tolerance=1))
 
 
 def unsupported(many):
     for size in sizes(many):
         indices, picture = indices_of(size, 8), scene(*size)
-        table, name = color_table(palette(256), 4), sides(size)
+        table, name = color_table(palette(256), 4), size_text(size)
         refused = Unsupported(("BMP", "header", "64"), "the crate image does not read headers of OS/2 2.x")
         data = bmp(header(64, size, 8), table, rows(indices.astype(numpy.uint8)))
         yield Case("header of 64", name, data, refused)
@@ -233,7 +233,7 @@ def by_pillow(many):
     for size in sizes(many):
         for mode in ("1", "L", "P", "RGB", "RGBA"):
             image = Image.fromarray(scene(*size)).convert(mode)
-            yield Case(f"by Pillow, mode {mode}", sides(size), encoded(image, "BMP"))
+            yield Case(f"by Pillow, mode {mode}", size_text(size), encoded(image, "BMP"))
 
 
 def groups():

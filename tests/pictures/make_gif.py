@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy
 from cases import Case, Pillow, Pixels
 from PIL import Image
-from tools import encoded, scene, sides, sizes
+from tools import encoded, scene, size_text, sizes
 
 FORMAT = "gif"
 
@@ -77,9 +77,9 @@ def by_pillow(many):
                     options = {} if transparent is None else {"transparency": transparent}
                     data = encoded(image, "GIF", interlace=interlace, optimize=False, **options)
                     what = f"{colors} colours" + ", interlaced" * interlace + ", transparent" * bool(options)
-                    name = f"{transparent} {sides(size)}"
+                    name = f"{transparent} {size_text(size)}"
                     yield Case(what, name, data)
-        name = sides(size)
+        name = size_text(size)
         yield Case("grey", name, encoded(Image.fromarray(scene(*size)).convert("L"), "GIF"))
         yield Case("black and white", name, encoded(Image.fromarray(scene(*size)).convert("1"), "GIF"))
 
@@ -94,7 +94,7 @@ def containers(many):
             hidden[numpy.asarray(image) == transparent] = 255
             frame = frame_of(encoded(image, "GIF", optimize=False))
             other = frame_of(encoded(quantized(size, colors, 1), "GIF", optimize=False))
-            name = f"{colors} {sides(size)}"
+            name = f"{colors} {size_text(size)}"
             yield Case("GIF87a", name, gif(size, [frame.bytes(local=False)], frame.palette, b"GIF87a"))
             yield Case("local palette", name, gif(size, [frame.bytes()]))
             both = gif(size, [frame.bytes()], other.palette)
@@ -115,7 +115,7 @@ def containers(many):
                 on_canvas = numpy.full((canvas[1], canvas[0], 3), 255, numpy.uint8)
                 on_canvas[offset[1] :, offset[0] :][: size[1], : size[0]] = shown
                 expected = Pixels(on_canvas, "the canvas around the frame is transparent, as in browsers")
-                place = f"{offset[0]} {offset[1]} {sides(canvas)} {name}"
+                place = f"{offset[0]} {offset[1]} {size_text(canvas)} {name}"
                 yield Case("frame within the canvas", place, gif(canvas, [frame.bytes(offset)]), expected)
                 with_palette = gif(canvas, [frame.bytes(offset, local=False)], frame.palette, background=1)
                 yield Case("frame within the canvas, background", place, with_palette, expected)
@@ -137,7 +137,7 @@ def animations(many):
                 data = encoded(
                     frames[0], "GIF", save_all=True, append_images=frames[1:], disposal=disposal, duration=50, **options
                 )
-                name = f"{disposal} {transparent} {sides(size)}"
+                name = f"{disposal} {transparent} {size_text(size)}"
                 yield Case("animated", name, data, Pillow())
 
 

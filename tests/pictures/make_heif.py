@@ -8,7 +8,7 @@ import numpy
 import reference
 from cases import Case, Close, Pillow, Pixels, Unsupported
 from PIL import Image, ImageFilter
-from tools import alpha_slope, encoded, exif, grey_scene, scene, sides, through_files, words
+from tools import alpha_slope, deep_scene, encoded, exif, grey_scene, scene, size_text, through_files
 
 FORMAT = "heif"
 
@@ -16,9 +16,9 @@ SIZES = [(16, 16), (17, 33), (64, 48), (130, 70)]
 MORE_SIZES = [(1, 1), (1, 17), (2, 3), (33, 17), (100, 100), (257, 129), (640, 480)]
 
 # libheif's conversion to RGB rounds once more.
-HEIC = Pillow(levels=1)
+HEIC = Pillow(tolerance=1)
 # Pillow divides colours of 8 bits by alpha, which loses precision if alpha is small.
-PREMULTIPLIED = Pillow(levels=2)
+PREMULTIPLIED = Pillow(tolerance=2)
 # AVIF decoders differ in the upsampling of chroma, with the largest differences in small pictures.
 HALVED_CHROMA = Close(mean=4, cosine=0.999)
 SMALL_HALVED_CHROMA = Close(mean=8, cosine=0.997)
@@ -45,7 +45,7 @@ def pngs(size, color):
         "RGB": encoded(color, "PNG"),
         "alpha": encoded(numpy.dstack([color, alpha_slope(*size)]), "PNG"),
         "grey": encoded(grey_scene(*size), "PNG"),
-        "grey, 16 bits": encoded(Image.fromarray(words(*size, 1, 1)[..., 0]), "PNG"),
+        "grey, 16 bits": encoded(Image.fromarray(deep_scene(*size, 1, 1)[..., 0]), "PNG"),
     }
 
 
@@ -80,7 +80,7 @@ def by_heif_enc(content, many):
         png = pngs(size, scene(*size))[content]
         expected = PREMULTIPLIED if "premultiplied" in what else HEIC
         data = through_files(["heif-enc", *options, "-o", "OUT", "IN0"], [(".png", png)], ".heic")
-        yield Case(f"HEIC by heif-enc, {content}, {what}", sides(size), data, expected)
+        yield Case(f"HEIC by heif-enc, {content}, {what}", size_text(size), data, expected)
 
 
 def by_pillow_heif(many):
@@ -102,20 +102,20 @@ def by_pillow_heif(many):
         expected = HEIC
         if what == "lossless" and mode.startswith("RGB"):
             expected = Pixels(reference.pixels(encoded(image, "PNG")), LOSSLESS)
-        yield Case(f"HEIC by pillow-heif, {mode}, {what}", sides(size), data, expected)
+        yield Case(f"HEIC by pillow-heif, {mode}, {what}", size_text(size), data, expected)
     for size in sizes(many):
         upright = Image.fromarray(reference.pixels(encoded(scene(*size), "HEIF")))
         for value in range(1, 9):
             # pillow-heif writes an orientation as irot and imir. When it decodes, it rotates subsampled
             # chroma before it upsamples it, which shifts the chroma by half a pixel if a side is odd.
             data = encoded(scene(*size), "HEIF", exif=exif(value, prefix=b"Exif\0\0"))
-            expected = Pixels(reference.turned(upright, value), "rotated after the upsampling of chroma", levels=1)
-            yield Case("HEIC, turned", f"{value} {sides(size)}", data, expected)
+            expected = Pixels(reference.turned(upright, value), "rotated after the upsampling of chroma", tolerance=1)
+            yield Case("HEIC, turned", f"{value} {size_text(size)}", data, expected)
         frames = [Image.fromarray(scene(*size, seed)) for seed in range(3)]
         data = encoded(frames[0], "HEIF", save_all=True, append_images=frames[1:])
-        yield Case("several pictures", sides(size), data, HEIC)
+        yield Case("several pictures", size_text(size), data, HEIC)
         data = encoded(frames[0], "HEIF", save_all=True, append_images=frames[1:], primary_index=2)
-        yield Case("several pictures", f"third {sides(size)}", data, HEIC)
+        yield Case("several pictures", f"third {size_text(size)}", data, HEIC)
 
 
 AVIFENC = {
@@ -177,7 +177,7 @@ def by_avifenc(content, many):
             expected = Unsupported(("AVIF", "colour matrix 8"), "libheif does not convert it")
         if what == "lossless" and "16" not in content:
             expected = Pixels(reference.pixels(png), LOSSLESS)
-        yield Case(f"AVIF by avifenc, {content}, {what}", sides(size), data, expected)
+        yield Case(f"AVIF by avifenc, {content}, {what}", size_text(size), data, expected)
 
 
 def grids(many):
@@ -220,17 +220,17 @@ def by_pillow_avif(many):
         full = of_case.get("subsampling") in ("4:4:4", "4:0:0")
         yield Case(
             f"AVIF by Pillow, {mode}, {what}",
-            sides(size),
+            size_text(size),
             data,
             FULL_CHROMA if full else halved_chroma(size),
         )
     for size in sizes(many):
         for value in range(1, 9):
             data = encoded(soft_scene(*size), "AVIF", speed=9, max_threads=1, exif=exif(value))
-            yield Case("AVIF, turned", f"{value} {sides(size)}", data, halved_chroma(size))
+            yield Case("AVIF, turned", f"{value} {size_text(size)}", data, halved_chroma(size))
         frames = [Image.fromarray(soft_scene(*size, seed)) for seed in range(3)]
         data = encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:], speed=9, max_threads=1)
-        yield Case("AVIF, animated", sides(size), data, halved_chroma(size))
+        yield Case("AVIF, animated", size_text(size), data, halved_chroma(size))
 
 
 def groups():

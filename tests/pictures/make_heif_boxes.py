@@ -9,11 +9,11 @@ import reference
 from cases import Case, Close, Pixels
 from heif_boxes import clap, grid, imir, irot, rewrap
 from make_heif import FULL_CHROMA, SMALL_HALVED_CHROMA, avifenc, soft_scene
-from tools import alpha_slope, encoded, grey_scene, on_white, sides, through_files
+from tools import alpha_slope, encoded, grey_scene, on_white, size_text, through_files
 
 FORMAT = "heif"
 
-WHY = "the pixels of the coded pictures, joined and rotated by numpy"
+AS_JOINED = "the pixels of the coded pictures, joined and rotated by numpy"
 
 # Names, properties of the container, and their effect on an array.
 TURNS = {
@@ -46,7 +46,7 @@ ENCODERS = {
 
 
 def expected(pixels, limits):
-    return Close(limits.mean, limits.cosine, pixels) if limits else Pixels(pixels, WHY, levels=1)
+    return Close(limits.mean, limits.cosine, pixels) if limits else Pixels(pixels, AS_JOINED, tolerance=1)
 
 
 def turned(many):
@@ -58,14 +58,14 @@ def turned(many):
             for turn, (properties, turn_array) in TURNS.items():
                 for orientation in (None, 1, 6, 8):
                     data = rewrap(plain, transformations=properties, orientation=orientation)
-                    name = f"{turn} EXIF {orientation} {sides(size)}"
+                    name = f"{turn} EXIF {orientation} {size_text(size)}"
                     yield Case(f"{what}, turned", name, data, expected(turn_array(pixels), limits))
             for orientation in range(1, 9):
                 data = rewrap(plain, orientation=orientation)
-                name = f"{orientation} {sides(size)}"
+                name = f"{orientation} {size_text(size)}"
                 yield Case(f"{what}, EXIF alone", name, data, expected(pixels, limits))
             data = rewrap(plain, large=True)
-            yield Case(f"{what}, boxes with sizes of 64 bits", sides(size), data, expected(pixels, limits))
+            yield Case(f"{what}, boxes with sizes of 64 bits", size_text(size), data, expected(pixels, limits))
 
 
 def cropped(many):

@@ -7,7 +7,7 @@ import numpy
 import reference
 from cases import Case, Pillow, Pixels
 from PIL import Image
-from tools import encoded, exif, grey_scene, levels_of, piped, pnm, rgb, scene, sides, sizes, through_files, words
+from tools import deep_scene, encoded, exif, grey_scene, levels_of, piped, pnm, rgb, scene, size_text, sizes, through_files
 
 FORMAT = "jpeg"
 
@@ -76,7 +76,7 @@ def samplings(coding, many):
     for sampling in factors:
         for size in sizes(many) if script is None or many else [(1, 1), (17, 33), (130, 70)]:
             data = cjpeg(scene(*size), "-sample", sampling, "-quality", "85", *options, script=script)
-            yield Case(coding, f"{sampling} {sides(size)}", data)
+            yield Case(coding, f"{sampling} {size_text(size)}", data)
 
 
 def colors(many):
@@ -95,7 +95,7 @@ def colors(many):
         for color, source in sources.items():
             for coding in ENTROPY:
                 data = jpegtran(source, *ENTROPY[coding])
-                yield Case(f"{color}, {coding}", sides(size), data)
+                yield Case(f"{color}, {coding}", size_text(size), data)
 
 
 def with_transform(data, transform):
@@ -117,7 +117,7 @@ def adobe(transform):
 def transforms(many):
     """Files with and without Adobe's marker, which states the colours of three or four components."""
     for size in sizes(many):
-        name = sides(size)
+        name = size_text(size)
         jfif = cjpeg(scene(*size))
         bare = jfif[:2] + jfif[20:]
         for transform in (0, 1, 2, 7):
@@ -146,10 +146,10 @@ def twins(many):
             for coding, (script, options) in SCRIPTS.items():
                 inputs = [(".jpg", source), (".txt", script.encode())]
                 command = ["jpegtran", *options, "-scans", "IN1", "-outfile", "OUT", "IN0"]
-                name = f"{sampling} {sides(size)}"
+                name = f"{sampling} {size_text(size)}"
                 yield Case(f"transcoded: {coding}", name, through_files(command, inputs, ".jpg"), expected)
             for coding, options in ENTROPY.items():
-                name = f"{sampling} {sides(size)}"
+                name = f"{sampling} {size_text(size)}"
                 yield Case(f"transcoded: {coding}", name, jpegtran(source, *options), expected)
 
 
@@ -194,14 +194,14 @@ def lossless(many):
         kind = numpy.uint8 if bits <= 8 else numpy.uint16
         for size in sizes(many) if bits in (8, 12, 16) or many else [(17, 33)]:
             for channels, color in ((1, "grey"), (3, "RGB")):
-                samples = (words(*size, bits, channels) >> (16 - bits)).astype(kind)
+                samples = (deep_scene(*size, bits, channels) >> (16 - bits)).astype(kind)
                 samples = samples[..., 0] if channels == 1 else samples
                 shown = rgb(levels_of(samples, (1 << bits) - 1))
                 for predictor in range(1, 8) if size == (17, 33) else (1, 4):
                     data = imagecodecs.jpeg8_encode(
                         samples, bitspersample=bits, lossless=True, predictor=predictor, colorspace=color_of(channels)
                     )
-                    name = f"predictor {predictor} {sides(size)}"
+                    name = f"predictor {predictor} {size_text(size)}"
                     expected = Pixels(shown, "lossless: these samples were encoded")
                     yield Case(f"lossless {color}, {bits} bits", name, data, expected)
 
@@ -215,12 +215,12 @@ def twelve_bits(many):
     with a libjpeg-turbo of its own, decodes the expected samples."""
     for size in sizes(many):
         for channels, color in ((1, "grey"), (3, "YCbCr")):
-            samples = words(*size, 3, channels) >> 4
+            samples = deep_scene(*size, 3, channels) >> 4
             samples = samples[..., 0] if channels == 1 else samples
             for subsampling in ("444", "422", "420") if channels == 3 else (None,):
                 data = imagecodecs.jpeg8_encode(samples, level=95, bitspersample=12, subsampling=subsampling)
                 shown = rgb(levels_of(imagecodecs.jpeg8_decode(data), 4095))
-                name = f"{subsampling} {sides(size)}"
+                name = f"{subsampling} {size_text(size)}"
                 expected = Pixels(shown, "decoded by imagecodecs, as Pillow only reads 8 bits")
                 yield Case(f"12 bits, {color}", name, data, expected)
 

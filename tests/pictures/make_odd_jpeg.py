@@ -26,7 +26,7 @@ from jpeg_parts import (
 )
 from make_jpeg import ENTROPY, SCRIPTS, cjpeg
 from PIL import Image
-from tools import encoded, exif, grey_scene, scene, sides
+from tools import encoded, exif, grey_scene, scene, size_text
 
 FORMAT = "jpeg"
 
@@ -76,7 +76,7 @@ def orientations(many):
                 }
                 for place, (position, segments) in places.items():
                     data = with_segments(source, position, *segments)
-                    name = f"{value} {'little' if order == '<' else 'big'} {sides(size)}"
+                    name = f"{value} {'little' if order == '<' else 'big'} {size_text(size)}"
                     yield Case(f"EXIF {place}", name, data)
             upright = Pixels(
                 reference.pixels(with_segments(source, 0, exif_segment(exif(value)))),
@@ -85,9 +85,9 @@ def orientations(many):
             xmp = XMP_ORIENTATION % value
             stored = Pixels(reference.pixels(source), "Pillow applies an orientation in XMP, browsers do not")
             data = with_segments(source, 1, segment(APP1, xmp))
-            yield Case("orientation in XMP alone", f"{value} {sides(size)}", data, stored)
+            yield Case("orientation in XMP alone", f"{value} {size_text(size)}", data, stored)
             data = with_segments(source, 0, WITHOUT_ORIENTATION, exif_segment(exif(value)))
-            yield Case("two EXIF segments", f"{value} {sides(size)}", data, upright)
+            yield Case("two EXIF segments", f"{value} {size_text(size)}", data, upright)
 
 
 def ends(many):
@@ -109,7 +109,7 @@ def ends(many):
                 "zeros in place of the end marker": body + bytes(1000),
                 "0xff in place of the end marker": body + b"\xff" * 700,
             }
-            name = f"{coding} {sides(size)}"
+            name = f"{coding} {size_text(size)}"
             for what, data in after.items():
                 yield Case(what, name, data, expected)
             for what, data in instead.items():
@@ -129,14 +129,14 @@ def padding(many):
                 for filling in (b"\0", b"\xff", b"\x5a"):
                     found = parts(source)
                     found[-1].data = padded_restarts(found[-1].data, filling * count)
-                    name = f"{coding} {count} {filling.hex()} {sides(size)}"
+                    name = f"{coding} {count} {filling.hex()} {size_text(size)}"
                     yield Case("bytes before restart markers", name, joined(found), expected)
         source = coded("baseline", size)
         expected = Pixels(reference.pixels(source), "bytes between segments are ignored")
         for position in range(1, len(parts(source))):
             for junk in (b"\0", b"\x01\x02\x03", b"\xff", b"\xff" * 40, b"\0" * 100, b"junk \xff\0 junk"):
                 data = with_segments(source, position, junk)
-                name = f"{position} {len(junk)} {junk[:1].hex()} {sides(size)}"
+                name = f"{position} {len(junk)} {junk[:1].hex()} {size_text(size)}"
                 yield Case("bytes between segments", name, data, expected)
 
 
@@ -156,9 +156,9 @@ def webcams(many):
             "grey": cjpeg(grey_scene(*size), "-grayscale"),
         }.items():
             stripped = joined([part for part in parts(data) if part.marker != DHT])
-            yield Case("no Huffman tables", f"{color} {sides(size)}", stripped)
+            yield Case("no Huffman tables", f"{color} {size_text(size)}", stripped)
             expected = Pixels(reference.pixels(data), "the omitted tables are those of annex K")
-            yield Case("no Huffman tables", f"truth {color} {sides(size)}", stripped, expected)
+            yield Case("no Huffman tables", f"truth {color} {size_text(size)}", stripped, expected)
 
 
 def several_pictures(many):
@@ -167,11 +167,11 @@ def several_pictures(many):
         first, second = (Image.fromarray(scene(*size, seed)) for seed in (1, 2))
         out = io.BytesIO()
         first.save(out, "MPO", save_all=True, append_images=[second])
-        yield Case("MPO", sides(size), out.getvalue())
+        yield Case("MPO", size_text(size), out.getvalue())
         thumbnail = encoded(first.resize((8, 6)), "JPEG")
         block = exif(6) + thumbnail
         data = with_segments(encoded(second, "JPEG"), 0, exif_segment(block))
-        yield Case("thumbnail in EXIF", sides(size), data)
+        yield Case("thumbnail in EXIF", size_text(size), data)
 
 
 def changed_frame(data, change):
@@ -187,7 +187,7 @@ def changed_frame(data, change):
 
 def unsupported(many):
     for size in sizes(many):
-        name = sides(size)
+        name = size_text(size)
         source = coded("baseline", size)
 
         def without_height(content):
@@ -243,7 +243,7 @@ def damaged(many):
     """Files with damage that must be noticed: restart markers in the wrong order, missing scans, missing
     data."""
     for size in [size for size in sizes(many) if size[0] > 8]:
-        name = sides(size)
+        name = size_text(size)
         source = coded("restart after each block", size)
         for what, change in {
             "swapped": lambda digits: digits[:1] + digits[2:3] + digits[1:2] + digits[3:],

@@ -8,7 +8,7 @@ from functools import partial
 import numpy
 from cases import Case, Pillow, Pixels, Unsupported
 from PIL import Image
-from tools import encoded, exif, levels_of, on_white, rgb, scene, sides, sizes, words
+from tools import deep_scene, encoded, exif, levels_of, on_white, rgb, scene, size_text, sizes
 
 FORMAT = "png"
 
@@ -76,7 +76,7 @@ def png(samples, color, depth, interlaced=False, kind=0, before=b"", after=b"", 
 
 
 def samples_of(size, channels, depth):
-    return words(*size, depth, channels) >> (16 - depth)
+    return deep_scene(*size, depth, channels) >> (16 - depth)
 
 
 def palette(entries):
@@ -121,7 +121,7 @@ def combinations(color, many):
                     for kind, filters in enumerate(FILTERS):
                         data = png(samples, color, depth, interlaced, kind, plte + extra)
                         coding = f"{what}, {depth} bits" + ", transparent" * transparent + ", interlaced" * interlaced
-                        yield Case(coding, f"{filters} {sides(size)}", data, expected)
+                        yield Case(coding, f"{filters} {size_text(size)}", data, expected)
 
 
 def by_pillow(many):
@@ -139,14 +139,14 @@ def by_pillow(many):
                     if transparent:
                         extra += chunk(b"tRNS", transparency(color, depth, samples)[0])
                     data = png(samples, color, depth, kind=5, before=extra)
-                    yield Case(f"{what}, {depth} bits" + ", transparent" * transparent, sides(size), data)
+                    yield Case(f"{what}, {depth} bits" + ", transparent" * transparent, size_text(size), data)
 
 
 def containers(many):
     """Files with additional chunks, with several IDAT chunks, and with different compression levels."""
     for size in sizes(many):
         samples = samples_of(size, 3, 8)
-        name = sides(size)
+        name = size_text(size)
         whole = png(samples, RGB, 8)
         for pieces in (2, 7, 1000):
             yield Case("data in several chunks", f"{pieces} {name}", png(samples, RGB, 8, pieces=pieces))
@@ -192,7 +192,7 @@ def animations(many):
             data = encoded(
                 frames[0], "PNG", save_all=True, append_images=frames[1:], default_image=default, duration=50
             )
-            yield Case("animated", f"{default} {sides(size)}", data)
+            yield Case("animated", f"{default} {size_text(size)}", data)
     out = io.BytesIO()
     Image.fromarray(scene(64, 48)).quantize(200).save(out, "PNG", optimize=True, transparency=9)
     yield Case("palette by Pillow", "64x48", out.getvalue(), Pillow())

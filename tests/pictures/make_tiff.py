@@ -27,14 +27,14 @@ from tiff_parts import (
     YCBCR,
     tiff,
 )
-from tools import alpha_slope, grey_scene, levels_of, on_white, rgb, scene, sides, through_files, words
+from tools import alpha_slope, deep_scene, grey_scene, levels_of, on_white, rgb, scene, size_text, through_files
 
 FORMAT = "tiff"
 
 SIZES = [(1, 1), (1, 17), (33, 17), (40, 24)]
 MORE_SIZES = [(2, 1), (3, 5), (16, 16), (17, 33), (130, 70)]
 
-WHY = "these samples were encoded"
+AS_ENCODED = "these samples were encoded"
 ORDERS = [("<", False), (">", False), ("<", True), (">", True)]
 
 
@@ -61,7 +61,7 @@ def inks_shown(inks):
 def kinds(size):
     """A dictionary from names to samples, options of tifffile, and the expected pixels."""
     color, grey, alpha = scene(*size), grey_scene(*size), alpha_slope(*size)
-    wide, wide_grey = words(*size), words(*size, 1, 1)[..., 0]
+    wide, wide_grey = deep_scene(*size), deep_scene(*size, 1, 1)[..., 0]
     wide_alpha = alpha.astype(numpy.uint16) * 257
     inks = numpy.dstack([color, grey_scene(*size, 5)])
     premultiplied = (color.astype(int) * alpha[..., None] + 127) // 255
@@ -134,13 +134,13 @@ def matrix(what, many):
                     **options,
                 )
                 coding = f"{what}, {compression or 'uncompressed'}" + ", predictor" * predictor
-                name = f"{layout}{' separate' * separate} {order_name(order, big)} {sides(size)}"
-                yield Case(coding, name, data, Pixels(shown, WHY, levels=LEVELS.get(what, 0)))
+                name = f"{layout}{' separate' * separate} {order_name(order, big)} {size_text(size)}"
+                yield Case(coding, name, data, Pixels(shown, AS_ENCODED, tolerance=TOLERANCES.get(what, 0)))
 
 
 LAYOUTS = {"strip": {}, "strips": {"rowsperstrip": 5}, "tiles": {"tile": (16, 16)}}
 # Alpha causes another rounding.
-LEVELS = {"RGB, premultiplied alpha": 1, "RGB, alpha, 16 bits": 1}
+TOLERANCES = {"RGB, premultiplied alpha": 1, "RGB, alpha, 16 bits": 1}
 
 
 def order_name(order, big):
@@ -166,7 +166,7 @@ DEPTHS = {
 
 
 def deep_samples(size, channels, bits):
-    samples = words(*size, bits, channels).astype(numpy.uint64)
+    samples = deep_scene(*size, bits, channels).astype(numpy.uint64)
     return samples >> (16 - bits) if bits <= 16 else samples * ((1 << bits) - 1) // 65535
 
 
@@ -198,7 +198,7 @@ def depths(what, many):
         if photometric == CMYK:
             tags = [(332, SHORT, [1])]
         # Alpha causes another rounding.
-        expected = Pixels(deep_shown(what, samples, bits), WHY, levels=1 if "alpha" in what else 0)
+        expected = Pixels(deep_shown(what, samples, bits), AS_ENCODED, tolerance=1 if "alpha" in what else 0)
         expected = UNUSUAL.get((what, bits), expected)
         for layout, separate, fill_order in product(("strip", "strips", "tiles"), (False, True), (1, 2)):
             if separate and channels == 1 or fill_order == 2 and separate:
@@ -216,7 +216,7 @@ def depths(what, many):
                 tags=tags,
                 **{"strip": {}, "strips": {"rows": 3}, "tiles": {"tile": 16}}[layout],
             )
-            name = f"{layout}{' separate' * separate} {order_name(order, big)} {sides(size)}"
+            name = f"{layout}{' separate' * separate} {order_name(order, big)} {size_text(size)}"
             yield Case(f"{what}, {bits} bits" + ", bits reversed" * (fill_order == 2), name, data, expected)
 
 
@@ -274,8 +274,8 @@ def by_tiffcp(what, many):
             if "separate" in layout and (not what.startswith("RGB") or "16 bits" in what):
                 continue  # tiffcp only separates samples of 8 bits
             data = tiffcp(source, *TIFFCP[compression], *TIFFCP_LAYOUTS[layout])
-            expected = Pixels(shown, WHY, levels=LEVELS.get(what, 0))
-            yield Case(f"{what}, {compression} by tiffcp, {layout}", sides(size), data, expected)
+            expected = Pixels(shown, AS_ENCODED, tolerance=TOLERANCES.get(what, 0))
+            yield Case(f"{what}, {compression} by tiffcp, {layout}", size_text(size), data, expected)
 
 
 def jpegs(many):
@@ -293,11 +293,11 @@ def jpegs(many):
                     if layout == "separate" and ":r" not in options:
                         continue
                     data = tiffcp(source, "-c", options, "-r", "16", *TIFFCP_LAYOUTS[layout])
-                    yield Case(f"{color}, {options} by tiffcp", f"{layout} {sides(size)}", data)
+                    yield Case(f"{color}, {options} by tiffcp", f"{layout} {size_text(size)}", data)
         for subsampling in ((1, 1), (2, 1), (2, 2), (4, 1)):
             for layout, options in {"strip": {}, "strips": {"rowsperstrip": 16}, "tiles": {"tile": (32, 32)}}.items():
                 data = written(scene(*size), photometric="rgb", compression="jpeg", subsampling=subsampling, **options)
-                name = f"{layout} {sides(size)}"
+                name = f"{layout} {size_text(size)}"
                 yield Case("JPEG by tifffile, sampling {}x{}".format(*subsampling), name, data)
 
 
@@ -306,7 +306,7 @@ def ycbcr(many):
     for size, (across, down) in product(sizes(many), ((1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (1, 2))):
         picture = numpy.asarray(Image.fromarray(scene(*size)).convert("YCbCr"))
         units, shown = chroma_units(picture, across, down)
-        expected = Pixels(shown, WHY, levels=2)  # the conversions round differently
+        expected = Pixels(shown, AS_ENCODED, tolerance=2)  # the conversions round differently
         for compression, code, compress in ((1, "uncompressed", bytes), (5, "LZW", imagecodecs.lzw_encode)):
             data = tiff(
                 picture,
@@ -316,7 +316,7 @@ def ycbcr(many):
                 compress=lambda _, units=units, compress=compress: compress(units),
                 tags=[(530, SHORT, [across, down]), (531, SHORT, [1])],
             )
-            yield Case(f"YCbCr, {code}, sampling {across}x{down}", sides(size), data, expected)
+            yield Case(f"YCbCr, {code}, sampling {across}x{down}", size_text(size), data, expected)
 
 
 def chroma_units(picture, across, down):
@@ -338,23 +338,23 @@ def odd(many):
         picture = scene(*size)
         for value in range(10):
             data = written(picture, photometric="rgb", extratags=[(274, 3, 1, value, True)])
-            yield Case("orientation", f"{value} {sides(size)}", data)
+            yield Case("orientation", f"{value} {size_text(size)}", data)
         out = io.BytesIO()
         with tifffile.TiffWriter(out) as pages:
             pages.write(picture, photometric="rgb", metadata=None)
             pages.write(grey_scene(*size), photometric="minisblack", metadata=None)
-        yield Case("several pages", sides(size), out.getvalue())
+        yield Case("several pages", size_text(size), out.getvalue())
         lab = numpy.asarray(ImageCms.applyTransform(Image.fromarray(picture), TO_LAB))
         webp = written(picture, photometric="rgb", compression="webp", compressionargs=LOSSLESS_WEBP)
         refused = Unsupported(("TIFF", "WebP"), "libtiff does not check that it has the size of its strip")
-        yield Case("WebP in TIFF", sides(size), webp, refused)
-        yield Case("CIELab", sides(size), tiff(lab, 8, CIELAB), Close(1.5, 0.999, picture))
+        yield Case("WebP in TIFF", size_text(size), webp, refused)
+        yield Case("CIELab", size_text(size), tiff(lab, 8, CIELAB), Close(1.5, 0.999, picture))
         for bits, kind in ((32, numpy.float32), (64, numpy.float64), (16, numpy.float16)):
             for photometric, channels, color in ((BLACK_IS_ZERO, 1, "grey"), (RGB, 3, "RGB")):
                 samples = (picture[..., :channels] / 255).astype(kind)
                 data = tiff(samples, bits, photometric, sample_format=FLOAT)
                 refused = Unsupported(("TIFF", "float"), "no standard defines which numbers are black and white")
-                yield Case(f"floats of {bits} bits, {color}", sides(size), data, refused)
+                yield Case(f"floats of {bits} bits, {color}", size_text(size), data, refused)
 
 
 # Compressions of tifffile, and their numbers, which the message has to name.
@@ -368,19 +368,19 @@ def unsupported(many):
         for compression, number in COMPRESSIONS_REFUSED.items():
             data = written(color, photometric="rgb", compression=compression)
             refused = Unsupported(("TIFF", str(number)), "libtiff does not read it, or photos do not use it")
-            yield Case(f"{compression} in TIFF", sides(size), data, refused)
+            yield Case(f"{compression} in TIFF", size_text(size), data, refused)
         bits = tiff((color[..., :1] > 100).astype(numpy.uint64), 1, BLACK_IS_ZERO)
         refused = Unsupported(("TIFF", "34661"), "photos do not use it")
-        yield Case("JBIG in TIFF", sides(size), tiffcp(bits, "-c", "jbig"), refused)
+        yield Case("JBIG in TIFF", size_text(size), tiffcp(bits, "-c", "jbig"), refused)
         old = tiff(color, 8, YCBCR, compression=6, tags=[(530, SHORT, [1, 1])])
         refused = Unsupported(("TIFF", "JPEG", "old"), "programs differ in how they write it")
-        yield Case("old-style JPEG in TIFF", sides(size), old, refused)
+        yield Case("old-style JPEG in TIFF", size_text(size), old, refused)
         for what, photometric in PHOTOMETRICS_REFUSED.items():
             channels = 3 if photometric in (9, 34892) else 1
             bits = 1 if photometric == MASK else 8
             data = tiff(color[..., :channels].astype(numpy.uint64) >> (8 - bits), bits, photometric)
             refused = Unsupported(("TIFF", str(photometric)), "not for viewing, or libtiff does not convert it")
-            yield Case(what, sides(size), data, refused)
+            yield Case(what, size_text(size), data, refused)
 
 
 def named(prefix, make, names):

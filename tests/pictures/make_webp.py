@@ -4,7 +4,7 @@ import numpy
 from cases import Case, Pillow
 from make_gif import quantized
 from PIL import Image
-from tools import alpha_slope, encoded, exif, grey_scene, piped, scene, sides, sizes, through_files
+from tools import alpha_slope, encoded, exif, grey_scene, piped, scene, size_text, sizes, through_files
 
 FORMAT = "webp"
 
@@ -72,7 +72,7 @@ def by_cwebp(options_of, contents):
             for what, options in options_of.items():
                 for content in contents:
                     data = cwebp(pngs[content], *options)
-                    yield Case(f"{what}, {content}", sides(size), data)
+                    yield Case(f"{what}, {content}", size_text(size), data)
 
     return make
 
@@ -83,14 +83,14 @@ def orientations(many):
             for lossless in (False, True):
                 for prefix in (b"", b"Exif\0\0"):
                     data = encoded(scene(*size), "WEBP", lossless=lossless, exif=exif(value, prefix=prefix))
-                    name = f"{value} {lossless} {len(prefix)} {sides(size)}"
+                    name = f"{value} {lossless} {len(prefix)} {size_text(size)}"
                     yield Case("EXIF", name, data)
 
 
 def animations(many):
     """Animations, of which the first frame is shown."""
     for size in sizes(many):
-        name = sides(size)
+        name = size_text(size)
         frames = [Image.fromarray(scene(*size, seed)) for seed in range(3)]
         clear = [Image.fromarray(numpy.dstack([scene(*size, seed), alpha_slope(*size)])) for seed in range(3)]
         for what, images in (("animated", frames), ("animated, alpha", clear)):
@@ -114,7 +114,7 @@ def animations(many):
 def canvases(many):
     """Animations whose first frame does not cover the canvas."""
     for size in sizes(many):
-        name = sides(size)
+        name = size_text(size)
         color = scene(*size)
         clear = numpy.dstack([color, alpha_slope(*size)])
         for what, picture in (("RGB", color), ("alpha", clear)):
@@ -133,7 +133,7 @@ def ends(many):
         for lossless in (False, True):
             whole = encoded(scene(*size), "WEBP", lossless=lossless)
             for what, rest in (("zeros", bytes(500)), ("junk", b"junk" * 50)):
-                name = f"{lossless} {sides(size)}"
+                name = f"{lossless} {size_text(size)}"
                 yield Case(f"{what} after the end", name, whole + rest)
 
 

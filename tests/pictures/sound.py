@@ -4,13 +4,13 @@ files."""
 import numpy
 from make_bmp import (
     BITFIELDS,
-    MASKS,
+    CHANNEL_MASKS,
     RLE8,
     bmp,
     color_table,
-    colors_of_words,
     header,
     indices_of,
+    masked_pixels,
     palette,
     rows,
     run_length,
@@ -65,8 +65,8 @@ def bmps():
     yield "palette", bmp(header(40, SMALL, 8), table, rows(indices.astype(numpy.uint8)))
     coded = b"\0\0".join(run_length(row, 8, False) for row in indices[::-1]) + b"\0\1"
     yield "RLE8", bmp(header(40, SMALL, 8, RLE8), table, coded)
-    bits, masks = MASKS["565"]
-    pixels, _ = colors_of_words(SMALL, bits, masks, numpy.dstack([scene(*SMALL), alpha_slope(*SMALL)]))
+    bits, masks = CHANNEL_MASKS["565"]
+    pixels, _ = masked_pixels(SMALL, bits, masks, numpy.dstack([scene(*SMALL), alpha_slope(*SMALL)]))
     yield "565", bmp(header(40, SMALL, bits, BITFIELDS, 0, masks[:3]), b"", rows(pixels))
 
 

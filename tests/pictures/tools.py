@@ -42,8 +42,8 @@ def grey_scene(width, height, seed=0):
     return numpy.asarray(Image.fromarray(scene(width, height, seed)).convert("L"))
 
 
-def words(width, height, seed=0, channels=3):
-    """A picture with samples of 16 bits: the high bytes are those of `scene`, the low bytes are noise."""
+def deep_scene(width, height, seed=0, channels=3):
+    """`scene` with samples of 16 bits: the high bytes are those of `scene`, the low bytes are noise."""
     rng = numpy.random.default_rng([seed, width, height, channels])
     extra = scene(width, height, seed + 1)
     samples = numpy.concatenate([scene(width, height, seed), extra], axis=-1)[..., :channels]
@@ -87,7 +87,7 @@ def pnm(samples):
     return encoded(samples, "PPM")
 
 
-def sides(size):
+def size_text(size):
     """A size as text, for names."""
     return f"{size[0]}x{size[1]}"
 
@@ -121,8 +121,8 @@ def through_files(command, inputs, suffix):
         for index, (ending, data) in enumerate(inputs):
             names[f"IN{index}"] = f"{directory}/in{index}{ending}"
             Path(names[f"IN{index}"]).write_bytes(data)
-        words_ = [names.get(str(word), str(word)) for word in command]
-        done = subprocess.run(words_, capture_output=True, cwd=directory)
+        argv = [names.get(str(word), str(word)) for word in command]
+        done = subprocess.run(argv, capture_output=True, cwd=directory)
         out = Path(names["OUT"])
         if done.returncode != 0 or not out.exists():
             raise EncoderFailed(f"{' '.join(map(str, command))}: {done.stderr.decode(errors='replace').strip()}")
