@@ -44,8 +44,8 @@ unsafe extern "C-unwind" fn model_assigned(
     MODEL_GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Check hook that rejects a value which cannot be a model name. It also bounds the length: every
-/// call copies the setting, which could otherwise be a gigabyte long.
+/// Check hook that rejects a value which cannot be a model name. This also limits the length of the
+/// setting, which each call copies, and which could otherwise be a gigabyte long.
 #[pg_guard]
 unsafe extern "C-unwind" fn check_model(
     value: *mut *mut std::ffi::c_char,
@@ -252,6 +252,7 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::UNIT_KB,
     );
-    // Last, because Postgres warns of settings that have not been defined by now.
+    // This comes last: Postgres warns of each setting with this prefix in its configuration that has not been
+    // defined by now.
     crate::version::reserve_setting_prefix(c"photosearch");
 }

@@ -62,7 +62,7 @@ fn main() -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Compiles a C file, or a C++ file if its name ends in `.cc`, with the macro `defined`.
+/// Compiles a C file, or a C++ file if its name ends in `.cc`. `defined` is a macro to define.
 fn compile(source: &str, includes: impl IntoIterator<Item = PathBuf>, defined: Option<&str>) {
     println!("cargo:rerun-if-changed={source}");
     println!("cargo:rerun-if-changed=failure.h");
@@ -81,7 +81,7 @@ fn compile(source: &str, includes: impl IntoIterator<Item = PathBuf>, defined: O
         .compile(&format!("photosearch_{name}"));
 }
 
-/// Links a library of the system. To be called after [`compile`], as the linker needs a library after
+/// Links a library of the system. Call this after [`compile`], because the linker needs a library after
 /// the objects that call it.
 fn link(library: &pkg_config::Library) {
     for path in &library.link_paths {

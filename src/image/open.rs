@@ -14,7 +14,7 @@ pub const FORMATS: &str = if cfg!(feature = "heif") {
 /// pictures in a file, the first or the primary one is opened.
 ///
 /// # Errors
-/// The file is over `limits`, in another format, or its header is damaged. Never panics.
+/// If the file exceeds `limits`, has another format, or has a damaged header. Never panics.
 pub fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Picture<'a>, ImageError> {
     if bytes.len() > limits.max_bytes {
         return Err(ImageError::TooManyBytes {
@@ -35,7 +35,7 @@ pub fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Picture<'a>, ImageEr
 pub(super) enum Format {
     Bmp,
     Gif,
-    /// HEIC, AVIF and other content of a HEIF container, with the name that its brands give.
+    /// A HEIF container, with the name that its brands give to the content: HEIC, AVIF, or HEIF for others.
     Heif(&'static str),
     Jpeg,
     Png,

@@ -87,7 +87,7 @@ unsafe extern "C" {
 pub(super) struct Tiff<'a> {
     file: NonNull<TiffFile>,
     header: TiffHeader,
-    /// Whether the stored chunks must have the length of the decoded ones, as without compression.
+    /// Whether each stored chunk must be as long as the decoded one, as it is without compression.
     exact: bool,
     packing: SamplePacking,
     interpretation: Interpretation,
@@ -231,7 +231,8 @@ impl Source for Tiff<'_> {
         let window = match self.header.compression {
             // A JPEG with several scans: libjpeg holds all coefficients, and libtiff sets no limit.
             JPEG => chunk_bytes.saturating_mul(2).saturating_add(1 << 20),
-            // LZMA: the largest preset of xz. ZSTD: the default limit of libzstd.
+            // The largest window that libzstd accepts by default. LZMA has at most half of it, with xz's
+            // largest preset.
             34_925 | 50_000 => 129 << 20,
             _ => 1 << 20,
         };
@@ -283,7 +284,7 @@ impl Source for Tiff<'_> {
     }
 }
 
-/// Refuses compressions that are not read, with an error that names them.
+/// Returns an error that names the compression, if it is not one that this module reads.
 fn check_compression(header: &TiffHeader) -> Result<(), ImageError> {
     let refuse = |name| {
         Err(unsupported(&format!(

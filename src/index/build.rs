@@ -24,7 +24,9 @@ struct Build {
     layout: Layout,
     encoder: Encoder,
     page: Box<[u8; PAGE]>,
+    /// Entries on `page`, which has not been written yet.
     count: usize,
+    /// Entries that the build has added so far.
     entries: u64,
 }
 
@@ -41,7 +43,7 @@ impl Build {
         if self.count == self.layout.capacity() {
             self.flush();
             check_memory();
-            // SAFETY: this only updates a counter; the command that reports the progress is this
+            // SAFETY: this only sets a counter in the backend's own progress report, which is that of a
             // CREATE INDEX.
             unsafe {
                 pg_sys::pgstat_progress_update_param(
@@ -53,6 +55,7 @@ impl Build {
         Ok(())
     }
 
+    /// Writes the page to the file, if it has entries, and begins an empty one.
     fn flush(&mut self) {
         if self.count > 0 {
             set_count(&self.layout, &mut self.page, self.count);

@@ -1,4 +1,4 @@
-//! Gives an index the conditions of a query that it can answer.
+//! Adds to a query the conditions that an index can answer.
 //!
 //! Postgres matches an index only with conditions of the form `column operator value`, and under
 //! row-level security only with leakproof ones. This file makes such conditions from two other kinds:
@@ -88,17 +88,18 @@ struct QueryTable {
     oid: pg_sys::Oid,
     /// The table's number in the query.
     relid: pg_sys::Index,
-    /// What the table's indexes of this access method are on; `None` until it is looked up.
+    /// The keys of the table's indexes of this access method; `None` until they are looked up.
     keys: Option<Vec<IndexKey>>,
-    /// What else the planner compares conditions with; `None` until it is looked up.
+    /// The other expressions that the planner compares conditions with, in their text form; `None` until
+    /// they are looked up.
     other_uses: Option<Vec<String>>,
 }
 
 /// A condition that an index can answer.
 enum Answerable {
-    /// It is equivalent to the condition of the query, and replaces it.
+    /// Replaces the condition of the query, to which it is equivalent.
     Instead(*mut pg_sys::Node),
-    /// It follows from the condition of the query, which stays.
+    /// Follows from the condition of the query, which stays.
     Beside(*mut pg_sys::Node),
 }
 

@@ -30,7 +30,8 @@ impl BitWriter {
 
     /// A prefix code of `symbols` symbols, of which 0 to 255 have codes of 8 bits and the rest none.
     pub fn all(&mut self, symbols: usize) -> &mut Self {
-        // Code length codes: 0 for a length of 8, 1 for a run of at most 138 zeros.
+        // The code of the code lengths has two symbols of one bit: 0 for a length of 8, 1 for a run of up to
+        // 138 zeros.
         self.put(1, 0).put(4, 12 - 4);
         for symbol in [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8] {
             self.put(3, u32::from(symbol == 8 || symbol == 18));
@@ -45,8 +46,8 @@ impl BitWriter {
         self
     }
 
-    /// The prefix code for green with codes of 1 bit for green 0 and for the longest repetition:
-    /// symbols 0 and 279 of 280.
+    /// The prefix code for green, of two symbols with a bit each: 0 for green 0 (symbol 0 of 280), 1 for the
+    /// longest repetition (symbol 279).
     fn literal_or_repetition(&mut self) -> &mut Self {
         // The lengths of the code length codes of 17 and 18 (runs of zeros), 0 and 1.
         self.put(1, 0).put(4, 0);
@@ -99,7 +100,8 @@ fn lossless(width: u32, height: u32, stream: &[u8]) -> Vec<u8> {
     )
 }
 
-/// The byte of the chunk of a lossless picture whose bit 4 says whether the alpha channel counts.
+/// The offset, in the chunk of a lossless picture, of the byte whose bit 4 says whether the alpha channel is
+/// used.
 const ALPHA_FLAG: usize = 8 + 4;
 
 fn flat(width: u32, height: u32, colour: [u32; 4]) -> Vec<u8> {
@@ -212,7 +214,7 @@ fn chunks_that_contradict_each_other_are_refused() {
     ));
     let background = || chunk(b"ANIM", &[0; 6]);
     for (file, reason) in [
-        // A picture outside of the canvas; no picture.
+        // A frame that extends beyond the canvas; a canvas without a picture; no chunks.
         (
             vec![
                 canvas(ANIMATED, 4, 2),
@@ -261,7 +263,7 @@ fn a_list_of_chunks_counts_against_the_memory_limit() {
         max_memory,
         ..Limits::default()
     };
-    // libwebpdemux takes 32 bytes for each.
+    // libwebpdemux allocates 32 bytes for each chunk, so 1.6 MB for the list.
     assert!(decode(&many, &limits(2 << 20)).is_ok());
     let refused = decode(&many, &limits(1 << 20)).unwrap_err();
     assert_eq!(
@@ -302,8 +304,8 @@ fn prefix_code_groups_are_counted_as_libwebp_allocates_them() {
         let counted = lossless::memory(&stream, width, height, &|| false).unwrap();
         let tables = u64::from(groups) * (2 * 4 * 2954 + 640);
         let pixels = 4 * u64::from(width) * (4 + 20);
-        let which = 4 * u64::from(groups) + 4 * u64::from(groups);
-        assert_eq!(counted, tables + pixels + which, "{groups}");
+        let group_numbers = 4 * u64::from(groups) + 4 * u64::from(groups);
+        assert_eq!(counted, tables + pixels + group_numbers, "{groups}");
     }
 }
 
@@ -312,7 +314,8 @@ fn groups_that_no_pixel_uses_are_counted_up_to_1000() {
     let stream = |red: u32, last: u32| {
         let mut writer = BitWriter::default();
         writer.put(2, 0).put(1, 1).put(3, 0);
-        // Two blocks, with green of `last` and of 0.
+        // An entropy image of two blocks, whose colours are group numbers: red is the high byte, green the low
+        // one. The first block belongs to the group (`red`, `last`), the second one to the group (`red`, 0).
         writer
             .put(1, 0)
             .two(0, last)
@@ -325,8 +328,8 @@ fn groups_that_no_pixel_uses_are_counted_up_to_1000() {
     };
     let groups = |red, last| {
         let memory = lossless::memory(&stream(red, last), 8, 4, &|| false).unwrap();
-        let which = 4 * 2 + 4 * u64::from(red << 8 | last) + 4;
-        (memory - which) / (2 * 4 * 2954 + 640)
+        let group_numbers = 4 * 2 + 4 * u64::from(red << 8 | last) + 4;
+        (memory - group_numbers) / (2 * 4 * 2954 + 640)
     };
     assert_eq!(groups(0, 4), 5);
     assert_eq!(groups(3, 231), 1000);
@@ -405,10 +408,11 @@ fn decoding_a_small_file_of_many_pixels_can_be_cancelled() {
     let side = 4096;
     let mut writer = BitWriter::default();
     writer.put(3, 0).literal_or_repetition();
-    // Red, blue and alpha of every pixel; a distance of 1 pixel.
+    // The same red, blue and alpha for every pixel, and repetitions of the pixel to the left.
     writer.one(30).one(20).one(255).one(1);
     writer.put(1, 0);
-    // 4096 pixels, the most that one repetition covers; the last one ends with the picture.
+    // After the first pixel, repetitions of 4096 pixels, the most that one can cover. The last repetition is
+    // a pixel shorter, as the picture ends there.
     for _ in 1..side {
         writer.put(1, 1).put(10, (1 << 10) - 1);
     }
@@ -436,7 +440,8 @@ fn decoding_a_small_file_of_many_pixels_can_be_cancelled() {
     };
     assert_eq!(decode(&file, &cancel_late), Err(ImageError::Cancelled));
 
-    // A single piece, since its codes are empty; yet it is shown on white row by row.
+    // libwebp decodes this picture in a single piece, since its pixels take no bits. Laying it on white asks
+    // at each row whether to stop.
     asked.set(0);
     let transparent = riff(&[flat(side, side, [0, 0, 0, 128])]);
     assert!(decode(&transparent, &count).is_ok());

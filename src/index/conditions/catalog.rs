@@ -1,4 +1,4 @@
-//! What the catalogs know about a table of the query: what its indexes are on, and the other expressions
+//! What the catalogs know about a table of the query: the keys of its indexes, and the other expressions
 //! that the planner compares conditions with.
 
 use std::ffi::CStr;
@@ -9,7 +9,7 @@ use crate::index::build::{ambuild, meta_of};
 use crate::index::operands::{is_same_column, without_relabel};
 use crate::index::page::Index;
 
-/// What an index is on.
+/// The key of an index.
 pub struct IndexKey {
     /// A column (as a Var) or an expression.
     pub expression: *mut pg_sys::Node,
@@ -29,7 +29,7 @@ impl IndexKey {
     }
 }
 
-/// Returns what the valid indexes of a table are on, those of this access method.
+/// Returns the keys of a table's valid indexes of this access method.
 ///
 /// # Safety
 /// The planner holds a lock on the table, whose number in the query is `relid`.

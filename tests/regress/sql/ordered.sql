@@ -1,10 +1,10 @@
 -- Rows in the order of their similarity, from an index that covers all dimensions. The reference is the same query over a copy
 -- of the table that has no index: every plan must return its scores, bit for bit, in its order.
 CREATE TABLE shelf (id int PRIMARY KEY, year int, e mrl_vector(16));
--- Vectors at random, many copies of each of 20 vectors, zero vectors and NULLs.
+-- Pseudo-random vectors, many copies of each of 4 vectors, zero vectors and NULLs.
 INSERT INTO shelf SELECT i, 2000 + i % 20, CASE WHEN i % 50 = 0 THEN NULL WHEN i % 50 = 1 THEN array_fill(0, ARRAY[16])::mrl_vector WHEN i % 5 = 2 THEN some_vector(i % 20, 16) ELSE some_vector(i, 16) END FROM generate_series(1, 12000) AS i;
 CREATE INDEX shelf_e ON shelf USING mrl (e) WITH (prefix_dims = 16);
--- The same without NULL, and an index on a prefix, which gives no order of the whole similarity.
+-- The same rows without NULL. One of the two indexes has a prefix only, so it gives no order by the similarity of whole vectors.
 CREATE TABLE wall (LIKE shelf, PRIMARY KEY (id));
 ALTER TABLE wall ALTER e SET NOT NULL;
 INSERT INTO wall SELECT * FROM shelf WHERE e IS NOT NULL;
@@ -17,9 +17,9 @@ INSERT INTO sought SELECT some_vector(i, 16), 0.5 FROM generate_series(7, 9) AS 
 ANALYZE shelf, wall, sought;
 SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0;
 
--- Runs a statement that returns an id and a score by each kind of scan. Returns the number of rows, and how an index has ordered
--- them if no other kind of scan was enabled; or, if a plan returns another sequence of scores than the copy, or, without LIMIT,
--- other rows, that plan.
+-- Runs a statement, which returns an id and a score, by each kind of scan, and compares the answers with that of the copy: the same
+-- scores in the same order and, without LIMIT, the same rows. (With LIMIT, rows of equal scores may be exchanged.) Returns the number
+-- of rows, or the first plan with another answer; and how an index has ordered the rows when index scans alone were enabled.
 CREATE FUNCTION in_order(statement text, OUT answer text, OUT ordered_by text) LANGUAGE plpgsql AS $$
 DECLARE
     kinds text[] := ARRAY['seqscan', 'bitmapscan', 'indexscan'];
@@ -78,12 +78,12 @@ SELECT statement, in_order.* FROM unnest(ARRAY[
     'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE e <> some_vector(7, 16) AND year < 2005 ORDER BY e <=> some_vector(7, 16) LIMIT 10',
     'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE coarse_match(e, some_vector(9, 16), 0.1, 8) AND NOT coarse_match(e, some_vector(8, 16), 0.1, 16) ORDER BY e <=> some_vector(7, 16) LIMIT 100',
     'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE fine_score(e, some_vector(9, 16)) BETWEEN 0.1 AND 0.7 ORDER BY some_vector(7, 16) <=> e LIMIT 100',
-    -- NULLs belong to the answer, so no index gives it.
+    -- The answer may contain rows whose vector is NULL. An index has no entries for them, so it does not order the answer.
     'SELECT id, e <=> some_vector(7, 16) FROM shelf ORDER BY e <=> some_vector(7, 16) LIMIT 10',
     'SELECT id, fine_score(e, some_vector(7, 16)) AS s FROM shelf ORDER BY s DESC LIMIT 10',
     'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE e IS NULL OR year < 2005 ORDER BY e <=> some_vector(7, 16)',
     'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE coalesce(e, some_vector(7, 16)) <> some_vector(9, 16) ORDER BY e <=> some_vector(7, 16)',
-    -- No vector is NULL.
+    -- The column is declared NOT NULL, so the index has all rows.
     'SELECT id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(7, 16) LIMIT 10',
     'SELECT id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(7, 16)',
     'SELECT id, fine_score(e, some_vector(2, 16)) AS s FROM wall ORDER BY s DESC LIMIT 1500',
@@ -98,7 +98,7 @@ SELECT statement, in_order.* FROM unnest(ARRAY[
     'SELECT id, row_number() OVER (ORDER BY e <=> some_vector(7, 16), id) FROM wall ORDER BY 2',
     'SELECT id, s FROM (SELECT id, e <=> some_vector(7, 16) AS s FROM wall UNION ALL SELECT id, e <=> some_vector(7, 16) AS s FROM shelf WHERE e IS NOT NULL) AS both_tables ORDER BY s LIMIT 100',
     'SELECT DISTINCT ON (e <=> some_vector(7, 16)) id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(7, 16), id',
-    -- The order of other expressions, and the order of the least similar.
+    -- An index does not give the order of other expressions, nor the least similar rows first.
     'SELECT id, e <=> some_vector(7, 16) FROM wall ORDER BY e <=> some_vector(7, 16) DESC LIMIT 10',
     'SELECT id, fine_score(e, some_vector(7, 16)) AS s FROM wall ORDER BY s LIMIT 10',
     'SELECT id, -fine_score(e, some_vector(7, 16)) AS s FROM wall ORDER BY s LIMIT 10',
@@ -111,7 +111,7 @@ SELECT statement, in_order.* FROM unnest(ARRAY[
     'SELECT id, e <=> some_vector(7, 16) FROM wall AS w WHERE EXISTS (SELECT FROM sought WHERE fine_score(w.e, q) > 0.3) ORDER BY e <=> some_vector(7, 16) LIMIT 10',
     'SELECT a.id, (SELECT b.id::float8 FROM wall AS b WHERE b.id <> a.id ORDER BY b.e <=> a.e, b.id LIMIT 1) FROM wall AS a WHERE a.id < 10 ORDER BY 1',
     'SELECT id, x FROM sought LEFT JOIN LATERAL (SELECT id, e, t + 1 AS x FROM wall) AS w ON id < 100 ORDER BY w.e <=> some_vector(7, 16)',
-    -- The first key is NULL for every row, and the second one orders them.
+    -- The first sort key is NULL for every row, so the second one orders the rows.
     'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE coarse_match(e, some_vector(9, 16), 0.1, 16) ORDER BY e <=> (SELECT q FROM sought WHERE q IS NULL), e <=> some_vector(7, 16) LIMIT 10',
     'SELECT id, e <=> some_vector(7, 16) FROM shelf WHERE coarse_match(e, some_vector(9, 16), 0.1, 16) AND year = 1000 ORDER BY e <=> some_vector(7, 16), e <=> ''[1,2]''',
     -- Errors.
@@ -119,7 +119,7 @@ SELECT statement, in_order.* FROM unnest(ARRAY[
     'SELECT id, e <=> ''[1,2]'' FROM wall WHERE year = 1000 ORDER BY e <=> ''[1,2]'' LIMIT 1'
 ]) AS statement, in_order(statement);
 
--- With little memory, several sweeps give the whole order.
+-- With little memory, a scan sweeps the index several times to return all rows in order.
 SET work_mem = '64kB';
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET max_parallel_workers_per_gather = 0;
 SELECT count(*), count(*) FILTER (WHERE s < previous) AS descents FROM (SELECT s, lag(s) OVER () AS previous FROM (SELECT e <=> some_vector(7, 16) AS s FROM wall ORDER BY s OFFSET 0) AS r) AS r;
@@ -128,8 +128,8 @@ SELECT count(DISTINCT id), count(*) FROM (SELECT id FROM wall ORDER BY fine_scor
 -- A sample of a table, and no row at all.
 SELECT count(*) = (SELECT count(*) FROM wall TABLESAMPLE BERNOULLI (50) REPEATABLE (1)) AS equal FROM (SELECT id FROM wall TABLESAMPLE BERNOULLI (50) REPEATABLE (1) ORDER BY e <=> some_vector(7, 16) OFFSET 0) AS r;
 SELECT count(*) FROM (SELECT id FROM wall WHERE fine_score(e, some_vector(7, 16)) > NULL ORDER BY e <=> some_vector(7, 16) OFFSET 0) AS r;
--- The bound of the first level of codes can be lower than that of both levels. The last rows reach the lowest ceiling that the
--- first sweep keeps by the latter only.
+-- The upper bound on a similarity by the first level of codes can be lower than that by both levels. For the four last rows, only the
+-- bound by both levels reaches the lowest bound that the first sweep keeps. A later sweep must return them.
 CREATE TABLE ceilings (id int, e mrl_vector(3) NOT NULL);
 INSERT INTO ceilings SELECT i, '[-0.734375,0.36181640625,0.1929931640625]' FROM generate_series(1, 1100) AS i;
 INSERT INTO ceilings VALUES (-1, '[0.83740234375,0.12139892578125,-0.061004638671875]'), (-2, '[-0.90869140625,0.666015625,0.46435546875]'), (-3, '[0.953125,0.74609375,0.5908203125]'), (-4, '[0.69384765625,0.509765625,0.397216796875]');
@@ -137,7 +137,7 @@ CREATE INDEX ON ceilings USING mrl (e) WITH (prefix_dims = 3);
 SELECT count(*), count(*) FILTER (WHERE id < 0) AS last FROM (SELECT id FROM ceilings ORDER BY e <=> '[0.0236358642578125,0.90087890625,-0.7119140625]' OFFSET 0) AS r;
 RESET work_mem; RESET enable_seqscan; RESET enable_bitmapscan; RESET enable_sort;
 
--- A cursor keeps its order while rows are changed, removed and added, and vacuum has reused their places.
+-- A cursor keeps its order while rows are changed, removed and added. Afterwards, VACUUM frees the places of removed entries.
 BEGIN;
 DECLARE nearest CURSOR FOR SELECT id FROM wall ORDER BY e <=> some_vector(7, 16);
 FETCH 3 FROM nearest;
