@@ -22,7 +22,7 @@ use pgrx::prelude::*;
 
 use crate::guc;
 use crate::memory;
-use crate::model::compute::{CpuSlots, Pool, configure_thread};
+use crate::model::compute::{CpuSlots, Pool};
 use crate::model::{self, Cache, Cancel, Embedder, Loaded, ModelError};
 use crate::types::sql_error;
 
@@ -229,10 +229,9 @@ fn run_jobs(jobs: Receiver<Job>, threads: Option<usize>, slots_dir: PathBuf) {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     // More threads than processors would only take memory and slow down other sessions.
     let threads = threads.unwrap_or(processors).min(processors);
-    configure_thread();
     // If a thread cannot be started, `jobs` is dropped, and the backend's thread reports that the
     // model thread has ended.
-    let Ok(mut pool) = Pool::new(threads, configure_thread) else {
+    let Ok(mut pool) = Pool::new(threads) else {
         return;
     };
     let mut slots = CpuSlots::new(slots_dir, processors);

@@ -93,7 +93,10 @@ fn blocks_of_any_size_give_the_definition() {
                 (Precision::F32(Kernel::NumKong), 2e-6),
                 (Precision::Bf16(Kernel::best()), 2e-2),
                 (Precision::Bf16(Kernel::NumKong), 2e-2),
-            ] {
+            ]
+            .into_iter()
+            .filter(|(precision, _)| is_available(*precision))
+            {
                 let sizes = [(1, 1, 1), (100, 5, 4), (10_000, 64, 33)];
                 for (scores, rows, keys) in sizes {
                     let blocks = BlockSizes { scores, rows, keys };
@@ -110,6 +113,14 @@ fn blocks_of_any_size_give_the_definition() {
                 }
             }
         }
+    }
+}
+
+/// Whether this process can compute in this way.
+fn is_available(precision: Precision) -> bool {
+    match precision {
+        Precision::Gemm => true,
+        Precision::F32(kernel) | Precision::Bf16(kernel) => kernel.is_available(),
     }
 }
 
@@ -133,6 +144,7 @@ fn what_is_not_a_number_does_not_vanish() {
         Precision::Bf16(Kernel::NumKong),
     ]
     .into_iter()
+    .filter(|precision| is_available(*precision))
     .flat_map(|precision| [0, 39].map(|bad| (precision, bad)))
     {
         let (query, value) = (wave(HEADS, 40, 0.1), wave(KV_HEADS, 40, 0.9));

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::sync::LazyLock;
 
 use half::bf16;
 use numkong::Dots;
@@ -178,10 +179,18 @@ impl Kernel {
     /// The best kernel for this processor. NumKong is preferred with AMX, which multiplies more
     /// values at once than AVX-512.
     pub fn best() -> Self {
-        let amx = numkong::available() & numkong::cap::SAPPHIREAMX != 0;
-        match !amx && avx512::available() {
+        match !amx() && avx512::available() {
             true => Self::Avx512,
             false => Self::NumKong,
+        }
+    }
+
+    /// Whether this process can use the kernel.
+    #[cfg(test)]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Avx512 => avx512::available(),
+            Self::NumKong => amx() || numkong::available() & numkong::cap::SAPPHIREAMX == 0,
         }
     }
 
@@ -217,7 +226,7 @@ impl Kernel {
     pub fn suits_attention(self) -> bool {
         match self {
             Self::Avx512 => true,
-            Self::NumKong => numkong::available() & numkong::cap::SAPPHIREAMX != 0,
+            Self::NumKong => amx(),
         }
     }
 
@@ -378,9 +387,18 @@ impl FloatElement for bf16 {
     }
 }
 
-/// Prepares a thread for its first product. AMX must be enabled per thread.
-pub fn configure_thread() {
-    numkong::configure_thread();
+/// Whether the processor has AMX and the operating system lets this process use it.
+///
+/// Linux grants the registers of AMX to a process on request, and ends a process that uses them
+/// without (`ARCH_REQ_XCOMP_PERM` of arch_prctl(2); the kernel's `Documentation/arch/x86/xstate.rst`). The
+/// grant holds for all threads of the process. NumKong uses AMX wherever the processor has it. So the first
+/// call requests the grant, and no product is given to NumKong on a processor with AMX if the request is
+/// refused, as by a seccomp filter or a sandbox.
+fn amx() -> bool {
+    static GRANTED: LazyLock<bool> = LazyLock::new(|| {
+        numkong::available() & numkong::cap::SAPPHIREAMX != 0 && numkong::configure_thread()
+    });
+    *GRANTED
 }
 
 /// Writes `lhs · rhs` to the target, in f32. `lhs` is [rows, depth] with `lhs_stride` elements

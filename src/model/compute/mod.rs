@@ -13,7 +13,6 @@ pub(super) mod pool;
 
 pub(super) use bytes::{Owner, SharedBytes};
 pub use cpu_slots::CpuSlots;
-pub use kernel::configure_thread;
 pub(super) use kernel::{
     FloatElement, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, int8_blocks,
 };

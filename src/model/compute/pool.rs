@@ -92,12 +92,11 @@ impl Drop for Restore {
 }
 
 impl Pool {
-    /// A pool of `threads` threads, including the caller's. Each of the other threads first calls
-    /// `begin`.
+    /// A pool of `threads` threads, including the caller's.
     ///
     /// # Errors
     /// If a thread cannot be started.
-    pub fn new(threads: usize, begin: fn()) -> io::Result<Self> {
+    pub fn new(threads: usize) -> io::Result<Self> {
         let mut pool = Self {
             helpers: Vec::new(),
             width: threads.max(1),
@@ -112,10 +111,7 @@ impl Pool {
             let thread = thread::Builder::new()
                 .name(format!("photosearch {i}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || {
-                    begin();
-                    own.serve();
-                })?;
+                .spawn(move || own.serve())?;
             pool.helpers.push(Helper {
                 place,
                 thread: Some(thread),
@@ -320,7 +316,7 @@ mod tests {
     /// In tests, every thread has a pool of a few threads, so that all tests run multi-threaded.
     pub fn or_own(pool: *const Pool) -> *const Pool {
         thread_local! {
-            static OWN: &'static Pool = Box::leak(Box::new(Pool::new(3, || ()).unwrap()));
+            static OWN: &'static Pool = Box::leak(Box::new(Pool::new(3).unwrap()));
         }
         match pool.is_null() {
             true => OWN.with(|own| ptr::from_ref(*own)),
@@ -360,7 +356,7 @@ mod tests {
 
     #[test]
     fn several_threads_work_at_once_also_after_they_slept() {
-        let mut pool = Pool::new(3, || ()).unwrap();
+        let mut pool = Pool::new(3).unwrap();
         for pause in [0, 0, 5, 0, 20] {
             thread::sleep(Duration::from_millis(pause));
             let here = AtomicUsize::new(0);
