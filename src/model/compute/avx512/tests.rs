@@ -72,7 +72,7 @@ fn float_products<T: UnitFloat + Into<f64>>(of: impl Fn(f32) -> T) {
 }
 
 #[test]
-fn real_products_are_those_of_the_definition_and_stay_in_their_columns() {
+fn float_products_are_those_of_the_definition_and_stay_in_their_columns() {
     if available() {
         float_products(|x| x);
         float_products(bf16::from_f32);
