@@ -60,6 +60,14 @@ CREATE FUNCTION mrl_score_bound(query mrl_vector, condition text, value double p
 COMMENT ON FUNCTION mrl_score_bound(mrl_vector, text, double precision) IS
     'put in a condition by the planner: right-hand side of @<=>, with a condition such as ''score >=''';
 
+CREATE FUNCTION mrl_declared_dims_support(internal) RETURNS internal
+    AS 'MODULE_PATHNAME', 'mrl_declared_dims_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_declared_dims_support(internal) IS 'planner support for casts: omits the check of dimensions that a column declares';
+
+CREATE OR REPLACE FUNCTION mrl_vector(mrl_vector, integer, boolean) RETURNS mrl_vector
+    AS 'MODULE_PATHNAME', 'mrl_vector_to_mrl_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
+    SUPPORT mrl_declared_dims_support;
+
 CREATE FUNCTION mrl_vector(smallint[], integer, boolean) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'smallint_array_to_mrl_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_vector(smallint[], integer, boolean) IS 'convert smallint[] to mrl_vector';

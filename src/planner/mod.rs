@@ -3,6 +3,7 @@
 
 mod barrier;
 mod cost;
+mod declared_dims;
 mod objects;
 mod operand;
 mod query_in_from;

@@ -7,6 +7,7 @@ mod call_site;
 mod casts;
 mod compare;
 mod error;
+mod pgvector;
 mod probe;
 mod score_bound;
 mod varlena;

@@ -195,7 +195,13 @@ pub struct VectorDatum(pg_sys::Datum);
 
 impl_sql_translatable!(VectorDatum, "mrl_vector");
 
-// SAFETY: only `to_datum` constructs this type, from a valid `mrl_vector`.
+impl From<MrlVector> for VectorDatum {
+    fn from(vector: MrlVector) -> VectorDatum {
+        VectorDatum(vector.into_datum())
+    }
+}
+
+// SAFETY: this file constructs the type only from a valid `mrl_vector`.
 unsafe impl BoxRet for VectorDatum {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
         // SAFETY: the datum is of the return type that the SQL declaration names.

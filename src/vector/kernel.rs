@@ -12,6 +12,7 @@
 //! 66 to 79 (Zen 5, one thread, minimum of 200 runs).
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use photosearch_cpu::Cpu;
 #[cfg(target_arch = "x86_64")]
 use photosearch_cpu::Level;
@@ -52,10 +53,13 @@ fn dot_and_squared_norm_at(cpu: Cpu, x: &[f16], q: &[f32]) -> (f32, f32) {
 #[inline]
 pub fn squared_norm(x: &[f16]) -> f32 {
     let mut lanes = [0.0; LANES];
+    let mut values = [0.0; LANES];
     for block in x.chunks(LANES) {
-        for (lane, value) in lanes.iter_mut().zip(block) {
-            let value = f32::from(*value);
-            *lane += value * value;
+        // A conversion of single values would look up the processor's features for each.
+        let values = &mut values[..block.len()];
+        block.convert_to_f32_slice(values);
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            *lane += *value * *value;
         }
     }
     fold(lanes)

@@ -18,6 +18,7 @@ pub use similarity::{Query, cosine, similarity_error};
 pub use text::{parse, write_f16};
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// The maximum number of dimensions, as in pgvector's `halfvec`.
 pub const MAX_DIMS: usize = 16_000;
@@ -75,6 +76,13 @@ pub fn round_to_f16(value: f64) -> f16 {
 /// Checks the number of dimensions and rounds every value with [`to_f16`].
 pub fn from_f32s(values: &[f32]) -> Result<Vec<f16>, VectorError> {
     check_dims(values.len())?;
+    let mut halves = vec![f16::ZERO; values.len()];
+    halves.convert_from_f32_slice(values);
+    // Without an early end, so that the loop is vectorized.
+    let all_finite = halves.iter().fold(true, |all, half| all & half.is_finite());
+    if all_finite {
+        return Ok(halves);
+    }
     values.iter().map(|&value| to_f16(value)).collect()
 }
 

@@ -280,7 +280,8 @@ def undocumented_bridge(root, reference, connection):
             JOIN pg_extension e ON e.oid = d.refobjid WHERE extname = 'photosearch_pgvector'"""
         casts = list(connection.execute(query))
     else:
-        script = next((root / "sql").glob("photosearch_pgvector--*.sql")).read_text()
+        version = re.search(r"^default_version = '(.*)'", (root / "sql/photosearch_pgvector.control").read_text(), re.MULTILINE)[1]
+        script = (root / f"sql/photosearch_pgvector--{version}.sql").read_text()
         others = [name for extension, name in re.findall(r"\('(\w+)', '(\w+)'\)", script) if extension == "vector"]
         casts = [pair for name in others for pair in ((name, "mrl_vector"), ("mrl_vector", name))]
     if not casts:
