@@ -73,6 +73,13 @@ CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims big
 COMMENT ON FUNCTION mrl_probe(mrl_vector, double precision, bigint) IS
     'right-hand side of @~: matches vectors whose first dims dimensions have a cosine similarity of at least threshold with the query''s';
 
+-- Stable: the settings decide. The planner puts no constant in its place, but evaluates it for estimates.
+CREATE FUNCTION mrl_probe(query mrl_vector) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_probe_by_settings_wrapper'
+    LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_probe(mrl_vector) IS
+    'mrl_probe with photosearch.coarse_threshold and photosearch.coarse_dims';
+
 -- For conditions that the planner adds. These functions are leakproof because they raise no errors.
 
 CREATE FUNCTION mrl_leakproof_probe(mrl_vector, double precision, bigint) RETURNS mrl_probe
@@ -80,6 +87,12 @@ CREATE FUNCTION mrl_leakproof_probe(mrl_vector, double precision, bigint) RETURN
     LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector, double precision, bigint) IS
     'put in place of mrl_probe by the planner: a probe that any vector may match if the arguments are wrong';
+
+CREATE FUNCTION mrl_leakproof_probe(mrl_vector) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_leakproof_probe_by_settings_wrapper'
+    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector) IS
+    'put in place of mrl_probe by the planner: a probe that any vector may match if the settings do not suit it';
 
 CREATE FUNCTION mrl_probe_at_least(mrl_vector, double precision) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_probe_at_least_wrapper'
@@ -207,6 +220,10 @@ CREATE FUNCTION mrl_vector_mul(double precision, mrl_vector) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'mul_mrl_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_vector_mul(double precision, mrl_vector) IS 'implementation of * operator';
 
+CREATE FUNCTION mrl_vector_div(mrl_vector, double precision) RETURNS mrl_vector
+    AS 'MODULE_PATHNAME', 'mrl_vector_div_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_vector_div(mrl_vector, double precision) IS 'implementation of / operator';
+
 CREATE OPERATOR + (LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_vector_add, COMMUTATOR = +);
 COMMENT ON OPERATOR + (mrl_vector, mrl_vector) IS 'add';
 CREATE OPERATOR - (LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_vector_sub);
@@ -215,6 +232,8 @@ CREATE OPERATOR * (LEFTARG = mrl_vector, RIGHTARG = double precision, FUNCTION =
 COMMENT ON OPERATOR * (mrl_vector, double precision) IS 'multiply by a number';
 CREATE OPERATOR * (LEFTARG = double precision, RIGHTARG = mrl_vector, FUNCTION = mrl_vector_mul, COMMUTATOR = *);
 COMMENT ON OPERATOR * (double precision, mrl_vector) IS 'multiply by a number';
+CREATE OPERATOR / (LEFTARG = mrl_vector, RIGHTARG = double precision, FUNCTION = mrl_vector_div);
+COMMENT ON OPERATOR / (mrl_vector, double precision) IS 'divide by a number';
 
 -- Aggregates
 

@@ -18,11 +18,23 @@ CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims big
 COMMENT ON FUNCTION mrl_probe(mrl_vector, double precision, bigint) IS
     'right-hand side of @~: matches vectors whose first dims dimensions have a cosine similarity of at least threshold with the query''s';
 
+CREATE FUNCTION mrl_probe(query mrl_vector) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_probe_by_settings_wrapper'
+    LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_probe(mrl_vector) IS
+    'mrl_probe with photosearch.coarse_threshold and photosearch.coarse_dims';
+
 CREATE FUNCTION mrl_leakproof_probe(mrl_vector, double precision, bigint) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_leakproof_probe_bigint_wrapper'
     LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector, double precision, bigint) IS
     'put in place of mrl_probe by the planner: a probe that any vector may match if the arguments are wrong';
+
+CREATE FUNCTION mrl_leakproof_probe(mrl_vector) RETURNS mrl_probe
+    AS 'MODULE_PATHNAME', 'mrl_leakproof_probe_by_settings_wrapper'
+    LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector) IS
+    'put in place of mrl_probe by the planner: a probe that any vector may match if the settings do not suit it';
 
 CREATE FUNCTION mrl_probe_at_least(mrl_vector, double precision) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_probe_at_least_wrapper'
@@ -74,6 +86,13 @@ COMMENT ON FUNCTION mrl_vector(smallint[], integer, boolean) IS 'convert smallin
 
 CREATE CAST (smallint[] AS mrl_vector)
     WITH FUNCTION mrl_vector(smallint[], integer, boolean) AS ASSIGNMENT;
+
+CREATE FUNCTION mrl_vector_div(mrl_vector, double precision) RETURNS mrl_vector
+    AS 'MODULE_PATHNAME', 'mrl_vector_div_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION mrl_vector_div(mrl_vector, double precision) IS 'implementation of / operator';
+
+CREATE OPERATOR / (LEFTARG = mrl_vector, RIGHTARG = double precision, FUNCTION = mrl_vector_div);
+COMMENT ON OPERATOR / (mrl_vector, double precision) IS 'divide by a number';
 
 -- sql/pair.sql
 

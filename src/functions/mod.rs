@@ -8,5 +8,6 @@ mod fine;
 mod last_sweep;
 mod models;
 mod once;
+mod probe;
 mod rerank;
 mod text;

@@ -144,6 +144,12 @@ unsafe fn use_leakproof_probe(args: *mut pg_sys::List, objects: &Objects) {
         for arg in PgList::<pg_sys::Node>::from_pg(args).iter_ptr() {
             if is_a(arg, pg_sys::NodeTag::T_FuncExpr) {
                 let call = &mut *arg.cast::<pg_sys::FuncExpr>();
+                if let Some((probe, leakproof)) = objects.settings_probe_functions()
+                    && probe == call.funcid
+                {
+                    call.funcid = leakproof;
+                    continue;
+                }
                 for dims in DIMS_TYPES {
                     if objects.probe_function(dims) == Some(call.funcid)
                         && let Some(leakproof) = objects.leakproof_probe_function(dims)

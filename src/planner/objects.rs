@@ -104,6 +104,21 @@ impl Objects {
         unsafe { self.function(c"mrl_probe", &types) }
     }
 
+    /// `mrl_probe(mrl_vector)`, and its leakproof counterpart, `mrl_leakproof_probe(mrl_vector)`. A database in which
+    /// the extension is older has neither.
+    ///
+    /// # Safety
+    /// A transaction is running.
+    pub unsafe fn settings_probe_functions(&self) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+        // SAFETY: the caller guarantees a running transaction.
+        unsafe {
+            Some((
+                self.function(c"mrl_probe", &[self.vector])?,
+                self.function(c"mrl_leakproof_probe", &[self.vector])?,
+            ))
+        }
+    }
+
     /// `mrl_score_bound(mrl_vector, text, double precision)`.
     ///
     /// # Safety

@@ -272,8 +272,8 @@ pub unsafe fn compared_dims(
     }
 }
 
-/// Examines a call `mrl_probe(vector, threshold, dims)`, `mrl_probe_at_least(vector, score)` or
-/// `mrl_probe_at_most(vector, score)` that could not be folded, for instance because the vector is a
+/// Examines a call `mrl_probe(vector, threshold, dims)`, `mrl_probe(vector)`, `mrl_probe_at_least(vector, score)`
+/// or `mrl_probe_at_most(vector, score)` that could not be folded, for instance because the vector is a
 /// column of a table or of a function in FROM.
 ///
 /// # Safety
@@ -290,6 +290,11 @@ unsafe fn from_probe_call(
             return Operand::Unknown;
         }
         let args = PgList::<pg_sys::Node>::from_pg((*node.cast::<pg_sys::FuncExpr>()).args);
+        if let (1, Some(vector)) = (args.len(), args.get_ptr(0))
+            && pg_sys::exprType(vector) == vector_type
+        {
+            return Operand::from_vector(root, vector, ParamSource::Settings);
+        }
         if let (2, Some(vector), Some(score)) = (args.len(), args.get_ptr(0), args.get_ptr(1))
             && pg_sys::exprType(vector) == vector_type
             && pg_sys::exprType(score) == pg_sys::FLOAT8OID
@@ -490,9 +495,12 @@ unsafe fn subselect(
         let filtered =
             !(*plan).qual.is_null() || !(*plan.cast::<pg_sys::Result>()).resconstantqual.is_null();
         let selected = PgList::<pg_sys::TargetEntry>::from_pg((*plan).targetlist);
-        match (filtered, selected.len(), selected.get_ptr(0)) {
-            (false, 1, Some(entry)) => Some((*entry).expr.cast()),
-            _ => None,
-        }
+        let (false, 1, Some(entry)) = (filtered, selected.len(), selected.get_ptr(0)) else {
+            return None;
+        };
+        let selected = (*entry).expr.cast();
+        // postgres_fdw asks for the estimate of a query with parameters by `(SELECT null::mrl_vector)` in place of
+        // each parameter, which stands for a value that is not known.
+        (!matches!(const_value(selected), Some(None))).then_some(selected)
     }
 }

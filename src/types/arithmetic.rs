@@ -6,7 +6,7 @@ use half::f16;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::error::vector_error;
+use super::error::{sql_error, vector_error};
 use super::vector::{MrlVector, VectorArg, check_same_dims};
 use crate::vector::{VectorError, from_f32s, normalize, round_to_f16, to_f16};
 
@@ -43,7 +43,28 @@ fn mul_mrl_vector(scalar: f64, vector: VectorArg<'_>) -> Result<MrlVector, Error
     scale(vector, scalar)
 }
 
+/// `vector / scalar`. The quotient is computed in f64 and rounded to f16.
+#[pg_extern(sql = false)]
+fn mrl_vector_div(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
+    if scalar == 0.0 {
+        return Err(sql_error(
+            PgSqlErrorCode::ERRCODE_DIVISION_BY_ZERO,
+            "division by zero",
+        ));
+    }
+    with_scalar(vector, scalar, |value| value / scalar)
+}
+
 fn scale(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
+    with_scalar(vector, scalar, |value| value * scalar)
+}
+
+/// Applies an operation with a scalar to each value.
+fn with_scalar(
+    vector: VectorArg<'_>,
+    scalar: f64,
+    op: impl Fn(f64) -> f64,
+) -> Result<MrlVector, ErrorReport> {
     if scalar.is_nan() {
         return Err(vector_error(VectorError::NotANumber));
     }
@@ -51,12 +72,16 @@ fn scale(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
         return Err(vector_error(VectorError::Infinite));
     }
     let values = vector.values()?;
-    let scaled = values
-        .as_slice()
-        .iter()
-        .map(|value| narrow(f64::from(*value) * scalar));
+    let results = values.as_slice().iter().map(|value| {
+        let result = op(f64::from(*value));
+        // Both operands are finite, so the result is too large even for f64.
+        if result.is_infinite() {
+            return Err(VectorError::OutOfRange("Infinity".to_owned()));
+        }
+        narrow(result)
+    });
     Ok(MrlVector(
-        scaled
+        results
             .collect::<Result<Vec<f16>, _>>()
             .map_err(vector_error)?,
     ))

@@ -16,7 +16,7 @@ mod vector_io;
 
 pub use call_site::{Prepared, call_arguments, call_site_state, first_argument_is_query};
 pub use error::{sql_error, vector_error};
-pub use probe::{PERCENTAGE_HINT, ProbeArg, check_prefix_dims, check_threshold};
+pub use probe::{PERCENTAGE_HINT, Probe, ProbeArg, check_prefix_dims, check_threshold};
 pub use score_bound::{ScoreBoundArg, condition_name, condition_of_name};
 pub use varlena::{ArrayArg, ByteaArg, RawVarlena, TextArg, check_memory, new_varlena};
 pub use vector::{

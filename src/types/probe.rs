@@ -41,6 +41,15 @@ pub struct Probe {
 }
 
 impl Probe {
+    /// A probe that every vector may match.
+    pub fn undecided(query: VectorArg<'_>) -> Result<Probe, ErrorReport> {
+        Ok(Probe {
+            threshold: f32::NAN,
+            query_dims: query.dims()?,
+            values: query.prefix(1)?.as_slice().to_vec(),
+        })
+    }
+
     fn check(self) -> Result<Probe, ErrorReport> {
         check_threshold(self.threshold.into())?;
         check_dims(self.query_dims).map_err(vector_error)?;
@@ -242,11 +251,7 @@ fn make_leakproof_probe(
 ) -> Result<Probe, ErrorReport> {
     match make_probe(query, threshold, dims, fcinfo) {
         Ok(probe) => Ok(probe),
-        Err(_) => Ok(Probe {
-            threshold: f32::NAN,
-            query_dims: query.dims()?,
-            values: query.prefix(1)?.as_slice().to_vec(),
-        }),
+        Err(_) => Probe::undecided(query),
     }
 }
 
@@ -322,6 +327,11 @@ fn mrl_probe_in(text: &CStr) -> Result<Probe, ErrorReport> {
         )
         .set_detail("The text form of a probe is (dims,threshold,dimensions,[values]).")
     };
+    // SQL takes `mrl_probe('…')` and `mrl_probe($1)` for a cast, because the type has the same name as the
+    // function.
+    if text.trim_start().starts_with('[') {
+        return Err(syntax().set_hint("If this is a vector, write mrl_probe('[…]'::mrl_vector)."));
+    }
     let inner = text
         .trim()
         .strip_prefix('(')

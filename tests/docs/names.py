@@ -252,7 +252,7 @@ def undocumented_objects(reference, connection):
     problems = [f"{kind} not documented: {name}" for kind, name in found if name not in written]
     operators = {name for kind, name in found if kind == "operator"}
     # The left side and the right side of what is written as an operator on our types.
-    pattern = re.compile(r"(?:mrl_vector|double precision) [!@~<>=*+-]+ (?:mrl_vector|mrl_probe|double precision)")
+    pattern = re.compile(r"(?:mrl_vector|double precision) [!@~<>=*/+-]+ (?:mrl_vector|mrl_probe|double precision)")
     claimed = {code for code in written if pattern.fullmatch(code)}
     return problems + [f"documented, but not there: {name}" for name in sorted(claimed - operators)]
 

@@ -6,6 +6,9 @@ SELECT sum(v), avg(v) FROM (VALUES (NULL::mrl_vector)) AS x (v);
 SELECT g, avg(v) FROM (VALUES (1, '[1,2]'::mrl_vector), (1, '[3,4]'), (2, NULL), (3, '[1]')) AS x (g, v) GROUP BY g ORDER BY g;
 SELECT sum(DISTINCT v), sum(v) FILTER (WHERE v > '[1]'), sum(v ORDER BY v) FROM (VALUES ('[1]'::mrl_vector), ('[1]'), ('[2]')) AS x (v);
 
+-- Where the sum is exact, dividing it by the number of rows gives the average.
+SELECT avg(v) = sum(v) / count(v) AS same FROM (SELECT ARRAY[i, -i, i % 7]::mrl_vector AS v FROM generate_series(1, 60) AS i) AS x;
+
 -- The state is wider than a half: only the result has to be in the range of halves, not the intermediate sums.
 SELECT avg(v) FROM (VALUES ('[65504]'::mrl_vector), ('[65504]')) AS x (v);
 SELECT sum(v) FROM (VALUES ('[65504]'::mrl_vector), ('[65504]'), ('[-65504]')) AS x (v);
