@@ -6,7 +6,7 @@
 //! removes it. Because of this, scans, inserts and vacuum can run concurrently while each of them
 //! locks only one page at a time.
 //!
-//! `conditions`, `cost`, `parallel`, `order_paths` and `paths` work while a query is planned, the other files
+//! `conditions`, `cost`, `foreign_cost`, `parallel`, `order_paths` and `paths` work while a query is planned, the other files
 //! on the index itself.
 
 mod build;
@@ -14,6 +14,7 @@ mod check;
 mod conditions;
 mod cost;
 mod entry;
+mod foreign_cost;
 mod handler;
 mod insert;
 mod opclass;

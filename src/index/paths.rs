@@ -1,10 +1,12 @@
-//! The hook with which this access method adds paths that Postgres does not make by itself.
+//! The hook with which this access method adds paths that Postgres does not make by itself, and corrects the
+//! costs of others.
 
 use std::sync::OnceLock;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::foreign_cost::add_price_of_vectors;
 use super::order_paths::add_ordered_scans;
 use super::parallel::add_parallel_scans;
 
@@ -35,5 +37,6 @@ unsafe extern "C-unwind" fn add_paths(
         }
         add_parallel_scans(root, rel);
         add_ordered_scans(root, rel, rte);
+        add_price_of_vectors(rel, rte);
     }
 }

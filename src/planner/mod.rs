@@ -12,7 +12,7 @@ mod selectivity;
 mod statistics;
 
 pub use barrier::leakproof_counterpart;
-pub use objects::Objects;
+pub use objects::{Objects, is_vector_type};
 pub use operand::{ALL_DIMS, compared_dims};
 
 pub use query_in_from::register_hook;

@@ -230,6 +230,26 @@ unsafe fn operation(
     }
 }
 
+/// Returns whether a type is `mrl_vector`, in whichever schema the extension is.
+///
+/// # Safety
+/// A transaction is running, and the type exists.
+pub unsafe fn is_vector_type(of: pg_sys::Oid) -> bool {
+    // SAFETY: the caller guarantees a running transaction and the type, whose row begins with the fields of
+    // `FormData_pg_type`.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::TYPEOID as i32;
+        let row = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(of));
+        if row.is_null() {
+            return false;
+        }
+        let form = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_type>();
+        let schema = form.typnamespace;
+        pg_sys::ReleaseSysCache(row);
+        type_of(schema, c"mrl_vector") == Some(of)
+    }
+}
+
 /// # Safety
 /// A transaction is running.
 unsafe fn type_of(schema: pg_sys::Oid, name: &CStr) -> Option<pg_sys::Oid> {
