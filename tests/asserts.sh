@@ -78,8 +78,10 @@ build_server() {
     # shellcheck disable=SC2046 # a list of paths
     below_server $(echo "$directories" | make -s -f - show)
     make -s -j"$jobs"
-    make -s -C contrib/amcheck -j"$jobs"
-    make -s -C contrib/amcheck install
+    for module in amcheck postgres_fdw; do
+        make -s -C "contrib/$module" -j"$jobs"
+        make -s -C "contrib/$module" install
+    done
     # The server is installed last: its presence shows that an earlier build was complete.
     make -s install
 }

@@ -165,6 +165,7 @@ def own_servers(results, python, seeds):
     """Stages that start servers of their own, which they crash, copy and damage. Without seeds, each stage draws one."""
     crash = ROOT / "tests" / "crash"
     results.stage("memory limits", [python, ROOT / "tests/memory/run_memory.py"])
+    results.stage("several servers", [python, ROOT / "tests/sharding/run_sharding.py"])
     results.stage("old snapshots", [python, crash / "run_old_snapshot.py"])
     results.stage("models under faults", [python, ROOT / "tests/faults/run_faults.py"])
     for seed in seeds or [None]:
