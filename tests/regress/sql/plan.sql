@@ -161,7 +161,7 @@ BEGIN
 END
 $$;
 -- No parallel worker embeds: if the stable form stands in FROM, the leader evaluates it once, for all.
-EXPLAIN (COSTS OFF) SELECT id FROM photos, embed_text('a baby') AS q WHERE coarse_match(e, q);
+SELECT * FROM stable_plan_of($$SELECT id FROM photos, embed_text('a baby') AS q WHERE coarse_match(e, q)$$);
 -- Parallel and serial scans return the same rows.
 SELECT count(*) AS parallel FROM photos WHERE coarse_match(e, some_vector(5, 192), 0.05, 32) \gset
 SET max_parallel_workers_per_gather = 0;
