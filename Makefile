@@ -18,8 +18,9 @@ DEMO_DIR ?= /var/lib/photosearch-demo
 BENCH_DIR ?= /var/lib/photosearch-bench
 ASSERTS_DIR ?= /var/lib/photosearch-asserts
 VERSIONS_DIR ?= /var/lib/photosearch-versions
-# The servers of make test-versions.
+# The servers of make test-versions, and one of an older version, which is upgraded to each of them.
 PG_CONFIGS ?=
+UPGRADE_FROM ?=
 
 # Expanded when it is used, because setup may install pg_config first.
 pg_major = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
@@ -111,7 +112,7 @@ test-asserts: setup
 # Installs into the servers of PG_CONFIGS. Takes about seven minutes a version, and as long again for the first build.
 test-versions: export TEST_TOOLS := 1
 test-versions: setup
-	PYTHON='$(PYTHON)' FEATURES='$(FEATURES)' sh tests/versions.sh '$(VERSIONS_DIR)' $(PG_CONFIGS)
+	PYTHON='$(PYTHON)' FEATURES='$(FEATURES)' sh tests/versions.sh '$(VERSIONS_DIR)' $(PG_CONFIGS) $(if $(UPGRADE_FROM),--from '$(UPGRADE_FROM)')
 
 # The crash, standby, corruption and churn tests, run for longer than in `make test`.
 ROUNDS ?= 200

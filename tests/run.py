@@ -174,6 +174,9 @@ def own_servers(results, python, seeds):
         results.stage("standby and backup", [python, crash / "run_standby.py", *chosen])
         results.stage("corrupt pages", [python, crash / "run_corrupt.py", *chosen])
         results.stage("steady churn", [python, crash / "run_churn.py", *chosen])
+    # The pg_config of a server of an older version, which has photosearch, too.
+    if older := os.environ.get("UPGRADE_FROM"):
+        results.stage("pg_upgrade", [python, ROOT / "tests/upgrade/run_pg_upgrade.py", older])
 
 
 def main():

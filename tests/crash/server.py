@@ -13,19 +13,22 @@ from pathlib import Path
 import psycopg
 
 CLUSTER = Path(__file__).resolve().parent.parent / "cluster.sh"
-BINDIR = Path(subprocess.check_output([os.environ.get("PG_CONFIG", "pg_config"), "--bindir"], text=True).strip())
+PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
 
 # Lines that no log may have, whatever was done to the server or its files. (Signal 9 is the test's own.)
 DISASTER = re.compile(r"terminated by signal (?!9\b)|PANIC:|inconsistent page found|panicked at|TRAP:")
 
 
 class Server:
-    """A server with its data in directory/data, its socket in directory and its log in directory/data/server.log."""
+    """A server with its data in directory/data, its socket in directory and its log in directory/data/server.log. `pg_config`
+    names the installation whose programs run it."""
 
-    def __init__(self, directory, *, checksums=True, **settings):
+    def __init__(self, directory, *, checksums=True, pg_config=PG_CONFIG, **settings):
         self.directory = Path(directory)
         self.data = self.directory / "data"
         self.checksums = checksums
+        self.pg_config = str(pg_config)
+        self.bindir = Path(subprocess.check_output([pg_config, "--bindir"], text=True).strip())
         self.settings = {"fsync": "off", "max_connections": "40", "log_checkpoints": "off"} | settings
         # Stops the server even if the program ends by an exception.
         atexit.register(self.stop, "immediate")
@@ -33,7 +36,8 @@ class Server:
     def start(self, environment=None, **settings):
         """Starts the server; creates the cluster if there is none. Settings and environment apply until the next start."""
         options = [f"-c {name}={shlex.quote(value)}" for name, value in (self.settings | settings).items()]
-        environment = os.environ | {"INITDB_OPTIONS": self.initdb_option()} | (environment or {})
+        own = {"INITDB_OPTIONS": self.initdb_option(), "PG_CONFIG": self.pg_config}
+        environment = os.environ | own | (environment or {})
         subprocess.run([CLUSTER, "start", self.directory, *options], check=True, env=environment)
 
     def initdb_option(self):
@@ -49,12 +53,12 @@ class Server:
     def running(self):
         return self.program("pg_ctl", "-D", self.data, "status", check=False).returncode == 0
 
-    def program(self, name, *arguments, check=True):
+    def program(self, name, *arguments, check=True, cwd="/"):
         """Runs one of Postgres' programs as the user who owns the server."""
-        command = [BINDIR / name, *arguments]
+        command = [self.bindir / name, *arguments]
         if os.geteuid() == 0:
             command = ["runuser", "-u", "postgres", "--", *command]
-        done = subprocess.run(list(map(str, command)), cwd="/", capture_output=True, text=True)
+        done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True)
         if check and done.returncode != 0:
             raise RuntimeError(f"{name} failed: {done.stdout}{done.stderr}")
         return done
@@ -75,7 +79,7 @@ class Server:
 
     def copy(self, directory, *arguments, **settings):
         """Makes a server from a base backup of this one, without starting it."""
-        copy = Server(directory, checksums=self.checksums, **(self.settings | settings))
+        copy = Server(directory, checksums=self.checksums, pg_config=self.pg_config, **(self.settings | settings))
         copy.directory.mkdir(mode=0o700)
         if os.geteuid() == 0:
             shutil.chown(copy.directory, "postgres")
