@@ -200,6 +200,9 @@ def main():
             results.stage("pictures compared with Pillow", [python, pictures / "run_pictures.py", decode])
         one_server(results, python, scratch)
         own_servers(results, python, range(1, arguments.seeds + 1))
+        if not arguments.servers and int(MAJOR) < 18:
+            packaged = ROOT / "tests/versions/packaged.sh"
+            results.stage("PostgreSQL 18", ["sh", packaged, scratch / "versions"], CARGO_TARGET_DIR=str(TARGET))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     results.report()
