@@ -120,6 +120,19 @@ pub unsafe fn statistics_target(stats: &pg_sys::VacAttrStats) -> c_int {
     }
 }
 
+/// Returns whether a query is a MERGE, which versions before 15 do not have.
+pub fn is_merge(query: &pg_sys::Query) -> bool {
+    #[cfg(feature = "pg14")]
+    {
+        let _ = query;
+        false
+    }
+    #[cfg(not(feature = "pg14"))]
+    {
+        query.commandType == pg_sys::CmdType::CMD_MERGE
+    }
+}
+
 /// Whether a sort key is in descending order.
 pub fn is_descending(pathkey: &pg_sys::PathKey) -> bool {
     #[cfg(not(feature = "pg18"))]

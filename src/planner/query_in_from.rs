@@ -21,6 +21,8 @@ use std::sync::OnceLock;
 use pgrx::prelude::*;
 use pgrx::{PgBox, PgList, is_a, pg_sys};
 
+use crate::version;
+
 static PREVIOUS: OnceLock<pg_sys::planner_hook_type> = OnceLock::new();
 
 /// Called once, when the library is loaded.
@@ -96,7 +98,7 @@ unsafe fn simplify(query: *mut pg_sys::Query, is_generic: bool, depth: c_int) {
             }
         }
         // The jointree of MERGE, before planning, does not show which rows an outer join can add.
-        if (*query).commandType == pg_sys::CmdType::CMD_MERGE || (*query).jointree.is_null() {
+        if version::is_merge(&*query) || (*query).jointree.is_null() {
             return;
         }
         let mut present = Vec::new();
