@@ -20,11 +20,12 @@ case $("$PG_CONFIG" --pkglibdir) in
 *) echo "$PG_CONFIG is not a server of Debian's: there is no package postgresql-$major to depend on" >&2 && exit 1 ;;
 esac
 
-# A commit after a release is newer than the release, and older than the next.
+# Until the tag of a release exists, a package is older than that release; after it, newer than it and older than the next.
 release=$version
 commit=$(git -C "$root" log -1 --format=%ct.%h 2>/dev/null) || commit=
 if [ -n "$commit" ] && [ "$(git -C "$root" tag --points-at HEAD)" != "v$version" ]; then
-    release="$version+git$(date -u -d "@${commit%.*}" +%Y%m%d.%H%M%S).${commit#*.}"
+    sign=$(git -C "$root" merge-base --is-ancestor "v$version" HEAD 2>/dev/null && echo + || echo '~')
+    release="$version${sign}git$(date -u -d "@${commit%.*}" +%Y%m%d.%H%M%S).${commit#*.}"
 fi
 export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-${commit%.*}}"
 [ -n "$SOURCE_DATE_EPOCH" ] || SOURCE_DATE_EPOCH=$(stat -c %Y "$root/Cargo.toml")

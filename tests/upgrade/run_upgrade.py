@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Tests ALTER EXTENSION photosearch UPDATE: what it makes of the released version 0.1.0 has to equal a new installation.
+"""Tests ALTER EXTENSION … UPDATE: what it makes of the version that was released last has to equal a new installation.
 
 usage: run_upgrade.py        (PGHOST, PGUSER and the other libpq variables name the server, PG_CONFIG its installation)
 
-photosearch--0.1.0.sql beside this program is the script of the release. For the time of the tests it and the script
-that updates it lie in the server's directory of extensions, under the version 0.1.0_released: so the update can be tested
-before the new version has a number. The library is that of the new version in every test, as it is for a user who has
+The scripts of the releases lie beside this program. For the time of the tests that of the last release and the script that
+updates it lie in the server's directory of extensions, under a version such as 0.1.0_released: a release that is installed
+there stays as it is. The library is that of the new version in every test, as it is for a user who has
 installed the files and not yet updated. The tests need the right to write to that directory. They create databases of
 their own and drop them.
 Run alone: tests/cluster.sh run DIR VENV/bin/python tests/upgrade/run_upgrade.py, where VENV has the packages of
@@ -18,7 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import traceback
 from pathlib import Path
 
@@ -29,9 +28,8 @@ import catalog
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-RELEASE = "0.1.0"
-OLD = f"{RELEASE}_released"
 VERSION = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
+BRIDGE = re.search(r"^default_version = '(.*)'", (ROOT / "sql/photosearch_pgvector.control").read_text(), re.MULTILINE)[1]
 PREFIX = "photosearch_upgrade"
 ROWS, DIMS, PREFIX_DIMS = 2000, 96, 64
 # Where the numbers of block 0 begin, behind Postgres' page header, and how many there are (src/index/page.rs).
@@ -39,6 +37,18 @@ PAGE, META, NUMBERS = 8192, 24, 6
 # The version of the page format, and the SHA-256 of an index in it.
 PAGE_FORMAT = (2, "702a47419d5c5c3607ffa939e2ed39507f18e302f359916f2a180d3153703a74")
 DATABASES = ("old", "new", "copy")
+
+
+def last_release(extension, current):
+    """The newest version whose script lies here, other than the current one."""
+    found = (re.sub(r".*--(.*)\.sql", r"\1", path.name) for path in HERE.glob(f"{extension}--*.sql"))
+    return max((version for version in found if version != current), key=lambda version: [int(n) for n in version.split(".")])
+
+
+RELEASE = last_release("photosearch", VERSION)
+OLD = f"{RELEASE}_released"
+BRIDGE_RELEASE = last_release("photosearch_pgvector", BRIDGE)
+OLD_BRIDGE = f"{BRIDGE_RELEASE}_released"
 TESTS = []
 
 # Every kind of object that holds on to functions of the extension. The vectors are random numbers of md5, the same
@@ -116,6 +126,21 @@ def an_update_equals_a_new_installation(old, new):
     assert len(catalog.differences(before, fresh)) > 100 and len(fresh) > 200, (len(before), len(fresh))
     old.execute(f"ALTER EXTENSION photosearch UPDATE TO '{VERSION}'")
     wrong = catalog.differences(catalog.contents(old, "photosearch"), fresh)
+    assert not wrong, "\n".join(["- after the update, + after a new installation:", *wrong])
+
+
+@test
+def an_update_of_the_bridge_equals_a_new_installation(old, new):
+    for connection, version in ((old, OLD_BRIDGE), (new, BRIDGE)):
+        connection.execute("CREATE EXTENSION vector")
+        connection.execute(f"CREATE EXTENSION photosearch_pgvector VERSION '{version}'")
+    old.execute("CREATE TABLE vectors AS SELECT '[1,2]'::vector AS v")
+    old.execute("CREATE INDEX ON vectors USING mrl ((v::mrl_vector(2)))")
+    old.execute(f"ALTER EXTENSION photosearch UPDATE TO '{VERSION}'")
+    old.execute(f"ALTER EXTENSION photosearch_pgvector UPDATE TO '{BRIDGE}'")
+    fresh = catalog.contents(new, "photosearch_pgvector")
+    assert len(fresh) >= 4, fresh
+    wrong = catalog.differences(catalog.contents(old, "photosearch_pgvector"), fresh)
     assert not wrong, "\n".join(["- after the update, + after a new installation:", *wrong])
 
 
@@ -247,14 +272,14 @@ def the_library_has_what_the_release_names(old, new):
 
 
 def install(directory):
-    """Puts the scripts of the old version into the directory of extensions. Returns their paths."""
+    """Puts the scripts of the old versions into the directory of extensions. Returns their paths."""
     written = []
-    with tempfile.TemporaryDirectory() as work:
-        subprocess.run(["sh", ROOT / "sql/assemble.sh", VERSION, work, RELEASE], check=True)
-        scripts = [(HERE / f"photosearch--{RELEASE}.sql", f"photosearch--{OLD}.sql")]
-        scripts += [(path, path.name) for path in Path(work).glob(f"photosearch--{OLD}--*.sql")]
+    for extension, release, old in (("photosearch", RELEASE, OLD), ("photosearch_pgvector", BRIDGE_RELEASE, OLD_BRIDGE)):
+        scripts = [(HERE / f"{extension}--{release}.sql", f"{extension}--{old}.sql")]
+        for update in (ROOT / "sql/upgrade").glob(f"{extension}--{release}--*.sql"):
+            scripts.append((update, update.name.replace(f"--{release}--", f"--{old}--")))
         if len(scripts) < 2:
-            raise SystemExit(f"sql/upgrade has no script from {RELEASE}")
+            raise SystemExit(f"sql/upgrade has no script from {release} of {extension}")
         for source, name in scripts:
             written.append(directory / name)
             shutil.copyfile(source, written[-1])

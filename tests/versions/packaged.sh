@@ -25,7 +25,7 @@ library=$CARGO_TARGET_DIR/release/libphotosearch.so
 cp "$library" "$dir/older.so"
 status=0
 sh "$here/../versions.sh" "$dir" "$newer" --from "$older" \
-    --only "regression,isolation,clients,upgrade,crashes,pg_upgrade" || status=1
+    --only "regression,isolation,clients,pgvector,upgrade,crashes,pg_upgrade" || status=1
 # Indented, so that lines with counts are not taken for this script's own.
 [ "$status" = 0 ] || sed 's/^/    /' "$dir/$major.log"
 # A new file, because cargo has linked this one to another.

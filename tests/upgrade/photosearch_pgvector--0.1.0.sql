@@ -1,18 +1,16 @@
 -- Casts between photosearch's mrl_vector and pgvector's vector and halfvec.
 --
--- This is an extension of its own. If these casts were members of photosearch, DROP EXTENSION
--- vector CASCADE would drop photosearch as well, and with it all embeddings.
+-- An extension of its own: as members of photosearch these casts would make
+-- DROP EXTENSION vector CASCADE take photosearch with it, and every embedding.
 --
--- No cast is implicit, because `embedding <=> '[…]'` would then be ambiguous. A cast goes through
--- real[], which represents every half exactly, so only a cast from vector rounds values.
+-- Never implicit, or `embedding <=> '[…]'` would have more than one reading. A cast goes through
+-- real[], which holds every half exactly; only a vector's values have to be rounded.
 
 \echo Use "CREATE EXTENSION photosearch_pgvector" to load this file. \quit
 
--- The two extensions may be in any schemas, and a type name must not be resolved to an object in a
--- third schema, because the script runs with superuser rights. So every type name is
--- schema-qualified. (Postgres 16 and later can substitute the schema of a required extension, but
--- also substitute it in comments, so this comment does not spell out the token.) The function
--- bodies are parsed here and do not depend on search_path later.
+-- The two extensions may lie in any schemas, and a name must not be found in a third: the script
+-- runs as a superuser. So each type is written with its schema (@extschema:vector@ exists only
+-- from version 16 on). The bodies are parsed here, once, and follow no search_path later.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 DO $script$
@@ -25,10 +23,6 @@ BEGIN
             FROM (VALUES ('photosearch', 'mrl_vector'), ('vector', 'vector'), ('vector', 'halfvec')) AS member (extension, name)
             JOIN pg_extension ON extname = extension
             JOIN pg_namespace AS n ON n.oid = extnamespace
-            -- Types of the extension itself: pgvector has halfvec from version 0.7 on, and before that
-            -- anybody could have made a type of that name.
-            JOIN pg_type AS t ON typnamespace = n.oid AND typname = name
-            JOIN pg_depend ON classid = 'pg_type'::regclass AND objid = t.oid AND deptype = 'e' AND refobjid = pg_extension.oid
         )
         SELECT source.qualified AS source,
                target.qualified AS target,
