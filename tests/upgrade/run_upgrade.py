@@ -71,6 +71,21 @@ CREATE INDEX ON texts (embedding);
 ANALYZE;
 """
 
+# Columns of pgvector's types with indexes and views over the casts of the bridge.
+OBJECTS_OF_THE_BRIDGE = """
+CREATE TABLE vectors (id integer PRIMARY KEY, v vector(48), h halfvec(48));
+INSERT INTO vectors SELECT i, e::vector, e::halfvec FROM generate_series(1, 500) AS i, LATERAL (
+    SELECT array_agg((('x' || substr(md5(i || ' ' || d), 1, 4))::bit(16)::integer - 32768) / 32768.0 ORDER BY d)::real[] AS e
+    FROM generate_series(1, 48) AS d
+) AS x;
+CREATE INDEX vectors_v ON vectors USING mrl ((v::mrl_vector(48))) WITH (prefix_dims = 48);
+CREATE INDEX vectors_h ON vectors USING mrl ((h::mrl_vector(48))) WITH (prefix_dims = 48);
+CREATE VIEW near_v AS SELECT a.id FROM vectors AS a
+    WHERE fine_score(a.v::mrl_vector(48), (SELECT v::mrl_vector(48) FROM vectors WHERE id = 7)) >= 0.1;
+CREATE VIEW near_h AS SELECT a.id FROM vectors AS a
+    WHERE fine_score(a.h::mrl_vector(48), (SELECT h::mrl_vector(48) FROM vectors WHERE id = 7)) >= 0.1;
+"""
+
 # Conditions that the planner rewrites, with the arguments as users write them.
 QUESTIONS = [
     f"SELECT id FROM photos, (SELECT embedding AS q FROM copies WHERE id = 7) AS query WHERE coarse_match(embedding, q, 0.15, {PREFIX_DIMS})",
@@ -134,10 +149,20 @@ def an_update_of_the_bridge_equals_a_new_installation(old, new):
     for connection, version in ((old, OLD_BRIDGE), (new, BRIDGE)):
         connection.execute("CREATE EXTENSION vector")
         connection.execute(f"CREATE EXTENSION photosearch_pgvector VERSION '{version}'")
-    old.execute("CREATE TABLE vectors AS SELECT '[1,2]'::vector AS v")
-    old.execute("CREATE INDEX ON vectors USING mrl ((v::mrl_vector(2)))")
+    old.execute(OBJECTS_OF_THE_BRIDGE)
+    before = [old.execute(f"SELECT id FROM {view} ORDER BY id").fetchall() for view in ("near_v", "near_h")]
+    assert all(0 < len(rows) < 500 for rows in before), before
     old.execute(f"ALTER EXTENSION photosearch UPDATE TO '{VERSION}'")
     old.execute(f"ALTER EXTENSION photosearch_pgvector UPDATE TO '{BRIDGE}'")
+    # A session that is open keeps its form of an index's expression, so a new one asks.
+    with connect("old") as after:
+        after.execute("SET enable_seqscan = off")
+        for view, rows in zip(("near_v", "near_h"), before):
+            plan = "\n".join(row[0] for row in after.execute(f"EXPLAIN SELECT id FROM {view}"))
+            assert f"vectors_{view[-1]}" in plan, plan
+            assert after.execute(f"SELECT id FROM {view} ORDER BY id").fetchall() == rows
+            problems = after.execute("SELECT * FROM photosearch.check_index(%s)", [f"vectors_{view[-1]}"]).fetchall()
+            assert not problems, problems
     fresh = catalog.contents(new, "photosearch_pgvector")
     assert len(fresh) >= 4, fresh
     wrong = catalog.differences(catalog.contents(old, "photosearch_pgvector"), fresh)

@@ -170,49 +170,9 @@ RESET ROLE;
 DROP OWNED BY regress_photosearch_reader;
 DROP ROLE regress_photosearch_reader;
 
--- An update from version 0.1.0 keeps indexes and views, and what they answer. (A session that is open keeps its form of the
--- index's expression, so it is asked in a new one.)
+-- A dump is restored, with an index, a view that casts in silence, and a generated column.
 DROP TABLE album, extremes, ours, parts, changed, large, conditions;
 DROP EXTENSION photosearch_pgvector;
-CREATE EXTENSION photosearch_pgvector VERSION '0.1.0';
-CREATE TABLE album (id int PRIMARY KEY, v vector(48), h halfvec(48));
-INSERT INTO album SELECT n, numbers(n, 48)::vector, numbers(n, 48)::halfvec FROM generate_series(1, 500) AS n;
-CREATE INDEX album_v ON album USING mrl ((v::mrl_vector(48))) WITH (prefix_dims = 48);
-CREATE INDEX album_h ON album USING mrl ((h::mrl_vector(48))) WITH (prefix_dims = 48);
-CREATE VIEW near AS SELECT id FROM album WHERE fine_score(v::mrl_vector(48), numbers(7, 48)::mrl_vector) >= 0.3;
-CREATE TABLE before AS TABLE near;
-SELECT fine_score(v, h) FROM album;
-ALTER EXTENSION photosearch_pgvector UPDATE;
-SELECT castsource::regtype, casttarget::regtype, castcontext FROM pg_cast WHERE 'mrl_vector'::regtype IN (castsource, casttarget)
-    AND '{vector,halfvec}'::regtype[] && ARRAY[castsource, casttarget]::regtype[] ORDER BY castsource::regtype::text, casttarget::regtype::text;
-\c
-SET enable_seqscan = off;
-SET plan_cache_mode = force_generic_plan;
-PREPARE v (vector) AS SELECT id FROM album WHERE fine_score(v, $1) >= 0.3;
-PREPARE h (halfvec) AS SELECT id FROM album WHERE fine_score(h::mrl_vector(48), $1) >= 0.3;
-EXPLAIN (COSTS OFF) EXECUTE v (NULL);
-EXPLAIN (COSTS OFF) EXECUTE h (NULL);
-DEALLOCATE ALL;
-SELECT count(*) AS rows, (SELECT count(*) FROM (TABLE near EXCEPT TABLE before) AS x) AS other FROM near;
-SELECT count(*) FROM photosearch.check_index('album_v');
-RESET enable_seqscan;
--- An update equals a new installation.
-CREATE TABLE updated AS
-SELECT oid::regprocedure::text AS function, prosrc, probin, lang, provolatile, proparallel, proisstrict, procost, prosupport::regproc::text AS support, obj_description(oid, 'pg_proc') AS comment
-FROM (SELECT p.*, l.lanname AS lang FROM pg_proc AS p JOIN pg_language AS l ON l.oid = prolang JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
-      JOIN pg_extension AS e ON e.oid = d.refobjid AND extname = 'photosearch_pgvector') AS p;
-DROP VIEW near;
-DROP INDEX album_v, album_h;
-DROP EXTENSION photosearch_pgvector;
-CREATE EXTENSION photosearch_pgvector;
-SELECT u.function, u.prosrc FROM updated AS u
-EXCEPT
-SELECT oid::regprocedure::text, prosrc FROM pg_proc WHERE proname ~ '_to_(mrl_vector|vector|halfvec)$';
-SELECT count(*) AS same FROM updated AS u JOIN pg_proc AS p ON u.function = p.oid::regprocedure::text AND (u.prosrc, u.provolatile, u.proparallel, u.proisstrict, u.procost, u.support, u.comment)
-    = (p.prosrc, p.provolatile, p.proparallel, p.proisstrict, p.procost, p.prosupport::regproc::text, obj_description(p.oid, 'pg_proc')) AND u.probin IS NOT DISTINCT FROM p.probin;
-
--- A dump is restored, with an index, a view that casts in silence, and a generated column.
-DROP TABLE album, before, updated;
 CREATE DATABASE photosearch_original;
 CREATE DATABASE photosearch_copy;
 \c photosearch_original
