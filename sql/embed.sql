@@ -64,8 +64,14 @@ CREATE FUNCTION photosearch.list_models(
     LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 10;
 COMMENT ON FUNCTION photosearch.list_models() IS 'the models that the server has';
 
-CREATE VIEW photosearch.models AS SELECT * FROM photosearch.list_models();
-COMMENT ON VIEW photosearch.models IS 'the models that the server has, with the thresholds and the prefix length that each recommends, and the properties of its packed copy';
+CREATE FUNCTION photosearch.session_size(model text) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'photosearch_session_size_wrapper'
+    LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION photosearch.session_size(text) IS 'bytes of weights that each session holds itself; 0 if all sessions share the packed copy';
+
+CREATE VIEW photosearch.models AS
+    SELECT models.*, photosearch.session_size(models.name) AS session_size FROM photosearch.list_models() AS models;
+COMMENT ON VIEW photosearch.models IS 'the models that the server has, with the thresholds and the prefix length that each recommends, the properties of its packed copy, and what each session holds itself';
 GRANT SELECT ON photosearch.models TO PUBLIC;
 
 CREATE FUNCTION photosearch.prepare_model(model text, replace boolean DEFAULT false) RETURNS bigint

@@ -221,7 +221,14 @@ CREATE FUNCTION photosearch.image_problem(image bytea, model text DEFAULT NULL) 
 COMMENT ON FUNCTION photosearch.image_problem(bytea, text) IS 'reason why a model (by default photosearch.model) cannot embed a picture; null if it can';
 COMMENT ON FUNCTION rerank_score(text, text, text) IS 'score of a cross-encoder for how well a content answers a query';
 
-COMMENT ON VIEW photosearch.models IS 'the models that the server has, with the thresholds and the prefix length that each recommends, and the properties of its packed copy';
+CREATE FUNCTION photosearch.session_size(model text) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'photosearch_session_size_wrapper'
+    LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION photosearch.session_size(text) IS 'bytes of weights that each session holds itself; 0 if all sessions share the packed copy';
+
+CREATE OR REPLACE VIEW photosearch.models AS
+    SELECT models.*, photosearch.session_size(models.name) AS session_size FROM photosearch.list_models() AS models;
+COMMENT ON VIEW photosearch.models IS 'the models that the server has, with the thresholds and the prefix length that each recommends, the properties of its packed copy, and what each session holds itself';
 COMMENT ON FUNCTION photosearch.prepare_model(text, boolean) IS 'pack a model, read it into memory, and return the number of bytes that each session maps';
 REVOKE ALL ON FUNCTION photosearch.prepare_model(text, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION photosearch.quantize_model(text, text) IS 'make a variant of a model with 8-bit weights, and return the smallest cosine between vectors of the two';

@@ -75,6 +75,8 @@ fn row(name: String, dir: &Path, cache: &Cache) -> ModelRow {
     let info = info.ok();
     let info = info.as_ref();
     let packed = cache.packed(dir);
+    // What candle runs is packed as it is in the checkpoint, and computed in f32.
+    let by_candle = info.is_some_and(|info| info.session_bytes > 0);
     (
         name,
         info.map(|info| info.family.to_owned()),
@@ -85,13 +87,28 @@ fn row(name: String, dir: &Path, cache: &Cache) -> ModelRow {
         info.and_then(|info| i32::try_from(info.coarse_dims?).ok()),
         info.and_then(|info| info.fine_threshold),
         packed.is_some(),
-        packed.as_ref().map(|packed| packed.dtype.to_owned()),
-        packed.as_ref().map(|packed| packed.kernel.clone()),
+        packed.as_ref().map(|packed| match by_candle {
+            true => "float32".to_owned(),
+            false => packed.dtype.to_owned(),
+        }),
+        packed.as_ref().map(|packed| match by_candle {
+            true => "candle".to_owned(),
+            false => packed.kernel.clone(),
+        }),
         packed
             .as_ref()
             .and_then(|packed| i64::try_from(packed.bytes).ok()),
         packed.map(|packed| packed.fingerprint),
     )
+}
+
+/// The size of the weights that each session holds itself. Returns NULL for a directory without a
+/// usable description, so that the view lists it.
+#[pg_extern(sql = false)]
+fn photosearch_session_size(name: TextArg<'_>) -> Result<Option<i64>, ErrorReport> {
+    let dir = catalog::find(&catalog::name(name)?)?;
+    let info = model::describe(&dir).ok();
+    Ok(info.and_then(|info| i64::try_from(info.session_bytes).ok()))
 }
 
 /// Packs the model if it has not been packed yet, reads the packed copy into memory, and returns

@@ -142,6 +142,7 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
         }
         ModelError::Cache(_) => PgSqlErrorCode::ERRCODE_IO_ERROR,
         ModelError::OutOfMemory(_) | ModelError::NoMemory => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+        ModelError::NoThread(_) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
         ModelError::Cancelled => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
         ModelError::Internal(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
     };
@@ -150,6 +151,7 @@ pub fn model_error(name: &str, error: ModelError) -> ErrorReport {
         ModelError::InvalidInput(_)
         | ModelError::LimitExceeded(_)
         | ModelError::NoMemory
+        | ModelError::NoThread(_)
         | ModelError::Cancelled => {
             sql_error(code, error.to_string())
         }

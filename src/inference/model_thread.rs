@@ -175,15 +175,20 @@ fn submit(job: Job) -> Result<(), ErrorReport> {
 
 /// Starts the model thread with all signals blocked.
 fn start() -> Result<Sender<Job>, ErrorReport> {
-    let threads = guc::threads();
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    // More threads than processors would only take memory and slow down other sessions.
+    let threads = guc::threads().unwrap_or(processors).min(processors);
     let slots_dir = guc::cache_dir();
+    // SAFETY: the backend is single-threaded until the thread below starts. (If that thread has ended
+    // and is started again, no model runs that could read the environment.)
+    unsafe { model::limit_threads(threads) };
     retain_freed_memory();
     let (sender, jobs) = mpsc::channel::<Job>();
     let spawned = with_signals_blocked(|| {
         std::thread::Builder::new()
             .name("photosearch 0".to_owned())
             .stack_size(STACK_SIZE)
-            .spawn(move || run_jobs(jobs, threads, slots_dir))
+            .spawn(move || run_jobs(jobs, threads, processors, slots_dir))
     })?;
     spawned.map(|_| sender).map_err(|error| {
         sql_error(
@@ -225,10 +230,7 @@ fn trim_heap() {
 }
 
 /// The main function of the model thread: runs jobs in the pool until the backend ends.
-fn run_jobs(jobs: Receiver<Job>, threads: Option<usize>, slots_dir: PathBuf) {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    // More threads than processors would only take memory and slow down other sessions.
-    let threads = threads.unwrap_or(processors).min(processors);
+fn run_jobs(jobs: Receiver<Job>, threads: usize, processors: usize, slots_dir: PathBuf) {
     // If a thread cannot be started, `jobs` is dropped, and the backend's thread reports that the
     // model thread has ended.
     let Ok(mut pool) = Pool::new(threads) else {

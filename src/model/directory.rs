@@ -49,6 +49,9 @@ pub struct ModelInfo {
     /// The recommended similarity over all dimensions from which a picture counts as showing what
     /// the query describes, in [-1, 1].
     pub fine_threshold: Option<f32>,
+    /// Size of the weights that each session holds itself, in bytes; 0 if all sessions share the
+    /// mapped pack.
+    pub session_bytes: u64,
     /// How a dual encoder turns a cosine into a logit; `None` for other models, or if it could not
     /// be read.
     pub calibration: Option<Calibration>,
@@ -70,6 +73,8 @@ pub(super) struct Recommendations {
     pub default_instruction: Option<String>,
     /// The maximum number of tokens. A longer input is truncated.
     pub max_tokens: Option<usize>,
+    /// Whether NomicBert's layer norm follows the pooling. Other families ignore it.
+    pub layer_norm: Option<bool>,
     #[serde(default)]
     pub image: ImageBudget,
 }
@@ -142,7 +147,12 @@ pub(super) fn vector_relevant(
         found.image.min_pixels,
         found.image.max_pixels,
     );
-    serde_json::to_vec(&relevant).map(Some).map_err(malformed)
+    // Without the key, the fingerprints of other models stay what they were before there was one.
+    let relevant = match found.layer_norm {
+        None => serde_json::to_vec(&relevant),
+        Some(layer_norm) => serde_json::to_vec(&(relevant, layer_norm)),
+    };
+    relevant.map(Some).map_err(malformed)
 }
 
 /// The files of a model, read either from a directory on disk or from the copies in a pack.
@@ -444,6 +454,7 @@ impl Directory {
             coarse_threshold: recommended.coarse_threshold,
             coarse_dims: recommended.coarse_dims,
             fine_threshold: recommended.fine_threshold,
+            session_bytes: 0,
             calibration: None,
             missing: self.missing_files(files)?,
         })

@@ -96,6 +96,10 @@ pub enum ModelError {
     #[error("out of memory")]
     NoMemory,
 
+    /// The system could not start a thread.
+    #[error("could not start a thread that runs the model: {0}")]
+    NoThread(String),
+
     /// [`Cancel::cancel`](super::Cancel::cancel) was called.
     #[error("embedding was cancelled")]
     Cancelled,

@@ -3,7 +3,8 @@
 //! space.
 //!
 //! [`load`] reads the `model_type` in `config.json` and calls the matching model family. Each
-//! family has a folder (`qwen3_vl/`, `bert/`, `clip/`, `siglip/`; `dual/` is what the last two share). The other modules are shared by all families: the
+//! family has a folder (`qwen3_vl/`, `bert/`, `nomic_bert/`, `clip/`, `siglip/`; `dual/` is what the last two share).
+//! `nomic_bert/` runs candle's forward pass; the others have their own. The other modules are shared by all families: the
 //! directory and its files, weights, layers, attention, tokenizer, chat prompt.
 
 mod attention;
@@ -17,6 +18,7 @@ mod dual;
 mod error;
 mod layers;
 mod limits;
+mod nomic_bert;
 mod pack;
 mod private;
 mod prompt;
@@ -42,6 +44,7 @@ pub use directory::ModelInfo;
 pub use dual::Calibration;
 pub use error::ModelError;
 pub use limits::{MAX_MODEL_NAME, MODEL_NAME_RULE, is_model_name};
+pub use nomic_bert::limit_threads;
 pub use pack::{Cache, Packed};
 pub use quantize::{Closeness, quantize};
 
@@ -137,8 +140,12 @@ struct Family {
     /// Whether the models are dual encoders, whose checkpoints contain a [`Calibration`]. They were
     /// not trained with a Matryoshka loss.
     dual: bool,
+    /// Returns the size of the weights that each session holds itself, in bytes. `None` if all
+    /// sessions share the mapped pack.
+    session_bytes: Option<SessionBytes>,
 }
 
+type SessionBytes = fn(&Directory) -> Result<u64, ModelError>;
 type Loader = fn(&Directory, WeightSource<'_>, &Cancel) -> Result<Box<dyn Embedder>, ModelError>;
 
 const FAMILIES: &[Family] = &[
@@ -148,6 +155,7 @@ const FAMILIES: &[Family] = &[
         dims: qwen3_vl::dims,
         load: qwen3_vl::load,
         dual: false,
+        session_bytes: None,
     },
     Family {
         model_type: "bert",
@@ -155,6 +163,7 @@ const FAMILIES: &[Family] = &[
         dims: bert::dims,
         load: bert::load,
         dual: false,
+        session_bytes: None,
     },
     Family {
         model_type: "xlm-roberta",
@@ -162,6 +171,15 @@ const FAMILIES: &[Family] = &[
         dims: bert::dims,
         load: bert::load,
         dual: false,
+        session_bytes: None,
+    },
+    Family {
+        model_type: "nomic_bert",
+        files: &[TOKENIZER],
+        dims: nomic_bert::dims,
+        load: nomic_bert::load,
+        dual: false,
+        session_bytes: Some(nomic_bert::session_bytes),
     },
     Family {
         model_type: "clip",
@@ -169,6 +187,7 @@ const FAMILIES: &[Family] = &[
         dims: clip::dims,
         load: clip::load,
         dual: true,
+        session_bytes: None,
     },
     Family {
         model_type: "siglip",
@@ -176,6 +195,7 @@ const FAMILIES: &[Family] = &[
         dims: siglip::dims,
         load: siglip::load,
         dual: true,
+        session_bytes: None,
     },
 ];
 
@@ -252,6 +272,9 @@ pub fn describe(dir: &Path) -> Result<ModelInfo, ModelError> {
     let family = family(&directory)?;
     let dims = (family.dims)(&directory)?;
     let mut info = directory.info(family.model_type, dims, family.files)?;
+    if let Some(session_bytes) = family.session_bytes {
+        info.session_bytes = session_bytes(&directory)?;
+    }
     if family.dual {
         // The first values of a vector are no vector: compare all of them.
         info.coarse_dims = info.coarse_dims.or(dims);

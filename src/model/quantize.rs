@@ -67,6 +67,12 @@ pub fn quantize(
     if target.exists() {
         return Err(ModelError::InvalidInput("the target exists already".into()));
     }
+    let family = super::family(&Directory::open(source)?)?;
+    if family.session_bytes.is_some() {
+        return Err(ModelError::WrongKind(
+            "it computes in float32 only, so there is no variant in 8 bits",
+        ));
+    }
     let name = |path: &Path| {
         let name = path.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()

@@ -38,6 +38,7 @@ STAND_INS = {
     LARGE_MODEL: ROOT / "models/photosearch-mini-1",
     "bge-m3": ROOT / "tests/golden/text/xlm_roberta_cls",
     "bge-reranker-v2-m3": ROOT / "tests/golden/text/xlm_roberta_rerank",
+    "nomic-embed-text-v1.5": ROOT / "tests/golden/nomic/authors",
     "clip-vit-b-32": ROOT / "tests/golden/dual/clip_openai",
     "siglip2-base": ROOT / "tests/golden/dual/siglip_two",
 }

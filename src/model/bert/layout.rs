@@ -30,7 +30,7 @@ const KNOWN_PROMPTS: [&str; 2] = ["query", "document"];
 /// because similarity here is the cosine, which ignores a vector's length. (Without the module
 /// `Normalize`, sentence-transformers returns a vector of the same direction and another length.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pooling {
+pub(crate) enum Pooling {
     /// The first token's hidden state.
     First,
     /// The mean of the hidden states.
@@ -39,20 +39,20 @@ pub(super) enum Pooling {
 
 /// The function applied to a cross-encoder's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ScoreActivation {
+pub(crate) enum ScoreActivation {
     /// `1 / (1 + exp(-x))`, the default of sentence-transformers if the model names no function.
     Sigmoid,
     Identity,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ModelTask {
+pub(crate) enum ModelTask {
     Embed(Pooling),
     Score(ScoreActivation),
 }
 
 #[derive(Debug)]
-pub(super) struct TextModelLayout {
+pub(crate) struct TextModelLayout {
     pub task: ModelTask,
     pub prompts: Prompts,
     /// Number of tokens to which a longer input is truncated, if the files specify it.
@@ -117,13 +117,27 @@ enum Modes {
 
 /// Texts that are prepended to an input, by name.
 #[derive(Debug, Default)]
-pub(super) struct Prompts {
+pub(crate) struct Prompts {
     by_name: BTreeMap<String, Option<String>>,
     default_name: Option<String>,
 }
 
 impl TextModelLayout {
-    pub fn read(directory: &Directory, config: &BertConfig) -> Result<Self, ModelError> {
+    /// The layout of a family without cross-encoders, and its pooling.
+    pub fn of_embedder(directory: &Directory) -> Result<(Pooling, Self), ModelError> {
+        let layout = Self::with(directory, None)?;
+        match layout.task {
+            ModelTask::Embed(pooling) => Ok((pooling, layout)),
+            ModelTask::Score(_) => Err(unsupported(NO_POOLING)),
+        }
+    }
+
+    pub(super) fn read(directory: &Directory, config: &BertConfig) -> Result<Self, ModelError> {
+        Self::with(directory, Some(config))
+    }
+
+    /// `config` is that of a family which has cross-encoders.
+    fn with(directory: &Directory, config: Option<&BertConfig>) -> Result<Self, ModelError> {
         let modules: Option<Vec<Module>> = match directory.has(MODULES)? {
             true => Some(directory.json(MODULES)?),
             false => None,
@@ -146,7 +160,7 @@ impl TextModelLayout {
         }
         let tokenizer: TokenizerSettings = directory.optional_json(TOKENIZER_CONFIG)?;
         let pooling = match &modules {
-            None if config.is_classifier() => None,
+            None if config.is_some_and(BertConfig::is_classifier) => None,
             None => Some(Pooling::Mean),
             Some(modules) => pooling(directory, modules)?,
         };
@@ -157,6 +171,7 @@ impl TextModelLayout {
         let task = match pooling {
             Some(pooling) => ModelTask::Embed(pooling),
             None => {
+                let config = config.ok_or_else(|| unsupported(NO_POOLING))?;
                 check_cross_encoder(config, &prompts)?;
                 let class = settings.activation_fn.as_deref();
                 ModelTask::Score(score_activation(class.or(config.score_activation()))?)
@@ -173,6 +188,16 @@ impl TextModelLayout {
 }
 
 impl Prompts {
+    /// Adds prompts that the directory does not define, and a default if it names none.
+    pub fn or(mut self, prompts: &[(&str, &str)], default: &str) -> Self {
+        for (name, text) in prompts {
+            let own = self.by_name.entry((*name).to_owned());
+            own.or_insert_with(|| Some((*text).to_owned()));
+        }
+        self.default_name.get_or_insert_with(|| default.to_owned());
+        self
+    }
+
     /// The text to prepend to an input, as `encode(prompt_name=…)` or `encode(prompt=…)` does. If
     /// the instruction is the name of a prompt, the result is that prompt. Any other instruction is
     /// itself the prompt, unchanged, including trailing spaces. A blank instruction gives the
@@ -191,6 +216,8 @@ impl Prompts {
         }
     }
 }
+
+const NO_POOLING: &str = "modules.json names no pooling module";
 
 fn unsupported(reason: impl Into<String>) -> ModelError {
     ModelError::UnsupportedModel(reason.into())

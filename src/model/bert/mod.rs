@@ -25,7 +25,8 @@ use super::tokenizer::Tokenizer;
 use super::{Cancel, Embedder, ModelError, Request};
 use config::{BertConfig, Variant};
 use encoder::{BertEncoder, CheckpointScopes};
-use layout::{ModelTask, Pooling, Prompts, ScoreActivation, TextModelLayout};
+use layout::{ModelTask, ScoreActivation};
+pub(crate) use layout::{Pooling, Prompts, TextModelLayout};
 use photosearch_memory as memory;
 
 const SCORES_ONLY: ModelError = ModelError::WrongKind(

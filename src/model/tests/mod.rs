@@ -25,6 +25,10 @@ impl GoldenCopy {
         Self::copy("text", case)
     }
 
+    pub fn of_nomic(case: &str) -> Self {
+        Self::copy("nomic", case)
+    }
+
     pub fn of_dual(case: &str) -> Self {
         Self::copy("dual", case)
     }
@@ -60,7 +64,7 @@ impl GoldenCopy {
     }
 
     /// Rewrites the header of a safetensors file.
-    fn edit_header(&self, name: &str, change: impl FnOnce(&mut Value)) {
+    pub fn edit_header(&self, name: &str, change: impl FnOnce(&mut Value)) {
         let bytes = fs::read(self.file(name)).unwrap();
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
