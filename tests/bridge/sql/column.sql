@@ -172,7 +172,6 @@ DROP ROLE regress_photosearch_reader;
 
 -- A dump is restored, with an index, a view that casts in silence, and a generated column.
 DROP TABLE album, extremes, ours, parts, changed, large, conditions;
-DROP EXTENSION photosearch_pgvector;
 CREATE DATABASE photosearch_original;
 CREATE DATABASE photosearch_copy;
 \c photosearch_original
