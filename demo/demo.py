@@ -122,8 +122,8 @@ def prepare(directory):
     if not Server(cluster, "postgres").rows(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"):
         Server(cluster, "postgres").psql(f"CREATE DATABASE {DATABASE}")
     server = Server(cluster, DATABASE)
-    if server.value("SELECT to_regclass('photos') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_am WHERE amname = 'mrl')") == "t":
-        # The database was made by a version of the extension without the index.
+    if server.rows("SELECT 1 FROM pg_available_extensions WHERE name = 'photosearch' AND installed_version <> default_version"):
+        # Another version of the extension made the database, so make it anew.
         Server(cluster, "postgres").psql(f"DROP DATABASE {DATABASE}; CREATE DATABASE {DATABASE}")
     if server.value("SELECT to_regclass('photos') IS NULL") == "t":
         load(server, album)
