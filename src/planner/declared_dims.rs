@@ -1,18 +1,22 @@
-//! Omits the check of dimensions where a column declares them, so that `embedding` and
-//! `embedding::mrl_vector(512)` are the same expression for a column `vector(512)` of pgvector.
+//! Omits the check of dimensions where a column declares them, so that `embedding::mrl_vector(512)` is
+//! `embedding::mrl_vector` with another type modifier, for a column `vector(512)` of pgvector.
 //!
 //! An index on the one then serves conditions on the other: Postgres simplifies the expression of an
-//! index as it simplifies those of a query. For the same reason it omits `varchar(n)` of a shorter
-//! varchar (`varchar_support` of Postgres' `varchar.c`).
+//! index as it simplifies those of a query, and compares them without type modifiers
+//! (`match_index_to_operand` of Postgres' `indxpath.c`). For the same reason it omits `varchar(n)` of a shorter
+//! varchar (`varchar_support` of `varchar.c`).
 //!
-//! | expression | becomes |
-//! | --- | --- |
-//! | the cast `F(column)`, where the column declares n dimensions | the same, marked with the type modifier n |
-//! | `mrl_vector(…, n)` of an expression that is marked with n | that expression |
+//! The call `mrl_vector(F(column), n, …)` becomes `F(column)`, marked with the type modifier n, where the
+//! column declares n dimensions. `F` is a cast of `photosearch_pgvector`. A function takes part if this is its
+//! support function: so it promises that its one argument has a type whose modifier is the number of
+//! dimensions, and that it returns as many. Only a superuser can attach a support function.
 //!
-//! `F` is a cast of `photosearch_pgvector`. A function takes part if this is its support function: so
-//! it promises that its one argument has a type whose modifier is the number of dimensions, and that it
-//! returns as many. Only a superuser can attach a support function.
+//! In `F(column)` itself, marks on the column are left out, so that the two are equal wherever a column comes
+//! from.
+//!
+//! No expression gets another type modifier than its own, because Postgres takes the types of
+//! columns from plans (`CREATE TABLE AS`). No cast becomes an implicit one, because postgres_fdw does not
+//! send those, and the other server would compare values of pgvector's types.
 
 use std::ptr::null_mut;
 
@@ -47,38 +51,73 @@ unsafe fn simplify(
     this: pg_sys::Oid,
 ) -> Option<*mut pg_sys::Node> {
     // SAFETY: the caller guarantees the request. `fcall` is the call to simplify, with a list of
-    // expressions, which are simplified already. It lies on Postgres' stack, so a new node is made.
+    // expressions, which are simplified already. A node is cast only after its tag has been checked.
     unsafe {
         let call = &*request.fcall;
-        let args = PgList::<pg_sys::Node>::from_pg(call.args);
-        let first = args.get_ptr(0)?;
-        match args.len() {
-            1 => {
-                let column = without_relabel(first);
-                let dims = declared_dims(request.root, column)?;
-                let mut args = PgList::<pg_sys::Node>::new();
-                args.push(column);
-                let cast = pg_sys::makeFuncExpr(
-                    call.funcid,
-                    call.funcresulttype,
-                    args.into_pg(),
-                    call.funccollid,
-                    call.inputcollid,
-                    // EXPLAIN leaves an implicit cast out below the mark, which it shows.
-                    pg_sys::CoercionForm::COERCE_IMPLICIT_CAST,
-                );
-                Some(marked(cast, dims))
-            }
-            3 => {
-                let length = args.get_ptr(1)?;
-                if pg_sys::exprType(length) != pg_sys::INT4OID {
-                    return None;
-                }
-                let dims = i32::from_datum(const_value(length)??, false)?;
-                is_marked(first, dims, this).then_some(first)
-            }
-            _ => None,
+        // With GROUPING SETS, expressions that become equal would be taken for one grouping column.
+        if !request.root.is_null() && !(*(*request.root).parse).groupingSets.is_null() {
+            return None;
         }
+        let args = PgList::<pg_sys::Node>::from_pg(call.args);
+        if let (1, Some(column)) = (args.len(), args.get_ptr(0)) {
+            return without_type_modifier(call, column);
+        }
+        let (3, Some(vector), Some(length)) = (args.len(), args.get_ptr(0), args.get_ptr(1)) else {
+            return None;
+        };
+        let vector = without_relabel(vector);
+        if pg_sys::exprType(length) != pg_sys::INT4OID || !is_a(vector, pg_sys::NodeTag::T_FuncExpr)
+        {
+            return None;
+        }
+        let dims = i32::from_datum(const_value(length)??, false)?;
+        let cast = &*vector.cast::<pg_sys::FuncExpr>();
+        let cast_args = PgList::<pg_sys::Node>::from_pg(cast.args);
+        let (1, Some(column)) = (cast_args.len(), cast_args.get_ptr(0)) else {
+            return None;
+        };
+        if pg_sys::get_func_support(cast.funcid) != this
+            || declared_dims(request.root, column) != Some(dims)
+        {
+            return None;
+        }
+        let marked = pg_sys::makeRelabelType(
+            vector.cast(),
+            call.funcresulttype,
+            dims,
+            pg_sys::InvalidOid,
+            pg_sys::CoercionForm::COERCE_EXPLICIT_CAST,
+        );
+        Some(marked.cast())
+    }
+}
+
+/// Returns the call `F(column)` for a call of `F` in which the column is marked with another type modifier;
+/// `F` goes by what a value contains.
+///
+/// # Safety
+/// `call` is a call of `F`, and `column` its argument.
+unsafe fn without_type_modifier(
+    call: &pg_sys::FuncExpr,
+    column: *mut pg_sys::Node,
+) -> Option<*mut pg_sys::Node> {
+    // SAFETY: the caller guarantees the call. It lies on Postgres' stack, so a new node is made.
+    unsafe {
+        let bare = without_relabel(column);
+        if bare == column {
+            return None;
+        }
+        let mut args = PgList::<pg_sys::Node>::new();
+        args.push(bare);
+        let cast = pg_sys::makeFuncExpr(
+            call.funcid,
+            call.funcresulttype,
+            args.into_pg(),
+            call.funccollid,
+            call.inputcollid,
+            pg_sys::CoercionForm::COERCE_EXPLICIT_CAST,
+        );
+        Some(cast.cast())
     }
 }
 
@@ -137,40 +176,5 @@ unsafe fn declared_dims(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node)
                 .contains(&(table.relkind as u8))
         };
         (is_column && var.varattno > 0 && var.vartypmod > 0).then_some(var.vartypmod)
-    }
-}
-
-/// # Safety
-/// `cast` is an expression of type mrl_vector.
-unsafe fn marked(cast: *mut pg_sys::FuncExpr, dims: i32) -> *mut pg_sys::Node {
-    // SAFETY: the caller guarantees the expression. A RelabelType only changes the type modifier.
-    unsafe {
-        let result = (*cast).funcresulttype;
-        pg_sys::makeRelabelType(
-            cast.cast(),
-            result,
-            dims,
-            pg_sys::InvalidOid,
-            pg_sys::CoercionForm::COERCE_IMPLICIT_CAST,
-        )
-        .cast()
-    }
-}
-
-/// Returns whether `node` is what [`marked`] returns, with this number of dimensions.
-///
-/// # Safety
-/// `node` is an expression.
-unsafe fn is_marked(node: *mut pg_sys::Node, dims: i32, this: pg_sys::Oid) -> bool {
-    // SAFETY: the caller guarantees an expression; a node is cast only after its tag has been checked.
-    unsafe {
-        if !is_a(node, pg_sys::NodeTag::T_RelabelType) {
-            return false;
-        }
-        let relabel = &*node.cast::<pg_sys::RelabelType>();
-        let cast: *mut pg_sys::Node = relabel.arg.cast();
-        relabel.resulttypmod == dims
-            && is_a(cast, pg_sys::NodeTag::T_FuncExpr)
-            && pg_sys::get_func_support((*cast.cast::<pg_sys::FuncExpr>()).funcid) == this
     }
 }
