@@ -33,8 +33,13 @@ pub unsafe fn add_ordered_scans(
 ) {
     // SAFETY: the caller guarantees the nodes.
     unsafe {
-        keep_first_keys((*rel).pathlist);
-        keep_first_keys((*rel).partial_pathlist);
+        let no_order = version::ORDERED_ROWS_LOSE_THEIR_CTID && reads_ctid(&*rel);
+        let kept = if no_order { 0 } else { 1 };
+        limit_keys((*rel).pathlist, kept);
+        limit_keys((*rel).partial_pathlist, kept);
+        if no_order {
+            return;
+        }
         let pathkeys = PgList::<pg_sys::PathKey>::from_pg((*root).query_pathkeys);
         let Some(pathkey) = pathkeys.get_ptr(0) else {
             return;
@@ -67,15 +72,15 @@ pub unsafe fn add_ordered_scans(
     }
 }
 
-/// Removes all ordering keys but the first from the paths that Postgres has made for indexes of this
-/// access method; the planner adds an incremental sort for the removed keys. The executor cannot order rows by
+/// Removes all but the first `kept` ordering keys, 0 or 1, from the paths that Postgres has made for indexes of
+/// this access method; the planner adds a sort for the removed keys. The executor cannot order rows by
 /// several keys if the first is NULL, as it is for a NULL parameter: it takes such rows for equal
 /// (`cmp_orderbyvals` of `nodeIndexscan.c`). It also computes all keys of rows that the conditions of a
 /// policy hide, and the second one can raise an error.
 ///
 /// # Safety
 /// `paths` is the planner's list of paths of a table.
-unsafe fn keep_first_keys(paths: *mut pg_sys::List) {
+unsafe fn limit_keys(paths: *mut pg_sys::List, kept: usize) {
     // SAFETY: the caller guarantees a list of paths. A path is cast only after its tag has been
     // checked. The lists of one path can also belong to another, so they are not changed.
     unsafe {
@@ -86,16 +91,43 @@ unsafe fn keep_first_keys(paths: *mut pg_sys::List) {
             let path = &mut *path.cast::<pg_sys::IndexPath>();
             let order_bys = PgList::<pg_sys::Node>::from_pg(path.indexorderbys);
             let pathkeys = PgList::<pg_sys::PathKey>::from_pg(path.path.pathkeys);
-            if order_bys.len() > 1
+            if order_bys.len() > kept
                 && is_mrl(&*path.indexinfo)
                 && let (Some(order_by), Some(pathkey)) = (order_bys.get_ptr(0), pathkeys.get_ptr(0))
             {
                 let nil = std::ptr::null_mut();
-                path.indexorderbys = pg_sys::lappend(nil, order_by.cast());
-                path.indexorderbycols = pg_sys::lappend_int(nil, 0);
-                path.path.pathkeys = pg_sys::lappend(nil, pathkey.cast());
+                (
+                    path.indexorderbys,
+                    path.indexorderbycols,
+                    path.path.pathkeys,
+                ) = match kept {
+                    0 => (nil, nil, nil),
+                    _ => (
+                        pg_sys::lappend(nil, order_by.cast()),
+                        pg_sys::lappend_int(nil, 0),
+                        pg_sys::lappend(nil, pathkey.cast()),
+                    ),
+                };
             }
         }
+    }
+}
+
+/// Returns whether the query reads the `ctid` of a table's rows, as FOR UPDATE does.
+///
+/// # Safety
+/// `rel` is a table of the query that is being planned.
+unsafe fn reads_ctid(rel: &pg_sys::RelOptInfo) -> bool {
+    // SAFETY: the caller guarantees a table, whose lists have the element types that `nodes/pathnodes.h` documents.
+    unsafe {
+        let mut attributes = std::ptr::null_mut();
+        pg_sys::pull_varattnos((*rel.reltarget).exprs.cast(), rel.relid, &mut attributes);
+        for info in PgList::<pg_sys::RestrictInfo>::from_pg(rel.baserestrictinfo).iter_ptr() {
+            pg_sys::pull_varattnos((*info).clause.cast(), rel.relid, &mut attributes);
+        }
+        let ctid =
+            pg_sys::SelfItemPointerAttributeNumber - pg_sys::FirstLowInvalidHeapAttributeNumber;
+        pg_sys::bms_is_member(ctid, attributes)
     }
 }
 

@@ -184,3 +184,15 @@ DO $$ BEGIN IF current_setting('server_version_num')::int >= 180000 THEN EXECUTE
 SELECT count(*), count(s) FROM (SELECT fine_score(e, some_vector(7, 16)) AS s FROM unchecked ORDER BY s DESC NULLS FIRST LIMIT 200) AS r;
 SELECT count(*), count(s) FROM (SELECT e <=> some_vector(7, 16) AS s FROM unchecked ORDER BY s LIMIT 200) AS r;
 DROP TABLE unchecked;
+
+-- The ctid of rows in order. (Postgres 18 loses it in ordered scans, so there such queries are answered without one.)
+SET enable_seqscan = off;
+SELECT count(*), count(*) FILTER (WHERE r.place = w.ctid) AS same FROM (SELECT ctid AS place, id FROM wall WHERE e IS NOT NULL ORDER BY e <=> some_vector(7, 16) LIMIT 300) AS r JOIN wall AS w USING (id);
+SELECT count(*), count(*) FILTER (WHERE r.place = p.ctid) AS same FROM (SELECT ctid AS place, id FROM parted ORDER BY fine_score(e, some_vector(7, 16)) DESC LIMIT 300) AS r JOIN parted AS p USING (id);
+SELECT count(*) FROM (SELECT id FROM wall WHERE fine_score(e, some_vector(7, 16)) > 0 AND ctid > '(1,1)' ORDER BY e <=> some_vector(7, 16) LIMIT 300) AS r;
+BEGIN;
+CREATE TEMPORARY TABLE locked AS WITH r AS (SELECT id FROM wall WHERE e IS NOT NULL ORDER BY e <=> some_vector(7, 16), id LIMIT 20 FOR UPDATE) SELECT id FROM r;
+CREATE TEMPORARY TABLE gone AS WITH d AS (DELETE FROM wall WHERE ctid IN (SELECT ctid FROM wall WHERE e IS NOT NULL ORDER BY e <=> some_vector(7, 16), id LIMIT 20) RETURNING id) SELECT id FROM d;
+SELECT count(*), (SELECT count(*) FROM (TABLE locked EXCEPT TABLE gone) AS x) AS other FROM gone;
+ROLLBACK;
+RESET enable_seqscan;
