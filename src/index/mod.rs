@@ -27,6 +27,7 @@ mod parallel;
 mod paths;
 mod reader;
 mod scan;
+mod snapshot;
 mod sweeps;
 mod vacuum;
 

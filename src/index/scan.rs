@@ -22,7 +22,8 @@
 //! removed in the meantime.)
 //!
 //! The argument holds on a standby, too. Before replay removes an entry, it has replayed the
-//! pruning of the heap page, and that cancels every query whose snapshot sees the row.
+//! pruning of the heap page, and that cancels every query whose snapshot sees the row. An index
+//! that was built after a standby's snapshot was taken refuses the scan (`snapshot.rs`).
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -39,6 +40,7 @@ use super::opclass::Strategy;
 use super::ordered_rows::OrderedRows;
 use super::page::{Block, Content, FIRST_BLOCK, Index, block_count};
 use super::reader::{BufferGuesses, Reader};
+use super::snapshot::{check_age, is_mvcc};
 use super::sweeps::{self, Sweeps};
 use crate::coarse::{CoarseQuery, ResolvedSettings};
 use crate::sweep::{Ahead, Verdict};
@@ -516,7 +518,10 @@ pub unsafe extern "C-unwind" fn amrescan(
         let order_bys = kept_keys((*scan).orderByData, (*scan).numberOfOrderBys, order_bys);
         let state = state(scan);
         // Postgres sets both fields after it has called `ambeginscan`.
-        state.snapshot = (*scan).xs_snapshot;
+        if state.snapshot != (*scan).xs_snapshot {
+            state.snapshot = (*scan).xs_snapshot;
+            check_age(state.index.relation, state.snapshot).unwrap_or_report();
+        }
         let table = &mut state.matches.table;
         table.relation = (*scan).heapRelation;
         if !table.relation.is_null() {
@@ -684,12 +689,4 @@ pub unsafe extern "C-unwind" fn amparallelrescan(scan: pg_sys::IndexScanDesc) {
         let shared = version::parallel_state::<Shared>((*scan).parallel_scan);
         shared.next.store(FIRST_BLOCK, Ordering::Relaxed);
     }
-}
-
-/// IsMVCCSnapshot of `utils/snapmgr.h`.
-fn is_mvcc(snapshot: &pg_sys::SnapshotData) -> bool {
-    matches!(
-        snapshot.snapshot_type,
-        pg_sys::SnapshotType::SNAPSHOT_MVCC | pg_sys::SnapshotType::SNAPSHOT_HISTORIC_MVCC
-    )
 }
