@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Measures the index against its aims, against pgvector, and against the speed of the machine.
 
-Makes its tables once, in a server of its own, and keeps them: the first run takes several minutes, a later one half as long.
+Makes its tables once, in a server of its own, and keeps them: the first run takes some ten minutes, a later one half as long.
 Each figure is the median of several runs that alternate with the runs of what it is compared with. The buffers are warm, a
-query runs in one process unless stated otherwise, and jit is off. Needs python3-numpy, rustc and about 10 GB of disk, most of
+query runs in one process unless stated otherwise, and jit is off. Needs python3-numpy, rustc and about 14 GB of disk, most of
 it for WAL. Shortest run: benches/index.py --dir DIR --quick.
 """
 
@@ -20,7 +20,7 @@ import speed
 import upkeep
 from report import print_table
 from server import ROOT, Server
-from tables import Tables
+from tables import LARGE_DIMENSIONS, Tables
 from vectors import DIMENSIONS, PREFIX
 
 
@@ -75,6 +75,9 @@ def measure(tables, program, arguments):
     yield from speed.in_rows(tables, program, runs)
     # These come last, because they displace the other tables from the buffers.
     yield from speed.parallel(tables, program, tables.prefixes, "prefixes", runs)
+    yield from speed.pgvector_column(tables, runs)
+    tables.database.psql(upkeep.create_index("large", LARGE_DIMENSIONS))
+    yield from speed.large(tables, program, runs)
     if arguments.ten_million:
         tables.database.psql(upkeep.create_index("ten_million"))
         yield from speed.parallel(tables, program, tables.ten_million, "ten_million", runs, "≤ 0.6 × one process")

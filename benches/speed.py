@@ -6,6 +6,7 @@ import subprocess
 
 from report import Line
 from server import BASE, Statement
+from tables import LARGE_DIMENSIONS
 from vectors import DIMENSIONS, PREFIX, literal
 
 MATCHES, MANY = 400, 5000
@@ -17,11 +18,10 @@ FORCED = {
     "Index Scan": "SET enable_seqscan = off; SET enable_bitmapscan = off;",
 }
 ONE_WORKER = "SET max_parallel_workers_per_gather = 1;"
-# Postgres divides the cost per row of a parallel index scan among the participants, but not the cost of the index itself.
-# Expensive rows therefore make it choose a parallel scan.
+# Workers cost nothing, and what they share, the operators, is all that costs something.
 FORCED_PARALLEL = f"""
     {FORCED["Index Scan"]} {ONE_WORKER} SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
-    SET min_parallel_index_scan_size = 0; SET cpu_tuple_cost = 100;
+    SET min_parallel_index_scan_size = 0; SET seq_page_cost = 0; SET cpu_operator_cost = 10;
 """
 
 
@@ -339,6 +339,72 @@ def in_rows(tables, program, runs):
     )
 
 
+def pgvector_column(tables, runs):
+    """The same vectors in a column of pgvector's type, with an index on the cast, and in a column of ours."""
+    rows, matches = tables.full.count, min(MATCHES, tables.full.count // 25)
+    query = tables.large.queries(1)[0]
+    [[threshold]] = tables.thresholds("vectors_own", LARGE_DIMENSIONS, LARGE_DIMENSIONS, [query], [matches])
+    text = literal(query)
+    prepare = f"""
+        SET client_min_messages = warning;
+        DROP INDEX IF EXISTS vectors_index, vectors_own_index;
+        CREATE INDEX vectors_index ON vectors USING mrl ((e::mrl_vector({LARGE_DIMENSIONS}))) WITH (prefix_dims = {LARGE_DIMENSIONS});
+        CREATE INDEX vectors_own_index ON vectors_own USING mrl (e) WITH (prefix_dims = {LARGE_DIMENSIONS});
+        RESET client_min_messages;
+        PREPARE exact(vector, double precision) AS
+        SELECT id, 1 - (e <=> $1) AS score FROM vectors WHERE e <=> $1 <= $2 ORDER BY e <=> $1;
+    """
+    for table in ("vectors", "vectors_own"):
+        prepare += f"""
+            PREPARE found_{table}(mrl_vector, double precision) AS
+            SELECT id, fine_score(e, $1) AS score FROM {table} WHERE fine_score(e, $1) >= $2 ORDER BY score DESC;
+        """
+    ways = {table: f"EXECUTE found_{table}('{text}', {threshold!r})" for table in ("vectors", "vectors_own")}
+    results = tables.database.in_turn({table: Statement(sql) for table, sql in ways.items()}, runs, prepare)
+    exact = {table: Statement(sql, FORCED["Seq Scan"]) for table, sql in ways.items()}
+    exact["pgvector"] = Statement(f"EXECUTE exact('{text}', {1 - threshold!r})", FORCED["Seq Scan"])
+    scans = tables.database.in_turn(exact, 1, prepare)
+    for table in ways:
+        same_rows({"index": results[table], "sequential": scans[table]})
+    theirs, own = results["vectors"].ms, results["vectors_own"].ms
+    yield Line(
+        f"a column vector({LARGE_DIMENSIONS}) of pgvector, {rows:,}: {matches} matches, scores, ordered",
+        f"{theirs:.2f} ms, {theirs / own:.2f} × a column of ours ({own:.2f} ms); pgvector's exact scan "
+        f"{scans['pgvector'].ms:.0f} ms",
+        "≤ 1.2 × a column of ours",
+        theirs <= 1.2 * own,
+    )
+
+
+def large(tables, program, runs):
+    """One threshold over a large library with vectors of the size that CLIP makes."""
+    rows, matches = tables.large.count, min(MATCHES, tables.large.count // 25)
+    query = tables.large.queries(1)[0]
+    [[threshold]] = tables.thresholds("large", LARGE_DIMENSIONS, LARGE_DIMENSIONS, [query], [matches])
+    prepare = """
+        PREPARE found(mrl_vector, double precision) AS
+        SELECT id, fine_score(e, $1) AS score FROM large WHERE fine_score(e, $1) >= $2 ORDER BY score DESC;
+    """
+    sql = f"EXECUTE found('{literal(query)}', {threshold!r})"
+    loops, times, sweeps = [], [], []
+    for _ in range(3):
+        loops.append(bare_loop(program, rows, runs, LARGE_DIMENSIONS)[0])
+        result = tables.database.in_turn({"found": Statement(sql)}, runs, prepare, sweeps=True)["found"]
+        times.append(result.ms)
+        sweeps.append(result.sweep_ms)
+    scan = tables.database.in_turn({"scan": Statement(sql, FORCED["Seq Scan"])}, 0, prepare)["scan"]
+    same_rows({"index": result, "sequential": scan})
+    loop, ms, swept = map(statistics.median, (loops, times, sweeps))
+    yield Line(
+        f"fine_score >= t, {matches} of {rows:,} × {LARGE_DIMENSIONS}, scores, ordered",
+        f"{ms:.1f} ms, {ms / loop:.2f} × a bare loop over the same codes ({loop:.1f} ms); the sweep {swept:.1f} ms; "
+        f"sequential {scan.ms:.0f} ms",
+        "≤ 1.6 × the bare loop",
+        ms <= 1.6 * loop,
+    )
+    yield from parallel(tables, program, tables.large, "large", runs, "≤ 0.6 × one process", LARGE_DIMENSIONS)
+
+
 def undecided(tables):
     """The share of rows that the bounds of the codes leave undecided, with real vectors."""
     if tables.real_queries is None:
@@ -390,11 +456,11 @@ def other_dims(tables, runs):
         )
 
 
-def parallel(tables, program, vectors, table, runs, aim=""):
+def parallel(tables, program, vectors, table, runs, aim="", dims=PREFIX):
     """The sweep by a leader and one worker, compared with one process. The leader sweeps until nothing is left, so its time is
     that of the whole sweep."""
     query = vectors.queries(1)[0]
-    [[threshold]] = tables.thresholds(table, PREFIX, PREFIX, [query], [0])
+    [[threshold]] = tables.thresholds(table, dims, dims, [query], [0])
     statement = matching(query, threshold)
     results = tables.database.in_turn(
         {
@@ -402,18 +468,18 @@ def parallel(tables, program, vectors, table, runs, aim=""):
             "two": matching(query, threshold, FORCED_PARALLEL),
         },
         runs,
-        count(table),
+        count(table, dims),
         sweeps=True,
     )
     one, two = results["one"], results["two"]
     share = two.counter("entries") / one.counter("entries")
     if share == 1:
-        yield Line(f"parallel sweep, {vectors.count:,} × {PREFIX}", "no worker took part", aim, False if aim else None)
+        yield Line(f"parallel sweep, {vectors.count:,} × {dims}", "no worker took part", aim, False if aim else None)
         return
-    plan = tables.database.psql(f"{BASE} {ONE_WORKER} {count(table)} EXPLAIN {statement.sql};")
+    plan = tables.database.psql(f"{BASE} {ONE_WORKER} {count(table, dims)} EXPLAIN {statement.sql};")
     ratio = two.sweep_ms / one.sweep_ms
     yield Line(
-        f"parallel sweep, {vectors.count:,} × {PREFIX}, leader and one worker",
+        f"parallel sweep, {vectors.count:,} × {dims}, leader and one worker",
         f"{ratio:.2f} × one process ({two.sweep_ms:.2f} and {one.sweep_ms:.2f} ms; timed by psql {two.ms:.1f} and "
         f"{one.ms:.1f}); the leader swept {share:.0%}; two concurrent bare loops take "
         f"{two_at_once(program, 1_000_000):.2f} × the time of one after the other; chosen by the planner: "

@@ -13,7 +13,8 @@ import real_vectors
 from vectors import DIMENSIONS, PREFIX, SEED, Clustered, copy_stream, literal
 
 PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
-QUERIES = 3
+# The dimensions of CLIP ViT-B/32.
+LARGE_DIMENSIONS = 512
 
 
 def extension_scripts():
@@ -25,13 +26,15 @@ def extension_scripts():
 
 class Tables:
     """The database and its sets of vectors: `full` (2048 dimensions, in the TOAST table; the table `in_rows` has them in its
-    rows), `prefixes` (128 dimensions, as many
-    rows as a large photo library), the real vectors of WordLlama (256), and, if asked for, `ten_million` (128)."""
+    rows), `prefixes` and `large` (128 and 512 dimensions, as many rows as a large photo library; the table `vectors` has a
+    part of `large` in a column of pgvector's), the real vectors of WordLlama (256), and, if asked for, `ten_million` (128).
+    """
 
     def __init__(self, server, directory, rows, prefix_rows):
         self.directory = directory
         self.full = Clustered(rows, DIMENSIONS)
         self.prefixes = Clustered(prefix_rows, PREFIX)
+        self.large = Clustered(prefix_rows, LARGE_DIMENSIONS)
         self.ten_million = Clustered(10 * prefix_rows, PREFIX)
         self.real_queries = self.real_texts = None
         if server.database("postgres").value("SELECT 1 FROM pg_database WHERE datname = 'bench'") == "":
@@ -49,20 +52,23 @@ class Tables:
             self.database.psql("""
                 SET client_min_messages = warning;
                 DROP EXTENSION IF EXISTS photosearch CASCADE;
-                DROP TABLE IF EXISTS full_vectors, in_rows, prefixes, ten_million, real_vectors;
+                DROP TABLE IF EXISTS full_vectors, in_rows, prefixes, large, vectors, vectors_own, ten_million, real_vectors;
                 DELETE FROM made WHERE what NOT IN ('halfvecs', 'hnsw');
-                CREATE EXTENSION photosearch;
+                CREATE EXTENSION photosearch_pgvector CASCADE;
             """)
             self.made("photosearch", extension_scripts(), 0)
         columns = f"id int, e mrl_vector({DIMENSIONS})"
         # Indexes of an earlier run may have an earlier format.
         self.database.psql("""
             SET client_min_messages = warning;
-            DROP INDEX IF EXISTS full_vectors_index, in_rows_whole, in_rows_prefix, prefixes_index, real_vectors_index, ten_million_index;
+            DROP INDEX IF EXISTS full_vectors_index, in_rows_whole, in_rows_prefix, prefixes_index, large_index, vectors_index,
+                vectors_own_index, real_vectors_index, ten_million_index;
         """)
         self.fill("full_vectors", columns, self.full, [DIMENSIONS])
         self.fill("in_rows", columns, self.full, [DIMENSIONS], options="toast_tuple_target = 8160")
         self.fill("prefixes", f"id int, e mrl_vector({PREFIX})", self.prefixes, [PREFIX])
+        self.fill("large", f"id int, e mrl_vector({LARGE_DIMENSIONS})", self.large, [LARGE_DIMENSIONS])
+        self.fill_vectors(self.full.count)
         if ten_million:
             self.fill("ten_million", f"id int, e mrl_vector({PREFIX})", self.ten_million, [PREFIX])
         self.fill_real()
@@ -99,6 +105,22 @@ class Tables:
         self.database.copy(f"COPY {table} FROM STDIN WITH (FORMAT binary)", copy_stream(vectors.batches(), dims))
         self.database.psql(f"VACUUM ANALYZE {table}")
         self.made(table, how, time.monotonic() - started)
+
+    def fill_vectors(self, rows):
+        """Copies rows of `large` into a table with a column of pgvector's type, and into one with a column of ours."""
+        how = f"{rows} rows of {self.how('large')}"
+        if self.how("vectors") == how:
+            return
+        print(f"making vectors: {how}", flush=True)
+        started = time.monotonic()
+        self.database.psql(f"""
+            SET client_min_messages = warning;
+            DROP TABLE IF EXISTS vectors, vectors_own;
+            CREATE TABLE vectors AS SELECT id, e::vector({LARGE_DIMENSIONS}) AS e FROM large WHERE id <= {rows};
+            CREATE TABLE vectors_own AS SELECT id, e FROM large WHERE id <= {rows};
+            VACUUM ANALYZE vectors; VACUUM ANALYZE vectors_own;
+        """)
+        self.made("vectors", how, time.monotonic() - started)
 
     def fill_real(self):
         """Fills the table of WordLlama's vectors, if its package can be installed."""

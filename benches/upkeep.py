@@ -9,8 +9,8 @@ CODES = PREFIX + PREFIX // 2
 OVERHEAD = 14
 
 
-def create_index(table):
-    return f"CREATE INDEX {table}_index ON {table} USING mrl (e) WITH (prefix_dims = {PREFIX})"
+def create_index(table, dims=PREFIX):
+    return f"CREATE INDEX {table}_index ON {table} USING mrl (e) WITH (prefix_dims = {dims})"
 
 
 def build(tables, runs):

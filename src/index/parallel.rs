@@ -98,6 +98,19 @@ unsafe fn add_parallel_scan(
     // parameterization, so the empty lists and the null set are valid arguments.
     unsafe {
         let nil = std::ptr::null_mut();
+        let info = &*(*scan).indexinfo;
+        // Postgres would plan no worker for a scan that returns few rows. All pages of the index are
+        // swept in any case, so their number decides. (As if it were the storage parameter
+        // `parallel_workers` of the table, which takes precedence.)
+        let stored = (*rel).rel_parallel_workers;
+        if stored == -1 {
+            (*rel).rel_parallel_workers = pg_sys::compute_parallel_worker(
+                rel,
+                -1.0,
+                f64::from(info.pages),
+                pg_sys::max_parallel_workers_per_gather,
+            );
+        }
         let path = pg_sys::create_index_path(
             root,
             (*scan).indexinfo,
@@ -111,6 +124,7 @@ unsafe fn add_parallel_scan(
             1.0,
             true,
         );
+        (*rel).rel_parallel_workers = stored;
         let workers = f64::from((*path).path.parallel_workers);
         if workers == 0.0 {
             return;
@@ -121,7 +135,6 @@ unsafe fn add_parallel_scan(
         } else {
             0.0
         };
-        let info = &*(*scan).indexinfo;
         let (mut random_page, mut seq_page) = (0.0, 0.0);
         pg_sys::get_tablespace_page_costs(info.reltablespace, &mut random_page, &mut seq_page);
         let pages = f64::from(info.pages) * seq_page;
