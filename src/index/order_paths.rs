@@ -3,12 +3,13 @@
 //! Postgres itself makes such a path for `ORDER BY embedding <=> query` if the query also has a
 //! condition that the index answers. This file makes the others:
 //!
-//! - for `ORDER BY fine_score(embedding, query) DESC` and `1 - (embedding <=> query) DESC`. An index can
-//!   only be asked for ascending order of an operator, so the path orders by `<~>`, the negative score.
-//!   The executor compares the results of that operator in ascending order, whatever the direction of
-//!   the query (`cmp_orderbyvals` of Postgres' `nodeIndexscan.c` ignores `ssup_reverse`);
-//! - without a condition, if no vector of the column is NULL: by a constraint, or because a condition of
-//!   the query excludes it. The index has no entries for NULL, so it cannot return those rows.
+//! - for `ORDER BY fine_score(embedding, query) DESC` and `1 - (embedding <=> query) DESC`. An index
+//!   returns rows only in ascending order of an operator's result, so the path orders by `<~>`, the
+//!   negative score. The executor compares the results of that operator in ascending order, even if the
+//!   query sorts in descending order (`cmp_orderbyvals` of Postgres' `nodeIndexscan.c` ignores
+//!   `ssup_reverse`);
+//! - without a condition that the index answers, if a constraint or another condition of the query
+//!   excludes NULL vectors. The index has no entries for NULL vectors, so it cannot return their rows.
 //!   This path orders by `<~>` as well: rows with ascending negative scores have ascending distances.
 
 use pgrx::{PgBox, PgList, is_a, pg_sys};
@@ -47,9 +48,9 @@ pub unsafe fn add_ordered_scans(
         if (*rte).rtekind != pg_sys::RTEKind::RTE_RELATION || (*rel).indexlist.is_null() {
             return;
         }
-        // The path returns all rows of the table that satisfy the conditions. That is wrong for a
-        // sample of the table (TABLESAMPLE). If the scan computes expressions of the rows of another
-        // table (LATERAL), the path would have to be parameterized, and such a path has no order. If
+        // The path returns all rows of the table that satisfy the conditions, not only those of a
+        // sample (TABLESAMPLE). If the scan computes expressions of the rows of another table
+        // (LATERAL), the path would have to be parameterized, and such a path has no order. If
         // no row can satisfy the conditions, the planner has not set `indrestrictinfo`, from which
         // the plan takes the conditions.
         if !(*rte).tablesample.is_null()
@@ -72,17 +73,19 @@ pub unsafe fn add_ordered_scans(
     }
 }
 
-/// Removes all but the first `kept` ordering keys, 0 or 1, from the paths that Postgres has made for indexes of
-/// this access method; the planner adds a sort for the removed keys. The executor cannot order rows by
-/// several keys if the first is NULL, as it is for a NULL parameter: it takes such rows for equal
-/// (`cmp_orderbyvals` of `nodeIndexscan.c`). It also computes all keys of rows that the conditions of a
-/// policy hide, and the second one can raise an error.
+/// Removes all but the first `kept` ordering keys (0 or 1) from the paths that Postgres has made for
+/// indexes of this access method. The planner adds a sort for the removed keys.
+///
+/// The executor cannot order rows by several keys if the first key is NULL for all rows, as it is for a
+/// NULL parameter: it treats rows as equal whose first keys are NULL (`cmp_orderbyvals` of
+/// `nodeIndexscan.c`). The executor also computes all keys of rows that a policy hides, and the second
+/// key can raise an error.
 ///
 /// # Safety
 /// `paths` is the planner's list of paths of a table.
 unsafe fn limit_keys(paths: *mut pg_sys::List, kept: usize) {
     // SAFETY: the caller guarantees a list of paths. A path is cast only after its tag has been
-    // checked. The lists of one path can also belong to another, so they are not changed.
+    // checked. Paths can share lists, so the path gets new lists, and the old ones stay unchanged.
     unsafe {
         for path in PgList::<pg_sys::Path>::from_pg(paths).iter_ptr() {
             if !is_a(path.cast(), pg_sys::NodeTag::T_IndexPath) {
@@ -131,7 +134,8 @@ unsafe fn reads_ctid(rel: &pg_sys::RelOptInfo) -> bool {
     }
 }
 
-/// Returns the similarity that a pathkey sorts by, the most similar first, if it concerns only this table.
+/// Returns the similarity or distance by which a pathkey sorts the rows of this table, the most similar
+/// first. Returns `None` if the pathkey sorts by something else or in the other direction.
 ///
 /// # Safety
 /// Both belong to the query that is being planned.
@@ -160,11 +164,12 @@ struct OrderedTable {
     oid: pg_sys::Oid,
 }
 
-// In all that follows, "see above" stands for: the caller guarantees nodes of the query that is being
+// In the rest of this file, "see above" means: the caller guarantees nodes of the query that is being
 // planned. A node is cast only after its tag has been checked, and lists have the element types that
 // `nodes/pathnodes.h` documents.
 impl OrderedTable {
-    /// Adds the path of one index, if the index can give the order.
+    /// Adds a path for one index, if the index can return the rows in this order. Returns `None`
+    /// otherwise.
     ///
     /// # Safety
     /// The nodes are those that the planner has made for this table.
@@ -189,7 +194,7 @@ impl OrderedTable {
             } else {
                 return None;
             };
-            // Codes of a prefix do not give an order of the whole similarity.
+            // An index over a prefix cannot order rows by the similarity over all dimensions.
             let is_whole = meta(info.indexoid).is_some_and(|meta| meta.prefix_dims == meta.dims);
             let is_constant = pg_sys::pull_varnos(self.root, query).is_null()
                 && !pg_sys::contain_volatile_functions(query)
@@ -221,7 +226,7 @@ impl OrderedTable {
         }
     }
 
-    /// The expression that an index is on.
+    /// The indexed expression, or a Var for an indexed column.
     ///
     /// # Safety
     /// `index` is an index of this table.
@@ -241,7 +246,7 @@ impl OrderedTable {
     /// Returns whether a constraint or a condition of the query excludes rows in which the key is NULL.
     ///
     /// # Safety
-    /// `key` is what `index` is on.
+    /// `key` is the result of `key_of` for `index`.
     unsafe fn excludes_null(&self, key: *mut pg_sys::Node, index: &pg_sys::IndexOptInfo) -> bool {
         // SAFETY: see above.
         unsafe {
@@ -263,7 +268,7 @@ impl OrderedTable {
     /// The conditions that the index answers while it sweeps.
     ///
     /// # Safety
-    /// `key` is what `index` is on.
+    /// `key` is the result of `key_of` for `index`.
     unsafe fn index_clauses(
         &self,
         key: *mut pg_sys::Node,
@@ -302,7 +307,8 @@ impl OrderedTable {
     }
 }
 
-/// Returns whether a condition is never true if `key` is NULL: a strict operator on it, or IS NOT NULL.
+/// Returns whether a condition is never true if `key` is NULL: `key IS NOT NULL`, or a strict operator
+/// with `key` as an operand. Returns false for conditions of any other form.
 ///
 /// # Safety
 /// Both are expressions of the query.
@@ -324,7 +330,8 @@ unsafe fn rejects_null(condition: *mut pg_sys::Node, key: *mut pg_sys::Node) -> 
     }
 }
 
-/// Returns whether an expression of the query is what an index is on.
+/// Returns whether an expression of the query is the indexed expression `key`, apart from RelabelType
+/// nodes.
 ///
 /// # Safety
 /// Both are expressions of the query.

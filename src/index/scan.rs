@@ -1,13 +1,16 @@
-//! Index scans: one sweep over the file evaluates all conditions.
+//! Index scans. A sweep reads all blocks of the index, and evaluates all conditions for every entry.
+//! A scan makes one sweep; a scan with ORDER BY may make several (`ordered_rows.rs`).
 //!
 //! # Why a scan returns every matching row once, and no other row, while other backends write
 //!
 //! A row that is visible to the scan's snapshot was inserted by a transaction that had ended before
 //! the snapshot was taken, or by an earlier command of the scan's own transaction, so its entry
-//! existed by then. Vacuum cannot remove the row while the snapshot is in use. The scan reads the
+//! existed by then. (A build that is younger than the snapshot indexes this row, too. Where it could
+//! not, because of a broken HOT chain, Postgres does not use the index for the snapshot:
+//! `indcheckxmin`.) Vacuum cannot remove the row while the snapshot is in use. The scan reads the
 //! number of blocks after the snapshot was taken, so the entry is on one of these blocks. An entry
 //! stays on its page. Vacuum may move it within the page, but only under an exclusive lock, and the
-//! scan judges a page under a share lock. So the scan judges the entry exactly once.
+//! scan judges a page under a share lock. So each sweep judges the entry exactly once.
 //!
 //! When the executor fetches a row that the scan has returned, the row may have been removed and
 //! its TID reused: vacuum removes the entries of dead rows and then frees their line pointers,
@@ -17,13 +20,14 @@
 //! kind of snapshot only to check exclusion constraints, which `build.rs` rejects. With any
 //! snapshot that is not an MVCC snapshot, every row is rechecked.
 //!
-//! (Postgres itself had a bug here until 13.21, 14.18, 15.13, 16.9 and 17.5: a bitmap scan that
-//! needs no column of the rows skipped pages that are all-visible, and counted rows that vacuum had
-//! removed in the meantime.)
+//! (Postgres itself had a bug here before 13.21, 14.18, 15.13, 16.9 and 17.5: a bitmap scan that
+//! needs no column of the rows did not fetch rows of all-visible pages, so it counted rows that
+//! vacuum had removed in the meantime.)
 //!
 //! The argument holds on a standby, too. Before replay removes an entry, it has replayed the
-//! pruning of the heap page, and that cancels every query whose snapshot sees the row. An index
-//! that was built after a standby's snapshot was taken refuses the scan (`snapshot.rs`).
+//! pruning of the heap page, and the pruning cancels every query whose snapshot sees the row. An
+//! index that was built on the primary after a standby's snapshot was taken can lack rows that this
+//! snapshot sees, so such a scan is an error (`snapshot.rs`).
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -96,9 +100,11 @@ struct BlockQueue {
     count: pg_sys::BlockNumber,
     /// The rest of the blocks that this process has taken.
     taken: Range<pg_sys::BlockNumber>,
-    /// All blocks that this process has taken, for another sweep over them.
+    /// All blocks that this process has taken in its first sweep. Later sweeps of the scan read the
+    /// same blocks.
     all_taken: Vec<Range<pg_sys::BlockNumber>>,
-    /// In such another sweep, the number of ranges in `all_taken` that have been used again.
+    /// In a later sweep, the number of ranges in `all_taken` that it has used. `None` in the first
+    /// sweep.
     repeated: Option<usize>,
 }
 
@@ -267,9 +273,9 @@ impl Scan {
         Ok(())
     }
 
-    /// Makes the order of a scan. A query that cannot be compared with the column's vectors gives no
-    /// order: whoever evaluates the expression of ORDER BY for a row raises the error, as in a
-    /// sequential scan.
+    /// Makes the order of a scan. If the query cannot be compared with the column's vectors, the rows
+    /// have no order. The executor then raises the error when it evaluates the expression of ORDER BY
+    /// for a row, as in a sequential scan.
     ///
     /// # Safety
     /// The argument of the key has the right-hand type of its operator.
@@ -287,9 +293,9 @@ impl Scan {
         Ok(OrderedRows::new(Ceilings::unknown(layout), None))
     }
 
-    /// Makes the filter of one scan key, and whether the filter is negated. If the query cannot be compared with the column's vectors,
-    /// the result is a filter that decides nothing. The executor's recheck then raises the error,
-    /// and only if there is a row to compare, as in a sequential scan.
+    /// Returns the filter of one scan key, and whether the filter is negated. If the query cannot be
+    /// compared with the column's vectors, the filter decides nothing. The executor's recheck then
+    /// raises the error, and only if there is a row to compare, as in a sequential scan.
     ///
     /// # Safety
     /// `argument` has the right-hand type of the strategy's operator.
@@ -372,7 +378,8 @@ impl Scan {
                     continue;
                 };
                 let slab = self.index.slab(block, count)?;
-                // The first one that reads the codes prefetches the next pages meanwhile.
+                // Whichever reads the codes of this page first, the filters or the ceilings, also
+                // prefetches the next pages.
                 let (judging, ordering) = if judge.has_filters() {
                     (ahead, Ahead::none())
                 } else {
@@ -390,7 +397,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Returns whether a sweep starts here; in that case the sweep is counted.
+    /// Counts the current sweep, unless that has happened. Returns whether this call has counted it.
     fn begin_sweep(&mut self) -> bool {
         let is_first_call = !std::mem::replace(&mut self.is_counted, true);
         self.sweeps.sweeps += u64::from(is_first_call);
@@ -485,9 +492,9 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     }
 }
 
-/// Selects the buffer access strategy. Every query reads the whole index, so it should stay in
-/// shared buffers. Only an index that is larger than half of them uses a ring of a few buffers, so
-/// that it does not evict everything else.
+/// Selects the buffer access strategy. Every query reads the whole index, so the index should stay
+/// in shared buffers. Only a scan of an index that is larger than half of shared buffers uses a ring
+/// of a few buffers, so that it does not evict everything else.
 fn strategy(index: &Index) -> pg_sys::BufferAccessStrategy {
     // SAFETY: reads a setting and the open relation; the strategy is palloc'd in the scan's memory
     // context.
@@ -531,10 +538,11 @@ pub unsafe extern "C-unwind" fn amrescan(
     }
 }
 
-/// Copies new scan keys into the scan descriptor, unless they are null. Returns its keys.
+/// Copies the scan keys `new`, unless the pointer is null, to `kept`, the scan descriptor's keys.
+/// Returns the descriptor's keys.
 ///
 /// # Safety
-/// `kept` has room for `count` keys, and `new` is null or has as many.
+/// `kept` has room for `count` keys, and `new` is null or points to `count` keys.
 unsafe fn kept_keys<'a>(
     kept: pg_sys::ScanKey,
     count: i32,
@@ -683,8 +691,8 @@ pub unsafe extern "C-unwind" fn aminitparallelscan(target: *mut c_void) {
 
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amparallelrescan(scan: pg_sys::IndexScanDesc) {
-    // SAFETY: Postgres calls this between two scans, when the parallel scan descriptor has been
-    // initialized.
+    // SAFETY: Postgres calls this between two executions of a parallel scan, so the parallel scan
+    // descriptor has been initialized.
     unsafe {
         let shared = version::parallel_state::<Shared>((*scan).parallel_scan);
         shared.next.store(FIRST_BLOCK, Ordering::Relaxed);

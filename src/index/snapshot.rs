@@ -1,4 +1,4 @@
-//! Which snapshots an index can answer.
+//! Checks whether an index has entries for all rows that a snapshot sees.
 
 use std::ffi::CStr;
 
@@ -8,7 +8,8 @@ use pgrx::prelude::*;
 
 use crate::types::sql_error;
 
-/// IsMVCCSnapshot of `utils/snapmgr.h`.
+/// Returns whether a snapshot sees a fixed set of transactions (IsMVCCSnapshot of
+/// `utils/snapmgr.h`).
 pub fn is_mvcc(snapshot: &pg_sys::SnapshotData) -> bool {
     matches!(
         snapshot.snapshot_type,
@@ -16,17 +17,21 @@ pub fn is_mvcc(snapshot: &pg_sys::SnapshotData) -> bool {
     )
 }
 
-/// Returns an error if the index is newer than a snapshot that was taken on a standby.
+/// Returns an error if the snapshot was taken on a standby and is older than the index.
 ///
 /// A build leaves out the rows that no snapshot *of the primary* can see any more. A snapshot of a
-/// standby may still see them, even with `hot_standby_feedback`: CREATE INDEX CONCURRENTLY indexes
-/// what its own snapshot sees, and then waits for the older snapshots of the primary alone. So a
-/// standby's scan would miss these rows in silence. (With Postgres' own index types it does.)
+/// standby may still see such rows, even with `hot_standby_feedback`: CREATE INDEX CONCURRENTLY
+/// indexes what its own snapshot sees, and then waits only for older snapshots of the primary. So a
+/// standby's scan would silently miss these rows. (Scans of Postgres' own index types do.)
 ///
-/// The last transaction that made the index usable has written the index's row of pg_index (CREATE
-/// INDEX, and CONCURRENTLY when it is done) or of pg_class (REINDEX, TRUNCATE: a new file). A row
-/// that this transaction left out was deleted by one that committed before. A snapshot that sees
-/// the former's commit sees the latter's, because a standby replays commits in the primary's order.
+/// The check uses the last transaction that made the index usable. This transaction has written the
+/// index's row of pg_index (CREATE INDEX; the last step of CREATE INDEX CONCURRENTLY) or of pg_class
+/// (REINDEX and TRUNCATE, which give the index a new file). A row that the build left out was
+/// deleted by this transaction, or by one that had committed before. A standby replays commits in
+/// the primary's order. So a snapshot that sees this transaction as committed also sees the deletion.
+///
+/// Other commands write a new version of one of these rows, too (ALTER INDEX … RENAME, for instance).
+/// The error is unnecessary then, and does not recur when the transaction is repeated.
 ///
 /// # Safety
 /// `index` is an open index, and `snapshot` is valid.
@@ -34,10 +39,11 @@ pub unsafe fn check_age(
     index: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
 ) -> Result<(), ErrorReport> {
-    // SAFETY: the caller guarantees both. The relation cache keeps a copy of the index's row of
-    // pg_index as long as the index is open. The cached tuple is valid until it is released.
+    // SAFETY: the caller guarantees an open index and a valid snapshot. The relation cache keeps a
+    // copy of the index's row of pg_index as long as the index is open. The row of pg_class is valid
+    // until it is released.
     unsafe {
-        // This is still true of a snapshot that outlasts the standby's promotion.
+        // `takenDuringRecovery` stays true for a snapshot that outlasts the standby's promotion.
         if !is_mvcc(&*snapshot) || !(*snapshot).takenDuringRecovery {
             return Ok(());
         }

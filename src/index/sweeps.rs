@@ -7,8 +7,8 @@ use pgrx::pg_sys;
 
 use crate::sweep::Counters;
 
-/// The statistics of all sweeps of one scan. A scan performs one sweep, and another one for each
-/// rescan.
+/// The statistics of all sweeps of one scan. A scan performs one sweep (with ORDER BY, one or more),
+/// and as many again for each rescan.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sweeps {
     pub index: pg_sys::Oid,

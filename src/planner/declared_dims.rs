@@ -1,22 +1,24 @@
-//! Omits the check of dimensions where a column declares them, so that `embedding::mrl_vector(512)` is
-//! `embedding::mrl_vector` with another type modifier, for a column `vector(512)` of pgvector.
+//! Removes a cast's check of the number of dimensions where the declaration of a column guarantees the
+//! number. For a column `embedding vector(512)` of pgvector, `embedding::mrl_vector(512)` and
+//! `embedding::mrl_vector` become the same expression, except for the type modifier.
 //!
-//! An index on the one then serves conditions on the other: Postgres simplifies the expression of an
-//! index as it simplifies those of a query, and compares them without type modifiers
-//! (`match_index_to_operand` of Postgres' `indxpath.c`). For the same reason it omits `varchar(n)` of a shorter
-//! varchar (`varchar_support` of `varchar.c`).
+//! An index on one of the two expressions then serves conditions on the other, because Postgres
+//! simplifies the expressions of an index and of a query alike, and compares them without their type
+//! modifiers (`match_index_to_operand` of Postgres' `indxpath.c`). Postgres removes the cast of a varchar
+//! to a longer varchar in the same way (`varchar_support` of `varchar.c`).
 //!
-//! The call `mrl_vector(F(column), n, …)` becomes `F(column)`, marked with the type modifier n, where the
-//! column declares n dimensions. `F` is a cast of `photosearch_pgvector`. A function takes part if this is its
-//! support function: so it promises that its one argument has a type whose modifier is the number of
-//! dimensions, and that it returns as many. Only a superuser can attach a support function.
+//! The call `mrl_vector(F(column), n, …)` becomes a RelabelType node with the type modifier n around
+//! `F(column)`, where the column declares n dimensions. `F` is a cast of `photosearch_pgvector`, or any other
+//! function that has `mrl_declared_dims_support` as its support function. A function with this support
+//! function promises that it has one argument, whose type modifier is the number of dimensions, and that
+//! its result has as many dimensions. Only a superuser can attach a support function.
 //!
-//! In `F(column)` itself, marks on the column are left out, so that the two are equal wherever a column comes
-//! from.
+//! RelabelType nodes around the column in `F(column)` are removed, because Postgres adds them depending
+//! on where the column comes from, and equal expressions must look equal.
 //!
-//! No expression gets another type modifier than its own, because Postgres takes the types of
-//! columns from plans (`CREATE TABLE AS`). No cast becomes an implicit one, because postgres_fdw does not
-//! send those, and the other server would compare values of pgvector's types.
+//! Every expression keeps its type modifier, because Postgres takes the types of columns from plans
+//! (`CREATE TABLE AS`). Every cast stays an explicit one: postgres_fdw does not send implicit casts, so
+//! the other server would compare values of pgvector's types.
 
 use std::ptr::null_mut;
 
@@ -32,7 +34,7 @@ fn mrl_declared_dims_support(request: Internal, fcinfo: pg_sys::FunctionCallInfo
         .unwrap()
         .map_or(null_mut(), |datum| datum.cast_mut_ptr::<pg_sys::Node>());
     // SAFETY: the argument of a support function is a request node, which is cast only after its tag
-    // has been checked. Postgres calls a support function with a flinfo.
+    // has been checked. Postgres calls a support function with an FmgrInfo (`flinfo`).
     let answer = unsafe {
         if !node.is_null() && is_a(node, pg_sys::NodeTag::T_SupportRequestSimplify) {
             let this = (*(*fcinfo).flinfo).fn_oid;
@@ -44,6 +46,8 @@ fn mrl_declared_dims_support(request: Internal, fcinfo: pg_sys::FunctionCallInfo
     Internal::from(Some(pg_sys::Datum::from(answer)))
 }
 
+/// Returns the simplified call, or `None` if it stays as it is.
+///
 /// # Safety
 /// The request is for a function whose support function is `this`.
 unsafe fn simplify(
@@ -54,7 +58,8 @@ unsafe fn simplify(
     // expressions, which are simplified already. A node is cast only after its tag has been checked.
     unsafe {
         let call = &*request.fcall;
-        // With GROUPING SETS, expressions that become equal would be taken for one grouping column.
+        // With GROUPING SETS, Postgres would take two grouping expressions that have become equal for
+        // one.
         if !request.root.is_null() && !(*(*request.root).parse).groupingSets.is_null() {
             return None;
         }
@@ -92,8 +97,9 @@ unsafe fn simplify(
     }
 }
 
-/// Returns the call `F(column)` for a call of `F` in which the column is marked with another type modifier;
-/// `F` goes by what a value contains.
+/// Removes RelabelType nodes around the argument of a call `F(column)`; returns `None` if there are
+/// none. The result of `F` does not depend on them, because `F` takes the number of dimensions from the
+/// value.
 ///
 /// # Safety
 /// `call` is a call of `F`, and `column` its argument.
@@ -101,7 +107,8 @@ unsafe fn without_type_modifier(
     call: &pg_sys::FuncExpr,
     column: *mut pg_sys::Node,
 ) -> Option<*mut pg_sys::Node> {
-    // SAFETY: the caller guarantees the call. It lies on Postgres' stack, so a new node is made.
+    // SAFETY: the caller guarantees the call. Postgres keeps the call node of a request on its stack, so
+    // the result has to be a new node.
     unsafe {
         let bare = without_relabel(column);
         if bare == column {
@@ -121,8 +128,9 @@ unsafe fn without_type_modifier(
     }
 }
 
-/// Returns the expression below the marks with other type modifiers that Postgres puts around it: where
-/// a function in FROM is inlined whose declaration has no dimensions, for instance.
+/// Returns the expression inside RelabelType nodes that change only the type modifier. Postgres adds
+/// such nodes, for instance when it inlines a function in FROM whose result is declared without
+/// dimensions.
 ///
 /// # Safety
 /// `node` is an expression.
@@ -141,10 +149,11 @@ unsafe fn without_relabel(mut node: *mut pg_sys::Node) -> *mut pg_sys::Node {
     }
 }
 
-/// Returns the number of dimensions that the declaration of a table's column guarantees.
+/// Returns the number of dimensions that the declaration of a table's column guarantees. Returns `None`
+/// for all other expressions.
 ///
-/// A Var of anything else may have a type modifier that nobody has checked: of a function in FROM, for
-/// instance, or of a foreign table.
+/// A Var of another source, such as a function in FROM or a foreign table, can have a type modifier that
+/// its values were not checked against.
 ///
 /// # Safety
 /// `root` is null, or `node` is an expression in its query.
@@ -157,7 +166,7 @@ unsafe fn declared_dims(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node)
         }
         let var = &*node.cast::<pg_sys::Var>();
         let is_column = if root.is_null() {
-            // An expression of a table: of an index or of a constraint.
+            // Without a query, the expression belongs to a table (to an index or a constraint).
             var.varlevelsup == 0
         } else {
             let mut level = root.as_ref();
