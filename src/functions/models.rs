@@ -29,8 +29,8 @@ type ModelRow = (
     name!(fingerprint, Option<String>),
 );
 
-/// Lists every directory that may contain a model, with its properties. A directory with an
-/// unusable model is listed, too; its state says why it cannot be used.
+/// Lists every directory that may contain a model, with the model's properties. A directory whose
+/// model cannot be used is listed, too; the column `state` says why.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the macro reads the columns from the return type
 fn photosearch_list_models() -> Result<
@@ -75,7 +75,8 @@ fn row(name: String, dir: &Path, cache: &Cache) -> ModelRow {
     let info = info.ok();
     let info = info.as_ref();
     let packed = cache.packed(dir);
-    // What candle runs is packed as it is in the checkpoint, and computed in f32.
+    // The pack of a model that candle runs has the checkpoint's number format, but candle computes in
+    // f32. The columns `dtype` and `kernel` show how the model is computed.
     let by_candle = info.is_some_and(|info| info.session_bytes > 0);
     (
         name,
@@ -102,8 +103,8 @@ fn row(name: String, dir: &Path, cache: &Cache) -> ModelRow {
     )
 }
 
-/// The size of the weights that each session holds itself. Returns NULL for a directory without a
-/// usable description, so that the view lists it.
+/// Returns the size of the weights that each session holds itself, in bytes. Returns NULL instead of
+/// an error for a directory without a usable description, so that the view can list it.
 #[pg_extern(sql = false)]
 fn photosearch_session_size(name: TextArg<'_>) -> Result<Option<i64>, ErrorReport> {
     let dir = catalog::find(&catalog::name(name)?)?;
@@ -126,7 +127,8 @@ fn photosearch_prepare_model(name: TextArg<'_>, replace: bool) -> Result<i64, Er
     let name = catalog::name(name)?;
     let dir = catalog::find(&name)?;
     let cache = Cache::new(guc::cache_dir());
-    // The messages are sent even if `prepare` fails, because the new files may be in use already.
+    // The invalidation messages are sent even if `prepare` fails, because sessions may use the new
+    // files already.
     let _invalidation = replace.then_some(InvalidateOnDrop);
     let prepared =
         model_thread::run(move |_, cancel| model::prepare(&dir, &cache, replace, cancel))?;

@@ -1,8 +1,8 @@
 //! A cache at the call site of a function that embeds, so that constant arguments are embedded once
 //! per statement.
 //!
-//! Postgres calls a function in WHERE or ORDER BY for every row, even if it is stable, and an ORM
-//! cannot write the query in any other form.
+//! Postgres calls a function in WHERE or ORDER BY for every row, even if the function is stable. A
+//! subselect avoids that, but ORMs write the call itself into WHERE and ORDER BY.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{is_a, pg_sys};
@@ -18,7 +18,7 @@ use crate::types::{
 /// call site does not keep a copy of a picture.
 const COMPARED_BYTES: usize = 4096;
 
-/// Marks an argument that is NULL. It takes the place of the argument's length.
+/// Marks an argument that is NULL. The marker stands where the length of another argument would.
 const NULL: u64 = u64::MAX;
 /// Marks an argument that is a constant of the plan, and therefore the same in every call from one
 /// call site.
@@ -29,17 +29,17 @@ const CONSTANT: u64 = u64::MAX - 1;
 struct EmbedSite {
     /// For each argument, whether it is a constant of the plan. `None` before the first call.
     constants: Option<Vec<bool>>,
-    /// The identity of the arguments of the last call whose vector was kept.
+    /// The identity of the arguments from which `vector` was computed.
     last_identity: Vec<u8>,
     /// A buffer for the identity of the current call's arguments.
     identity: Vec<u8>,
-    /// The generations of the settings and of the model files, on which the vector depends as well.
+    /// The generations of the settings and of the model files for which `vector` was computed.
     models: (u64, u64),
     vector: Option<StoredVector>,
 }
 
-/// Returns the vector of `arguments`. If neither the arguments nor the models have changed since
-/// the last call from this call site, this is the kept vector; otherwise `make` computes it.
+/// Returns the embedding of `arguments`. If neither the arguments nor the models have changed since
+/// the last call from this call site, it returns the kept vector. Otherwise `make` computes a new one.
 pub fn embed_once(
     fcinfo: pg_sys::FunctionCallInfo,
     arguments: &[Option<RawVarlena<'_>>],
@@ -78,9 +78,10 @@ pub fn embed_once(
     Ok(datum)
 }
 
-/// Writes an identity of the arguments to `identity`: for each argument its length, then its bytes
-/// or their hash. Returns false if an argument has no identity because it is an in-memory value
-/// that may change.
+/// Writes an identity of the arguments to `identity`. For each argument that is a length and bytes (or,
+/// for many bytes, their hash); for NULL and for a constant it is only a marker. The bytes are those of
+/// [`RawVarlena::identity`]. Returns false if an argument has no identity, because it is an in-memory
+/// value that may change.
 fn identify(
     arguments: &[Option<RawVarlena<'_>>],
     constants: &[bool],

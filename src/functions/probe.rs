@@ -1,8 +1,8 @@
-//! `mrl_probe(query)`: a probe with the threshold and the prefix length that the settings name.
+//! `mrl_probe(query)`: a probe with the threshold and the prefix length that the settings determine.
 //!
-//! The result carries both numbers. So `embedding @~ (SELECT mrl_probe(query))` means the same wherever the
-//! comparison takes place, on a server with other settings too. `embedding @~ query` asks for the settings
-//! of the session that compares.
+//! The probe contains both numbers. So `embedding @~ (SELECT mrl_probe(query))` means the same on every
+//! server, even if the server that compares has other settings. `embedding @~ query` uses the settings of
+//! the session that compares.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -12,8 +12,8 @@ use crate::coarse::{CoarseQuery, CoarseSettings, ResolvedSettings};
 use crate::types::{Prepared, Probe, VectorArg, call_site_state};
 use crate::vector::MAX_DIMS;
 
-/// The state of a call site: the probe of the last query. In a join the function is called for every
-/// row, and the query vector may be out of line.
+/// The state of a call site: the probe of the last query. A join calls the function for every row, and
+/// reading a query vector that is stored out of line (TOAST) each time would be slow.
 #[derive(Default)]
 struct ProbeSite {
     settings: Option<CoarseSettings>,
@@ -37,8 +37,8 @@ fn mrl_probe_by_settings(
         site.probe = Prepared::default();
         site.settings = Some(settings.clone());
     }
-    // If the model determines the prefix length, it is not known yet, so all values identify the
-    // query.
+    // Only the values in the prefix have to be compared. If the model determines the prefix length, the
+    // length is not known yet, so all values are compared.
     let compared = settings.dims().unwrap_or(MAX_DIMS);
     let probe = site.probe.get(query.identity(compared), || {
         let query = CoarseQuery::of_vector(query, &mut site.resolved)?;
@@ -51,8 +51,8 @@ fn mrl_probe_by_settings(
     Ok(probe.clone())
 }
 
-/// `mrl_probe(query)` for conditions that the planner adds: an error of `mrl_probe` gives an undecided
-/// probe. The function is leakproof because it never raises an error.
+/// `mrl_probe(query)` for conditions that the planner adds. Where `mrl_probe` raises an error, this
+/// function returns an undecided probe, so it can be leakproof.
 #[pg_extern(sql = false)]
 fn mrl_leakproof_probe_by_settings(
     query: VectorArg<'_>,

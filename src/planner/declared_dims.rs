@@ -9,16 +9,16 @@
 //!
 //! The call `mrl_vector(F(column), n, …)` becomes a RelabelType node with the type modifier n around
 //! `F(column)`, where the column declares n dimensions. `F` is a cast of `photosearch_pgvector`, or any other
-//! function that has `mrl_declared_dims_support` as its support function. A function with this support
-//! function promises that it has one argument, whose type modifier is the number of dimensions, and that
-//! its result has as many dimensions. Only a superuser can attach a support function.
+//! function of one argument that has `mrl_declared_dims_support` as its support function. Such a function
+//! promises that the type modifier of its argument is the number of dimensions, and that its result has
+//! as many dimensions. Only a superuser can attach a support function.
 //!
 //! RelabelType nodes around the column in `F(column)` are removed, because Postgres adds them depending
 //! on where the column comes from, and equal expressions must look equal.
 //!
-//! Every expression keeps its type modifier, because Postgres takes the types of columns from plans
-//! (`CREATE TABLE AS`). Every cast stays an explicit one: postgres_fdw does not send implicit casts, so
-//! the other server would compare values of pgvector's types.
+//! The result has the type modifier of the call that it replaces, because Postgres takes the types of
+//! columns from plans (`CREATE TABLE AS`). Every cast in it is an explicit one: postgres_fdw does not
+//! send implicit casts, so the other server would compare values of pgvector's types.
 
 use std::ptr::null_mut;
 

@@ -1,26 +1,26 @@
-//! The scale, and SigLIP's bias, with which a dual encoder turns a cosine into a logit.
+//! The scale (and, for SigLIP, the bias) with which a dual encoder turns a cosine into a logit.
 
 use crate::directory::Directory;
 use crate::scope::Scope;
 use crate::weights::Weights;
 use crate::{Cancel, ModelError};
 
-/// `logit = scale · cosine + bias`. CLIP's loss takes a softmax of the logits of several texts, so
-/// its logit says which of several texts fits a picture best. SigLIP's loss takes a sigmoid of each
-/// logit, so there a logit is the log-odds that text and picture belong together (Zhai et al. 2023,
-/// "Sigmoid Loss for Language Image Pre-Training").
+/// `logit = scale · cosine + bias`. CLIP's loss takes a softmax over the logits of several texts, so
+/// CLIP's logits only say which of these texts fits a picture best. SigLIP's loss takes a sigmoid of
+/// each logit, so a logit of SigLIP is the log-odds that text and picture belong together (Zhai et al.
+/// 2023, "Sigmoid Loss for Language Image Pre-Training").
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Calibration {
     pub scale: f32,
     pub bias: Option<f32>,
 }
 
-/// A checkpoint stores the logarithm of the scale.
+/// The tensor with the natural logarithm of the scale.
 const SCALE: &str = "logit_scale";
 const BIAS: &str = "logit_bias";
 
 impl Calibration {
-    /// Reads the values with the other weights, so that the pack contains them.
+    /// Reads the values through the scope of the other weights, so that the pack contains them.
     pub(crate) fn load(scope: &Scope<'_>) -> Result<Self, ModelError> {
         Ok(Self {
             scale: scope.scalar(SCALE)?.exp(),
@@ -40,14 +40,15 @@ impl Calibration {
         })
     }
 
-    /// The probability that a text and a picture of this cosine belong together, as the model's
-    /// loss defines it; `None` without a bias.
+    /// The probability that a text and a picture with this cosine belong together, as SigLIP's loss
+    /// defines it; `None` without a bias.
     pub fn probability(&self, cosine: f32) -> Option<f32> {
         let logit = self.scale * cosine + self.bias?;
         Some(1.0 / (1.0 + (-logit).exp()))
     }
 
-    /// The cosine of this probability; `None` without a bias, or if no cosine has it.
+    /// The cosine for which [`Calibration::probability`] is `probability`; `None` without a bias, or if
+    /// there is no such cosine.
     pub fn cosine(&self, probability: f32) -> Option<f32> {
         let logit = (probability / (1.0 - probability)).ln();
         let cosine = (logit - self.bias?) / self.scale;
@@ -61,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_probability_has_a_cosine() {
-        // About the values of google/siglip-base-patch16-224.
+        // Approximately the values of google/siglip-base-patch16-224.
         let siglip = Calibration {
             scale: 117.33,
             bias: Some(-12.93),
