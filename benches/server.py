@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = str(ROOT / "tests/cluster.sh")
 
-# By default a query runs in one process, with a plan that is made for its query vector, as a driver's parameters get it for
-# their first five executions.
+# By default a query runs in one process, and with a plan for its own query vector. (A driver's prepared statement gets such a
+# plan in its first five executions.)
 BASE = "SET max_parallel_workers_per_gather = 0; SET jit = off; SET plan_cache_mode = force_custom_plan;"
 
 
@@ -28,12 +28,14 @@ class Statement:
 
 @dataclass
 class Result:
-    """The runs of one statement without the first one, which warms the buffers."""
+    """The runs of one statement. The first run only warms the buffers, and is left out unless it is the only one."""
 
+    # In milliseconds.
     times: list[float] = field(default_factory=list)
-    # The rows of the last run.
+    # The rows of the last run, as psql prints them without alignment. No value may contain a space.
     rows: list[str] = field(default_factory=list)
-    # photosearch.last_sweep() after each run; None if no statement of the session has swept an index.
+    # photosearch.last_sweep() after each run, summed over the scans. A statement that sweeps no index shows the sweep of an
+    # earlier statement of the session; None if there is none.
     sweeps: list[dict | None] = field(default_factory=list)
 
     @property
@@ -45,7 +47,7 @@ class Result:
         return statistics.median(sweep["milliseconds"] for sweep in self.swept())
 
     def counter(self, name):
-        """A counter of the last sweep."""
+        """A counter of the last run."""
         return self.swept()[-1][name]
 
     def swept(self):
@@ -73,7 +75,7 @@ class Database:
         return self.psql(query).strip()
 
     def time(self, sql, before=""):
-        """The milliseconds of one run."""
+        """Runs a statement once, and returns the milliseconds. `before` is SQL that runs first, and is not timed."""
         return float(TIME.search(self.psql(f"{BASE} {before}\n\\timing on\n{sql};")).group(1))
 
     def copy(self, statement, chunks):
@@ -86,15 +88,16 @@ class Database:
             raise SystemExit(f"{statement} failed")
 
     def in_turn(self, statements, runs, prepare="", sweeps=False):
-        """Times several statements, given by name, one after the other, and repeats that `runs` times in one session, which
-        runs `prepare` first. A disturbance of the machine then affects all of them."""
+        """Runs `prepare`, and then `runs` + 1 rounds in the same session, each of which times every statement once. Returns a
+        Result for each name. As the statements take turns, a disturbance of the machine affects all of them."""
         script = [prepare]
         for _ in range(runs + 1):
             for name, statement in statements.items():
                 script += ["RESET ALL;", BASE, statement.settings, statement.before, f"\\echo {MARK}{name}"]
                 script += ["\\timing on", f"{statement.sql};", "\\timing off"]
                 if sweeps:
-                    # The counters of all index scans of a statement are summed; there is no row if no index was swept.
+                    # The counters of all index scans of a statement are summed; no row means that the session has not yet
+                    # swept an index.
                     script.append(f"\\echo {COUNTERS}")
                     script.append(LAST_SWEEP)
                 script.append(f"\\echo {END}")

@@ -25,10 +25,11 @@ def extension_scripts():
 
 
 class Tables:
-    """The database and its sets of vectors: `full` (2048 dimensions, in the TOAST table; the table `in_rows` has them in its
-    rows), `prefixes` and `large` (128 and 512 dimensions, as many rows as a large photo library; the table `vectors` has a
-    part of `large` in a column of pgvector's), the real vectors of WordLlama (256), and, if asked for, `ten_million` (128).
-    """
+    """The database and its sets of vectors. `full` has 2048 dimensions: the table `full_vectors` stores them in its TOAST
+    table, and the table `in_rows` in its rows. `prefixes` (128 dimensions) and `large` (512) have as many rows as a large
+    photo library. The table `vectors` has a part of `large` in a column of pgvector's type, and `vectors_own` the same part in
+    a column of ours. The real vectors of WordLlama have 256 dimensions. `ten_million` (128 dimensions) is made only if asked
+    for."""
 
     def __init__(self, server, directory, rows, prefix_rows):
         self.directory = directory
@@ -58,7 +59,7 @@ class Tables:
             """)
             self.made("photosearch", extension_scripts(), 0)
         columns = f"id int, e mrl_vector({DIMENSIONS})"
-        # Indexes of an earlier run may have an earlier format.
+        # An earlier version of the extension may have built the indexes, in another page format.
         self.database.psql("""
             SET client_min_messages = warning;
             DROP INDEX IF EXISTS full_vectors_index, in_rows_whole, in_rows_prefix, prefixes_index, large_index, vectors_index,
@@ -90,8 +91,8 @@ class Tables:
         """)
 
     def fill(self, table, columns, vectors, dims, how="", options=""):
-        """Fills a table with one of the sets: the id, then one vector for each entry of `dims`, its number of dimensions.
-        The column e has storage external."""
+        """Fills a table from one of the sets, unless it was made in the same way before. A row is an id and one vector for each
+        number of dimensions in `dims`, which are prefixes of the same vector. The column e has storage external."""
         how = how or f"{vectors.count} rows, {columns}, {options and options + ', '}seed {SEED}"
         if self.how(table) == how:
             return
@@ -123,7 +124,7 @@ class Tables:
         self.made("vectors", how, time.monotonic() - started)
 
     def fill_real(self):
-        """Fills the table of WordLlama's vectors, if its package can be installed."""
+        """Fills the table of WordLlama's vectors, if WordLlama's package can be installed."""
         file = self.directory / "real_vectors.npz"
         try:
             real_vectors.make(file)
@@ -158,9 +159,9 @@ class Tables:
         self.made("hnsw", how, milliseconds / 1000)
 
     def thresholds(self, table, stored, dims, queries, counts):
-        """For each query and each number in `counts`, a coarse threshold on `dims` of the `stored` dimensions that this many
-        rows of the table reach (a few more if similarities are equal). It is computed once, from fine_score over a
-        sequential scan, and kept in a file."""
+        """Returns, for each query, a list with one threshold for each number in `counts`: this many rows of the table (a few
+        more if similarities are equal) reach it in the first `dims` of their `stored` dimensions. The thresholds are computed
+        once, by fine_score in a sequential scan, and kept in a file."""
         file = self.directory / "thresholds.json"
         kept = json.loads(file.read_text()) if file.exists() else {}
         found = []
@@ -185,7 +186,8 @@ class Tables:
 
 
 def between(scores, count):
-    """A number that about `count` of the descending scores reach, halfway to the next lower score."""
+    """Returns a threshold that the first `count` of the descending scores reach (and those equal to the last of them): the
+    middle between that score and the next lower one. For a count of 0, no score reaches it."""
     if count == 0:
         return float(scores[0] + 0.02)
     lower = scores[scores < scores[count - 1]]

@@ -1,7 +1,7 @@
 -- The two steps of a search: a coarse filter on a prefix, and a fine score on all dimensions.
 
--- The cost of a comparison depends on where the vector is stored, which the support functions take
--- into account. COST is for callers that do not ask the support function.
+-- The cost of a comparison depends on where the vector is stored. The support functions take that into
+-- account. COST applies where Postgres does not call the support function.
 
 CREATE FUNCTION mrl_prefix_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_prefix_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -11,8 +11,8 @@ CREATE FUNCTION mrl_vector_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_vector_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_vector_support(internal) IS 'planner support for functions that read a whole vector: cost estimates';
 
--- The functions behind the operators. An error about a row tells that the row is there, so these are
--- not leakproof.
+-- The functions behind the operators @~ and !@~. They are not leakproof, because an error about a row
+-- reveals that the row exists.
 
 CREATE FUNCTION mrl_coarse_match(mrl_vector, mrl_probe) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_probe_wrapper'
@@ -34,8 +34,9 @@ CREATE FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) RETURNS boolean
     LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
 COMMENT ON FUNCTION mrl_coarse_mismatch(mrl_vector, mrl_vector) IS 'implementation of !@~ operator';
 
--- The leakproof counterparts, which the planner adds to a query (src/index/conditions.rs). They are true if
--- the two sides cannot be compared, and never raise an error.
+-- The leakproof counterparts, which the planner adds to a query (src/index/conditions.rs,
+-- src/planner/barrier.rs). They return true if the two operands cannot be compared, and never raise an
+-- error.
 
 CREATE FUNCTION mrl_may_match(mrl_vector, mrl_probe) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_may_match_probe_wrapper'
@@ -97,7 +98,8 @@ CREATE OPERATOR !@~ (
 );
 COMMENT ON OPERATOR !@~ (mrl_vector, mrl_vector) IS 'not coarsely similar, by the settings photosearch.coarse_threshold and photosearch.coarse_dims';
 
--- The leakproof counterparts have no negator: a row that cannot be compared satisfies both.
+-- The leakproof counterparts have no negator: a row that cannot be compared with the query satisfies
+-- both @~? and !@~?.
 
 CREATE OPERATOR @~? (
     LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_may_match,
@@ -156,8 +158,8 @@ CREATE OPERATOR <=> (
 );
 COMMENT ON OPERATOR <=> (mrl_vector, mrl_vector) IS 'cosine distance: 1 - fine_score';
 
--- What the planner uses in place of fine_score and <=>, where an index covers all dimensions
--- (src/index/conditions.rs, src/index/order_paths.rs).
+-- The operators that the planner puts beside or in place of fine_score and <=>, so that an index over all
+-- dimensions can answer them (src/index/conditions.rs, src/index/order_paths.rs).
 
 CREATE FUNCTION mrl_score_within(mrl_vector, mrl_score_bound) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_score_within_wrapper'

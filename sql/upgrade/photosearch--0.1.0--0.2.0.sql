@@ -1,10 +1,11 @@
--- From version 0.1.0. tests/upgrade compares the result with a new installation.
+-- Updates a database from version 0.1.0 to 0.2.0. tests/upgrade compares the result with a new
+-- installation.
 
 \echo Use "ALTER EXTENSION photosearch UPDATE" to load this file. \quit
 
--- Two functions take their number of dimensions as a bigint now. With the old ones beside them a parameter of unknown type
--- would be ambiguous. DROP fails, and with it the update, if a view or another object uses the old one, and names it: drop
--- the object before the update, and create it again with the same text.
+-- Two functions now take the number of dimensions as a bigint. The old functions are dropped, because with both a call whose
+-- dims is a parameter of unknown type would be ambiguous. If a view or another object uses an old function, the update fails
+-- with an error that names the object: drop that object, update, and create it again with the same text.
 DROP FUNCTION mrl_probe(mrl_vector, double precision, integer);
 DROP FUNCTION coarse_match(mrl_vector, mrl_vector, double precision, integer);
 
@@ -99,7 +100,7 @@ COMMENT ON OPERATOR / (mrl_vector, double precision) IS 'divide by a number';
 COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: cost estimates, and a leakproof operator beside them behind a security barrier';
 COMMENT ON FUNCTION mrl_vector_support(internal) IS 'planner support for functions that read a whole vector: cost estimates';
 
--- No longer leakproof.
+-- These four functions are no longer leakproof: their errors reveal that a row exists.
 CREATE OR REPLACE FUNCTION mrl_coarse_match(mrl_vector, mrl_probe) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_probe_wrapper'
     LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10 SUPPORT mrl_prefix_support;
@@ -237,7 +238,7 @@ COMMENT ON FUNCTION photosearch.quantize_model(text, text) IS 'make a variant of
 
 COMMENT ON ACCESS METHOD mrl IS 'index access method for coarse_match and fine_score: returns all matches by a sweep over encoded prefixes';
 
--- Indexes that exist use these at once: what is on their pages is the same.
+-- Existing indexes answer the new operators without a rebuild, because the page format has not changed.
 ALTER OPERATOR FAMILY mrl_ops USING mrl ADD
     OPERATOR 5 @~? (mrl_vector, mrl_vector),
     OPERATOR 6 @~? (mrl_vector, mrl_probe),

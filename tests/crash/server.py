@@ -15,7 +15,7 @@ import psycopg
 CLUSTER = Path(__file__).resolve().parent.parent / "cluster.sh"
 PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
 
-# Lines that no log may have, whatever was done to the server or its files. (Signal 9 is the test's own.)
+# Lines that no log may have, whatever a test has done to the server or its files. (Signal 9 is sent by the test itself.)
 DISASTER = re.compile(r"terminated by signal (?!9\b)|PANIC:|inconsistent page found|panicked at|TRAP:")
 
 
@@ -30,7 +30,7 @@ class Server:
         self.pg_config = str(pg_config)
         self.bindir = Path(subprocess.check_output([pg_config, "--bindir"], text=True).strip())
         self.settings = {"fsync": "off", "max_connections": "40", "log_checkpoints": "off"} | settings
-        # Stops the server even if the program ends by an exception.
+        # Stops the server even if an exception ends the program.
         atexit.register(self.stop, "immediate")
 
     def start(self, environment=None, **settings):
@@ -41,7 +41,8 @@ class Server:
         subprocess.run([CLUSTER, "start", self.directory, *options], check=True, env=environment)
 
     def initdb_option(self):
-        """initdb's option for checksums. Without one, it makes them from PostgreSQL 18 on, which has an option against them."""
+        """The option that makes initdb enable or disable checksums. From PostgreSQL 18 on, initdb enables them by default and
+        has an option to disable them. Older versions have no such option, and disable them by default."""
         if self.checksums:
             return "--data-checksums"
         return "--no-data-checksums" if "--no-data-checksums" in self.program("initdb", "--help").stdout else ""
@@ -78,7 +79,8 @@ class Server:
                 time.sleep(0.05)
 
     def copy(self, directory, *arguments, **settings):
-        """Makes a server from a base backup of this one, without starting it."""
+        """Returns a new server whose data are a base backup of this one, and does not start it. `arguments` are options of
+        pg_basebackup, and `settings` replace settings of this server."""
         copy = Server(directory, checksums=self.checksums, pg_config=self.pg_config, **(self.settings | settings))
         copy.directory.mkdir(mode=0o700)
         if os.geteuid() == 0:
@@ -95,7 +97,8 @@ class Server:
 
 
 def kill(pid):
-    """Kills a process with SIGKILL if it still exists. The postmaster then ends all other processes and recovers."""
+    """Sends SIGKILL to a server process, and returns False if the process no longer exists. The postmaster then ends all other
+    processes and recovers."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,8 +1,9 @@
-"""Django with photosearch.django on a server: run_python.py starts it.
+"""Tests photosearch.django with a Django application on a server. run_python.py starts this program.
 
 usage: django_app.py DATABASE [server_side_binding]      (PGHOST, PGUSER and the like name the server)
 
-Prints the number of checks as JSON in the last line; a check that fails raises an exception. It works in a schema of its own.
+Prints the number of checks as JSON in the last line; a check that fails raises an exception. All tables are in the schema
+django_app, which the program drops and creates first.
 """
 
 import json
@@ -16,7 +17,7 @@ import numpy as np
 import psycopg
 from django.conf import settings
 
-# The models below are those of an app "album".
+# Django requires that models belong to an app: those below belong to the app "album", a module that exists only here.
 album = sys.modules["album"] = types.ModuleType("album")
 album.__file__ = __file__
 options = {"options": "-c search_path=django_app,public"}
@@ -101,7 +102,7 @@ def migrations_are_written_and_do_not_repeat():
     text = MigrationWriter(changes["album"][0]).as_string()
     assert "photosearch.django.MrlVectorField(dims=32" in text, text
     assert "photosearch.django.MrlIndex(fields=['embedding'], name='photo_embedding', prefix_dims=16)" in text, text
-    # What the written migration makes equals the model.
+    # The written migration results in the state of the model, so a second run finds no changes.
     module = types.ModuleType("written")
     exec(text, module.__dict__)
     again = state_of()
@@ -230,7 +231,8 @@ with connection.schema_editor() as editor:
     editor.create_model(Drawing)
 for function in CHECKS:
     function()
-# Once more with the codec of psycopg, as whoever works with cursors of the same connection may have it.
+# All checks again with photosearch's codec for psycopg, which an application may register to use cursors of the same
+# connection.
 Photo.objects.all().delete()
 Drawing.objects.all().delete()
 photosearch.psycopg.register(connection.connection)
