@@ -6,8 +6,8 @@
 //! removes it. Because of this, scans, inserts and vacuum can run concurrently while each of them
 //! locks only one page at a time.
 //!
-//! `conditions`, `cost`, `foreign_cost`, `parallel`, `order_paths` and `paths` work while a query is planned, the other files
-//! on the index itself.
+//! `conditions`, `cost`, `foreign_cost`, `operands`, `order_paths`, `parallel` and `paths` are used while a
+//! query is planned. The other files read or change an index.
 
 mod build;
 mod check;
