@@ -392,6 +392,17 @@ INSERT INTO churn SELECT i, array_fill(i, ARRAY[4096])::mrl_vector FROM generate
 SELECT pg_relation_size('churn_e') = :e AS no_growth, pg_relation_size('churn_f') = :f AS no_growth_either;
 SELECT * FROM photosearch.check_index('churn_e');
 DROP TABLE churn;
+-- A build writes 1,024 pages at a time. Here each page holds one entry.
+CREATE TABLE wide AS SELECT i AS id, ARRAY[i, 1] || array_fill(0, ARRAY[4094]) AS e FROM generate_series(1, 1025) AS i;
+ALTER TABLE wide ALTER e TYPE mrl_vector(4096) USING e::mrl_vector;
+CREATE INDEX wide_e ON wide USING mrl (e) WITH (prefix_dims = 4096);
+SELECT pg_relation_size('wide_e') / 8192 AS pages;
+SELECT * FROM photosearch.check_index('wide_e');
+DELETE FROM wide WHERE id = 1025;
+REINDEX INDEX wide_e;
+SELECT pg_relation_size('wide_e') / 8192 AS pages;
+SELECT * FROM photosearch.check_index('wide_e');
+DROP TABLE wide;
 
 -- A parallel scan returns the same rows as a serial one.
 SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
