@@ -105,25 +105,25 @@ CREATE OPERATOR @~? (
     LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_may_match,
     RESTRICT = mrl_coarse_match_sel, JOIN = mrl_coarse_match_joinsel
 );
-COMMENT ON OPERATOR @~? (mrl_vector, mrl_probe) IS 'may be coarsely similar to the probe''s query: put in a condition by the planner';
+COMMENT ON OPERATOR @~? (mrl_vector, mrl_probe) IS 'is possibly coarsely similar to the probe''s query: put in a condition by the planner';
 
 CREATE OPERATOR @~? (
     LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_may_match,
     COMMUTATOR = @~?, RESTRICT = mrl_coarse_match_sel, JOIN = mrl_coarse_match_joinsel
 );
-COMMENT ON OPERATOR @~? (mrl_vector, mrl_vector) IS 'may be coarsely similar, by the settings: put in a condition by the planner';
+COMMENT ON OPERATOR @~? (mrl_vector, mrl_vector) IS 'is possibly coarsely similar, by the settings: put in a condition by the planner';
 
 CREATE OPERATOR !@~? (
     LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_may_mismatch,
     RESTRICT = mrl_coarse_mismatch_sel, JOIN = mrl_coarse_mismatch_joinsel
 );
-COMMENT ON OPERATOR !@~? (mrl_vector, mrl_probe) IS 'may not be coarsely similar to the probe''s query: put in a condition by the planner';
+COMMENT ON OPERATOR !@~? (mrl_vector, mrl_probe) IS 'is possibly not coarsely similar to the probe''s query: put in a condition by the planner';
 
 CREATE OPERATOR !@~? (
     LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_may_mismatch,
     COMMUTATOR = !@~?, RESTRICT = mrl_coarse_mismatch_sel, JOIN = mrl_coarse_mismatch_joinsel
 );
-COMMENT ON OPERATOR !@~? (mrl_vector, mrl_vector) IS 'may not be coarsely similar, by the settings: put in a condition by the planner';
+COMMENT ON OPERATOR !@~? (mrl_vector, mrl_vector) IS 'is possibly not coarsely similar, by the settings: put in a condition by the planner';
 
 -- The functions for users. The planner rewrites coarse_match to the operators.
 

@@ -136,7 +136,7 @@ COMMENT ON FUNCTION mrl_score_bound(mrl_vector, text, double precision) IS
 
 CREATE FUNCTION mrl_declared_dims_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_declared_dims_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_declared_dims_support(internal) IS 'planner support for casts: omits the check of dimensions that a column declares';
+COMMENT ON FUNCTION mrl_declared_dims_support(internal) IS 'planner support for casts: removes the check of dimensions that a column declares';
 
 CREATE FUNCTION mrl_vector(mrl_vector, integer, boolean) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'mrl_vector_to_mrl_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE

@@ -75,7 +75,7 @@ COMMENT ON FUNCTION mrl_score_bound(mrl_vector, text, double precision) IS
 
 CREATE FUNCTION mrl_declared_dims_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_declared_dims_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_declared_dims_support(internal) IS 'planner support for casts: omits the check of dimensions that a column declares';
+COMMENT ON FUNCTION mrl_declared_dims_support(internal) IS 'planner support for casts: removes the check of dimensions that a column declares';
 
 CREATE OR REPLACE FUNCTION mrl_vector(mrl_vector, integer, boolean) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'mrl_vector_to_mrl_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
@@ -142,25 +142,25 @@ CREATE OPERATOR @~? (
     LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_may_match,
     RESTRICT = mrl_coarse_match_sel, JOIN = mrl_coarse_match_joinsel
 );
-COMMENT ON OPERATOR @~? (mrl_vector, mrl_probe) IS 'may be coarsely similar to the probe''s query: put in a condition by the planner';
+COMMENT ON OPERATOR @~? (mrl_vector, mrl_probe) IS 'is possibly coarsely similar to the probe''s query: put in a condition by the planner';
 
 CREATE OPERATOR @~? (
     LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_may_match,
     COMMUTATOR = @~?, RESTRICT = mrl_coarse_match_sel, JOIN = mrl_coarse_match_joinsel
 );
-COMMENT ON OPERATOR @~? (mrl_vector, mrl_vector) IS 'may be coarsely similar, by the settings: put in a condition by the planner';
+COMMENT ON OPERATOR @~? (mrl_vector, mrl_vector) IS 'is possibly coarsely similar, by the settings: put in a condition by the planner';
 
 CREATE OPERATOR !@~? (
     LEFTARG = mrl_vector, RIGHTARG = mrl_probe, FUNCTION = mrl_may_mismatch,
     RESTRICT = mrl_coarse_mismatch_sel, JOIN = mrl_coarse_mismatch_joinsel
 );
-COMMENT ON OPERATOR !@~? (mrl_vector, mrl_probe) IS 'may not be coarsely similar to the probe''s query: put in a condition by the planner';
+COMMENT ON OPERATOR !@~? (mrl_vector, mrl_probe) IS 'is possibly not coarsely similar to the probe''s query: put in a condition by the planner';
 
 CREATE OPERATOR !@~? (
     LEFTARG = mrl_vector, RIGHTARG = mrl_vector, FUNCTION = mrl_may_mismatch,
     COMMUTATOR = !@~?, RESTRICT = mrl_coarse_mismatch_sel, JOIN = mrl_coarse_mismatch_joinsel
 );
-COMMENT ON OPERATOR !@~? (mrl_vector, mrl_vector) IS 'may not be coarsely similar, by the settings: put in a condition by the planner';
+COMMENT ON OPERATOR !@~? (mrl_vector, mrl_vector) IS 'is possibly not coarsely similar, by the settings: put in a condition by the planner';
 
 CREATE FUNCTION coarse_match(embedding mrl_vector, query mrl_vector, threshold double precision, dims bigint) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_coarse_match_explicit_bigint_wrapper'

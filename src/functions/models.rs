@@ -121,7 +121,7 @@ fn photosearch_prepare_model(name: TextArg<'_>, replace: bool) -> Result<i64, Er
     if replace && !unsafe { pg_sys::superuser() } {
         return Err(sql_error(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "must be superuser to replace a model",
+            "must be superuser to accept a model's changed files",
         ));
     }
     let name = catalog::name(name)?;
@@ -148,12 +148,12 @@ fn photosearch_quantize_model(
     if !unsafe { pg_sys::superuser() } {
         return Err(sql_error(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "must be superuser to make a model",
+            "must be superuser to quantize a model",
         ));
     }
     let (source, target) = (catalog::name(source)?, catalog::name(target)?);
-    let set = guc::model_dir();
-    if set.is_empty() {
+    let model_dir = guc::model_dir();
+    if model_dir.is_empty() {
         return Err(sql_error(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "photosearch.model_dir is not set",
@@ -171,7 +171,7 @@ fn photosearch_quantize_model(
             format!("model \"{target}\" already exists"),
         ));
     }
-    let (from, to) = (catalog::find(&source)?, Path::new(&set).join(&target));
+    let (from, to) = (catalog::find(&source)?, Path::new(&model_dir).join(&target));
     let (cache, memory) = (Cache::new(guc::cache_dir()), guc::max_embed_memory());
     let quantized =
         model_thread::run(move |_, cancel| model::quantize(&from, &to, &cache, memory, cancel))?;

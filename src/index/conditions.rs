@@ -36,7 +36,7 @@ use std::sync::OnceLock;
 use pgrx::prelude::*;
 use pgrx::{PgList, is_a, pg_sys};
 
-use super::operands::{two, without_relabel};
+use super::operands::{two_operands, without_relabel};
 use crate::planner::{Objects, leakproof_counterpart};
 use crate::types::condition_name;
 use catalog::{IndexKey, keys_of, other_uses_of};
@@ -289,7 +289,7 @@ impl QueryTable {
             } else {
                 return None;
             };
-            let [left, right] = two(&PgList::<pg_sys::Node>::from_pg(args))?;
+            let [left, right] = two_operands(&PgList::<pg_sys::Node>::from_pg(args))?;
             let other = if self.is_key(left, false) {
                 right
             } else if self.is_key(right, false) {

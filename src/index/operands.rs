@@ -26,7 +26,7 @@ pub unsafe fn similarity_of(node: *mut pg_sys::Node) -> Option<Similarity> {
         let (function, [a, b]) = if is_a(node, pg_sys::NodeTag::T_FuncExpr) {
             let call = &*node.cast::<pg_sys::FuncExpr>();
             let args = PgList::<pg_sys::Node>::from_pg(call.args);
-            (call.funcid, two(&args)?)
+            (call.funcid, two_operands(&args)?)
         } else {
             operator_of(node)?
         };
@@ -79,11 +79,11 @@ pub unsafe fn operator_of(
         }
         let operator = &*node.cast::<pg_sys::OpExpr>();
         let args = PgList::<pg_sys::Node>::from_pg(operator.args);
-        Some((pg_sys::get_opcode(operator.opno), two(&args)?))
+        Some((pg_sys::get_opcode(operator.opno), two_operands(&args)?))
     }
 }
 
-pub fn two(args: &PgList<pg_sys::Node>) -> Option<[*mut pg_sys::Node; 2]> {
+pub fn two_operands(args: &PgList<pg_sys::Node>) -> Option<[*mut pg_sys::Node; 2]> {
     match (args.len(), args.get_ptr(0), args.get_ptr(1)) {
         (2, Some(a), Some(b)) => Some([a, b]),
         _ => None,

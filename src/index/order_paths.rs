@@ -15,7 +15,7 @@
 use pgrx::{PgBox, PgList, is_a, pg_sys};
 
 use super::cost::{is_mrl, meta};
-use super::operands::{Similarity, is_same_column, similarity_of, two, without_relabel};
+use super::operands::{Similarity, is_same_column, similarity_of, two_operands, without_relabel};
 use crate::planner::Objects;
 use crate::vector::Measure;
 use crate::version;
@@ -59,7 +59,7 @@ pub unsafe fn add_ordered_scans(
         {
             return;
         }
-        let Some(similarity) = order_of(&*pathkey, &*rel) else {
+        let Some(similarity) = similarity_of_pathkey(&*pathkey, &*rel) else {
             return;
         };
         let table = OrderedTable {
@@ -139,7 +139,10 @@ unsafe fn reads_ctid(rel: &pg_sys::RelOptInfo) -> bool {
 ///
 /// # Safety
 /// Both belong to the query that is being planned.
-unsafe fn order_of(pathkey: &pg_sys::PathKey, rel: &pg_sys::RelOptInfo) -> Option<Similarity> {
+unsafe fn similarity_of_pathkey(
+    pathkey: &pg_sys::PathKey,
+    rel: &pg_sys::RelOptInfo,
+) -> Option<Similarity> {
     // SAFETY: the caller guarantees nodes of the planner.
     unsafe {
         let class = &*pathkey.pk_eclass;
@@ -283,7 +286,7 @@ impl OrderedTable {
                     continue;
                 }
                 let operator = &*clause.cast::<pg_sys::OpExpr>();
-                let Some([left, right]) = two(&PgList::from_pg(operator.args)) else {
+                let Some([left, right]) = two_operands(&PgList::from_pg(operator.args)) else {
                     continue;
                 };
                 if is_same(key, left)

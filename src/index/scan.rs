@@ -44,7 +44,7 @@ use super::opclass::Strategy;
 use super::ordered_rows::OrderedRows;
 use super::page::{Block, Content, FIRST_BLOCK, Index, block_count};
 use super::reader::{BufferGuesses, Reader};
-use super::snapshot::{check_age, is_mvcc};
+use super::snapshot::{check_not_newer, is_mvcc};
 use super::sweeps::{self, Sweeps};
 use crate::coarse::{CoarseQuery, ResolvedSettings};
 use crate::sweep::{Ahead, Verdict};
@@ -79,7 +79,7 @@ struct Scan {
     /// `None` if a scan key is NULL, because no row matches then.
     judge: Option<Judge>,
     /// Whether the current sweep has been counted.
-    is_counted: bool,
+    is_sweep_counted: bool,
     blocks: BlockQueue,
     strategy: pg_sys::BufferAccessStrategy,
     buffer_guesses: BufferGuesses,
@@ -198,7 +198,7 @@ impl Matches {
             return Ok(());
         };
         let slab = index.slab(block, count)?;
-        for (entry, verdict) in judge.judge_and_ask(&slab, ahead).left() {
+        for (entry, verdict) in judge.judge_prefetching(&slab, ahead).not_rejected() {
             let list = match verdict {
                 Verdict::No => continue,
                 Verdict::Maybe => &mut self.undecided,
@@ -265,7 +265,7 @@ impl Scan {
             Some(key) => Some(unsafe { self.order(key) }?),
             None => None,
         };
-        self.is_counted = false;
+        self.is_sweep_counted = false;
         self.blocks = BlockQueue::new(self.index.block_count());
         self.buffer_guesses.next_sweep();
         self.matches.clear();
@@ -385,7 +385,7 @@ impl Scan {
                 } else {
                     (Ahead::none(), ahead)
                 };
-                let verdicts = judge.judge_and_ask(&slab, judging);
+                let verdicts = judge.judge_prefetching(&slab, judging);
                 if !rows.collect(&slab, verdicts, ordering, |tid| table.can_have(tid))? {
                     return Err(self.index.corrupted(block.number()));
                 }
@@ -398,8 +398,8 @@ impl Scan {
     }
 
     /// Counts the current sweep, unless that has happened. Returns whether this call has counted it.
-    fn begin_sweep(&mut self) -> bool {
-        let is_first_call = !std::mem::replace(&mut self.is_counted, true);
+    fn count_sweep_once(&mut self) -> bool {
+        let is_first_call = !std::mem::replace(&mut self.is_sweep_counted, true);
         self.sweeps.sweeps += u64::from(is_first_call);
         is_first_call
     }
@@ -465,7 +465,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
             buffer_guesses: BufferGuesses::initial(),
             index,
             judge: None,
-            is_counted: false,
+            is_sweep_counted: false,
             blocks: BlockQueue::new(0),
             matches: Matches {
                 table: Table {
@@ -527,7 +527,7 @@ pub unsafe extern "C-unwind" fn amrescan(
         // Postgres sets both fields after it has called `ambeginscan`.
         if state.snapshot != (*scan).xs_snapshot {
             state.snapshot = (*scan).xs_snapshot;
-            check_age(state.index.relation, state.snapshot).unwrap_or_report();
+            check_not_newer(state.index.relation, state.snapshot).unwrap_or_report();
         }
         let table = &mut state.matches.table;
         table.relation = (*scan).heapRelation;
@@ -581,7 +581,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
                 (*scan).xs_recheck = recheck || !is_mvcc(&*(*scan).xs_snapshot);
                 return true;
             }
-            if state.begin_sweep() {
+            if state.count_sweep_once() {
                 version::count_index_scan(scan);
             }
             let wanted = state.batch;
@@ -627,7 +627,7 @@ unsafe fn next_in_order(
         if !rows.needs_sweep() {
             return false;
         }
-        if state.begin_sweep() {
+        if state.count_sweep_once() {
             // SAFETY: the caller guarantees a scan of an open index.
             unsafe { version::count_index_scan(scan) }
         } else {
@@ -645,7 +645,7 @@ pub unsafe extern "C-unwind" fn amgetbitmap(
     // SAFETY: `ambeginscan` has made `scan`; tbm_add_tuples copies the TIDs.
     unsafe {
         let state = state(scan);
-        if state.begin_sweep() {
+        if state.count_sweep_once() {
             version::count_index_scan(scan);
         }
         let mut count = 0;

@@ -35,7 +35,7 @@ pub fn is_mvcc(snapshot: &pg_sys::SnapshotData) -> bool {
 ///
 /// # Safety
 /// `index` is an open index, and `snapshot` is valid.
-pub unsafe fn check_age(
+pub unsafe fn check_not_newer(
     index: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
 ) -> Result<(), ErrorReport> {
@@ -69,7 +69,7 @@ pub unsafe fn check_age(
                 name.to_string_lossy()
             ),
         )
-        .set_detail("The primary built it without rows that only older snapshots on a standby see.")
+        .set_detail("The primary may have built it without rows that only older snapshots on a standby see.")
         .set_hint("Repeat the transaction."))
     }
 }

@@ -70,7 +70,7 @@ unsafe fn simplify(
         let (3, Some(vector), Some(length)) = (args.len(), args.get_ptr(0), args.get_ptr(1)) else {
             return None;
         };
-        let vector = without_relabel(vector);
+        let vector = without_type_modifiers(vector);
         if pg_sys::exprType(length) != pg_sys::INT4OID || !is_a(vector, pg_sys::NodeTag::T_FuncExpr)
         {
             return None;
@@ -110,7 +110,7 @@ unsafe fn without_type_modifier(
     // SAFETY: the caller guarantees the call. Postgres keeps the call node of a request on its stack, so
     // the result has to be a new node.
     unsafe {
-        let bare = without_relabel(column);
+        let bare = without_type_modifiers(column);
         if bare == column {
             return None;
         }
@@ -134,7 +134,7 @@ unsafe fn without_type_modifier(
 ///
 /// # Safety
 /// `node` is an expression.
-unsafe fn without_relabel(mut node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+unsafe fn without_type_modifiers(mut node: *mut pg_sys::Node) -> *mut pg_sys::Node {
     // SAFETY: the caller guarantees an expression; a node is cast only after its tag has been checked.
     unsafe {
         let of = pg_sys::exprType(node);

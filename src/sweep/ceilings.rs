@@ -93,7 +93,7 @@ impl Ceilings {
                 let products = &mut self.dots[..count];
                 query.first_level(self.cpu, slab, products, &mut self.verdicts, &mut ahead);
                 ahead.ask_for_the_rest();
-                for (entry, _) in self.verdicts.left() {
+                for (entry, _) in self.verdicts.not_rejected() {
                     // The bound of the first level can be the lower one. It must count, or else an
                     // entry that the first level rejects in this sweep would seem to precede the
                     // last row that the sweep keeps, so that no sweep would return it. (`min`

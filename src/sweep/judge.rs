@@ -58,11 +58,11 @@ impl Judge {
 
     /// Returns a verdict for each entry.
     pub fn judge(&mut self, slab: &Slab) -> &Verdicts {
-        self.judge_and_ask(slab, Ahead::none())
+        self.judge_prefetching(slab, Ahead::none())
     }
 
     /// Like [`Judge::judge`], while prefetching the memory that is judged next.
-    pub fn judge_and_ask(&mut self, slab: &Slab, mut ahead: Ahead) -> &Verdicts {
+    pub fn judge_prefetching(&mut self, slab: &Slab, mut ahead: Ahead) -> &Verdicts {
         let count = slab.count();
         self.all.count = count;
         self.all.fill(Verdict::Yes);

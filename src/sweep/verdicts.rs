@@ -83,7 +83,7 @@ impl Verdicts {
 
     /// The entries that are not rejected, in order, with their verdicts.
     #[inline]
-    pub fn left(&self) -> impl Iterator<Item = (usize, Verdict)> + '_ {
+    pub fn not_rejected(&self) -> impl Iterator<Item = (usize, Verdict)> + '_ {
         (0..self.count.div_ceil(WORD)).flat_map(move |word| {
             let taken = u64::MAX >> (WORD - (self.count - word * WORD).min(WORD));
             bits(!self.no[word] & taken).map(move |bit| {
