@@ -6,9 +6,11 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
+use super::block::Block;
 use super::entry::{encode, tid_of};
 use super::options::Options;
-use super::page::{Block, Meta, PAGE, empty_page, meta_page, relation_name, set_count, slab_mut};
+use super::page::{Meta, PAGE, empty_page, meta_page, set_count, slab_mut};
+use super::relation::relation_name;
 use crate::sweep::{Encoder, Layout, MAX_PREFIX_DIMS, Tid};
 use crate::types::{check_memory, sql_error};
 use crate::version;

@@ -12,9 +12,11 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::block::Pin;
 use super::build::ambuild;
 use super::entry::{encode, item_pointer, tid_of};
-use super::page::{FIRST_BLOCK, Index, META_BLOCK, Pin, relation_name};
+use super::page::{FIRST_BLOCK, META_BLOCK};
+use super::relation::{Index, relation_name};
 use crate::sweep::{Encoder, Tid};
 use crate::types::sql_error;
 use crate::version;

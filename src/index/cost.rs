@@ -5,7 +5,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::ordered_rows::sweeps_for;
-use super::page::{Index, Meta};
+use super::page::Meta;
+use super::relation::Index;
 use crate::planner::{ALL_DIMS, compared_dims};
 use crate::version;
 

@@ -3,6 +3,7 @@
 use pgrx::prelude::*;
 use pgrx::{Internal, pg_sys};
 
+use super::block_queue::Shared;
 use super::opclass::{self, Strategy};
 use super::{build, cost, insert, options, scan, vacuum};
 use crate::version;
@@ -36,7 +37,7 @@ fn mrl_handler() -> Internal {
         am.amgettuple = Some(scan::amgettuple);
         am.amgetbitmap = Some(scan::amgetbitmap);
         am.amendscan = Some(scan::amendscan);
-        am.amestimateparallelscan = Some(version::estimate_parallel_scan::<scan::Shared>);
+        am.amestimateparallelscan = Some(version::estimate_parallel_scan::<Shared>);
         am.aminitparallelscan = Some(scan::aminitparallelscan);
         am.amparallelrescan = Some(scan::amparallelrescan);
         Internal::from(Some(pg_sys::Datum::from(am.into_pg())))

@@ -10,8 +10,10 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
+use super::block::{Block, Pin};
 use super::entry::{encode, tid_of};
-use super::page::{Block, Content, FIRST_BLOCK, Index, Pin, SPACE_FOR_ONE_ENTRY};
+use super::page::{Content, FIRST_BLOCK, SPACE_FOR_ONE_ENTRY};
+use super::relation::Index;
 use crate::sweep::{Encoder, Tid};
 
 #[pg_guard]

@@ -9,6 +9,8 @@
 //! `conditions`, `cost`, `foreign_cost`, `operands`, `order_paths`, `parallel` and `paths` are used while a
 //! query is planned. The other files read or change an index.
 
+mod block;
+mod block_queue;
 mod build;
 mod check;
 mod conditions;
@@ -17,6 +19,7 @@ mod entry;
 mod foreign_cost;
 mod handler;
 mod insert;
+mod matches;
 mod opclass;
 mod operands;
 mod options;
@@ -26,6 +29,7 @@ mod page;
 mod parallel;
 mod paths;
 mod reader;
+mod relation;
 mod scan;
 mod snapshot;
 mod sweeps;

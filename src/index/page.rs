@@ -1,4 +1,4 @@
-//! The pages of an index: reading, checking and changing them.
+//! How the pages of an index are laid out, and how a page is checked.
 //!
 //! | bytes of a block | contents |
 //! | --- | --- |
@@ -9,22 +9,16 @@
 //! `pd_lower` and `pd_upper` delimit the hole between the used parts of the slab. Generic WAL does
 //! not log the hole.
 
-use std::mem::ManuallyDrop;
 use std::ops::Range;
-use std::ptr::null_mut;
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::prelude::*;
 
-use crate::sweep::Lines;
 use crate::sweep::{Layout, Slab, SlabMut};
-use crate::types::sql_error;
 
 pub const PAGE: usize = pg_sys::BLCKSZ as usize;
-const HEADER: usize = crate::sweep::layout::SLAB_START;
-const SPECIAL: usize = 8;
-const SLAB_END: usize = PAGE - SPECIAL;
+pub const HEADER: usize = crate::sweep::layout::SLAB_START;
+pub const SPECIAL: usize = 8;
+pub const SLAB_END: usize = PAGE - SPECIAL;
 
 /// The free space that is recorded per free place for an entry: one step of the free space map's
 /// scale (`FSM_CAT_STEP` of Postgres' `freespace.c`).
@@ -42,7 +36,8 @@ const KIND_META: u16 = 1;
 const KIND_ENTRIES: u16 = 2;
 
 const MAGIC: u32 = 0x6d72_6c69;
-const VERSION: u32 = 2;
+/// The version of the page format.
+pub const VERSION: u32 = 2;
 /// The number of bits per dimension in the first and the second level of a code.
 const BITS: [u32; 2] = [8, 4];
 
@@ -125,6 +120,10 @@ impl Content {
 pub struct Page<'a>(&'a [u8; PAGE]);
 
 impl<'a> Page<'a> {
+    pub fn new(bytes: &'a [u8; PAGE]) -> Page<'a> {
+        Page(bytes)
+    }
+
     fn header(&self, at: usize) -> u16 {
         u16::from_ne_bytes([self.0[at], self.0[at + 1]])
     }
@@ -140,6 +139,19 @@ impl<'a> Page<'a> {
             && self.header(SLAB_END + 2) == kind
             && self.header(SLAB_END + 4) == 0
             && self.header(SLAB_END + 6) == PAGE_ID
+    }
+
+    /// Checks the metapage and returns the parameters on it, or `None` if it is corrupted.
+    pub fn meta(&self) -> Option<Meta> {
+        let meta = Meta::decode(&self.0[HEADER..])?;
+        let header_matches =
+            self.header_matches(KIND_META, &(HEADER + meta.encode().len()..SLAB_END));
+        (header_matches && self.header(SLAB_END) == 0 && meta.layout().is_some()).then_some(meta)
+    }
+
+    /// The version of the page format that the metapage states, or `None` if it states none.
+    pub fn stated_version(&self) -> Option<u32> {
+        stated_version(&self.0[HEADER..])
     }
 
     /// Checks a page of entries and returns its state, or `None` if it is corrupted.
@@ -158,180 +170,8 @@ impl<'a> Page<'a> {
     }
 
     /// The entries, whose number [`Page::content`] has returned.
-    fn slab(&self, layout: &'a Layout, count: usize) -> Option<Slab<'a>> {
+    pub fn slab(&self, layout: &'a Layout, count: usize) -> Option<Slab<'a>> {
         Slab::new(layout, &self.0[HEADER..SLAB_END], count)
-    }
-}
-
-/// A pinned buffer. Dropping this value releases the pin.
-pub struct Pin {
-    buffer: pg_sys::Buffer,
-}
-
-impl Pin {
-    /// Pins the buffer of a block, and reads the block from disk if it is not in a buffer.
-    ///
-    /// # Safety
-    /// `relation` is open, and has this block.
-    pub unsafe fn read(
-        relation: pg_sys::Relation,
-        block: pg_sys::BlockNumber,
-        strategy: pg_sys::BufferAccessStrategy,
-    ) -> Pin {
-        // SAFETY: the caller guarantees an open relation that has this block.
-        let buffer = unsafe {
-            pg_sys::ReadBufferExtended(
-                relation,
-                pg_sys::ForkNumber::MAIN_FORKNUM,
-                block,
-                pg_sys::ReadBufferMode::RBM_NORMAL,
-                strategy,
-            )
-        };
-        Pin { buffer }
-    }
-
-    pub fn number(&self) -> pg_sys::BlockNumber {
-        // SAFETY: `self` holds a pin on the buffer.
-        unsafe { pg_sys::BufferGetBlockNumber(self.buffer) }
-    }
-
-    pub fn buffer(&self) -> pg_sys::Buffer {
-        self.buffer
-    }
-
-    /// # Safety
-    /// The buffer is pinned, and the caller passes the ownership of one pin.
-    pub unsafe fn from_buffer(buffer: pg_sys::Buffer) -> Pin {
-        Pin { buffer }
-    }
-
-    /// Returns the buffer without releasing the pin.
-    pub fn into_buffer(self) -> pg_sys::Buffer {
-        ManuallyDrop::new(self).buffer
-    }
-
-    /// The cache lines of the page that a sweep reads for every entry.
-    pub fn swept(&self, layout: &Layout) -> Lines {
-        Lines::new(self.start(), HEADER + layout.swept_len())
-    }
-
-    /// The cache line that contains the number of entries.
-    pub fn last_line(&self) -> Lines {
-        Lines::new(self.start().wrapping_add(SLAB_END), SPECIAL)
-    }
-
-    fn start(&self) -> *const u8 {
-        // SAFETY: `self` holds a pin on the buffer.
-        unsafe { pg_sys::BufferGetPage(self.buffer).cast() }
-    }
-
-    /// Locks the buffer content, and waits for the lock if necessary.
-    pub fn lock(self, lock: u32) -> Block {
-        // SAFETY: `self` holds a pin on the buffer.
-        unsafe { pg_sys::LockBuffer(self.buffer, lock as i32) };
-        Block { pin: self }
-    }
-
-    /// Locks the buffer content exclusively, if that is possible without waiting.
-    pub fn try_lock(self) -> Option<Block> {
-        // SAFETY: `self` holds a pin on the buffer.
-        unsafe { pg_sys::ConditionalLockBuffer(self.buffer) }.then(|| Block { pin: self })
-    }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        // After an ERROR, the end of the transaction releases all pins.
-        if !std::thread::panicking() {
-            // SAFETY: `self` owns the pin.
-            unsafe { pg_sys::ReleaseBuffer(self.buffer) }
-        }
-    }
-}
-
-/// A buffer that is pinned and locked. Dropping this value releases the lock and the pin.
-pub struct Block {
-    pin: Pin,
-}
-
-impl Block {
-    /// Adds a block of zeros to a fork, and returns it with an exclusive lock.
-    ///
-    /// # Safety
-    /// `relation` is open, and the caller keeps all others from extending it.
-    pub unsafe fn extend(relation: pg_sys::Relation, fork: pg_sys::ForkNumber::Type) -> Block {
-        // SAFETY: the caller guarantees an open relation that nobody else extends.
-        unsafe {
-            // RBM_ZERO_AND_LOCK locks the page before it becomes visible to other backends.
-            // Otherwise they might fill it before this backend gets the lock.
-            let buffer = pg_sys::ReadBufferExtended(
-                relation,
-                fork,
-                pg_sys::InvalidBlockNumber,
-                pg_sys::ReadBufferMode::RBM_ZERO_AND_LOCK,
-                null_mut(),
-            );
-            Block {
-                pin: Pin { buffer },
-            }
-        }
-    }
-
-    /// # Safety
-    /// The buffer is pinned and locked, and the caller passes the ownership of the lock and of one
-    /// pin.
-    pub unsafe fn from_buffer(buffer: pg_sys::Buffer) -> Block {
-        Block {
-            pin: Pin { buffer },
-        }
-    }
-
-    /// Returns the buffer without releasing the lock and the pin.
-    pub fn into_buffer(self) -> pg_sys::Buffer {
-        ManuallyDrop::new(self).buffer()
-    }
-
-    pub fn buffer(&self) -> pg_sys::Buffer {
-        self.pin.buffer
-    }
-
-    pub fn number(&self) -> pg_sys::BlockNumber {
-        self.pin.number()
-    }
-
-    pub fn page(&self) -> Page<'_> {
-        // SAFETY: `self` holds a pin, so the page stays in this buffer. It also holds a lock, so no
-        // other backend changes the page while `self` is borrowed.
-        Page(unsafe { &*pg_sys::BufferGetPage(self.buffer()).cast() })
-    }
-
-    /// The page for writing, without a WAL record. Only for pages that are logged otherwise: those
-    /// of a build, which are logged as a whole at its end, and those of an init fork.
-    fn page_mut(&mut self) -> &mut [u8; PAGE] {
-        // SAFETY: `self` holds a pin and an exclusive lock, and `&mut self` guarantees that this is
-        // the only reference to the page in this backend.
-        unsafe { &mut *pg_sys::BufferGetPage(self.buffer()).cast() }
-    }
-
-    /// Replaces the page, without a WAL record.
-    pub fn overwrite(&mut self, page: &[u8; PAGE]) {
-        *self.page_mut() = *page;
-        // SAFETY: `self` holds a pin and an exclusive lock.
-        unsafe { pg_sys::MarkBufferDirty(self.buffer()) }
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // An ERROR resets the counter with which Postgres holds off interrupts while a lock is
-        // held. Releasing the lock here would then let that counter underflow, so leave it to the
-        // end of the transaction, which releases all locks.
-        if !std::thread::panicking() {
-            // SAFETY: `self` owns the lock. The field `pin` is dropped after this, and releases the
-            // pin.
-            unsafe { pg_sys::LockBuffer(self.buffer(), pg_sys::BUFFER_LOCK_UNLOCK as i32) }
-        }
     }
 }
 
@@ -347,6 +187,11 @@ pub fn empty_page(layout: &Layout) -> Box<[u8; PAGE]> {
     init_page(&mut page, KIND_ENTRIES);
     set_count(layout, &mut page, 0);
     page
+}
+
+/// Initializes a page of entries. The caller must call [`set_count`] afterwards.
+pub fn init_entries(page: &mut [u8; PAGE]) {
+    init_page(page, KIND_ENTRIES);
 }
 
 /// The metapage, for block 0.
@@ -390,236 +235,6 @@ pub fn set_count(layout: &Layout, page: &mut [u8; PAGE], count: usize) {
 fn set_hole(page: &mut [u8; PAGE], hole: &Range<usize>) {
     page[12..14].copy_from_slice(&(hole.start as u16).to_ne_bytes());
     page[14..16].copy_from_slice(&(hole.end as u16).to_ne_bytes());
-}
-
-/// An open index, with its parameters and its layout.
-pub struct Index {
-    pub relation: pg_sys::Relation,
-    pub meta: Meta,
-    pub layout: Layout,
-}
-
-/// The data that this access method keeps in `rd_amcache` of the relation's relcache entry, until
-/// Postgres invalidates that entry.
-struct CachedState {
-    meta: Meta,
-    insert_block: pg_sys::BlockNumber,
-}
-
-impl Index {
-    /// # Safety
-    /// `relation` is an open index of this access method, and stays open as long as the result is
-    /// used.
-    pub unsafe fn open(relation: pg_sys::Relation) -> Result<Index, ErrorReport> {
-        // SAFETY: the caller guarantees an open index; the pointer is used at once.
-        let meta = unsafe { (*Index::cache(relation)?).meta };
-        Ok(Index {
-            relation,
-            meta,
-            layout: meta
-                .layout()
-                // SAFETY: the caller guarantees an open index.
-                .ok_or_else(|| unsafe { corrupted(relation, META_BLOCK) })?,
-        })
-    }
-
-    /// Reads the metapage from the file, without the cache. Returns `None` if it is missing or
-    /// corrupted.
-    ///
-    /// # Safety
-    /// As for [`Index::open`].
-    pub unsafe fn read_meta(relation: pg_sys::Relation) -> Option<Meta> {
-        // SAFETY: the caller guarantees an open index. It has at least one block, so block 0
-        // exists.
-        unsafe {
-            if block_count(relation) == 0 {
-                return None;
-            }
-            let block = Pin::read(relation, META_BLOCK, null_mut()).lock(pg_sys::BUFFER_LOCK_SHARE);
-            let page = block.page();
-            let meta = Meta::decode(&page.0[HEADER..])?;
-            let header_matches =
-                page.header_matches(KIND_META, &(HEADER + meta.encode().len()..SLAB_END));
-            (header_matches && page.header(SLAB_END) == 0 && meta.layout().is_some())
-                .then_some(meta)
-        }
-    }
-
-    /// Returns the cached data of the relation. Reads the metapage if the data are not cached.
-    ///
-    /// # Safety
-    /// As for [`Index::open`]. The pointer is valid until Postgres processes invalidation messages,
-    /// which any call into Postgres may do.
-    unsafe fn cache(relation: pg_sys::Relation) -> Result<*mut CachedState, ErrorReport> {
-        // SAFETY: `rd_amcache` is reserved for the access method. Postgres frees it, and sets it to
-        // null, when it invalidates the relcache entry.
-        unsafe {
-            if (*relation).rd_amcache.is_null() {
-                let meta = Index::read_meta(relation).ok_or_else(|| unreadable_meta(relation))?;
-                let size = size_of::<CachedState>();
-                let cache: *mut CachedState =
-                    pg_sys::MemoryContextAlloc((*relation).rd_indexcxt, size).cast();
-                cache.write(CachedState {
-                    meta,
-                    insert_block: pg_sys::InvalidBlockNumber,
-                });
-                (*relation).rd_amcache = cache.cast();
-            }
-            Ok((*relation).rd_amcache.cast())
-        }
-    }
-
-    /// The block on which this backend inserted last, or InvalidBlockNumber if it has not inserted
-    /// yet.
-    pub fn insert_block(&self) -> Result<pg_sys::BlockNumber, ErrorReport> {
-        // SAFETY: `open` guarantees an open index; the pointer is used at once.
-        Ok(unsafe { (*Index::cache(self.relation)?).insert_block })
-    }
-
-    pub fn set_insert_block(&self, block: pg_sys::BlockNumber) -> Result<(), ErrorReport> {
-        // SAFETY: `open` guarantees an open index; the pointer is used at once.
-        unsafe { (*Index::cache(self.relation)?).insert_block = block };
-        Ok(())
-    }
-
-    /// The current number of blocks of the file.
-    pub fn block_count(&self) -> pg_sys::BlockNumber {
-        // SAFETY: `open` guarantees an open relation.
-        unsafe { block_count(self.relation) }
-    }
-
-    /// Pins, locks and checks a block. Returns an error if its page is corrupted.
-    pub fn read(
-        &self,
-        number: pg_sys::BlockNumber,
-        lock: u32,
-        strategy: pg_sys::BufferAccessStrategy,
-    ) -> Result<(Block, Content), ErrorReport> {
-        // SAFETY: `open` guarantees an open relation. If the block does not exist, Postgres raises
-        // an ERROR.
-        let block = unsafe { Pin::read(self.relation, number, strategy) }.lock(lock);
-        let content = self.content(&block)?;
-        Ok((block, content))
-    }
-
-    pub fn content(&self, block: &Block) -> Result<Content, ErrorReport> {
-        block
-            .page()
-            .content(&self.layout)
-            .ok_or_else(|| self.corrupted(block.number()))
-    }
-
-    /// The entries of a block, whose number [`Index::content`] has returned.
-    pub fn slab<'a>(&'a self, block: &'a Block, count: usize) -> Result<Slab<'a>, ErrorReport> {
-        block
-            .page()
-            .slab(&self.layout, count)
-            .ok_or_else(|| self.corrupted(block.number()))
-    }
-
-    /// Changes a page of entries and logs the change with generic WAL. If the page is new, it is
-    /// initialized first. Returns the number of entries after `change`.
-    ///
-    /// # Safety
-    /// `block` is a block of this index with an exclusive lock, and `content` is its current state.
-    pub unsafe fn change(
-        &self,
-        block: &Block,
-        content: &Content,
-        change: impl FnOnce(&mut SlabMut<'_>),
-    ) -> Result<usize, ErrorReport> {
-        let (flags, count) = match content {
-            Content::New => (pg_sys::GENERIC_XLOG_FULL_IMAGE as i32, 0),
-            Content::Entries(count) => (0, *count),
-        };
-        // SAFETY: the caller guarantees a block of this index with an exclusive lock.
-        // GenericXLogRegisterBuffer returns a copy of the page; GenericXLogFinish writes it back
-        // and logs it. If an error occurs in between, the page stays unchanged.
-        unsafe {
-            let state = pg_sys::GenericXLogStart(self.relation);
-            let page = pg_sys::GenericXLogRegisterBuffer(state, block.buffer(), flags);
-            let page: &mut [u8; PAGE] = &mut *page.cast();
-            if matches!(content, Content::New) {
-                init_page(page, KIND_ENTRIES);
-            }
-            let mut slab = slab_mut(&self.layout, page, count)
-                .ok_or_else(|| self.corrupted(block.number()))?;
-            change(&mut slab);
-            let count = slab.count();
-            set_count(&self.layout, page, count);
-            pg_sys::GenericXLogFinish(state);
-            Ok(count)
-        }
-    }
-
-    /// The free space that the free space map records for a block with `count` entries: one step of
-    /// its scale per free place, up to half a page. The actual number of bytes would be rounded
-    /// down by the map, so the last place on a page would never be found.
-    pub fn free_space(&self, count: usize) -> usize {
-        ((self.layout.capacity() - count) * SPACE_FOR_ONE_ENTRY).min(PAGE / 2)
-    }
-
-    /// Records the free space of a block with `count` entries in the free space map.
-    pub fn record_free_space(&self, block: pg_sys::BlockNumber, count: usize) {
-        // SAFETY: `open` guarantees an open relation.
-        unsafe { pg_sys::RecordPageWithFreeSpace(self.relation, block, self.free_space(count)) }
-    }
-
-    pub fn corrupted(&self, block: pg_sys::BlockNumber) -> ErrorReport {
-        // SAFETY: `open` guarantees an open relation.
-        unsafe { corrupted(self.relation, block) }
-    }
-}
-
-/// # Safety
-/// `relation` is open.
-pub unsafe fn block_count(relation: pg_sys::Relation) -> pg_sys::BlockNumber {
-    // SAFETY: the caller guarantees an open relation.
-    unsafe { pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
-}
-
-/// # Safety
-/// `relation` is open.
-pub unsafe fn relation_name(relation: pg_sys::Relation) -> String {
-    // SAFETY: the caller guarantees an open relation, whose pg_class row (`rd_rel`) is valid as
-    // long as it is open.
-    unsafe { pgrx::name_data_to_str(&(*(*relation).rd_rel).relname).to_owned() }
-}
-
-/// Returns why the metapage of an index cannot be used.
-///
-/// # Safety
-/// As for [`Index::open`].
-unsafe fn unreadable_meta(relation: pg_sys::Relation) -> ErrorReport {
-    // SAFETY: the caller guarantees an open index. Block 0 is read only if it exists.
-    unsafe {
-        let version = (block_count(relation) > 0)
-            .then(|| Pin::read(relation, META_BLOCK, null_mut()).lock(pg_sys::BUFFER_LOCK_SHARE))
-            .and_then(|block| stated_version(&block.page().0[HEADER..]));
-        match version {
-            Some(version) if version != VERSION => sql_error(
-                PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,
-                format!(
-                    "index \"{}\" has page format {version}, but this version of photosearch reads only page format {VERSION}",
-                    relation_name(relation)
-                ),
-            )
-            .set_hint("Please REINDEX it."),
-            _ => corrupted(relation, META_BLOCK),
-        }
-    }
-}
-
-/// # Safety
-/// `relation` is open.
-unsafe fn corrupted(relation: pg_sys::Relation, block: pg_sys::BlockNumber) -> ErrorReport {
-    // SAFETY: the caller guarantees an open relation.
-    let name = unsafe { relation_name(relation) };
-    sql_error(
-        PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,
-        format!("index \"{name}\" contains corrupted page at block {block}"),
-    )
-    .set_hint("Please REINDEX it.")
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
-use super::page::{Block, Index, Pin};
+use super::block::{Block, Pin};
+use super::relation::Index;
 use crate::sweep::{Ahead, Lines};
 use crate::version;
 

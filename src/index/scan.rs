@@ -30,40 +30,31 @@
 //! snapshot sees, so such a scan is an error (`snapshot.rs`).
 
 use std::ffi::c_void;
-use std::ops::Range;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
 
-use super::entry::{is_valid_tid, item_pointer};
+use super::block_queue::{BlockQueue, Shared};
+use super::entry::item_pointer;
+use super::matches::Matches;
 use super::opclass::Strategy;
 use super::ordered_rows::OrderedRows;
-use super::page::{Block, Content, FIRST_BLOCK, Index, block_count};
+use super::page::Content;
 use super::reader::{BufferGuesses, Reader};
+use super::relation::Index;
 use super::snapshot::{check_not_newer, is_mvcc};
 use super::sweeps::{self, Sweeps};
 use crate::coarse::{CoarseQuery, ResolvedSettings};
-use crate::sweep::{Ahead, Verdict};
-use crate::sweep::{Ceilings, CodeFilter, Judge, Tid};
+use crate::sweep::{Ahead, Ceilings, CodeFilter, Judge};
 use crate::types::{ProbeArg, ScoreBoundArg, VectorArg, check_memory, sql_error};
 use crate::version;
-
-/// The number of blocks that a participant of a parallel scan takes at a time: 256 kB.
-const PARALLEL_BLOCKS: u32 = 32;
 
 /// The maximum number of matches that a scan collects before it returns the first. The matches on
 /// the pages that are pinned by then are added.
 const BATCH: usize = 1024;
-
-/// The shared state of a parallel scan, in dynamic shared memory.
-pub struct Shared {
-    /// The first block that no participant has taken.
-    next: AtomicU32,
-}
 
 /// The state of a scan in one process.
 struct Scan {
@@ -92,148 +83,6 @@ struct Scan {
     /// from the CPU caches each time.
     batch: usize,
     sweeps: Sweeps,
-}
-
-/// The blocks that a sweep still has to judge.
-struct BlockQueue {
-    /// The number of blocks of the index.
-    count: pg_sys::BlockNumber,
-    /// The rest of the blocks that this process has taken.
-    taken: Range<pg_sys::BlockNumber>,
-    /// All blocks that this process has taken in its first sweep. Later sweeps of the scan read the
-    /// same blocks.
-    all_taken: Vec<Range<pg_sys::BlockNumber>>,
-    /// In a later sweep, the number of ranges in `all_taken` that it has used. `None` in the first
-    /// sweep.
-    repeated: Option<usize>,
-}
-
-impl BlockQueue {
-    fn new(count: pg_sys::BlockNumber) -> BlockQueue {
-        BlockQueue {
-            count,
-            taken: FIRST_BLOCK..FIRST_BLOCK,
-            all_taken: Vec::new(),
-            repeated: None,
-        }
-    }
-
-    /// Starts another sweep over the blocks that this process has taken.
-    fn repeat(&mut self) {
-        self.taken = FIRST_BLOCK..FIRST_BLOCK;
-        self.repeated = Some(0);
-    }
-
-    /// Returns the next block. If none is left, it first takes more blocks from `shared` (or all
-    /// blocks, if the scan is not parallel).
-    ///
-    /// Participants may see different lengths of the file. Each of these lengths is sufficient,
-    /// because it was read after the snapshot was taken (see the top of this file).
-    fn take(&mut self, shared: Option<&Shared>) -> Option<pg_sys::BlockNumber> {
-        if self.taken.is_empty()
-            && let Some(repeated) = &mut self.repeated
-        {
-            self.taken = self.all_taken.get(*repeated)?.clone();
-            *repeated += 1;
-        } else if self.taken.is_empty() {
-            let (first, some) = match shared {
-                Some(shared) => (
-                    shared.next.fetch_add(PARALLEL_BLOCKS, Ordering::Relaxed),
-                    PARALLEL_BLOCKS,
-                ),
-                None => (self.taken.end, self.count),
-            };
-            self.taken = first..self.count.min(first.saturating_add(some));
-            if !self.taken.is_empty() {
-                self.all_taken.push(self.taken.clone());
-            }
-        }
-        self.taken.next()
-    }
-}
-
-/// The matches of the pages that were judged last.
-struct Matches {
-    table: Table,
-    certain: Vec<pg_sys::ItemPointerData>,
-    /// Matches that the executor must recheck.
-    undecided: Vec<pg_sys::ItemPointerData>,
-    /// The number of matches, of both kinds, that have been returned.
-    returned: usize,
-}
-
-impl Matches {
-    fn len(&self) -> usize {
-        self.certain.len() + self.undecided.len()
-    }
-
-    fn clear(&mut self) {
-        self.certain.clear();
-        self.undecided.clear();
-        self.returned = 0;
-    }
-
-    /// The next match to return, and whether the executor must recheck it.
-    fn next(&mut self) -> Option<(pg_sys::ItemPointerData, bool)> {
-        let certain = self.certain.len();
-        let is_certain = self.returned < certain;
-        let tid = if is_certain {
-            self.certain.get(self.returned)
-        } else {
-            self.undecided.get(self.returned - certain)
-        }?;
-        self.returned += 1;
-        Some((*tid, !is_certain))
-    }
-
-    /// Judges one block, and adds its matches.
-    fn collect(
-        &mut self,
-        index: &Index,
-        block: &Block,
-        judge: &mut Judge,
-        ahead: Ahead,
-    ) -> Result<(), ErrorReport> {
-        let Content::Entries(count) = index.content(block)? else {
-            return Ok(());
-        };
-        let slab = index.slab(block, count)?;
-        for (entry, verdict) in judge.judge_prefetching(&slab, ahead).not_rejected() {
-            let list = match verdict {
-                Verdict::No => continue,
-                Verdict::Maybe => &mut self.undecided,
-                Verdict::Yes => &mut self.certain,
-            };
-            let tid = slab.tid(entry);
-            if !self.table.can_have(tid) {
-                return Err(index.corrupted(block.number()));
-            }
-            list.push(item_pointer(tid));
-        }
-        Ok(())
-    }
-}
-
-/// The table of the scan.
-struct Table {
-    /// Null in a bitmap scan.
-    relation: pg_sys::Relation,
-    /// The number of blocks of the table when it was last read. In a bitmap scan it is
-    /// InvalidBlockNumber, which exceeds every block number: the bitmap heap scan ignores blocks that
-    /// the table does not have.
-    blocks: pg_sys::BlockNumber,
-}
-
-impl Table {
-    /// Returns whether a row of the table can have this TID. If not, the entry is corrupted.
-    fn can_have(&mut self, tid: Tid) -> bool {
-        if tid.block >= self.blocks && !self.relation.is_null() {
-            // SAFETY: the table is open as long as the scan. Its length is read again because other
-            // backends may have extended it.
-            self.blocks = unsafe { block_count(self.relation) };
-        }
-        tid.block < self.blocks && is_valid_tid(tid)
-    }
 }
 
 impl Scan {
@@ -467,15 +316,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
             judge: None,
             is_sweep_counted: false,
             blocks: BlockQueue::new(0),
-            matches: Matches {
-                table: Table {
-                    relation: null_mut(),
-                    blocks: pg_sys::InvalidBlockNumber,
-                },
-                certain: Vec::new(),
-                undecided: Vec::new(),
-                returned: 0,
-            },
+            matches: Matches::new(),
             ordered: None,
             batch: 1,
         };
@@ -529,11 +370,7 @@ pub unsafe extern "C-unwind" fn amrescan(
             state.snapshot = (*scan).xs_snapshot;
             check_not_newer(state.index.relation, state.snapshot).unwrap_or_report();
         }
-        let table = &mut state.matches.table;
-        table.relation = (*scan).heapRelation;
-        if !table.relation.is_null() {
-            table.blocks = block_count(table.relation);
-        }
+        state.matches.table.set((*scan).heapRelation);
         state.begin_rescan(keys, order_bys).unwrap_or_report();
     }
 }
@@ -683,9 +520,7 @@ pub unsafe extern "C-unwind" fn aminitparallelscan(target: *mut c_void) {
     // SAFETY: `amestimateparallelscan` (`handler.rs`) has requested this amount of memory, and Postgres
     // aligns it to MAXALIGN.
     unsafe {
-        target.cast::<Shared>().write(Shared {
-            next: AtomicU32::new(FIRST_BLOCK),
-        });
+        target.cast::<Shared>().write(Shared::new());
     }
 }
 
@@ -695,6 +530,6 @@ pub unsafe extern "C-unwind" fn amparallelrescan(scan: pg_sys::IndexScanDesc) {
     // descriptor has been initialized.
     unsafe {
         let shared = version::parallel_state::<Shared>((*scan).parallel_scan);
-        shared.next.store(FIRST_BLOCK, Ordering::Relaxed);
+        shared.restart();
     }
 }

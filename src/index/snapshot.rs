@@ -1,11 +1,10 @@
 //! Checks whether an index has entries for all rows that a snapshot sees.
 
-use std::ffi::CStr;
-
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::relation::relation_name;
 use crate::types::sql_error;
 
 /// Returns whether a snapshot sees a fixed set of transactions (IsMVCCSnapshot of
@@ -61,12 +60,11 @@ pub unsafe fn check_not_newer(
         if !has_new_file && !is_newer((*index).rd_indextuple) {
             return Ok(());
         }
-        let name = CStr::from_ptr((*(*index).rd_rel).relname.data.as_ptr());
         Err(sql_error(
             PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             format!(
                 "index \"{}\" is newer than the snapshot of the query",
-                name.to_string_lossy()
+                relation_name(index)
             ),
         )
         .set_detail("The primary may have built it without rows that only older snapshots on a standby see.")

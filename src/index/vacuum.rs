@@ -10,7 +10,8 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
 use super::entry::{is_valid_tid, item_pointer};
-use super::page::{FIRST_BLOCK, Index};
+use super::page::FIRST_BLOCK;
+use super::relation::Index;
 use crate::version;
 
 #[pg_guard]

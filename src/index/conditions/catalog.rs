@@ -7,7 +7,7 @@ use pgrx::{PgList, pg_sys};
 
 use crate::index::build::{ambuild, meta_of};
 use crate::index::operands::{is_same_column, without_relabel};
-use crate::index::page::Index;
+use crate::index::relation::Index;
 
 /// The key of an index.
 pub struct IndexKey {
