@@ -34,9 +34,8 @@ class Result:
     times: list[float] = field(default_factory=list)
     # The rows of the last run, as psql prints them without alignment. No value may contain a space.
     rows: list[str] = field(default_factory=list)
-    # photosearch.last_sweep() after each run, summed over the scans. A statement that sweeps no index shows the sweep of an
-    # earlier statement of the session; None if there is none.
-    sweeps: list[dict | None] = field(default_factory=list)
+    # photosearch.last_sweep() after each run, summed over the scans.
+    sweeps: list[dict] = field(default_factory=list)
 
     @property
     def ms(self):
@@ -44,16 +43,11 @@ class Result:
 
     @property
     def sweep_ms(self):
-        return statistics.median(sweep["milliseconds"] for sweep in self.swept())
+        return statistics.median(sweep["milliseconds"] for sweep in self.sweeps)
 
     def counter(self, name):
         """A counter of the last run."""
-        return self.swept()[-1][name]
-
-    def swept(self):
-        if None in self.sweeps:
-            raise SystemExit("a statement whose sweep is to be measured did not use an index")
-        return self.sweeps
+        return self.sweeps[-1][name]
 
 
 class Database:
@@ -96,20 +90,23 @@ class Database:
                 script += ["RESET ALL;", BASE, statement.settings, statement.before, f"\\echo {MARK}{name}"]
                 script += ["\\timing on", f"{statement.sql};", "\\timing off"]
                 if sweeps:
-                    # The counters of all index scans of a statement are summed; no row means that the session has not yet
-                    # swept an index.
-                    script.append(f"\\echo {COUNTERS}")
-                    script.append(LAST_SWEEP)
+                    # The counters of all index scans of a statement are summed. They are those of the session's last
+                    # statement that swept an index, so the plan shows whether it was this one.
+                    script += [f"\\echo {COUNTERS}", LAST_SWEEP, f"\\echo {PLAN}", f"EXPLAIN (COSTS OFF) {statement.sql};"]
                 script.append(f"\\echo {END}")
         results = {name: Result() for name in statements}
         for block in self.psql("\n".join(script)).split(MARK)[1:]:
             name, _, body = block.partition("\n")
             body, _, _ = body.partition(END)
             body, _, counters = body.partition(COUNTERS)
+            counters, _, plan = counters.partition(PLAN)
+            if sweeps and "Index Scan" not in plan:
+                raise SystemExit(f"{name}: a statement whose sweep is to be measured does not use an index:\n{plan}")
             result = results[name]
             result.times.append(float(TIME.search(body).group(1)))
             result.rows = TIME.sub("", body).split()
-            result.sweeps.append(json.loads(counters) if counters.strip() else None)
+            if sweeps:
+                result.sweeps.append(json.loads(counters))
         for result in results.values():
             result.times = result.times[1:] if runs else result.times
             result.sweeps = result.sweeps[1:] if runs else result.sweeps
@@ -117,13 +114,13 @@ class Database:
 
 
 TIME = re.compile(r"^Time: ([\d.]+) ms.*$", re.M)
-MARK, COUNTERS, END = "@statement ", "@counters", "@end"
+MARK, COUNTERS, PLAN, END = "@statement ", "@counters", "@plan", "@end"
 LAST_SWEEP = """
     SELECT to_json(s) FROM (
         SELECT sum(sweeps) AS sweeps, sum(pages) AS pages, sum(entries) AS entries, sum(matches) AS matches,
                sum(rejected) AS rejected, sum(undecided) AS undecided, sum(refined) AS refined,
                sum(milliseconds) AS milliseconds
-        FROM photosearch.last_sweep() HAVING count(*) > 0) AS s;
+        FROM photosearch.last_sweep()) AS s;
 """
 
 
