@@ -347,32 +347,34 @@ def pgvector_column(tables, runs):
     text = literal(query)
     prepare = f"""
         SET client_min_messages = warning;
-        DROP INDEX IF EXISTS vectors_index, vectors_own_index;
+        DROP INDEX IF EXISTS vectors_index, vectors_in_rows_index, vectors_own_index;
         CREATE INDEX vectors_index ON vectors USING mrl ((e::mrl_vector({LARGE_DIMENSIONS}))) WITH (prefix_dims = {LARGE_DIMENSIONS});
+        CREATE INDEX vectors_in_rows_index ON vectors_in_rows USING mrl ((e::mrl_vector({LARGE_DIMENSIONS}))) WITH (prefix_dims = {LARGE_DIMENSIONS});
         CREATE INDEX vectors_own_index ON vectors_own USING mrl (e) WITH (prefix_dims = {LARGE_DIMENSIONS});
         RESET client_min_messages;
         PREPARE exact(vector, double precision) AS
         SELECT id, 1 - (e <=> $1) AS score FROM vectors WHERE e <=> $1 <= $2 ORDER BY e <=> $1;
     """
-    for table in ("vectors", "vectors_own"):
+    ways = {}
+    for table in ("vectors", "vectors_in_rows", "vectors_own"):
+        ways[table] = f"EXECUTE found_{table}('{text}', {threshold!r})"
         prepare += f"""
             PREPARE found_{table}(mrl_vector, double precision) AS
             SELECT id, fine_score(e, $1) AS score FROM {table} WHERE fine_score(e, $1) >= $2 ORDER BY score DESC;
         """
-    ways = {table: f"EXECUTE found_{table}('{text}', {threshold!r})" for table in ("vectors", "vectors_own")}
     results = tables.database.in_turn({table: Statement(sql) for table, sql in ways.items()}, runs, prepare)
     exact = {table: Statement(sql, FORCED["Seq Scan"]) for table, sql in ways.items()}
     exact["pgvector"] = Statement(f"EXECUTE exact('{text}', {1 - threshold!r})", FORCED["Seq Scan"])
     scans = tables.database.in_turn(exact, 1, prepare)
     for table in ways:
         same_rows({"index": results[table], "sequential": scans[table]})
-    theirs, own = results["vectors"].ms, results["vectors_own"].ms
+    theirs, in_rows, own = (results[table].ms for table in ("vectors", "vectors_in_rows", "vectors_own"))
     yield Line(
         f"a column vector({LARGE_DIMENSIONS}) of pgvector, {rows:,}: {matches} matches, scores, ordered",
-        f"{theirs:.2f} ms, {theirs / own:.2f} × a column of ours ({own:.2f} ms); pgvector's exact scan "
-        f"{scans['pgvector'].ms:.0f} ms",
+        f"{in_rows:.2f} ms in the rows (toast_tuple_target = 8160), {in_rows / own:.2f} × a column of ours ({own:.2f} ms); "
+        f"{theirs:.2f} ms from the TOAST table; pgvector's exact scan {scans['pgvector'].ms:.0f} ms",
         "≤ 1.2 × a column of ours",
-        theirs <= 1.2 * own,
+        in_rows <= 1.2 * own,
     )
 
 
