@@ -3,7 +3,7 @@
 //! this definition.
 
 mod query;
-mod settings;
+mod threshold;
 
 pub use query::{CoarseQuery, ResolvedSettings};
-pub use settings::{CoarseParams, CoarseSettings};
+pub use threshold::{CoarseParams, CoarseSettings};

@@ -4,7 +4,7 @@
 use half::f16;
 use pgrx::pg_sys::panic::ErrorReport;
 
-use super::settings::{CoarseParams, CoarseSettings};
+use super::threshold::{CoarseParams, CoarseSettings};
 use crate::types::{ProbeArg, VectorArg};
 
 /// The prefix and the threshold that the coarse filter compares rows with.

@@ -1,30 +1,11 @@
 //! Packed codes of many vector prefixes, and the sweep that compares them with a query.
 //!
 //! The index stores for every vector a code of its prefix and a bound on the code's error. A sweep
-//! compares all codes with a query and decides most rows with certainty. The remaining rows are
-//! decided by the full vectors, so the result is the same as that of a scan of all vectors. This
-//! crate does not depend on PostgreSQL; pages are byte slices.
-//!
-//! # The bound
-//!
-//! Let `x` be a row's prefix of `p` values, `u = x / ‖x‖`, and `q̂` the query's prefix divided by
-//! its norm. The row matches if the similarity `S` that [`photosearch_vector::Query`] computes
-//! reaches the threshold. The code represents a vector `v`, and the row stores `r ≥ ‖u − v‖`
-//! ([`code`]).
-//!
-//! 1. By Cauchy-Schwarz `|⟨u, q̂⟩ − ⟨v, q̂⟩| = |⟨u − v, q̂⟩| ≤ r`, since `‖q̂‖ = 1`.
-//! 2. The first level uses `k`, a query of 15-bit integers times a scale, with a known
-//!    `e ≥ ‖q̂ − k‖`. `|⟨v, q̂⟩ − ⟨v, k⟩| ≤ ‖v‖ e ≤ (1 + r) e`.
-//! 3. `⟨v, k⟩` is a sum of products of integers, which is exact, times two scales in f64.
-//! 4. `S` itself is a floating-point sum: `|S − ⟨u, q̂⟩| ≤` [`photosearch_vector::similarity_error`].
-//! 5. The rounding errors of the f64 computations here and in 2. and 4. are less than
-//!    [`ARITHMETIC`].
-//!
-//! Together: `|S − ⟨v, k⟩| ≤ r + (1 + r) e + similarity_error + ARITHMETIC`.
-//!
-//! The second level uses a finer `v`, first with `k` and then, for rows that this leaves undecided,
-//! with the query in f64, whose `e` is 0.
+//! compares all codes with a query and decides most rows with certainty ([`bound`]). The remaining
+//! rows are decided by the full vectors, so the result is the same as that of a scan of all vectors.
+//! This crate does not depend on PostgreSQL; pages are byte slices.
 
+pub mod bound;
 pub mod ceilings;
 pub mod code;
 pub mod filter;
@@ -34,6 +15,7 @@ pub mod layout;
 pub mod prefetch;
 pub mod verdicts;
 
+pub use bound::ARITHMETIC;
 pub use ceilings::Ceilings;
 pub use code::Encoder;
 pub use filter::CodeFilter;
@@ -41,14 +23,6 @@ pub use judge::{Counters, Judge};
 pub use layout::{Layout, MAX_PREFIX_DIMS, Slab, SlabMut, Tid};
 pub use prefetch::{Ahead, Lines};
 pub use verdicts::{Verdict, Verdicts};
-
-/// Exceeds the sum of all f64 rounding errors of one estimate. The longest sums are the norm of a
-/// query and the share of it in a prefix. They have up to 16,000 terms of one sign, so the relative
-/// error of a sum is at most 16,008 · 2^-53 < 2 · 10^-12, and that of its root is half as large.
-/// Dot products have at most [`MAX_PREFIX_DIMS`] = 2^12 terms whose absolute values add up to at
-/// most 2 (by Cauchy-Schwarz, for vectors of norms near 1), so their error is less than 10^-12.
-/// Scales and quotients add a few times 2^-53.
-pub const ARITHMETIC: f64 = 1e-11;
 
 #[cfg(test)]
 mod tests;

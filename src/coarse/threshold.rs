@@ -1,11 +1,11 @@
-//! The settings that determine threshold and prefix length for the forms that take neither as an
-//! argument.
+//! Where the threshold and the prefix length come from for the forms that take neither as an
+//! argument: from the settings, or from what a model recommends.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::guc;
-use crate::inference::catalog;
+use crate::inference::{self, catalog};
 use crate::types::sql_error;
 
 /// A snapshot of the settings. It is cheap to take for every row. Equal snapshots resolve to equal
@@ -14,7 +14,8 @@ use crate::types::sql_error;
 pub struct CoarseSettings {
     threshold: Option<f32>,
     dims: Option<usize>,
-    model_generation: u64,
+    /// Change with the settings that name a model, and with the models' files.
+    generations: [u64; 2],
 }
 
 /// The threshold and the prefix length of a comparison.
@@ -30,7 +31,7 @@ impl CoarseSettings {
             // Rounded to a real, like the argument of the explicit form.
             threshold: guc::coarse_threshold().map(|threshold| threshold as f32),
             dims: guc::coarse_dims(),
-            model_generation: guc::model_generation(),
+            generations: [guc::model_generation(), inference::generation()],
         }
     }
 
