@@ -2,7 +2,7 @@
 
 The reference is transformers: CLIPModel and SiglipModel in f32 (the bfloat16 cases in both types), the tokenizer classes
 CLIPTokenizer, SiglipTokenizer and Siglip2Tokenizer, and the image processors of the PIL backend (CLIPImageProcessorPil,
-SiglipImageProcessorPil), all loaded from the directory written here. The vocabularies are made from make_text.py's sentences.
+SiglipImageProcessorPil), all loaded from the directory written here. dual_models.py writes the models.
 
     python make_dual.py                      # write every case
     python make_dual.py --check-stored       # write nothing; compare the reference with the stored files
@@ -21,30 +21,20 @@ The first FILE is bpe_simple_vocab_16e6.txt.gz of the package open_clip_torch, t
 
 import argparse
 import contextlib
-import gzip
-import io
 import json
 import shutil
-import tempfile
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 import torch
 import transformers
+from dual_models import HALVES, LARGE, OPENAI, Case, sizes, write_model
 from make_preprocess import picture
-from make_text import CORPUS
 from safetensors.torch import load_file, save_file
-from sentencepiece import sentencepiece_model_pb2
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
-    CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     CLIPTokenizer,
-    SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
     SiglipTokenizer,
@@ -88,184 +78,12 @@ STATES = 5
 PICTURES = [(32, 32), (40, 31), (31, 44), (1, 1), (150, 40), (33, 200), (333, 250)]
 
 
-def byte_alphabet() -> dict[int, str]:
-    """GPT-2's printable character for each byte."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+def texts_of(case: Case) -> list[str]:
+    # SiglipTokenizer makes a token of white space before a text, which neither the authors' own code nor a tokenizer.json
+    # makes. Ours does not either, so the reference gets the texts without it.
+    texts = [text.lstrip() for text in TEXTS] if case.vocabulary == "sentencepiece" else TEXTS
+    return texts + SPECIAL[case.vocabulary]
 
-
-def learn_merges(words: Counter, count: int) -> list[tuple[str, str]]:
-    """Byte pair encoding. Ties are broken by the pair itself: the library's trainer breaks them at random."""
-    words = {tuple(word): n for word, n in words.items()}
-    merges = []
-    for _ in range(count):
-        pairs = Counter()
-        for word, n in words.items():
-            for pair in zip(word, word[1:]):
-                pairs[pair] += n
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        merges.append(best)
-        merged = {}
-        for word, n in words.items():
-            out, i = [], 0
-            while i < len(word):
-                if word[i : i + 2] == best:
-                    out.append("".join(best))
-                    i += 2
-                else:
-                    out.append(word[i])
-                    i += 1
-            merged[tuple(out)] = merged.get(tuple(out), 0) + n
-        words = merged
-    return merges
-
-
-def clip_merges(real: Path | None) -> list[tuple[str, str]]:
-    if real is not None:
-        lines = gzip.open(real).read().decode().split("\n")
-        return [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
-    alphabet = byte_alphabet()
-    words = Counter()
-    for line in CORPUS:
-        for word in line.lower().split():
-            letters = [alphabet[byte] for byte in word.encode()]
-            words[(*letters[:-1], letters[-1] + "</w>")] += 1
-    return learn_merges(words, 60)
-
-
-def clip_tokenizer(directory: Path, real: Path | None) -> int:
-    """A byte-level vocabulary with ends of words, in OpenAI's order. Returns its size."""
-    letters = list(byte_alphabet().values())
-    merges = clip_merges(real)
-    tokens = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
-    tokenizer.save_pretrained(directory)
-    return len(vocabulary)
-
-
-def gemma_tokenizer(directory: Path, real: Path | None) -> int:
-    """A vocabulary like Gemma's: BPE over characters, spaces as "▁", unknown characters as bytes. Returns its size."""
-    path = directory / "tokenizer.json"
-    if real is not None:
-        tokenizer = Tokenizer.from_file(str(real))
-    else:
-        # Gemma's BPE has no word boundaries except its split at spaces, which the normalizer leaves none of.
-        words = Counter(tuple(line.lower().replace(" ", "▁")) for line in CORPUS)
-        characters = sorted({character for word in words for character in word})
-        merges = learn_merges(words, 120)
-        tokens = ["<pad>", "<eos>", "<bos>", "<unk>"] + [f"<0x{byte:02X}>" for byte in range(256)]
-        tokens += characters + ["".join(pair) for pair in merges]
-        vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-        tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-        tokenizer.normalizer = normalizers.Replace(" ", "▁")
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-        tokenizer.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>"])
-    # As transformers 4 writes a GemmaTokenizerFast with add_bos_token=False and add_eos_token=True.
-    eos = tokenizer.token_to_id("<eos>")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A:0 <eos>:0", pair="$A:0 <eos>:0 $B:1 <eos>:1", special_tokens=[("<eos>", eos)]
-    )
-    tokenizer.save(str(path))
-    settings = dict(
-        add_bos_token=False,
-        add_eos_token=True,
-        do_lower_case=True,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_input_names=["input_ids"],
-        model_max_length=64,
-        padding_side="right",
-        tokenizer_class="GemmaTokenizer",
-    )
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
-    return tokenizer.get_vocab_size()
-
-
-def sentencepiece_tokenizer(directory: Path, _real: None) -> int:
-    """A Unigram vocabulary like SigLIP's: spiece.model for the reference, and a tokenizer.json as transformers' converter of
-    SentencePiece models writes it. Returns its size."""
-    rules = {"\t": " ", "\n": " ", "\u00a0": " ", "\u3000": " ", "ﬁ": "fi", "e\u0301": "é"}
-    rules |= {chr(0xFF41 + i): chr(0x61 + i) for i in range(26)}
-    code = lambda text: " ".join(f"{ord(c):X}" for c in text)
-    with tempfile.TemporaryDirectory() as scratch:
-        table = Path(scratch) / "rules.tsv"
-        table.write_text("".join(f"{code(a)}\t{code(b)}\n" for a, b in rules.items()))
-        trained = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([line.lower() for line in CORPUS]),
-            model_writer=trained,
-            model_type="unigram",
-            vocab_size=280,
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            normalization_rule_tsv=str(table),
-            pad_id=0,
-            eos_id=1,
-            unk_id=2,
-            bos_id=-1,
-            minloglevel=2,
-        )
-    (directory / "spiece.model").write_bytes(trained.getvalue())
-    model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(trained.getvalue())
-    tokenizer = Tokenizer(models.Unigram([(piece.piece, piece.score) for piece in model.pieces], unk_id=2))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap), normalizers.Replace(Regex(" {2,}"), " ")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    tokenizer.add_special_tokens([AddedToken(t, lstrip=True, rstrip=True, normalized=False) for t in ("</s>", "<unk>")])
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
-    tokenizer.save(str(directory / "tokenizer.json"))
-    settings = dict(
-        do_lower_case=True,
-        eos_token="</s>",
-        pad_token="</s>",
-        unk_token={"__type": "AddedToken", "content": "<unk>", "lstrip": True, "normalized": False, "rstrip": True, "single_word": False},
-        model_input_names=["input_ids"],
-        model_max_length=64,
-        tokenizer_class="SiglipTokenizer",
-    )
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
-    return len(model.pieces)
-
-
-@dataclass
-class Case:
-    about: str
-    vocabulary: str  # a key of SPECIAL
-    text: dict
-    vision: dict
-    top: dict = field(default_factory=dict)
-    preprocessor: dict = field(default_factory=dict)
-    edit: dict = field(default_factory=dict)  # changes to config.json
-    shard: str = "5GB"
-    dtype: torch.dtype = torch.float32
-
-    @property
-    def clip(self) -> bool:
-        return self.vocabulary == "clip"
-
-    @property
-    def texts(self) -> list[str]:
-        # SiglipTokenizer makes a token of white space before a text, which neither the authors' own code nor a tokenizer.json
-        # makes. Ours does not either, so the reference gets the texts without it.
-        texts = [text.lstrip() for text in TEXTS] if self.vocabulary == "sentencepiece" else TEXTS
-        return texts + SPECIAL[self.vocabulary]
-
-
-def sizes(hidden: int, heads: int, layers: int, **others) -> dict:
-    return dict(hidden_size=hidden, intermediate_size=2 * hidden, num_attention_heads=heads, num_hidden_layers=layers, **others)
-
-
-OPENAI = dict(image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711])
-HALVES = dict(image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5])
 
 CASES = {
     "clip_openai": Case(
@@ -331,84 +149,6 @@ CASES = {
         dtype=torch.bfloat16,
     ),
 }
-
-
-
-def tower(hidden: int, inner: int, heads: int, layers: int, **others) -> dict:
-    return sizes(hidden, heads, layers, **others) | dict(intermediate_size=inner)
-
-
-LARGE = {
-    "clip_vit_b_32": Case(
-        "the sizes of openai/clip-vit-base-patch32",
-        "clip",
-        tower(512, 2048, 8, 12, max_position_embeddings=77, hidden_act="quick_gelu", eos_token_id=2),
-        tower(768, 3072, 12, 12, image_size=224, patch_size=32, hidden_act="quick_gelu"),
-        top=dict(projection_dim=512),
-        preprocessor=dict(**OPENAI, crop_size=224, size=224, resample=3),
-    ),
-    "clip_vit_h_14": Case(
-        "the sizes of laion/CLIP-ViT-H-14 with 3 layers",
-        "clip",
-        tower(1024, 4096, 16, 3, max_position_embeddings=77, hidden_act="gelu"),
-        tower(1280, 5120, 16, 3, image_size=224, patch_size=14, hidden_act="gelu"),
-        top=dict(projection_dim=1024),
-        preprocessor=dict(**OPENAI, crop_size=224, size=224, resample=3),
-    ),
-    "siglip_so400m": Case(
-        "the sizes of google/siglip2-so400m-patch14-384 with 3 layers",
-        "gemma",
-        tower(1152, 4304, 16, 3, max_position_embeddings=64),
-        tower(1152, 4304, 16, 3, image_size=384, patch_size=14),
-        preprocessor=dict(**HALVES, size=dict(height=384, width=384), resample=2),
-    ),
-}
-
-TOKENIZERS = dict(clip=clip_tokenizer, gemma=gemma_tokenizer, sentencepiece=sentencepiece_tokenizer)
-
-
-@torch.no_grad()
-def draw_weights(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Random weights. Attention is far from uniform, and no bias is zero."""
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if name == "logit_scale":
-            value = torch.full(parameter.shape, 4.6)
-        elif name == "logit_bias":
-            value = torch.full(parameter.shape, -12.5)
-        elif name.endswith("bias"):
-            value = 0.2 * noise
-        elif "norm" in name or "layrnorm" in name:
-            value = 1.0 + 0.3 * noise
-        elif "position" in name or "class" in name:
-            value = 0.4 * noise
-        elif "token_embedding" in name or "probe" in name:
-            value = noise
-        else:
-            gain = 1.5 if "q_proj" in name or "k_proj" in name else 3.0 if "patch" in name else 1.0
-            value = gain * noise / parameter[0].numel() ** 0.5
-        parameter.copy_(value)
-
-
-def write_model(case: Case, directory: Path, seed: int, real: Path | None) -> None:
-    directory.mkdir(parents=True)
-    vocabulary = TOKENIZERS[case.vocabulary](directory, real)
-    text = case.text | dict(vocab_size=vocabulary)
-    if case.clip:
-        text = dict(bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1) | text
-    config = (CLIPConfig if case.clip else SiglipConfig)(text_config=text, vision_config=case.vision, **case.top)
-    model = (CLIPModel if case.clip else SiglipModel)(config)
-    draw_weights(model, torch.Generator().manual_seed(seed))
-    model.to(case.dtype).save_pretrained(directory, max_shard_size=case.shard)
-    path = directory / "config.json"
-    written = json.loads(path.read_text()) | case.edit
-    if directory.name == "clip_laion":
-        # Values of the _dict keys win. The others are decoys.
-        for part in ("text", "vision"):
-            written[f"{part}_config_dict"] = written[f"{part}_config"]
-            written[f"{part}_config"] = written[f"{part}_config"] | dict(hidden_act="quick_gelu", hidden_size=512)
-    path.write_text(json.dumps(written, indent=1) + "\n")
-    (directory / "preprocessor_config.json").write_text(json.dumps(case.preprocessor, indent=1) + "\n")
 
 
 def load_tokenizer(case: Case, directory: Path):
@@ -543,7 +283,7 @@ def check_sensitivity() -> None:
         directory = HERE / "dual" / name
         stored = load_file(directory / "golden.safetensors")
         model = load_model(case, directory, torch.float32)
-        ids, images = token_ids(case, directory, case.texts), pixels(case, directory)
+        ids, images = token_ids(case, directory, texts_of(case)), pixels(case, directory)
         for mistake, tower, wrong in mistakes(case, model):
             with wrong:
                 now = run(model, ids, images)[tower]
@@ -600,7 +340,7 @@ def main() -> None:
         if not arguments.check_stored:
             shutil.rmtree(directory, ignore_errors=True)
             write_model(case, directory, SEED + index, vocabulary)
-        texts = case.texts
+        texts = texts_of(case)
         if vocabulary is not None:
             # A real vocabulary deserves more texts.
             texts += [entry["text"] for entry in json.loads((HERE / "tokens_qwen3.json").read_text())["strings"]]
