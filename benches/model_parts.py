@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 
-from model_inputs import LARGE, MINI, SIZES, Inputs, fixed_texts, queries
+from model_inputs import DUAL, DUAL_SIZE, LARGE, MINI, SIZES, Inputs, fixed_texts, queries
 from server import ROOT, Server
 
 sys.path.append(str(ROOT / "models/train"))
@@ -26,7 +26,12 @@ PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
 
 # The cosine that a forward pass in less than f32 must reach with f32.
 AGREEMENT = {"bfloat16": 0.9995, "int8": 0.998}
+# The types in which CLIP and SigLIP are measured, and the cosine that each must reach with transformers in f32.
+DUAL_AGREEMENT = {"float32": 0.999999} | AGREEMENT
+DUAL_DTYPES = list(DUAL_AGREEMENT)
 SESSIONS = (1, 2, 4, 16)
+# The ways of the Python loop over photos: the image processor's backend, and the threads that decode.
+WAYS = [(backend, threads) for backend in ("pil", "torchvision") for threads in (1, 2)]
 
 
 @dataclass
@@ -50,6 +55,12 @@ def at_most(key, what, value, unit, factor, beside, beside_what):
     """A figure that must be at most `factor` times the value it is compared with."""
     met = None if beside is None else value <= factor * beside
     return Figure(key, what, value, unit, beside, beside_what, f"≤ {factor:g} × {beside_what}", met)
+
+
+def at_least_times(key, what, value, unit, factor, beside, beside_what):
+    """A figure that must be at least `factor` times the value it is compared with."""
+    met = None if beside is None else value >= factor * beside
+    return Figure(key, what, value, unit, beside, beside_what, f"≥ {factor:g} × {beside_what}", met)
 
 
 def limit(key, what, value, unit, most):
@@ -114,6 +125,10 @@ def private(pid):
     return sum(value for name, value in smaps(pid).items() if name.startswith("Private_"))
 
 
+def pss(pid):
+    return smaps(pid)["Pss"]
+
+
 def available():
     """The MB of memory that processes can still allocate."""
     return int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) / 1024
@@ -132,6 +147,8 @@ class Bench:
         self.inputs = Inputs(directory, arguments.tokenizer, arguments.checkpoint)
         self.quick = arguments.quick
         self.text_runs, self.picture_runs = (3, 1) if arguments.quick else (7, 3)
+        # Of CLIP and SigLIP, which take a fraction of a second; and how often the photos are embedded.
+        self.dual_runs, self.photo_count, self.passes = (5, 6, 1) if arguments.quick else (25, 24, 3)
         self.server = None
         self.references = {}
         # The versions of transformers and torch, once they have run.
@@ -194,18 +211,21 @@ class Bench:
                 connection.execute("SELECT photosearch.quantize_model(%s, %s)", [source, target])
         return target
 
-    def reference(self, model, dtype, texts=(), pictures=(), vectors=False):
+    def reference(self, model, dtype, texts=(), pictures=(), vectors=False, photos=(), ways=()):
         """The answer of model_reference.py, which runs in a process of its own."""
         request, answer = self.directory / "request.json", self.directory / "answer.json"
         request.write_text(
             json.dumps({
                 "model": str(model), "dtype": dtype, "threads": self.threads, "texts": texts,
                 "pictures": [[str(path) for path in paths] for paths in pictures], "vectors": vectors,
+                "photos": [str(path) for path in photos], "ways": ways, "passes": self.passes,
             })
         )  # fmt: skip
         print(f"transformers, {dtype}", flush=True)
         subprocess.run([self.python, ROOT / "benches/model_reference.py", request, answer], check=True)
-        return json.loads(answer.read_text())
+        answer = json.loads(answer.read_text())
+        self.versions = answer["versions"]
+        return answer
 
     def dtypes(self):
         """The types in which transformers may be fastest on this CPU."""
@@ -222,10 +242,33 @@ class Bench:
             for dtype in self.dtypes():
                 texts = queries()[: 1 + self.text_runs]
                 answer = self.reference(self.inputs.large(), dtype, texts=[texts])
-                self.versions, tokens = answer["versions"], answer["texts"][0]["tokens"]
+                tokens = answer["texts"][0]["tokens"]
                 times[dtype] = statistics.median(answer["texts"][0]["times"][1:])
             self.references["text"] = min(times, key=times.get), times, tokens
         return self.references["text"]
+
+
+    def dual_model(self, name, dtype):
+        """The name of the variant of a CLIP or SigLIP model that computes in this type; None if int8 is to be left out."""
+        source = self.inputs.dual(name)
+        if dtype == "int8":
+            return self.quantized(source.name)
+        return source.name if dtype == "float32" else self.inputs.computing(source, dtype)
+
+    def dual_pictures(self):
+        return [self.inputs.picture(*DUAL_SIZE, seed) for seed in (7, 8, 9)]
+
+    def dual_reference(self, name):
+        """By type, the times of transformers for a CLIP or SigLIP model, and the vectors of the fixed texts and of the pictures;
+        nothing if transformers is to be left out."""
+        if "transformers" in self.without:
+            return {}
+        if name not in self.references:
+            pictures, runs = self.dual_pictures(), 1 + self.dual_runs
+            inputs = {"texts": [queries()[:runs], fixed_texts()], "pictures": [pictures[:1] * runs, pictures]}
+            model = self.inputs.dual(name)
+            self.references[name] = {dtype: self.reference(model, dtype, vectors=True, **inputs) for dtype in self.dtypes()}
+        return self.references[name]
 
 
 def cpu_flags():
@@ -319,24 +362,25 @@ def memory(bench):
         key, how, most = ("memory.preloaded", ", preloaded", 60) if preload else ("memory", "", 150)
         yield limit(key, f"private memory of a backend after a text query, 2B{how}", own, "MB", most)
         if not preload:
-            yield from eight(bench, own)
+            yield from eight(bench, "memory.eight", "2B", own, lambda session: session.text_seconds(LARGE, 2))
 
 
-def eight(bench, own):
-    """The memory of eight backends, with shared pages divided among them."""
-    count, what = 8, "memory of eight backends, sum of Pss, 2B"
+def eight(bench, key, about, own, use):
+    """The memory of eight backends that have used a model, with shared pages divided among them."""
+    count, what = 8, f"memory of eight backends, sum of Pss, {about}"
     if count * own > 0.8 * available():
-        yield Figure("memory.eight", what, None, "MB", note=f"not run: 8 × {own:,.0f} MB do not fit")
+        yield Figure(key, what, None, "MB", note=f"not run: 8 × {own:,.0f} MB do not fit")
         return
     sessions = [bench.session() for _ in range(count)]
-    sessions[0].text_seconds(LARGE, 2)
-    one = smaps(sessions[0].pid)["Pss"]
+    use(sessions[0])
+    one = pss(sessions[0].pid)
     for session in sessions[1:]:
-        session.text_seconds(LARGE, 2)
-    together = sum(smaps(session.pid)["Pss"] for session in sessions)
+        use(session)
+    together, own = (sum(map(of, [session.pid for session in sessions])) for of in (pss, private))
     for session in sessions:
         session.close()
-    yield at_most("memory.eight", what, together, "MB", 1.25, one, "one backend")
+    yield at_most(key, what, together, "MB", 1.25, one, "one backend")
+    yield Figure(f"{key}.private", f"private memory of these eight together, {about}", own, "MB")
 
 
 def backends(bench):
@@ -398,54 +442,65 @@ def mini(bench):
     """Pictures and texts per second with the bundled model."""
     count = 40 if bench.quick else 200
     load_album(bench, count)
-    each = "SELECT count(vector_dims(embed_image(%s, image))) FROM album WHERE id %% %s = %s"
-    batch = "SELECT cardinality(embed_images(%s, array_agg(image))) FROM album"
-
-    def rate(sessions):
-        opened = [bench.session() for _ in range(sessions)]
-        if sessions > 1:
-            # All sessions together have as many threads as a single one.
-            for session in opened:
-                session.connection.execute(f"SET photosearch.threads = {max(1, bench.threads // sessions)}")
-        for session in opened:
-            session.picture_seconds(MINI, bench.inputs.picture(*SIZES[0]).read_bytes(), 2)
-        rates = []
-        for _ in range(3):
-            arguments = [(session, (each, MINI, sessions, n)) for n, session in enumerate(opened)]
-            threads = [threading.Thread(target=session.seconds, args=query) for session, query in arguments]
-            started = time.perf_counter()
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            rates.append(count / (time.perf_counter() - started))
-        for session in opened:
-            session.close()
-        return statistics.median(rates)
-
     for sessions in (1, 2):
         what = f"pictures per second, mini model, {sessions} session{'s' if sessions > 1 else ''}"
-        figure = Figure(f"mini.pictures.{sessions}", what, rate(sessions), "/s", aim="≥ 3 × the first version")
-        yield figure
+        rate = rate_of_sessions(bench, MINI, count, sessions)
+        yield Figure(f"mini.pictures.{sessions}", what, rate, "/s", aim="≥ 3 × the first version")
+    yield Figure("mini.batch", "the same pictures by embed_images", rate_of_batch(bench, MINI, count), "/s")
     with bench.session() as session:
         session.text_seconds(MINI, 1)
-        times = [session.seconds(batch, MINI) for _ in range(4)][1:]
-        yield Figure("mini.batch", "the same pictures by embed_images", count / statistics.median(times), "/s")
         texts = session.text_seconds(MINI, 50 if bench.quick else 300)
         yield Figure("mini.texts", "text queries per second, mini model", len(texts) / sum(texts), "/s")
 
 
+def rate_of_sessions(bench, model, count, sessions):
+    """The pictures of the table album per second, divided among sessions that call embed_image."""
+    each = "SELECT count(vector_dims(embed_image(%s, image))) FROM album WHERE id %% %s = %s"
+    opened = [bench.session() for _ in range(sessions)]
+    if sessions > 1:
+        # All sessions together have as many threads as a single one.
+        for session in opened:
+            session.connection.execute(f"SET photosearch.threads = {max(1, bench.threads // sessions)}")
+    for session in opened:
+        session.picture_seconds(model, bench.inputs.picture(*SIZES[0]).read_bytes(), 2)
+    rates = []
+    for _ in range(3):
+        arguments = [(session, (each, model, sessions, n)) for n, session in enumerate(opened)]
+        threads = [threading.Thread(target=session.seconds, args=query) for session, query in arguments]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        rates.append(count / (time.perf_counter() - started))
+    for session in opened:
+        session.close()
+    return statistics.median(rates)
+
+
+def rate_of_batch(bench, model, count):
+    """The pictures of the table album per second, by embed_images in one session."""
+    batch = "SELECT cardinality(embed_images(%s, array_agg(image))) FROM album"
+    with bench.session() as session:
+        return count / statistics.median([session.seconds(batch, model) for _ in range(4)][1:])
+
+
 def load_album(bench, count):
-    """Fills the table album (id, image). Returns the truth."""
+    """Fills the table album with drawn pictures. Returns the truth."""
     folder = bench.inputs.album(count)
     paths, truth = read_album(folder)
+    fill_album(bench, [folder / path for path in paths])
+    return truth
+
+
+def fill_album(bench, paths):
+    """Fills the table album (id, image)."""
     with bench.server.connect() as connection:
         connection.execute("DROP TABLE IF EXISTS album")
         connection.execute("CREATE TABLE album (id int PRIMARY KEY, image bytea)")
         for i, path in enumerate(paths):
-            connection.execute("INSERT INTO album VALUES (%s, %b)", [i, (folder / path).read_bytes()])
+            connection.execute("INSERT INTO album VALUES (%s, %b)", [i, path.read_bytes()])
         connection.execute("VACUUM ANALYZE album")
-    return truth
 
 
 def agreement(bench):
@@ -469,7 +524,6 @@ def agreement(bench):
         if source == small and "transformers" not in bench.without:
             paths = [bench.inputs.picture(*SIZES[0])]
             answer = bench.reference(small, "float32", texts=[fixed_texts()], pictures=[paths], vectors=True)
-            bench.versions = answer["versions"]
             for kind in exact:
                 theirs = answer[kind][0]["vectors"]
                 worst = min(map(cosine, exact[kind], theirs))
@@ -504,4 +558,126 @@ def precision(bench, model, truth):
     return float(np.nanmean(found))
 
 
-PARTS = {part.__name__: part for part in (text, pictures, fresh, memory, backends, mini, agreement)}
+def dual(bench):
+    """A text query and a picture of the model's size with CLIP and SigLIP 2, and how far the vectors are from those of
+    transformers in f32."""
+    for name, about in DUAL.items():
+        answers = bench.dual_reference(name)
+        tokens = f" of {max(answers['float32']['texts'][0]['tokens'])} tokens" if answers else ""
+        kinds = {"texts": f"text query{tokens}", "pictures": "picture of {} × {}".format(*DUAL_SIZE)}
+        for dtype, answer in answers.items():
+            for kind, what in kinds.items():
+                key, what = f"dual.{name}.{kind}.transformers.{dtype}", f"{what}, {about}, transformers, {dtype}"
+                yield Figure(key, what, theirs(answer, kind), "ms")
+        models = {dtype: bench.dual_model(name, dtype) for dtype in DUAL_DTYPES}
+        times, found = dual_sessions(bench, {dtype: model for dtype, model in models.items() if model})
+        for dtype in times:
+            for kind, what in kinds.items():
+                key, what, value = f"dual.{name}.{kind}.{dtype}", f"{what}, {about}, {dtype}", times[dtype][kind]
+                if dtype == "bfloat16":
+                    best = fastest(answers, kind)
+                    beside = ", ".join(filter(None, ("transformers", best)))
+                    yield at_most(key, what, value, "ms", 0.6, theirs(answers.get(best), kind), beside)
+                elif dtype == "int8" and kind == "pictures":
+                    yield at_most(key, what, value, "ms", 0.6, times["bfloat16"][kind], "ours in bf16")
+                elif dtype == "int8":
+                    yield Figure(key, what, value, "ms", times["bfloat16"][kind], "ours in bf16")
+                else:
+                    yield Figure(key, what, value, "ms", theirs(answers.get(dtype), kind), f"transformers, {dtype}")
+            for kind in kinds if answers else ():
+                worst = min(map(cosine, found[dtype][kind], answers["float32"][kind][1]["vectors"]))
+                what = f"least cosine of {kind} with transformers' f32, {about}, {dtype}"
+                yield at_least(f"dual.{name}.agreement.{kind}.{dtype}", what, worst, "", DUAL_AGREEMENT[dtype])
+
+
+def dual_sessions(bench, models):
+    """By type, the times in milliseconds of a text query and of a picture, and the vectors of the fixed texts and of the pictures.
+    The models take turns, so that a disturbance of the machine affects all of them. A turn's first run warms up."""
+    pictures = [picture.read_bytes() for picture in bench.dual_pictures()]
+    for model in models.values():
+        bench.prepare(model)
+    sessions = {dtype: bench.session() for dtype in models}
+    times = {dtype: {"texts": [], "pictures": []} for dtype in models}
+    for _ in range(bench.dual_runs // 5):
+        for dtype, session in sessions.items():
+            times[dtype]["texts"] += session.text_seconds(models[dtype], 6)[1:]
+            times[dtype]["pictures"] += session.picture_seconds(models[dtype], pictures[0], 6)[1:]
+    found = {}
+    for dtype, session in sessions.items():
+        texts = [session.vector("embed_text", models[dtype], text) for text in fixed_texts()]
+        images = [session.vector("embed_image", models[dtype], picture) for picture in pictures]
+        found[dtype] = {"texts": texts, "pictures": images}
+        session.close()
+    for kinds in times.values():
+        kinds.update({kind: 1000 * statistics.median(seconds) for kind, seconds in kinds.items()})
+    return times, found
+
+
+def theirs(answer, kind):
+    """The milliseconds of transformers; None if it is left out."""
+    return answer and 1000 * statistics.median(answer[kind][0]["times"][1:])
+
+
+def fastest(answers, kind):
+    """The type in which transformers is fastest; None if it is left out."""
+    return min(answers, key=lambda dtype: theirs(answers[dtype], kind), default=None)
+
+
+def dual_memory(bench):
+    """The memory of one backend and of eight after a text query and a picture with SigLIP 2. Another backend runs them too, as
+    in the part memory."""
+    name = "siglip2_base"
+    about, model = f"{DUAL[name]}, bfloat16", bench.dual_model(name, "bfloat16")
+    picture = bench.dual_pictures()[0].read_bytes()
+    bench.prepare(model)
+
+    def use(session):
+        session.text_seconds(model, 2)
+        session.picture_seconds(model, picture, 2)
+
+    with bench.session() as other, bench.session() as session:
+        use(other)
+        use(session)
+        own = private(session.pid)
+    yield limit("dual_memory", f"private memory of a backend after a text query and a picture, {about}", own, "MB", 150)
+    yield from eight(bench, "dual_memory.eight", about, own, use)
+
+
+def bulk(bench):
+    """Photos of 12 megapixels per second, from the table's JPEG files to vectors, beside a Python loop from files."""
+    photos = bench.inputs.photos(bench.photo_count)
+    fill_album(bench, photos)
+    size = statistics.mean(path.stat().st_size for path in photos) / 1e6
+    print(f"{len(photos)} photos of {size:.1f} MB", flush=True)
+    for name, about in DUAL.items():
+        best = None
+        if answers := bench.dual_reference(name):
+            dtype = fastest(answers, "pictures")
+            answer = bench.reference(bench.inputs.dual(name), dtype, photos=photos, ways=WAYS)
+            rates = dict(zip(WAYS, map(statistics.median, answer["photos"])))
+            for (backend, threads), rate in rates.items():
+                what = f"photos per second of a Python loop, {about}, {dtype}, {backend}, {threads} decoding"
+                yield Figure(f"bulk.{name}.loop.{backend}.{threads}", what, rate, "/s")
+            best = max(rates.values())
+        for dtype in DUAL_DTYPES[1:]:
+            if model := bench.dual_model(name, dtype):
+                yield from photo_rates(bench, f"bulk.{name}.{dtype}", model, f"{about}, {dtype}", len(photos), best)
+    yield from photo_rates(bench, "bulk.mini", MINI, "mini model", len(photos), None)
+
+
+def photo_rates(bench, key, model, about, count, loop):
+    """The photos per second by embed_images and by two sessions, and the better of both in photos an hour."""
+    bench.prepare(model)
+    rates = {"embed_images": rate_of_batch(bench, model, count), "2 sessions": rate_of_sessions(bench, model, count, 2)}
+    for how, rate in rates.items():
+        what = f"photos per second, {about}, {how}"
+        if loop:
+            yield at_least_times(f"{key}.{how}", what, rate, "/s", 2, loop, "the Python loop")
+        else:
+            yield Figure(f"{key}.{how}", what, rate, "/s")
+    yield Figure(f"{key}.hour", f"photos an hour, {about}", 3600 * max(rates.values()), "/h")
+
+
+PARTS = {
+    part.__name__: part for part in (text, pictures, fresh, memory, backends, mini, agreement, dual, dual_memory, bulk)
+}

@@ -2,14 +2,19 @@
 
     python model_reference.py REQUEST.json ANSWER.json
 
-The request has `model` (a directory), `dtype`, `threads`, `texts` and `pictures` (lists of lists: each list gives one figure,
-and its first entry warms up), and `vectors` (whether the answer contains them). Only the forward pass is timed: prompts are
-tokenized and pictures are cut into patches before. Pictures must have sides that the recipe leaves unchanged.
+The request has `model` (a directory of Qwen3-VL, CLIP or SigLIP), `dtype`, `threads`, `texts` and `pictures` (lists of lists:
+each list gives one figure, and its first entry warms up), and `vectors` (whether the answer contains them). Only the forward
+pass is timed: prompts are tokenized and pictures are cut into patches before. Pictures must have sides that the recipe leaves
+unchanged.
+
+`photos` are files that are embedded from disk, `ways` the pairs of an image processor's backend and of a number of threads that
+decode, and `passes` how often each way takes all photos. All of the work is timed. Only CLIP and SigLIP can do this.
 """
 
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +23,12 @@ import torch.nn.functional as F
 import transformers
 from PIL import Image
 from tokenizers import Tokenizer
-from transformers import Qwen3VLModel
+from transformers import AutoImageProcessor, AutoModel, CLIPTokenizer, Qwen3VLModel
+from transformers.models.siglip2.tokenization_siglip2 import Siglip2Tokenizer
 
 INSTRUCTION = "Represent the user's input."
 IMAGE_PAD = "<|image_pad|>"
+BATCH = 16
 
 
 class Reference:
@@ -77,12 +84,61 @@ class Reference:
         return seconds, F.normalize(hidden[0, -1].float(), dim=-1).tolist()
 
 
+class DualReference:
+    """CLIP and SigLIP."""
+
+    def __init__(self, directory, dtype):
+        self.directory = directory
+        self.model = AutoModel.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+        # AutoTokenizer makes one that does not put texts in lower case of a published directory of SigLIP 2.
+        clip = self.model.config.model_type == "clip"
+        self.tokenizer = (CLIPTokenizer if clip else Siglip2Tokenizer).from_pretrained(directory)
+        length = self.model.config.text_config.max_position_embeddings
+        self.lengths = {"truncation": True, "max_length": length, "padding": False if clip else "max_length"}
+        self.pil = self.processor("pil")
+
+    def processor(self, backend):
+        return AutoImageProcessor.from_pretrained(self.directory, backend=backend)
+
+    def text(self, text):
+        return {"input_ids": self.tokenizer([text], return_tensors="pt", **self.lengths)["input_ids"]}
+
+    def picture(self, path):
+        return {"pixel_values": self.pixels(self.pil, path)}
+
+    def pixels(self, processor, path):
+        image = Image.open(path).convert("RGB")
+        return processor(image, return_tensors="pt")["pixel_values"].to(self.model.dtype)
+
+    @torch.inference_mode()
+    def embed(self, inputs):
+        """The seconds of the forward pass, and the normalised vector."""
+        started = time.perf_counter()
+        features = self.model.get_text_features if "input_ids" in inputs else self.model.get_image_features
+        output = features(**inputs).pooler_output
+        seconds = time.perf_counter() - started
+        return seconds, F.normalize(output[0].float(), dim=-1).tolist()
+
+    @torch.inference_mode()
+    def photos_per_second(self, paths, backend, threads):
+        """The rate of a loop over batches, which are decoded and resized in this many threads before the forward pass."""
+        processor = self.processor(backend)
+        started = time.perf_counter()
+        with ThreadPoolExecutor(threads) as pool:
+            for n in range(0, len(paths), BATCH):
+                pixels = torch.cat(list(pool.map(lambda path: self.pixels(processor, path), paths[n : n + BATCH])))
+                F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1).tolist()
+        return len(paths) / (time.perf_counter() - started)
+
+
 def main():
     request = json.loads(Path(sys.argv[1]).read_text())
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(request["threads"])
-    reference = Reference(Path(request["model"]), request["dtype"])
+    directory = Path(request["model"])
+    qwen = json.loads((directory / "config.json").read_text())["model_type"].startswith("qwen")
+    reference = (Reference if qwen else DualReference)(directory, request["dtype"])
 
     def measure(contents, prepare):
         times, tokens, vectors = [], [], []
@@ -90,7 +146,8 @@ def main():
             inputs = prepare(content)
             seconds, vector = reference.embed(inputs)
             times.append(seconds)
-            tokens.append(inputs["input_ids"].shape[1])
+            if "input_ids" in inputs:
+                tokens.append(inputs["input_ids"].shape[1])
             if request["vectors"]:
                 vectors.append(vector)
         return {"times": times, "tokens": tokens, "vectors": vectors}
@@ -100,6 +157,10 @@ def main():
         "threads": torch.get_num_threads(),
         "texts": [measure(texts, reference.text) for texts in request["texts"]],
         "pictures": [measure(pictures, reference.picture) for pictures in request["pictures"]],
+        "photos": [
+            [reference.photos_per_second(request["photos"], *way) for _ in range(request["passes"])]
+            for way in request["ways"]
+        ],
     }
     Path(sys.argv[2]).write_text(json.dumps(answer))
 
