@@ -2,6 +2,7 @@
 //! `photosearch.image_problem`.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use half::f16;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -13,6 +14,7 @@ use super::text;
 use crate::guc;
 use crate::image::{self, ImageError, Limits, RgbImage};
 use crate::inference::{catalog, model_thread, query_cache};
+use crate::model::compute;
 use crate::model::{Cache, Cancel, Embedder, ModelError, Request};
 use crate::types::{
     ArrayArg, ByteaArg, MrlVector, TextArg, VectorArray, VectorDatum, reserve_one, sql_error,
@@ -253,9 +255,14 @@ impl Target {
     }
 }
 
-/// Decodes all pictures. A picture that is larger than the model's input is decoded at the model's
-/// size. The encoded pictures, and those that are decoded already, count towards the memory limit
-/// of each decoding.
+/// A picture to decode.
+struct Encoded<'a> {
+    bytes: &'a [u8],
+    /// For error messages, as [`EmbedInput::element`].
+    element: Option<usize>,
+}
+
+/// Decodes all pictures, several at a time.
 fn decode_all(
     contents: &[EmbedInput],
     limits: &Limits,
@@ -266,48 +273,121 @@ fn decode_all(
         embedder.check_images().map_err(EmbedError::Model)?;
     }
     let encoded: usize = contents.iter().map(EmbedInput::image_bytes).sum();
-    let mut limits = Limits {
-        held: encoded as u64,
-        ..*limits
+    let pictures: Vec<Encoded<'_>> = contents
+        .iter()
+        .flat_map(|content| {
+            let images = content.images.iter().enumerate();
+            images.map(|(index, bytes)| Encoded {
+                bytes,
+                element: content
+                    .element
+                    .or((content.images.len() > 1).then_some(index + 1)),
+            })
+        })
+        .collect();
+    let mut decoder = Decoder {
+        limits: Limits {
+            held: encoded as u64,
+            ..*limits
+        },
+        embedder,
+        cancel,
     };
-    let mut all = Vec::with_capacity(contents.len());
-    for content in contents {
-        let mut images = Vec::new();
-        for (index, bytes) in content.images.iter().enumerate() {
-            cancel.check().map_err(EmbedError::Model)?;
-            let position_in_item = (content.images.len() > 1).then_some(index + 1);
-            let element = content.element.or(position_in_item);
-            let to_embed_error = |error| match error {
-                // The decoder cannot tell a cancel request from a lack of memory; `cancel` knows
-                // which of them stopped it.
-                ImageError::Cancelled => {
-                    EmbedError::Model(cancel.check().err().unwrap_or(ModelError::Cancelled))
-                }
-                error => EmbedError::Image(element, error),
-            };
+    let mut decoded = decoder.decode(&pictures)?.into_iter();
+    let counts = contents.iter().map(|content| content.images.len());
+    Ok(counts
+        .map(|count| decoded.by_ref().take(count).collect())
+        .collect())
+}
 
-            let picture = image::open(bytes, &limits).map_err(to_embed_error)?;
-            let (width, height) = picture.size();
-            let cancelled = || cancel.check().is_err();
-            let decoded = match embedder
-                .fitted_size(width, height)
-                .map_err(EmbedError::Model)?
-            {
-                Some((width, height)) => {
-                    picture.decode_to(width, height, embedder.filter(), &cancelled)
-                }
-                None => picture.decode(None, &cancelled),
+struct Decoder<'a> {
+    /// The encoded pictures, and those that are decoded already, count towards the memory limit of
+    /// each decoding.
+    limits: Limits,
+    embedder: &'a dyn Embedder,
+    cancel: &'a Cancel,
+}
+
+impl Decoder<'_> {
+    /// Decodes pictures, several at a time. The result, and the first error, is that of decoding them
+    /// one after the other.
+    fn decode(&mut self, pictures: &[Encoded<'_>]) -> Result<Vec<RgbImage>, EmbedError> {
+        let mut images = Vec::new();
+        images
+            .try_reserve_exact(pictures.len())
+            .map_err(|_| EmbedError::Model(ModelError::NoMemory))?;
+        // More pictures than threads, because some take longer than others.
+        let threads = compute::threads();
+        let at_a_time = if threads > 1 { 4 * threads } else { 1 };
+        while images.len() < pictures.len() {
+            let rest = &pictures[images.len()..];
+            let group = &rest[..at_a_time.min(rest.len())];
+            let together = if group.len() > 1 {
+                self.decode_together(group)
+            } else {
+                Vec::new()
             };
-            let image = decoded.map_err(to_embed_error)?;
-            limits.held += image.pixels().len() as u64;
-            images
-                .try_reserve(1)
-                .map_err(|_| EmbedError::Model(ModelError::NoMemory))?;
-            images.push(image);
+            let before = images.len();
+            images.extend(together.into_iter().map_while(OnceLock::into_inner));
+            for image in &images[before..] {
+                self.limits.held += image.pixels().len() as u64;
+            }
+            // The next picture failed for lack of its share of memory, or for any other reason: it is
+            // decoded alone, with all the memory that is left.
+            if images.len() - before < group.len() {
+                let image = self.decode_one(&group[images.len() - before], &self.limits)?;
+                self.limits.held += image.pixels().len() as u64;
+                images.push(image);
+            }
         }
-        all.push(images);
+        Ok(images)
     }
-    Ok(all)
+
+    /// Decodes pictures at the same time, each in an equal share of the memory that is left. An
+    /// element of the result is empty if its picture could not be decoded.
+    fn decode_together(&self, pictures: &[Encoded<'_>]) -> Vec<OnceLock<RgbImage>> {
+        let left = self.limits.max_memory.saturating_sub(self.limits.held);
+        let limits = Limits {
+            held: self.limits.max_memory - left / pictures.len() as u64,
+            ..self.limits
+        };
+        let decoded: Vec<OnceLock<RgbImage>> = pictures.iter().map(|_| OnceLock::new()).collect();
+        compute::for_each(pictures.len(), compute::threads(), |at| {
+            if let Ok(image) = self.decode_one(&pictures[at], &limits) {
+                // Each element is set once.
+                let _ = decoded[at].set(image);
+            }
+        });
+        decoded
+    }
+
+    /// Decodes one picture. A picture that is larger than the model's input is decoded at the model's
+    /// size.
+    fn decode_one(&self, picture: &Encoded<'_>, limits: &Limits) -> Result<RgbImage, EmbedError> {
+        let Decoder {
+            embedder, cancel, ..
+        } = self;
+        cancel.check().map_err(EmbedError::Model)?;
+        let to_embed_error = |error| match error {
+            // The decoder cannot tell a cancel request from a lack of memory; `cancel` knows which of
+            // them stopped it.
+            ImageError::Cancelled => {
+                EmbedError::Model(cancel.check().err().unwrap_or(ModelError::Cancelled))
+            }
+            error => EmbedError::Image(picture.element, error),
+        };
+        let opened = image::open(picture.bytes, limits).map_err(to_embed_error)?;
+        let (width, height) = opened.size();
+        let cancelled = || cancel.check().is_err();
+        match embedder
+            .fitted_size(width, height)
+            .map_err(EmbedError::Model)?
+        {
+            Some((width, height)) => opened.decode_to(width, height, embedder.filter(), &cancelled),
+            None => opened.decode(None, &cancelled),
+        }
+        .map_err(to_embed_error)
+    }
 }
 
 /// Returns whether an error describes the file, and not the current state of the server.

@@ -21,4 +21,4 @@ pub(super) use ops::{
     add, exp_all, gelu_erf, gelu_tanh, largest, layer_norm, quick_gelu, relu, rms_norm, rotate,
     silu, silu_gate, sum,
 };
-pub use pool::Pool;
+pub use pool::{Pool, for_each, threads};

@@ -27,8 +27,9 @@ const LOOKOUT: Duration = Duration::from_micros(100);
 /// Number of polls between two checks of the clock.
 const LOOKS: u32 = 64;
 
-/// Stack size of the threads. They use little recursion, so this is ample.
-const STACK_BYTES: usize = 4 << 20;
+/// Stack size of the threads. They use little recursion, also when they decode pictures, so this is
+/// ample.
+const STACK_BYTES: usize = 16 << 20;
 
 /// A pool of helper threads for the thread that owns the pool.
 pub struct Pool {
@@ -237,8 +238,12 @@ fn current() -> Option<&'static Pool> {
 
 /// Number of threads over which to split work of this many operations.
 pub fn width_for(operations: usize) -> usize {
-    let most = current().map_or(1, |pool| pool.width);
-    (operations / WORTH_A_THREAD).clamp(1, most)
+    (operations / WORTH_A_THREAD).clamp(1, threads())
+}
+
+/// The number of threads over which this thread splits its work.
+pub fn threads() -> usize {
+    current().map_or(1, |pool| pool.width)
 }
 
 /// Calls `work(0)` to `work(count - 1)` over `width` threads. Each thread first takes the indices

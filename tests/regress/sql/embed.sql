@@ -91,6 +91,11 @@ RESET photosearch.max_image_size;
 SET photosearch.max_embed_memory = '1MB';
 SELECT raised($$SELECT embed_image(image) FROM pictures WHERE name = 'png'$$);
 RESET photosearch.max_embed_memory;
+-- Pictures of an array are decoded at the same time; one that does not fit into its share of the memory is decoded alone.
+SET photosearch.max_embed_memory = '5MB';
+SELECT embed_images('photosearch-mini-1', array_agg(image ORDER BY name)) = array_agg(embed_image('photosearch-mini-1', image) ORDER BY name) AS same,
+       count(*) > 2 AS several FROM pictures;
+RESET photosearch.max_embed_memory;
 
 -- image_problem returns the reason why a picture can't be embedded, instead of an error, so that a backfill can skip it.
 SELECT name, photosearch.image_problem(image) AS problem FROM pictures ORDER BY name;
