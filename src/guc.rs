@@ -123,7 +123,8 @@ pub fn cache_dir() -> PathBuf {
     Path::new(OsStr::from_bytes(data.to_bytes())).join(set)
 }
 
-/// The number of bytes that one forward pass, or the decoding of one picture, may allocate.
+/// The number of bytes that one forward pass may allocate, and the number that the pictures of one
+/// batch may take while they are decoded.
 pub fn max_embed_memory() -> u64 {
     u64::try_from(MAX_EMBED_MEMORY.get()).unwrap_or(0) * 1024
 }

@@ -29,8 +29,9 @@ struct Batch {
     bytes: usize,
 }
 
-/// The batch size for pictures. A batch shares the transfer of the weights through the CPU caches,
-/// and it is small enough that the copies of the encoded pictures take little memory.
+/// The batch size for pictures. The pictures of a batch are decoded in parallel, and weights that the
+/// model has loaded into the CPU caches serve several of them. A batch is small enough that the copies
+/// of the encoded pictures take little memory.
 const IMAGES: Batch = Batch {
     elements: 8,
     bytes: 64 << 20,
@@ -258,11 +259,12 @@ impl Target {
 /// A picture to decode.
 struct Encoded<'a> {
     bytes: &'a [u8],
-    /// For error messages, as [`EmbedInput::element`].
+    /// The position of the picture in an array, counted from 1, for error messages. `None` if the
+    /// picture was not passed in an array, or alone in that of `embed`.
     element: Option<usize>,
 }
 
-/// Decodes all pictures, several at a time.
+/// Decodes the pictures of all items, several at a time. Returns the pictures of each item.
 fn decode_all(
     contents: &[EmbedInput],
     limits: &Limits,
@@ -301,22 +303,21 @@ fn decode_all(
 }
 
 struct Decoder<'a> {
-    /// The encoded pictures, and those that are decoded already, count towards the memory limit of
-    /// each decoding.
+    /// `held` counts all encoded pictures, and the decoded pictures that are part of the result.
     limits: Limits,
     embedder: &'a dyn Embedder,
     cancel: &'a Cancel,
 }
 
 impl Decoder<'_> {
-    /// Decodes pictures, several at a time. The result, and the first error, is that of decoding them
-    /// one after the other.
+    /// Decodes pictures, several at a time. Returns what decoding them one after the other would
+    /// return: the same pictures, or the error of the first picture that cannot be decoded.
     fn decode(&mut self, pictures: &[Encoded<'_>]) -> Result<Vec<RgbImage>, EmbedError> {
         let mut images = Vec::new();
         images
             .try_reserve_exact(pictures.len())
             .map_err(|_| EmbedError::Model(ModelError::NoMemory))?;
-        // More pictures than threads, because some take longer than others.
+        // A group has more pictures than there are threads, because some take longer than others.
         let threads = compute::threads();
         let at_a_time = if threads > 1 { 4 * threads } else { 1 };
         while images.len() < pictures.len() {
@@ -332,8 +333,9 @@ impl Decoder<'_> {
             for image in &images[before..] {
                 self.limits.held += image.pixels().len() as u64;
             }
-            // The next picture failed for lack of its share of memory, or for any other reason: it is
-            // decoded alone, with all the memory that is left.
+            // The first picture of the group that failed may only have needed more than its share of the
+            // memory. Alone, with all the memory that is left, it succeeds or fails with its own error.
+            // The pictures after it have been dropped, and are decoded again.
             if images.len() - before < group.len() {
                 let image = self.decode_one(&group[images.len() - before], &self.limits)?;
                 self.limits.held += image.pixels().len() as u64;
@@ -354,7 +356,7 @@ impl Decoder<'_> {
         let decoded: Vec<OnceLock<RgbImage>> = pictures.iter().map(|_| OnceLock::new()).collect();
         compute::for_each(pictures.len(), compute::threads(), |at| {
             if let Ok(image) = self.decode_one(&pictures[at], &limits) {
-                // Each element is set once.
+                // This cannot fail, because each element is set once.
                 let _ = decoded[at].set(image);
             }
         });
@@ -369,8 +371,8 @@ impl Decoder<'_> {
         } = self;
         cancel.check().map_err(EmbedError::Model)?;
         let to_embed_error = |error| match error {
-            // The decoder cannot tell a cancel request from a lack of memory; `cancel` knows which of
-            // them stopped it.
+            // The decoder stops when `cancel.check()` fails, and that happens at a cancel request and
+            // when memory is low. Another check tells which of them it was.
             ImageError::Cancelled => {
                 EmbedError::Model(cancel.check().err().unwrap_or(ModelError::Cancelled))
             }

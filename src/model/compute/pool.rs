@@ -1,4 +1,5 @@
-//! A thread pool that splits the work of a forward pass over threads.
+//! A thread pool that splits the work of a forward pass over threads. The pictures of an array are
+//! decoded in its threads, too.
 //!
 //! A forward pass splits its work a few hundred times, each time for less than a millisecond.
 //! Waking a sleeping thread takes a large part of that time. So the threads of a [`Pool`] poll for
