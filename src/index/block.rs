@@ -151,8 +151,8 @@ impl Block {
         Page::new(unsafe { &*pg_sys::BufferGetPage(self.buffer()).cast() })
     }
 
-    /// The page for writing, without a WAL record. Only for pages that are logged otherwise: those
-    /// of a build, which are logged as a whole at its end, and those of an init fork.
+    /// The page for writing, without a WAL record. Only for pages that the caller logs itself: those
+    /// of a build, which are logged together at its end, and that of an init fork.
     fn page_mut(&mut self) -> &mut [u8; PAGE] {
         // SAFETY: `self` holds a pin and an exclusive lock, and `&mut self` guarantees that this is
         // the only reference to the page in this backend.
@@ -170,8 +170,8 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         // An ERROR resets the counter with which Postgres holds off interrupts while a lock is
-        // held. Releasing the lock here would then let that counter underflow, so leave it to the
-        // end of the transaction, which releases all locks.
+        // held. Releasing the lock here would then let that counter underflow, so leave the lock to
+        // the end of the transaction, which releases all locks.
         if !std::thread::panicking() {
             // SAFETY: `self` owns the lock. The field `pin` is dropped after this, and releases the
             // pin.

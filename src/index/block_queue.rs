@@ -1,4 +1,4 @@
-//! The blocks that a sweep reads, shared with other processes if the scan is parallel.
+//! The blocks that a sweep reads. The processes of a parallel scan divide them among themselves.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,8 +35,8 @@ pub struct BlockQueue {
     count: pg_sys::BlockNumber,
     /// The rest of the blocks that this process has taken.
     taken: Range<pg_sys::BlockNumber>,
-    /// All blocks that this process has taken in its first sweep. Later sweeps of the scan read the
-    /// same blocks.
+    /// All blocks that this process has taken in its first sweep. Later sweeps, which only a scan with
+    /// ORDER BY makes, read the same blocks.
     all_taken: Vec<Range<pg_sys::BlockNumber>>,
     /// In a later sweep, the number of ranges in `all_taken` that it has used. `None` in the first
     /// sweep.
@@ -63,7 +63,7 @@ impl BlockQueue {
     /// blocks, if the scan is not parallel).
     ///
     /// Participants may see different lengths of the file. Each of these lengths is sufficient,
-    /// because it was read after the snapshot was taken (see the top of this file).
+    /// because it was read after the snapshot was taken (see the head of `scan.rs`).
     pub fn take(&mut self, shared: Option<&Shared>) -> Option<pg_sys::BlockNumber> {
         if self.taken.is_empty()
             && let Some(repeated) = &mut self.repeated

@@ -19,9 +19,9 @@ use crate::version;
 /// take 192 bytes (8 + 4 bits per dimension).
 const DEFAULT_PREFIX_DIMS: usize = 128;
 
-/// The number of pages that a build writes at a time: 8 MB. Nothing is read in between, so they come
-/// into neighbouring buffers, where a sweep reads them faster (by a quarter, measured with two entries
-/// on a page) than between the pages of the table.
+/// The number of pages that a build writes at a time: 8 MB. While it writes them, it reads no page of
+/// the table, so they get neighbouring buffers. A sweep reads neighbouring buffers faster than buffers
+/// between which pages of the table lie (by a quarter, measured with two entries on a page).
 const PAGES_AT_A_TIME: usize = 1024;
 
 /// The state of a build. It fills one page after another, in the order of the table.
@@ -65,7 +65,7 @@ impl Build {
         Ok(())
     }
 
-    /// Begins an empty page.
+    /// Adds the page to the full pages, and begins an empty one.
     fn finish_page(&mut self) -> Result<(), ErrorReport> {
         if self.full.len() == PAGES_AT_A_TIME {
             self.write_full_pages();
@@ -164,8 +164,8 @@ unsafe fn check_supported(
                 "Whether two vectors conflict under the operator @~ depends on the session's settings.",
             ));
         }
-        // A scan reports a TID that no heap row can have as corruption, so the TIDs of other table
-        // access methods are not supported.
+        // If a heap row cannot have a TID, a scan reports the entry as corrupted. Rows of other table
+        // access methods can have such TIDs.
         if !std::ptr::eq((*table).rd_tableam, pg_sys::GetHeapamTableAmRoutine()) {
             return Err(unsupported(format!(
                 "access method \"mrl\" does not support table \"{}\"",
@@ -232,8 +232,8 @@ pub unsafe extern "C-unwind" fn ambuild(
     }
 }
 
-/// Adds a row to the index. The table scan calls it for every row that the index must contain, and
-/// processes interrupts.
+/// Adds a row to the index. The table scan calls this function for every row that the index must
+/// contain. The table scan also processes interrupts.
 #[pg_guard]
 unsafe extern "C-unwind" fn add_row(
     _index: pg_sys::Relation,

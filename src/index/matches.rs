@@ -9,7 +9,7 @@ use super::page::Content;
 use super::relation::{Index, block_count};
 use crate::sweep::{Ahead, Judge, Tid, Verdict};
 
-/// The matches of the pages that were judged last.
+/// The matches on the pages that were judged last.
 pub struct Matches {
     pub table: Table,
     pub certain: Vec<pg_sys::ItemPointerData>,
@@ -87,17 +87,17 @@ impl Matches {
 pub struct Table {
     /// Null in a bitmap scan.
     relation: pg_sys::Relation,
-    /// The number of blocks of the table when it was last read. In a bitmap scan it is
-    /// InvalidBlockNumber, which exceeds every block number: the bitmap heap scan ignores blocks that
-    /// the table does not have.
+    /// The number of blocks of the table when the number was last read. In a bitmap scan it is
+    /// InvalidBlockNumber, which exceeds every block number, so that no block counts as missing: the
+    /// bitmap heap scan itself ignores blocks that the table does not have.
     blocks: pg_sys::BlockNumber,
 }
 
 impl Table {
-    /// Sets the table of a scan that is not a bitmap scan.
+    /// Sets the table of the scan: null in a bitmap scan.
     ///
     /// # Safety
-    /// `relation` is null, or the table, which is open as long as the scan.
+    /// `relation` is null, or an open table that stays open until the scan ends.
     pub unsafe fn set(&mut self, relation: pg_sys::Relation) {
         self.relation = relation;
         if !relation.is_null() {
@@ -109,8 +109,8 @@ impl Table {
     /// Returns whether a row of the table can have this TID. If not, the entry is corrupted.
     pub fn can_have(&mut self, tid: Tid) -> bool {
         if tid.block >= self.blocks && !self.relation.is_null() {
-            // SAFETY: the table is open as long as the scan. Its length is read again because other
-            // backends may have extended it.
+            // The length is read again because other backends may have extended the table.
+            // SAFETY: `set` guarantees that the table stays open until the scan ends.
             self.blocks = unsafe { block_count(self.relation) };
         }
         tid.block < self.blocks && is_valid_tid(tid)

@@ -25,6 +25,7 @@ pub struct Index {
 /// Postgres invalidates that entry.
 struct CachedState {
     meta: Meta,
+    /// The block on which this backend inserted last, or InvalidBlockNumber.
     insert_block: pg_sys::BlockNumber,
 }
 
@@ -119,6 +120,7 @@ impl Index {
         Ok((block, content))
     }
 
+    /// Checks the page of a block, and returns what it contains.
     pub fn content(&self, block: &Block) -> Result<Content, ErrorReport> {
         block
             .page()
@@ -126,7 +128,7 @@ impl Index {
             .ok_or_else(|| self.corrupted(block.number()))
     }
 
-    /// The entries of a block, whose number [`Index::content`] has returned.
+    /// The entries of a block. `count` is the number of entries that [`Index::content`] has returned.
     pub fn slab<'a>(&'a self, block: &'a Block, count: usize) -> Result<Slab<'a>, ErrorReport> {
         block
             .page()
@@ -138,7 +140,8 @@ impl Index {
     /// initialized first. Returns the number of entries after `change`.
     ///
     /// # Safety
-    /// `block` is a block of this index with an exclusive lock, and `content` is its current state.
+    /// `block` is a block of this index with an exclusive lock, and `content` is what
+    /// [`Index::content`] returns for it.
     pub unsafe fn change(
         &self,
         block: &Block,
@@ -169,9 +172,9 @@ impl Index {
         }
     }
 
-    /// The free space that the free space map records for a block with `count` entries: one step of
-    /// its scale per free place, up to half a page. The actual number of bytes would be rounded
-    /// down by the map, so the last place on a page would never be found.
+    /// The free space, in bytes, that the free space map records for a block with `count` entries: one
+    /// step of the map's scale for each free place, up to half a page. The map rounds down to steps. If
+    /// it got the actual number of bytes, it would never find the last place on a page.
     pub fn free_space(&self, count: usize) -> usize {
         ((self.layout.capacity() - count) * SPACE_FOR_ONE_ENTRY).min(PAGE / 2)
     }
