@@ -1,5 +1,5 @@
-//! Where the threshold and the prefix length come from for the forms that take neither as an
-//! argument: from the settings, or from what a model recommends.
+//! Determines the threshold and the prefix length of a comparison whose SQL form has no arguments for
+//! them: the settings state them, or else the model recommends them.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -14,7 +14,8 @@ use crate::types::sql_error;
 pub struct CoarseSettings {
     threshold: Option<f32>,
     dims: Option<usize>,
-    /// Change with the settings that name a model, and with the models' files.
+    /// Two counters: the first changes with the settings that name a model, the second with the models'
+    /// files.
     generations: [u64; 2],
 }
 
@@ -40,9 +41,12 @@ impl CoarseSettings {
         self.dims
     }
 
-    /// Returns threshold and prefix length for a query of `query_dims` dimensions. A parameter that
-    /// is not set is the one that `photosearch.model` recommends; that requires a model whose
-    /// vectors have `query_dims` dimensions.
+    /// Returns the threshold and the prefix length for a query of `query_dims` dimensions. Where a
+    /// setting is not set, takes what the model that `photosearch.model` names recommends.
+    ///
+    /// # Errors
+    /// A setting is not set, and that model's vectors do not have `query_dims` dimensions, or the model
+    /// recommends no value.
     pub fn resolve(&self, query_dims: usize) -> Result<CoarseParams, ErrorReport> {
         if let (Some(threshold), Some(dims)) = (self.threshold, self.dims) {
             return Ok(CoarseParams { threshold, dims });

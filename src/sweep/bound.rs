@@ -8,16 +8,17 @@
 //!
 //! 1. By Cauchy-Schwarz `|⟨u, q̂⟩ − ⟨v, q̂⟩| = |⟨u − v, q̂⟩| ≤ r`, since `‖q̂‖ = 1`.
 //! 2. The first level uses `k`, a query of 15-bit integers times a scale, with a known
-//!    `e ≥ ‖q̂ − k‖`. `|⟨v, q̂⟩ − ⟨v, k⟩| ≤ ‖v‖ e ≤ (1 + r) e`.
+//!    `e ≥ ‖q̂ − k‖`. `|⟨v, q̂⟩ − ⟨v, k⟩| ≤ ‖v‖ e ≤ (1 + r) e`, since `‖v‖ ≤ ‖u‖ + ‖u − v‖`.
 //! 3. `⟨v, k⟩` is a sum of products of integers, which is exact, times two scales in f64.
 //! 4. `S` itself is a floating-point sum: `|S − ⟨u, q̂⟩| ≤` [`photosearch_vector::similarity_error`].
-//! 5. The rounding errors of the f64 computations here and in 2. and 4. are less than
-//!    [`ARITHMETIC`].
+//! 5. The rounding errors of the computations in f64, those of the bound included, are together less
+//!    than [`ARITHMETIC`].
 //!
 //! Together: `|S − ⟨v, k⟩| ≤ r + (1 + r) e + similarity_error + ARITHMETIC`.
 //!
-//! The second level uses a finer `v`, first with `k` and then, for rows that this leaves undecided,
-//! with the query in f64, whose `e` is 0.
+//! The second level decides the rows that the first level leaves undecided. It uses a finer `v`, first
+//! with the same `k`. For rows that are then still undecided, it uses the query in f64 instead of `k`,
+//! so that `e` is 0.
 
 /// Exceeds the sum of all f64 rounding errors of one estimate. The longest sums are the norm of a
 /// query and the share of it in a prefix. They have up to 16,000 terms of one sign, so the relative
