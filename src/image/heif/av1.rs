@@ -1,10 +1,10 @@
-//! Reads from the coded data of an AV1 picture the size, for which a decoder will allocate memory, and
-//! the colours. Section numbers are those of the AV1 bitstream specification.
+//! Reads the coded data of an AV1 picture as far as its format: the size for which a decoder will
+//! allocate memory, and the colours. Section numbers are those of the AV1 bitstream specification.
 
 use super::read::{BitReader, ByteReader};
 use super::{ChromaFormat, CodedFormat, Colours, Fault};
 
-/// Types of OBUs (6.2.2).
+/// Types of open bitstream units, OBUs (6.2.2).
 const SEQUENCE_HEADER: u8 = 1;
 const FRAME_HEADER: u8 = 3;
 const TILE_GROUP: u8 = 4;
@@ -14,10 +14,11 @@ const FRAME: u8 = 6;
 /// shown; AV1 allows four.
 const MAX_FRAMES: usize = 4;
 
-/// The most OBUs of a picture. A frame has at most 4096 tiles, and encoders group them.
+/// The most OBUs of a picture. A frame has at most 4096 tiles, and encoders put several into an OBU.
 const MAX_UNITS: usize = 4096;
 
-/// The value of a sequence header's field that each frame states itself (`SELECT_…` in 5.5.1).
+/// The value of a field of the sequence header if each frame states its own value (`SELECT_…` in
+/// 5.5.1).
 const SELECT: u32 = 2;
 
 /// A coded picture in the form in which the decoder gets it.
@@ -121,6 +122,7 @@ pub(super) fn format(av1c: &[u8], data: &[u8]) -> Result<CodedFormat, Fault> {
     }
     let mut format = sequence.format;
     if resized {
+        // The sizes that frames state themselves are not read, so assume the largest.
         (format.coded_width, format.coded_height) = sequence.largest;
     }
     Ok(format)
@@ -175,7 +177,9 @@ struct SequenceHeader {
     time_bits: u32,
     /// Bits of the frame ID in a frame header; 0 if there is none.
     number_bits: u32,
+    /// `seq_force_screen_content_tools`: 0, 1 or [`SELECT`].
     screen_content: u32,
+    /// `seq_force_integer_mv`: 0, 1 or [`SELECT`].
     integer_motion: u32,
 }
 

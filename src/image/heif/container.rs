@@ -21,7 +21,8 @@ pub(super) struct Container<'a> {
     idat: &'a [u8],
     primary: u32,
     items: BTreeMap<u32, ContainerItem<'a>>,
-    /// By the type of a reference and the item that it refers to: the items that it comes from.
+    /// The items from which references come, by the type of the references and the item to which they
+    /// refer.
     referring: BTreeMap<([u8; 4], u32), Vec<u32>>,
     entries: EntryCount,
     /// The number of bytes that [`Self::data`] has copied.
@@ -97,8 +98,8 @@ impl<'a> ContainerItem<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// Reads the first `meta` box of a file. Damage after a `moov` box is ignored: that file is refused
-    /// as a sequence.
+    /// Reads the first `meta` box of a file. If the file has a `moov` box and is damaged between that
+    /// and a `meta` box, the error is that it is a sequence.
     pub fn read(file: &'a [u8]) -> Result<Self, Fault> {
         let mut rest = ByteReader(file);
         let mut sequence = false;

@@ -1,10 +1,11 @@
-//! Reads from the coded data of an HEVC picture (ITU-T H.265) the size, for which a decoder will
-//! allocate memory, and the colours. Section numbers are those of H.265.
+//! Reads the coded data of an HEVC picture (ITU-T H.265) as far as its format: the size for which a
+//! decoder will allocate memory, and the colours. Section numbers are those of H.265.
 
 use super::read::{BitReader, ByteReader};
 use super::{ChromaFormat, CodedFormat, Colours, Fault};
 
-/// Types of NAL units (7.4.2.2).
+/// Types of NAL units (7.4.2.2). Slices of IRAP pictures need no other picture. Units that are not VCL
+/// hold no slices.
 const FIRST_IRAP: u8 = 16;
 const LAST_IRAP: u8 = 23;
 const FIRST_NON_VCL: u8 = 32;
@@ -17,7 +18,8 @@ const MAX_PARAMETER_SETS: usize = 16;
 /// The most NAL units of a picture. The highest level of HEVC allows 600 slices.
 const MAX_UNITS: usize = 4096;
 
-/// The longest beginning of a sequence parameter set, in bytes, up to its colours.
+/// The most bytes that are read of a sequence parameter set. If its colours come later, it counts as cut
+/// short.
 const MAX_SPS: usize = 2 << 10;
 
 /// A coded picture in the form in which the decoder gets it.

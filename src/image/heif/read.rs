@@ -60,7 +60,8 @@ impl<'a> ByteReader<'a> {
         Ok(((both >> 24) as u8, both & 0xff_ffff))
     }
 
-    /// The name and the content of the next box (ISO/IEC 14496-12, 4.2).
+    /// The name and the content of the next box (ISO/IEC 14496-12, 4.2). The content of a `uuid` box
+    /// begins after its UUID.
     pub fn next_box(&mut self) -> Result<([u8; 4], &'a [u8]), Fault> {
         let size = self.u32()?;
         let name = self.fourcc()?;

@@ -274,7 +274,7 @@ fn the_format_is_read_from_av1_sequence_headers() {
         ..limited
     };
     assert_eq!(av1::format(&av1c, &hex(AV1_GREY)).unwrap(), grey);
-    // The reduced frame headers of these sequences are not read.
+    // SEQUENCE_10 and SEQUENCE_GREY are reduced, so the content of their frame headers is not read.
     let frame = "320116";
     let deep = CodedFormat {
         chroma: ChromaFormat::Full,
@@ -369,7 +369,7 @@ fn transparency_is_shown_on_white() {
     let kind = b"\0\0\0\0urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0";
     let level = decoded(&[avif(AV1_GREY)]).unwrap().pixels()[0];
     for alpha in [avif(AV1_GREY), heic()] {
-        // From a picture with colours, the luma is the transparency.
+        // If the auxiliary picture has colours, its luma is the transparency.
         let by = if alpha.kind == *b"hvc1" { 124 } else { level };
         let alpha = alpha.with(b"auxC", kind);
         let items = [heic(), alpha.clone().to(b"auxl", &[1])];
