@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests pg_upgrade from a server of an older major version: tables, indexes, answers, sweeps, and what a model's name stands for.
+"""Tests pg_upgrade from a server of an older major version: tables, indexes, answers, sweeps, and the files behind a model's name.
 
 usage: run_pg_upgrade.py OLD_PG_CONFIG        (PG_CONFIG names the installation of the newer version)
 
@@ -67,7 +67,7 @@ def connect(server):
 
 
 def sweeps(connection):
-    """What each question has the index do, without the time that it takes."""
+    """The rows that answer each question, and the counters of its sweeps, without their time."""
     found = {}
     connection.execute("SET enable_seqscan = off")
     connection.execute("SET enable_bitmapscan = off")
@@ -140,7 +140,7 @@ class Test:
         self.old = Server(scratch / "old", pg_config=old_pg_config, **self.settings)
 
     def make(self):
-        """Makes the old cluster, and keeps what it answers."""
+        """Makes the old cluster, and keeps its answers for the comparison."""
         self.old.start()
         with self.old.connect() as admin:
             admin.execute(f"CREATE DATABASE {DATABASE}")
@@ -178,7 +178,7 @@ class Test:
         old, new = self.upgrade(option)
         title = f"pg_upgrade {option}".strip()
         add = lambda name, complaints: self.checks.add(f"{title}: {name}", complaints)  # noqa: E731
-        # As docs/models.md says: the cache goes along, and with it what models' names stand for.
+        # As docs/models.md says, copy the cache, too. It records which files each model's name stands for.
         subprocess.run(["cp", "-a", old.data / CACHE, new.data], check=True)
         new.start()
         self.replaced_weights(add, new)
@@ -209,7 +209,7 @@ class Test:
         return differences({"vector": self.embedding, "fingerprint": self.fingerprint}, found)
 
     def replaced_weights(self, add, server):
-        """The weights change before the new server has used the model. Only what came from the old server shows that."""
+        """The weights change before the new server has used the model. The new server can only know that from the copied cache."""
         weights = self.models / MODEL / "model.safetensors"
         before = weights.read_bytes()
         weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))

@@ -231,8 +231,8 @@ with connection.schema_editor() as editor:
     editor.create_model(Drawing)
 for function in CHECKS:
     function()
-# All checks again with photosearch's codec for psycopg, which an application may register to use cursors of the same
-# connection.
+# Run all checks again with photosearch's codec registered on Django's connection, as in an application that also uses psycopg's
+# cursors on it.
 Photo.objects.all().delete()
 Drawing.objects.all().delete()
 photosearch.psycopg.register(connection.connection)

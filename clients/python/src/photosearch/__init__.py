@@ -1,7 +1,7 @@
 """mrl_vector, the type of the PostgreSQL extension photosearch, in Python.
 
 `Vector` is a value of the type. The modules photosearch.psycopg, photosearch.asyncpg, photosearch.sqlalchemy and
-photosearch.django teach a driver or a framework the type; each of them imports that library only.
+photosearch.django teach a driver or a framework the type. Each of them imports only the library after which it is named.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ __all__ = ["Value", "Vector"]
 # What is accepted as a vector: a list or an array of numbers, a Vector, or the text form.
 Value = Union["Vector", Iterable[float], str]
 
-# Finds the type by the extension that owns it. The extension may be in any schema, and a type of the same name in another.
+# Finds the type by the extension that owns it. The extension may be in any schema, and another schema may have a type of the same
+# name.
 TYPE_QUERY = """
     SELECT t.oid, t.typarray, n.nspname
     FROM pg_catalog.pg_extension AS e
@@ -60,7 +61,7 @@ class Vector:
 
     @classmethod
     def from_text(cls, text: str) -> Vector:
-        """Reads the server's text form. Other text forms, of more digits than a half has, are for `Vector(text)`."""
+        """Reads the text form that the server writes. `Vector(text)` also rounds text with more digits, as the server does."""
         numbers = _numbers(text)
         vector = cls.__new__(cls)
         vector._halves = struct.pack(f">{len(numbers)}e", *numbers)
@@ -80,7 +81,7 @@ class Vector:
         return struct.pack(">HH", len(self), 0) + self._halves
 
     def to_text(self) -> str:
-        """A text form that the server reads as these very halves: five digits identify a half."""
+        """A text form that the server reads back as the same halves, since five digits identify a half."""
         return "[" + ",".join([f"{value:.5g}" for value in self]) + "]"
 
     def to_list(self) -> list[float]:

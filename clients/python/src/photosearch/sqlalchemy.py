@@ -1,7 +1,7 @@
 """mrl_vector for SQLAlchemy 2, with any of its drivers for PostgreSQL.
 
-Importing this module makes reflection, and so Alembic's autogenerate, know the type. SQLAlchemy writes and reads its name without
-a schema, so the extension's schema has to be in search_path. An index is
+Importing this module adds the type to those that SQLAlchemy's reflection knows, and so Alembic's autogenerate. SQLAlchemy writes
+and reads the type's name without a schema, so the extension's schema has to be in search_path. An index is
 `Index("name", Model.embedding, postgresql_using="mrl", postgresql_with={"prefix_dims": 128})`.
 """
 
@@ -53,7 +53,7 @@ class MrlVector(UserDefinedType[Vector]):
         def _query(self, query: Any) -> Any:
             if isinstance(query, ColumnOperators) or hasattr(query, "__clause_element__"):
                 return query
-            # Without the column's dims: that a query has others is an error of the server, which says so.
+            # The type has no dims here. If the query has other dims than the column, the server raises an error that says so.
             return literal(query, MrlVector())
 
         def _numbers(self, threshold: Any, dims: Any) -> tuple[Any, ...]:
@@ -64,7 +64,7 @@ class MrlVector(UserDefinedType[Vector]):
         def coarse_match(
             self, query: Any, threshold: Any = None, dims: Any = None
         ) -> ColumnElement[bool]:
-            """`coarse_match(embedding, query, threshold, dims)`, or the form that follows the settings, without both."""
+            """`coarse_match(embedding, query, threshold, dims)`. Without threshold and dims, the settings state them."""
             numbers = self._numbers(threshold, dims)
             return func.coarse_match(self.expr, self._query(query), *numbers, type_=Boolean)
 
