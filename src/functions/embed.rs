@@ -264,7 +264,7 @@ struct Encoded<'a> {
     element: Option<usize>,
 }
 
-/// Decodes the pictures of all items, several at a time. Returns the pictures of each item.
+/// Decodes the pictures of all items. Returns the pictures of each item.
 fn decode_all(
     contents: &[EmbedInput],
     limits: &Limits,
@@ -275,18 +275,18 @@ fn decode_all(
         embedder.check_images().map_err(EmbedError::Model)?;
     }
     let encoded: usize = contents.iter().map(EmbedInput::image_bytes).sum();
-    let pictures: Vec<Encoded<'_>> = contents
-        .iter()
-        .flat_map(|content| {
-            let images = content.images.iter().enumerate();
-            images.map(|(index, bytes)| Encoded {
+    let mut pictures = with_room(contents.iter().map(|content| content.images.len()).sum())?;
+    for content in contents {
+        let images = content.images.iter().enumerate();
+        pictures.extend(images.map(|(index, bytes)| {
+            Encoded {
                 bytes,
                 element: content
                     .element
                     .or((content.images.len() > 1).then_some(index + 1)),
-            })
-        })
-        .collect();
+            }
+        }));
+    }
     let mut decoder = Decoder {
         limits: Limits {
             held: encoded as u64,
@@ -296,10 +296,21 @@ fn decode_all(
         cancel,
     };
     let mut decoded = decoder.decode(&pictures)?.into_iter();
-    let counts = contents.iter().map(|content| content.images.len());
-    Ok(counts
-        .map(|count| decoded.by_ref().take(count).collect())
-        .collect())
+    let mut all = with_room(contents.len())?;
+    for content in contents {
+        let mut images = with_room(content.images.len())?;
+        images.extend(decoded.by_ref().take(content.images.len()));
+        all.push(images);
+    }
+    Ok(all)
+}
+
+/// An empty list with room for `count` elements.
+fn with_room<T>(count: usize) -> Result<Vec<T>, EmbedError> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(count)
+        .map_err(|_| EmbedError::Model(ModelError::NoMemory))?;
+    Ok(list)
 }
 
 struct Decoder<'a> {
@@ -310,34 +321,34 @@ struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// Decodes pictures, several at a time. Returns what decoding them one after the other would
-    /// return: the same pictures, or the error of the first picture that cannot be decoded.
+    /// Decodes pictures. Of JPEG files that follow each other, several are decoded at the same time. (The
+    /// libraries for other formats change state of the whole process, or may end the process for lack
+    /// of memory, which only a single thread can rule out beforehand.) Returns what decoding one after
+    /// the other would return: the same pictures, or the error of the first picture that cannot be
+    /// decoded.
     fn decode(&mut self, pictures: &[Encoded<'_>]) -> Result<Vec<RgbImage>, EmbedError> {
-        let mut images = Vec::new();
-        images
-            .try_reserve_exact(pictures.len())
-            .map_err(|_| EmbedError::Model(ModelError::NoMemory))?;
+        let mut images = with_room(pictures.len())?;
         // A group has more pictures than there are threads, because some take longer than others.
         let threads = compute::threads();
         let at_a_time = if threads > 1 { 4 * threads } else { 1 };
         while images.len() < pictures.len() {
             let rest = &pictures[images.len()..];
-            let group = &rest[..at_a_time.min(rest.len())];
-            let together = if group.len() > 1 {
-                self.decode_together(group)
-            } else {
-                Vec::new()
-            };
+            let files = rest.iter().take(at_a_time);
+            let jpegs = files.take_while(|file| image::is_jpeg(file.bytes));
+            let group = &rest[..jpegs.count().max(1)];
             let before = images.len();
-            images.extend(together.into_iter().map_while(OnceLock::into_inner));
-            for image in &images[before..] {
-                self.limits.held += image.pixels().len() as u64;
+            if group.len() > 1 {
+                let together = self.decode_together(group);
+                images.extend(together.into_iter().map_while(OnceLock::into_inner));
+                for image in &images[before..] {
+                    self.limits.held += image.pixels().len() as u64;
+                }
             }
-            // The first picture of the group that failed may only have needed more than its share of the
-            // memory. Alone, with all the memory that is left, it succeeds or fails with its own error.
-            // The pictures after it have been dropped, and are decoded again.
-            if images.len() - before < group.len() {
-                let image = self.decode_one(&group[images.len() - before], &self.limits)?;
+            // The first picture that failed may only have needed more than its share of the memory. Alone,
+            // with all the memory that is left, it succeeds or fails with its own error. The pictures
+            // after it have been dropped; they may need as much, so they are decoded alone, too.
+            for picture in &group[images.len() - before..] {
+                let image = self.decode_one(picture, &self.limits)?;
                 self.limits.held += image.pixels().len() as u64;
                 images.push(image);
             }

@@ -43,7 +43,7 @@ mod tiff;
 mod webp;
 mod work;
 
-pub use open::{FORMATS, open};
+pub use open::{FORMATS, is_jpeg, open};
 pub use resize::{Filter, resize, resize_bicubic};
 pub use work::{Limits, Picture};
 

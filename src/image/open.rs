@@ -31,6 +31,11 @@ pub fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Picture<'a>, ImageEr
     })
 }
 
+/// Returns whether [`open`] takes a file for a JPEG file.
+pub fn is_jpeg(bytes: &[u8]) -> bool {
+    matches!(Format::of(bytes), Some(Format::Jpeg))
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Format {
     Bmp,

@@ -26,8 +26,8 @@
 //!
 //! The argument holds on a standby, too. Before replay removes an entry, it has replayed the
 //! pruning of the heap page, and the pruning cancels every query whose snapshot sees the row. An
-//! index that was built on the primary after a standby's snapshot was taken can lack rows that this
-//! snapshot sees, so such a scan is an error (`snapshot.rs`).
+//! index that was built after a standby's snapshot was taken can lack rows that this snapshot sees, and
+//! so can an index that is being dropped, so such a scan is an error (`snapshot.rs`).
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -45,7 +45,7 @@ use super::ordered_rows::OrderedRows;
 use super::page::Content;
 use super::reader::{BufferGuesses, Reader};
 use super::relation::Index;
-use super::snapshot::{check_not_newer, is_mvcc};
+use super::snapshot::{check_complete, is_mvcc};
 use super::sweeps::{self, Sweeps};
 use crate::coarse::{CoarseQuery, ResolvedSettings};
 use crate::sweep::{Ahead, Ceilings, CodeFilter, Judge};
@@ -368,7 +368,7 @@ pub unsafe extern "C-unwind" fn amrescan(
         // Postgres sets both fields after it has called `ambeginscan`.
         if state.snapshot != (*scan).xs_snapshot {
             state.snapshot = (*scan).xs_snapshot;
-            check_not_newer(state.index.relation, state.snapshot).unwrap_or_report();
+            check_complete(state.index.relation, state.snapshot).unwrap_or_report();
         }
         state.matches.table.set((*scan).heapRelation);
         state.begin_rescan(keys, order_bys).unwrap_or_report();

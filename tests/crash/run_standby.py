@@ -9,8 +9,8 @@ recover, give the same answers by index as by sequential scan, and have valid ch
 checked with check_index, written to, and checked again. Replay compares each page with the primary's image of it
 (wal_consistency_checking). The references are sequential scans, the primary, pg_verifybackup and pg_checksums.
 
-On a second pair of servers, transactions of the standby ask indexes that are newer than their snapshots. The indexes must
-refuse: they lack rows that these snapshots see.
+On other pairs of servers, transactions of the standby ask indexes that are newer than their snapshots, or that are being
+dropped. The indexes must refuse: they lack rows that these snapshots see.
 
 Run alone: VENV/bin/python tests/crash/run_standby.py --seconds 2, with the packages of tests/client/requirements.txt. The
 last line counts the checks; if one fails, the exit status is 1 and the data is kept.
@@ -136,8 +136,8 @@ BUILDS = {
 
 
 def other_refusal(error):
-    """The error, unless the index says that it is newer than the snapshot."""
-    return [] if "is newer than the snapshot" in str(error) else [str(error)]
+    """The error, unless the index says that it has changed."""
+    return [] if "has changed since the snapshot" in str(error) else [str(error)]
 
 
 def check_newer_indexes(directory, checks):
@@ -206,6 +206,106 @@ def check_newer_indexes(directory, checks):
     primary.stop()
 
 
+def wait_until(connection, query):
+    """Waits until a query returns true."""
+    deadline = time.monotonic() + 60
+    while not connection.execute(query).fetchone()[0]:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not true within 60 s: {query}")
+        time.sleep(0.02)
+
+
+def check_dropped_index(directory, checks):
+    """Runs a query on a standby that was planned before the primary began to drop its index CONCURRENTLY, and that sees rows
+    inserted since."""
+    primary = Server(directory / "primary", autovacuum="off")
+    primary.start()
+    standby = primary.copy(directory / "standby", "-R", hot_standby_feedback="on", max_standby_streaming_delay="-1")
+    standby.start()
+    with primary.connect() as on_primary, standby.wait() as on_standby, standby.connect() as querying, primary.connect() as dropping:
+        on_primary.execute("CREATE EXTENSION photosearch")
+        on_primary.execute("CREATE TABLE t AS SELECT i AS id, ARRAY[1, i]::mrl_vector(2) AS embedding FROM generate_series(1, 100) AS i")
+        on_primary.execute("CREATE INDEX t_e ON t USING mrl (embedding)")
+        # The planner evaluates it to estimate a condition, and so it holds the query up between planning and execution.
+        on_primary.execute("CREATE FUNCTION held_up() RETURNS int STABLE LANGUAGE sql AS 'SELECT pg_advisory_lock_shared(1); SELECT 0'")
+        on_primary.execute("ANALYZE t")
+        wait_for_replay(on_primary, on_standby)
+        query = "SELECT count(*) FROM t WHERE fine_score(embedding, '[1,0]') > 0 AND id > held_up()"
+        querying.execute("SET enable_seqscan = off")
+        on_standby.execute("SELECT pg_advisory_lock(1)")
+        answer = []
+
+        def ask():
+            try:
+                answer.append(querying.execute(query).fetchone()[0])
+            except psycopg.Error as error:
+                answer.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_until(on_standby, "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)")
+        # DROP INDEX CONCURRENTLY waits for writers twice: before and after inserts begin to skip the index.
+        first, second = primary.connect(), primary.connect()
+        for writer in (first, second):
+            writer.execute("BEGIN")
+        first.execute("LOCK t IN ROW EXCLUSIVE MODE")
+        drop = threading.Thread(target=lambda: dropping.execute("DROP INDEX CONCURRENTLY t_e"))
+        drop.start()
+        wait_until(on_primary, "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = 't_e'::regclass")
+        second.execute("LOCK t IN ROW EXCLUSIVE MODE")
+        first.execute("COMMIT")
+        wait_until(on_primary, "SELECT NOT indislive FROM pg_index WHERE indexrelid = 't_e'::regclass")
+        on_primary.execute("INSERT INTO t SELECT i, ARRAY[1, i]::mrl_vector(2) FROM generate_series(101, 150) AS i")
+        checks.add("dropped index: the standby replays the inserts", wait_for_replay(on_primary, on_standby))
+        on_standby.execute("SELECT pg_advisory_unlock(1)")
+        asking.join()
+        wrong = other_refusal(answer[0]) if isinstance(answer[0], psycopg.errors.SerializationFailure) else [f"the answer is {answer[0]!r}"]
+        checks.add("dropped index: it refuses a query that sees rows inserted since", wrong)
+        second.execute("COMMIT")
+        drop.join()
+        for session in (first, second):
+            session.close()
+    standby.stop()
+    primary.stop()
+
+
+def check_frozen_catalogs(directory, checks):
+    """Asks a standby with a snapshot that is older than the index, after VACUUM FULL has frozen the catalogs' rows about it."""
+    primary = Server(directory / "primary", autovacuum="off")
+    primary.start()
+    standby = primary.copy(directory / "standby", "-R", hot_standby_feedback="off", max_standby_streaming_delay="30s")
+    standby.start()
+    with primary.connect() as on_primary, standby.wait() as on_standby, standby.connect() as old:
+        on_primary.execute("CREATE EXTENSION photosearch")
+        on_primary.execute("CREATE TABLE t AS SELECT i AS id, ARRAY[1, i]::mrl_vector(2) AS embedding FROM generate_series(1, 100) AS i")
+        # Room on the catalogs' pages. Without it Postgres would prune them, and that cancels older snapshots.
+        on_primary.execute("VACUUM FULL pg_class")
+        for number in range(40):
+            on_primary.execute(f"CREATE TABLE other_{number} ()")
+            if number == 20:
+                on_primary.execute("CREATE INDEX t_e ON t USING mrl (embedding)")
+        for number in range(40):
+            on_primary.execute(f"DROP TABLE other_{number}")
+        on_primary.execute("VACUUM pg_class")
+        on_primary.execute("VACUUM pg_index")
+        wait_for_replay(on_primary, on_standby)
+        old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SET LOCAL enable_seqscan = off")
+        old.execute("SELECT pg_current_snapshot()")
+        on_primary.execute("DELETE FROM t WHERE id <= 10")
+        on_primary.execute("REINDEX INDEX t_e")
+        on_primary.execute("VACUUM FULL pg_class")
+        checks.add("frozen catalogs: the standby replays them", wait_for_replay(on_primary, on_standby))
+        try:
+            found = old.execute("SELECT count(*) FROM t WHERE fine_score(embedding, '[1,0]') > 0").fetchone()[0]
+            wrong = [f"the index answers with {found} of 100 rows"]
+        except psycopg.errors.SerializationFailure as refusal:
+            wrong = other_refusal(refusal)
+        checks.add("frozen catalogs: the index refuses a snapshot that is older than the index", wrong)
+    standby.stop()
+    primary.stop()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=6, help="how long sessions write while the standby replays")
@@ -254,8 +354,9 @@ def main():
     standby.stop()
     checks.add("standby: checksums are valid", checksums(standby))
     check_backup(backup, sources, rng, checks)
-    (directory / "newer").mkdir(mode=0o755)
-    check_newer_indexes(directory / "newer", checks)
+    for part, check in (("newer", check_newer_indexes), ("dropped", check_dropped_index), ("frozen", check_frozen_catalogs)):
+        (directory / part).mkdir(mode=0o755)
+        check(directory / part, checks)
     for server in (primary, standby):
         checks.add(f"{server.directory.name}: the log has no panic, failed assertion or failed replay", server.disasters())
     return checks.end(directory, shutil.rmtree)

@@ -1,4 +1,4 @@
-//! A thread pool that splits the work of a forward pass over threads. The pictures of an array are
+//! A thread pool that splits the work of a forward pass over threads. The JPEG files of an array are
 //! decoded in its threads, too.
 //!
 //! A forward pass splits its work a few hundred times, each time for less than a millisecond.
@@ -28,9 +28,9 @@ const LOOKOUT: Duration = Duration::from_micros(100);
 /// Number of polls between two checks of the clock.
 const LOOKS: u32 = 64;
 
-/// Stack size of the threads. They use little recursion, also when they decode pictures, so this is
+/// Stack size of the threads. They use little recursion, also when they decode JPEG files, so this is
 /// ample.
-const STACK_BYTES: usize = 16 << 20;
+const STACK_BYTES: usize = 4 << 20;
 
 /// A pool of helper threads for the thread that owns the pool.
 pub struct Pool {
