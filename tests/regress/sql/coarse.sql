@@ -95,7 +95,9 @@ SELECT raised($$SELECT coarse_match('[3,4]', '[1,0]')$$);
 RESET photosearch.model;
 SELECT setting, raised(format('SET photosearch.%s = %s', setting, value))
 FROM (VALUES ('coarse_threshold', '''NaN'''), ('coarse_threshold', '1.5'), ('coarse_threshold', '-3'), ('coarse_threshold', 'high'),
-    ('coarse_dims', '-1'), ('coarse_dims', '16001'), ('coarse_dim', '3')) AS v (setting, value);
+    ('coarse_dims', '-1'), ('coarse_dims', '16001')) AS v (setting, value);
+-- PostgreSQL 14 reserves no prefixes.
+SELECT raised('SET photosearch.coarse_dim = 3') LIKE '42602 %"photosearch" is a reserved prefix.' = (current_setting('server_version_num')::int >= 150000) AS from_15_on;
 
 -- Errors.
 SELECT call, raised('SELECT ' || call) FROM unnest(ARRAY[

@@ -73,7 +73,16 @@ BEGIN;
 WITH changed AS (UPDATE pictured SET id = id + 1000 FROM embed_text('a dog') AS q WHERE e <=> q < 0.48 RETURNING pictured.id, e <=> q AS d) SELECT count(*), max(d) < 0.48 AS below FROM changed;
 DELETE FROM pictured USING embed_text('a dog') AS q WHERE e <=> q < 0.48 AND id < 1000;
 SELECT count(*) FROM pictured, embed_text('a dog') AS q WHERE e <=> q < 0.48 AND id < 1000;
-MERGE INTO pictured USING embed_text('a dog') AS q ON e <=> q < 0.48 WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (70000, q);
+-- PostgreSQL 14 has no MERGE.
+DO $$
+BEGIN
+    IF current_setting('server_version_num')::int >= 150000 THEN
+        EXECUTE 'MERGE INTO pictured USING embed_text(''a dog'') AS q ON e <=> q < 0.48 WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (70000, q)';
+    ELSE
+        DELETE FROM pictured USING embed_text('a dog') AS q WHERE e <=> q < 0.48;
+    END IF;
+END
+$$;
 SELECT count(*) FROM pictured, embed_text('a dog') AS q WHERE e <=> q < 0.48;
 ROLLBACK;
 CREATE VIEW shown WITH (security_barrier) AS SELECT * FROM pictured WHERE id % 2 = 0;
