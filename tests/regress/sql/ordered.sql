@@ -185,11 +185,18 @@ SELECT count(*), count(s) FROM (SELECT fine_score(e, some_vector(7, 16)) AS s FR
 SELECT count(*), count(s) FROM (SELECT e <=> some_vector(7, 16) AS s FROM unchecked ORDER BY s LIMIT 200) AS r;
 DROP TABLE unchecked;
 
--- The ctid of rows in order. (Postgres 18 loses it in ordered scans, so there such queries are answered without one.)
+-- The ctid of rows in order. (Postgres 14 and 18 lose it in ordered scans, so there such queries are answered without one.)
 SET enable_seqscan = off;
 SELECT count(*), count(*) FILTER (WHERE r.place = w.ctid) AS same FROM (SELECT ctid AS place, id FROM wall WHERE e IS NOT NULL ORDER BY e <=> some_vector(7, 16) LIMIT 300) AS r JOIN wall AS w USING (id);
 SELECT count(*), count(*) FILTER (WHERE r.place = p.ctid) AS same FROM (SELECT ctid AS place, id FROM parted ORDER BY fine_score(e, some_vector(7, 16)) DESC LIMIT 300) AS r JOIN parted AS p USING (id);
 SELECT count(*) FROM (SELECT id FROM wall WHERE fine_score(e, some_vector(7, 16)) > 0 AND ctid > '(1,1)' ORDER BY e <=> some_vector(7, 16) LIMIT 300) AS r;
+-- Rows that wait in a queue of the executor, because the index knows only a bound of their distance.
+CREATE TABLE few (id int, e mrl_vector(4) NOT NULL);
+INSERT INTO few VALUES (1, '[1,0,0,0]'), (2, '[2,0,0,0]'), (3, '[0.8,0.6,0,0]'), (4, '[3,4,0,0]'), (5, '[0,1,0,0]'), (6, '[0,0,1,0]'), (7, '[-1,0,0,0]');
+CREATE INDEX ON few USING mrl (e) WITH (prefix_dims = 4);
+SELECT ctid, id FROM few ORDER BY e <=> '[1,0,0,0]', id;
+SELECT id FROM few ORDER BY e <=> '[1,0,0,0]', id LIMIT 3 FOR UPDATE;
+DROP TABLE few;
 BEGIN;
 CREATE TEMPORARY TABLE locked AS WITH r AS (SELECT id FROM wall WHERE e IS NOT NULL ORDER BY e <=> some_vector(7, 16), id LIMIT 20 FOR UPDATE) SELECT id FROM r;
 CREATE TEMPORARY TABLE gone AS WITH d AS (DELETE FROM wall WHERE ctid IN (SELECT ctid FROM wall WHERE e IS NOT NULL ORDER BY e <=> some_vector(7, 16), id LIMIT 20) RETURNING id) SELECT id FROM d;
