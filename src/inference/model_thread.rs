@@ -10,10 +10,11 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -184,18 +185,23 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
     unsafe { model::limit_threads(threads) };
     retain_freed_memory();
     let (sender, jobs) = mpsc::channel::<Job>();
+    let (started, starts) = mpsc::sync_channel(1);
     let spawned = with_signals_blocked(|| {
         std::thread::Builder::new()
             .name("photosearch 0".to_owned())
             .stack_size(STACK_SIZE)
-            .spawn(move || run_jobs(jobs, threads, processors, slots_dir))
+            .spawn(move || run_jobs(jobs, &started, threads, processors, slots_dir))
     })?;
-    spawned.map(|_| sender).map_err(|error| {
-        sql_error(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
-            format!("could not start the thread that runs models: {error}"),
-        )
-    })
+    let ended = || Err(io::Error::other("the thread has ended"));
+    spawned
+        .and_then(|_| starts.recv().unwrap_or_else(|_| ended()))
+        .map(|()| sender)
+        .map_err(|error| {
+            sql_error(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+                format!("could not start the threads that run models: {error}"),
+            )
+        })
 }
 
 /// Makes glibc keep the memory that one layer frees for the next layer. With the default thresholds
@@ -230,12 +236,20 @@ fn trim_heap() {
 }
 
 /// The main function of the model thread: runs jobs in the pool until the backend ends.
-fn run_jobs(jobs: Receiver<Job>, threads: usize, processors: usize, slots_dir: PathBuf) {
-    // If a thread cannot be started, `jobs` is dropped, and the backend's thread reports that the
-    // model thread has ended.
-    let Ok(mut pool) = Pool::new(threads) else {
-        return;
+fn run_jobs(
+    jobs: Receiver<Job>,
+    started: &SyncSender<io::Result<()>>,
+    threads: usize,
+    processors: usize,
+    slots_dir: PathBuf,
+) {
+    let (mut pool, result) = match Pool::new(threads) {
+        Ok(pool) => (Some(pool), Ok(())),
+        Err(error) => (None, Err(error)),
     };
+    // The backend's thread waits for the result, so it receives it.
+    drop(started.send(result));
+    let Some(pool) = &mut pool else { return };
     let mut slots = CpuSlots::new(slots_dir, processors);
     let mut models = Models::default();
     loop {

@@ -29,7 +29,7 @@ MB = 1 << 20
 MODEL = "photosearch-mini-1"
 
 # Mebibytes of address space on top of those of a session that has loaded the library.
-BEYOND = [8, 24, 32, 48, 64, 96, 160, 320, 1200]
+BEYOND = [8, 24, 28, 32, 48, 64, 96, 160, 320, 1200]
 MANY = [*range(0, 128, 4), *range(128, 512, 32), 640, 1024, 1200, 2048]
 # Limits at which the statements with huge inputs run too: making strings of hundreds of megabytes takes a second.
 HUGE = {8, 320, 1200}
