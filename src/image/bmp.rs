@@ -11,7 +11,7 @@ use image::error::UnsupportedErrorKind;
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder};
 
-use super::work::{PixelLayout, Source, Work};
+use super::decoding::{PixelLayout, Source, Work};
 use super::{CUT_SHORT, ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "BMP";

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, MemoryLimit};
 use image::metadata::Orientation;
 
-use super::work::{PixelLayout, Source, Work};
+use super::decoding::{PixelLayout, Source, Work};
 use super::{ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "GIF";

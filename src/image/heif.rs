@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use super::work::{PixelLayout, Source, Work, system_has};
+use super::decoding::{PixelLayout, Source, Work, system_has};
 use super::{ImageError, RgbImage};
 
 mod av1;

@@ -8,8 +8,8 @@ use image::metadata::Orientation;
 // Not called from Rust, but links libjpeg-turbo.
 use turbojpeg_sys as _;
 
+use super::decoding::{PixelLayout, Source, Work};
 use super::failure::{Failure, Stop, stop_if_cancelled};
-use super::work::{PixelLayout, Source, Work};
 use super::{ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "JPEG";

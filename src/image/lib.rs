@@ -27,6 +27,7 @@
 //! As in Pillow, colour profiles are ignored.
 
 mod bmp;
+mod decoding;
 mod failure;
 mod gif;
 #[cfg(feature = "heif")]
@@ -41,11 +42,10 @@ mod rgb;
 mod tests;
 mod tiff;
 mod webp;
-mod work;
 
+pub use decoding::{Limits, Picture};
 pub use open::{FORMATS, is_jpeg, open};
 pub use resize::{Filter, resize, resize_bicubic};
-pub use work::{Limits, Picture};
 
 /// The longest side of an [`RgbImage`]. With [`MAX_PIXELS`] it keeps offsets into the pixels within 32
 /// bits, whatever the [`Limits`] are.

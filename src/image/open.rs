@@ -1,6 +1,6 @@
 //! Recognises the format of a file and opens it with the decoder for that format.
 
-use super::work::{Picture, Source, catch_panics};
+use super::decoding::{Picture, Source, catch_panics};
 use super::{ImageError, Limits, png, tiff};
 
 /// The formats that this build reads, as a list for messages.

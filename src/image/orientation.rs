@@ -2,7 +2,7 @@
 
 use image::metadata::Orientation;
 
-use super::work::Work;
+use super::decoding::Work;
 use super::{ImageError, RgbImage};
 
 /// Side of the squares in which a picture is transposed, so that the rows that are read and the rows
@@ -96,7 +96,7 @@ fn transposed(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::without_limits;
+    use crate::decoding::without_limits;
 
     /// The red samples of a picture, by row.
     fn rows(image: &RgbImage) -> Vec<Vec<u8>> {

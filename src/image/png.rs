@@ -6,7 +6,7 @@ use std::io::{Cursor, ErrorKind};
 use image::metadata::Orientation;
 use png::{BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Reader, Transformations};
 
-use super::work::{PixelLayout, Source, Work};
+use super::decoding::{PixelLayout, Source, Work};
 use super::{CUT_SHORT, ImageError, Limits, RgbImage, check_size, orientation, rgb};
 
 const FORMAT: &str = "PNG";

@@ -4,7 +4,7 @@ use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
-use super::work::{Work, without_limits};
+use super::decoding::{Work, without_limits};
 use super::{ImageError, RgbImage, check_size};
 
 /// The kernel of a convolution that resizes a picture. When the picture is made smaller, the kernel

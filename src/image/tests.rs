@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::work::{PANICKED, without_limits};
+use super::decoding::{PANICKED, without_limits};
 use super::*;
 
 fn golden(name: &str) -> PathBuf {

@@ -14,8 +14,8 @@ use std::ptr::NonNull;
 
 use image::metadata::Orientation;
 
+use super::decoding::{PixelLayout, Source, Work};
 use super::failure::Failure;
-use super::work::{PixelLayout, Source, Work};
 use super::{ImageError, Limits, RgbImage, check_size};
 use interpretation::Interpretation;
 use samples::SamplePacking;

@@ -9,8 +9,8 @@ use std::ffi::{c_int, c_void};
 
 use image::metadata::Orientation;
 
+use super::decoding::{PixelLayout, Source, Work, system_has};
 use super::failure::{Failure, Stop, stop_if_cancelled};
-use super::work::{PixelLayout, Source, Work, system_has};
 use super::{ImageError, Limits, RgbImage, orientation, rgb};
 
 const FORMAT: &str = "WebP";

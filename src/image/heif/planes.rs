@@ -4,8 +4,8 @@ use std::ffi::c_int;
 use std::ptr::NonNull;
 
 use super::{ChromaFormat, Codec, Coded, single};
+use crate::decoding::Work;
 use crate::failure::Failure;
-use crate::work::Work;
 use crate::{ImageError, rgb};
 
 /// The index of the green plane, which also holds transparency: see `Colours::IDENTITY`.

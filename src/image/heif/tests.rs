@@ -4,7 +4,7 @@
 use super::items::PrimaryPicture;
 use super::*;
 use crate::Limits;
-use crate::work::without_limits;
+use crate::decoding::without_limits;
 use crate::{Picture, open};
 
 /// 64 × 64 pixels of 200, 100, 50. Full range, BT.601, 4:2:0.

@@ -4,7 +4,7 @@
 use super::interpretation::Interpretation;
 use super::samples::SamplePacking;
 use super::{JPEG, PALETTE, Source, Tiff, TiffHeader, YCBCR};
-use crate::work::without_limits;
+use crate::decoding::without_limits;
 use crate::{ImageError, Limits, RgbImage};
 
 fn header() -> TiffHeader {
