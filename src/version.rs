@@ -62,12 +62,6 @@ pub unsafe fn first_attribute(descriptor: pg_sys::TupleDesc) -> pg_sys::Form_pg_
     }
 }
 
-/// Whether rows that an index scan has put in order have no `ctid`. In versions 14 and 18 the executor
-/// copies them without it (`IndexNextWithReorder` of `nodeIndexscan.c`; GiST indexes over polygons show it
-/// too, up to 14.23 and 18.6 at least): a query that reads `ctid` gets (4294967295,0), and FOR UPDATE fails with "attempted to
-/// lock invisible tuple".
-pub const ORDERED_ROWS_LOSE_THEIR_CTID: bool = cfg!(any(feature = "pg14", feature = "pg18"));
-
 /// Reserves the names of settings that begin with a prefix. Postgres warns of settings with such a name
 /// that nobody has defined.
 pub fn reserve_setting_prefix(prefix: &CStr) {

@@ -185,7 +185,7 @@ SELECT count(*), count(s) FROM (SELECT fine_score(e, some_vector(7, 16)) AS s FR
 SELECT count(*), count(s) FROM (SELECT e <=> some_vector(7, 16) AS s FROM unchecked ORDER BY s LIMIT 200) AS r;
 DROP TABLE unchecked;
 
--- The ctid of rows in order. (Postgres 14 and 18 lose it in ordered scans, so there such queries are answered without one.)
+-- The ctid of rows in order. (Most versions of Postgres lose it in ordered scans, so such queries are answered without one.)
 SET enable_seqscan = off;
 SELECT count(*), count(*) FILTER (WHERE r.place = w.ctid) AS same FROM (SELECT ctid AS place, id FROM wall WHERE e IS NOT NULL ORDER BY e <=> some_vector(7, 16) LIMIT 300) AS r JOIN wall AS w USING (id);
 SELECT count(*), count(*) FILTER (WHERE r.place = p.ctid) AS same FROM (SELECT ctid AS place, id FROM parted ORDER BY fine_score(e, some_vector(7, 16)) DESC LIMIT 300) AS r JOIN parted AS p USING (id);
