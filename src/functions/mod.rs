@@ -3,6 +3,7 @@
 
 mod check_index;
 mod coarse;
+mod decode;
 mod embed;
 mod fine;
 mod last_sweep;

@@ -99,9 +99,9 @@ unsafe fn add_parallel_scan(
     unsafe {
         let nil = std::ptr::null_mut();
         let info = &*(*scan).indexinfo;
-        // Postgres would plan no worker for a scan that returns few rows. All pages of the index are
-        // swept in any case, so their number decides. (As if it were the storage parameter
-        // `parallel_workers` of the table, which takes precedence.)
+        // Postgres would plan no worker for a scan that returns few rows. A sweep reads all pages of the
+        // index in any case, so their number must decide. For this call it takes the place of the
+        // table's storage parameter `parallel_workers`, which Postgres uses instead of its own rule.
         let stored = (*rel).rel_parallel_workers;
         if stored == -1 {
             (*rel).rel_parallel_workers = pg_sys::compute_parallel_worker(

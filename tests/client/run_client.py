@@ -329,6 +329,40 @@ def reduced_jpeg_decoding_keeps_the_vector(connection):
         assert score > 0.999, (options, score)
 
 
+@test
+def pictures_decoded_together_are_those_decoded_one_by_one(connection):
+    """A session with one thread decodes one picture after the other. Its vectors and its errors are the reference."""
+    photo = Image.merge("RGB", [Image.effect_noise((900, 700), 90), Image.linear_gradient("L").resize((900, 700)), Image.radial_gradient("L").resize((900, 700))])
+    jpegs = [encoded(photo.rotate(30 * n).resize((900 - 40 * n, 500 + 60 * n)), "JPEG", progressive=n % 3 == 0) for n in range(11)]
+    png, cut, junk = encoded(photo, "PNG"), jpegs[4][:2000], b"\xff\xd8\xffjunk"
+    arrays = [
+        jpegs,
+        [*jpegs[:3], None, png, *jpegs[3:], jpegs[0]],
+        [*jpegs[:4], cut, *jpegs[4:], junk],
+        [junk, *jpegs],
+        [*jpegs[:9], png[:100], cut],
+    ]
+
+    def answer(session, array):
+        try:
+            return session.execute("SELECT embed_images(%s, %b::bytea[])::text", [MODEL, array]).fetchone()[0]
+        except psycopg.Error as error:
+            return error.sqlstate, error.diag.message_primary, error.diag.message_detail
+
+    with connect() as alone:
+        alone.execute("SET photosearch.threads = 1")
+        outcomes = set()
+        for limit in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 40, 100, 1000):
+            for array in arrays:
+                for session in (connection, alone):
+                    session.execute(f"SET photosearch.max_embed_memory = '{limit}MB'")
+                together, one_by_one = answer(connection, array), answer(alone, array)
+                assert together == one_by_one, (limit, together, one_by_one)
+                outcomes.add(together[0] if isinstance(together, tuple) else "vectors")
+    connection.execute("RESET photosearch.max_embed_memory")
+    assert outcomes == {"vectors", "22P03", "54000"}, outcomes
+
+
 def png_of_zeros(width, height):
     """A PNG of 16-bit RGBA: eight bytes a pixel when decoded, and a small file."""
 
