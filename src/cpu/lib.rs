@@ -7,7 +7,7 @@
 //!
 //! - A kernel written in intrinsics takes a `Cpu` and tries its variants from the highest level
 //!   down. Callers pass [`Cpu::best`]; tests pass every supported level with [`Cpu::at`].
-//! - A loop that the compiler vectorises is compiled twice by [`vectorised!`].
+//! - A loop that the compiler vectorises is compiled once for each of three levels by [`vectorised!`].
 //!
 //! Two choices are made elsewhere. Libraries (NumKong, gemm, half, libjpeg-turbo) select their own
 //! variants. The choice between NumKong and our own code for matrix products also depends on AMX,
@@ -83,9 +83,9 @@ impl Cpu {
     }
 }
 
-/// Compiles a function for the baseline and for [`Level::Avx2`], and calls the best variant that
-/// the processor supports. Both variants do the same operations in the same order, because the
-/// compiler does not fuse multiplications with additions.
+/// Compiles a function for the baseline, for [`Level::Avx2`] and for [`Level::Avx512`], and calls
+/// the best variant that the processor supports. All variants do the same operations in the same
+/// order, because the compiler does not fuse multiplications with additions.
 #[macro_export]
 macro_rules! vectorised {
     (
@@ -100,13 +100,22 @@ macro_rules! vectorised {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma,f16c")]
-                fn wide($($argument: $type),*) $(-> $result)? {
+                fn avx2($($argument: $type),*) $(-> $result)? {
                     body($($argument),*)
                 }
-                if $crate::Cpu::best().has($crate::Level::Avx2) {
+                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+                fn avx512($($argument: $type),*) $(-> $result)? {
+                    body($($argument),*)
+                }
+                let cpu = $crate::Cpu::best();
+                if cpu.has($crate::Level::Avx512) {
                     // SAFETY: the processor has the instructions for which the function is
                     // compiled.
-                    return unsafe { wide($($argument),*) };
+                    return unsafe { avx512($($argument),*) };
+                }
+                if cpu.has($crate::Level::Avx2) {
+                    // SAFETY: as above.
+                    return unsafe { avx2($($argument),*) };
                 }
             }
             body($($argument),*)
@@ -148,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn both_variants_give_the_same() {
+    fn the_variants_give_the_same() {
         let x: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.37).sin()).collect();
         let plain = x.iter().zip(&x).map(|(x, y)| x * y).sum::<f32>();
         assert_eq!(dot(&x, &x).to_bits(), plain.to_bits());

@@ -358,14 +358,8 @@ impl Attention {
         };
         kernel.pack(&T::all_of(&key), count, size, &mut packed.key);
         let padded = packed.padded();
-        let mut transposed = vec![T::zeroed(); size * padded];
-        for (i, row) in T::all_of(&value).chunks_exact(size).enumerate() {
-            for (j, &x) in row.iter().enumerate() {
-                transposed[j * padded + i] = x;
-            }
-        }
         packed.value = vec![0; kernel.packed_bytes::<T>(size, padded)];
-        kernel.pack(&transposed, size, padded, &mut packed.value);
+        kernel.pack_transposed(&T::all_of(&value), size, padded, &mut packed.value);
         packed
     }
 

@@ -1,6 +1,6 @@
 //! Matrix products with AVX-512, for f32, bf16 and 8-bit integers.
 //!
-//! In a packed matrix, the outputs format groups of [`GROUP`]. A unit of inputs is four bytes: one
+//! In a packed matrix, the outputs form groups of [`GROUP`]. A unit of inputs is four bytes: one
 //! f32, two bf16 or four 8-bit integers. Within a group, the units of all its outputs for the same
 //! inputs are adjacent. One instruction (VFMADD231PS, VDPBF16PS, VPDPBUSD) multiplies one unit of a
 //! row of `x`, broadcast to all lanes, by the units of sixteen outputs, so no sum across lanes is
@@ -87,12 +87,43 @@ pub fn pack<T: UnitFloat>(weight: &[T], outputs: usize, inputs: usize, packed: &
         if lanes < GROUP || !inputs.is_multiple_of(T::IN_UNIT) {
             packed.fill(0);
         }
+        let (packed, _) = packed.as_chunks_mut::<UNIT_BYTES>();
         for lane in 0..lanes {
             let row = &weight[(first + lane) * inputs..][..inputs];
-            for (unit, values) in row.chunks(T::IN_UNIT).enumerate() {
-                let bytes: &[u8] = bytemuck::cast_slice(values);
-                let at = unit * GROUP_BYTES + lane * UNIT_BYTES;
-                packed[at..at + bytes.len()].copy_from_slice(bytes);
+            let (values, rest) = bytemuck::cast_slice::<_, u8>(row).as_chunks::<UNIT_BYTES>();
+            for (packed, value) in packed[lane..].iter_mut().step_by(GROUP).zip(values) {
+                *packed = *value;
+            }
+            if !rest.is_empty() {
+                packed[values.len() * GROUP + lane][..rest.len()].copy_from_slice(rest);
+            }
+        }
+    }
+}
+
+/// Packs the transpose of a row-major matrix: `transposed` is [inputs, outputs], or has fewer rows,
+/// and those that it lacks are zeros.
+pub fn pack_transposed<T: UnitFloat>(
+    transposed: &[T],
+    outputs: usize,
+    inputs: usize,
+    packed: &mut [u8],
+) {
+    assert!(transposed.len() <= outputs * inputs && transposed.len().is_multiple_of(outputs));
+    assert_eq!(packed.len(), packed_bytes::<T>(outputs, inputs));
+    packed.fill(0);
+    let units = inputs.div_ceil(T::IN_UNIT);
+    for (group, packed) in packed.chunks_exact_mut(units * GROUP_BYTES).enumerate() {
+        let first = group * GROUP;
+        let lanes = GROUP.min(outputs - first);
+        let of_units = transposed.chunks(T::IN_UNIT * outputs);
+        for (packed, rows) in packed.chunks_exact_mut(GROUP_BYTES).zip(of_units) {
+            let (packed, _) = packed.as_chunks_mut::<UNIT_BYTES>();
+            for (i, row) in rows.chunks_exact(outputs).enumerate() {
+                let place = i * size_of::<T>()..(i + 1) * size_of::<T>();
+                for (packed, x) in packed.iter_mut().zip(&row[first..first + lanes]) {
+                    packed[place.clone()].copy_from_slice(bytemuck::bytes_of(x));
+                }
             }
         }
     }

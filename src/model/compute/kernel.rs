@@ -267,6 +267,27 @@ impl Kernel {
         }
     }
 
+    /// Packs the transpose of a row-major matrix: `transposed` is [inputs, outputs], or has fewer
+    /// rows, and those that it lacks are zeros.
+    pub fn pack_transposed<T: FloatElement>(
+        self,
+        transposed: &[T],
+        outputs: usize,
+        inputs: usize,
+        packed: &mut [u8],
+    ) {
+        if self == Self::Avx512 {
+            return avx512::pack_transposed(transposed, outputs, inputs, packed);
+        }
+        let mut weight = vec![T::zeroed(); outputs * inputs];
+        for (i, row) in transposed.chunks_exact(outputs).enumerate() {
+            for (j, &x) in row.iter().enumerate() {
+                weight[j * inputs + i] = x;
+            }
+        }
+        self.pack(&weight, outputs, inputs, packed);
+    }
+
     /// Adds `x Wᵀ` to `start` and writes the result to `target`. `x` has as many rows as the
     /// target, and the packed matrix has as many outputs as the target has columns.
     pub fn product<T: FloatElement>(
@@ -458,7 +479,7 @@ fn int8_block(i: usize, inputs: usize) -> std::ops::Range<usize> {
 
 impl Kernel {
     /// The row format of [`Self::i8_product`]: rows are padded to a multiple of the first value,
-    /// and the second value is added to each byte.
+    /// and the second value is added to each byte, modulo 256.
     pub fn i8_rows(self) -> (usize, u8) {
         match self {
             Self::Avx512 => (avx512::UNIT_BYTES, avx512::OFFSET),

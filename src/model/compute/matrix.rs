@@ -319,10 +319,14 @@ pub(crate) fn matrix_panels(outputs: usize) -> impl Iterator<Item = (usize, usiz
     panels(outputs)
 }
 
+/// Approximate costs per element, in multiplications, for [`pool::for_rows`].
+const ROUND_COST: usize = 4;
+const QUANTISE_COST: usize = 8;
+
 /// Rounds rows of `row` elements to the nearest bf16.
 pub(crate) fn to_bf16(x: &[f32], row: usize) -> Vec<bf16> {
     let mut out = vec![bf16::ZERO; x.len()];
-    pool::for_rows(&mut out, row, x.len() * 2, |first, out| {
+    pool::for_rows(&mut out, row, x.len() * ROUND_COST, |first, out| {
         round_all(&x[first * row..][..out.len()], out);
     });
     out
@@ -363,58 +367,58 @@ pub(crate) fn quantise(x: &[f32], inputs: usize) -> (Vec<i8>, Vec<f32>) {
 fn quantise_rows(x: &[f32], inputs: usize, (unit, offset): (usize, u8)) -> (Vec<i8>, Vec<f32>) {
     let blocks = int8_blocks(inputs);
     let rows = x.len() / inputs;
-    let mut scales = vec![0.0; rows * blocks];
-    pool::for_rows(&mut scales, blocks, x.len() * 2, |first, scales| {
-        for (scales, row) in scales
-            .chunks_exact_mut(blocks)
-            .zip(x[first * inputs..].chunks_exact(inputs))
-        {
-            for (scale, block) in scales.iter_mut().zip(row.chunks(INT8_BLOCK)) {
-                *scale = largest(block) / 127.0;
-            }
-        }
-    });
     let padded = inputs.next_multiple_of(unit);
     let mut integers = vec![0i8; rows * padded];
-    pool::for_rows(&mut integers, padded, x.len() * 2, |first, integers| {
-        for (i, integers) in integers.chunks_exact_mut(padded).enumerate() {
-            let row = first + i;
-            let source = &x[row * inputs..][..inputs];
-            let scales = &scales[row * blocks..][..blocks];
-            for ((integers, source), &scale) in integers
-                .chunks_mut(INT8_BLOCK)
-                .zip(source.chunks(INT8_BLOCK))
-                .zip(scales)
-            {
-                round_to_i8(source, scale, offset, integers);
+    let mut scales = vec![0.0; rows * blocks];
+    pool::for_rows_of_two(
+        (&mut integers, padded),
+        (&mut scales, blocks),
+        x.len() * QUANTISE_COST,
+        |first, integers, scales| {
+            let rows = x[first * inputs..].chunks_exact(inputs);
+            let out = integers
+                .chunks_exact_mut(padded)
+                .zip(scales.chunks_exact_mut(blocks));
+            for (row, (integers, scales)) in rows.zip(out) {
+                let blocks = row
+                    .chunks(INT8_BLOCK)
+                    .zip(integers.chunks_mut(INT8_BLOCK))
+                    .zip(scales);
+                for ((block, integers), scale) in blocks {
+                    *scale = largest_magnitude(block) / 127.0;
+                    round_to_i8(block, *scale, offset, integers);
+                }
             }
-        }
-    });
+        },
+    );
     (integers, scales)
-}
-
-/// The largest magnitude; NaN if an element is not finite, so that the scale becomes NaN too.
-fn largest(block: &[f32]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let mut zeros = [0f32; LANES];
-    magnitudes(block, &mut lanes, &mut zeros);
-    lanes.into_iter().fold(0.0, f32::max) + zeros.into_iter().sum::<f32>()
 }
 
 /// Number of independent lanes, enough to hide the latency of the instructions.
 const LANES: usize = 64;
 
 vectorised! {
-    /// For each lane, the largest magnitude, and the sum of all values times 0, which is NaN if a
-    /// value is not finite.
-    fn magnitudes(block: &[f32], lanes: &mut [f32; LANES], zeros: &mut [f32; LANES]) {
+    /// The largest magnitude; NaN if an element is not finite, so that the scale becomes NaN too.
+    fn largest_magnitude(block: &[f32]) -> f32 {
+        let mut most = [0f32; LANES];
+        // The sum of all elements times 0: NaN if one of them is not finite.
+        let mut zeros = [0f32; LANES];
         let (chunks, rest) = block.as_chunks::<LANES>();
         for chunk in chunks.iter().map(|chunk| chunk.as_slice()).chain([rest]) {
-            for ((lane, zero), x) in lanes.iter_mut().zip(zeros.iter_mut()).zip(chunk) {
-                *lane = if x.abs() > *lane { x.abs() } else { *lane };
+            for ((most, zero), x) in most.iter_mut().zip(&mut zeros).zip(chunk) {
+                *most = if x.abs() > *most { x.abs() } else { *most };
                 *zero += x * 0.0;
             }
         }
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                most[i] = most[i].max(most[i + width]);
+                zeros[i] += zeros[i + width];
+            }
+            width /= 2;
+        }
+        most[0] + zeros[0]
     }
 }
 

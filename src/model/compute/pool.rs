@@ -294,23 +294,40 @@ pub fn for_rows<T: Send>(
     operations: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
+    // A slice of () takes no memory.
+    let nothing = &mut vec![(); out.len() / row.max(1)];
+    for_rows_of_two(
+        (out, row),
+        (nothing, 1),
+        operations,
+        |first, rows, _: &mut [()]| work(first, rows),
+    );
+}
+
+/// As [`for_rows`], for two slices of equally many rows, which may have different lengths.
+pub fn for_rows_of_two<T: Send, U: Send>(
+    (out, row): (&mut [T], usize),
+    (other, other_row): (&mut [U], usize),
+    operations: usize,
+    work: impl Fn(usize, &mut [T], &mut [U]) + Sync,
+) {
     let rows = out.len() / row.max(1);
     let width = width_for(operations).min(rows);
     if width <= 1 {
-        return work(0, out);
+        return work(0, out, other);
     }
     let step = rows.div_ceil(width);
-    let parts: Vec<Mutex<Option<&mut [T]>>> = out
+    let pairs = out
         .chunks_mut(step * row)
-        .map(|part| Mutex::new(Some(part)))
-        .collect();
+        .zip(other.chunks_mut(step * other_row));
+    let parts: Vec<_> = pairs.map(|pair| Mutex::new(Some(pair))).collect();
     for_each(parts.len(), width, |i| {
-        let part = parts[i]
+        let pair = parts[i]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(part) = part {
-            work(i * step, part);
+        if let Some((part, other)) = pair {
+            work(i * step, part, other);
         }
     });
 }
