@@ -33,7 +33,7 @@ impl Ceilings {
         Ceilings::at(Cpu::best(), layout, query)
     }
 
-    /// [`Ceilings::new`] with an instruction level below the processor's.
+    /// [`Ceilings::new`] with the instruction level `cpu`: tests try all of them.
     pub fn at(cpu: Cpu, layout: &Layout, query: &[f16]) -> Ceilings {
         let norm = norm(query);
         let query = if norm == 0.0 {
@@ -88,16 +88,17 @@ impl Ceilings {
                 }
             }
             RankedQuery::Coded(query) => {
-                // The kernel may round the bound of the first level otherwise than it is rounded below.
+                // A kernel may round the bound of the first level otherwise than `first_ceiling` does.
                 query.cutoffs.no_below = at_least - ARITHMETIC;
                 let products = &mut self.dots[..count];
                 query.first_level(self.cpu, slab, products, &mut self.verdicts, &mut ahead);
                 ahead.ask_for_the_rest();
                 for (entry, _) in self.verdicts.not_rejected() {
-                    // The bound of the first level can be the lower one. It must count, or else an
-                    // entry that the first level rejects in this sweep would seem to precede the
-                    // last row that the sweep keeps, so that no sweep would return it. (`min`
-                    // returns 1 for a NaN, which a corrupt scale can give.)
+                    // The bound of the first level can be lower than that of both levels, and
+                    // the first level rejects by it, so the ceiling is the lower one. Otherwise a
+                    // rejected entry could have a ceiling above that of the last row kept. The next
+                    // sweep would take it for a row that has been returned, and no sweep would
+                    // return it. (`min` returns 1 for a NaN, which a corrupt scale can give.)
                     let first = query.first_ceiling(slab, entry, self.dots[entry]);
                     let (estimate, error) = query.integer_estimate(self.cpu, slab, entry);
                     let ceiling = (estimate + error).min(first).min(1.0);

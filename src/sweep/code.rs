@@ -7,7 +7,7 @@
 //!
 //! The first level alone represents `scale · c`, with an error of at most 8.5/16 of the scale per
 //! value. Both levels together represent `scale · w / 16`, with an error of at most 1/32 of the
-//! scale. The norm of each level's error is stored as an integer number of a unit, rounded up. The
+//! scale. The norm of each level's error is stored as a multiple of a unit, rounded up. The
 //! unit depends only on the number of dimensions, and is chosen such that the worst case fits into
 //! 16 bits.
 //!
@@ -84,8 +84,8 @@ impl Encoder {
         encode(self, prefix)
     }
 
-    /// The same operations in the same order at every instruction set for which the function is
-    /// compiled.
+    /// [`Encoder::encode`] with the instruction set of the function into which it is inlined. The
+    /// operations and their order are the same with every set, and so is the result.
     #[inline(always)]
     pub(super) fn encode_as_compiled(&mut self, prefix: &[f16]) -> Result<(), NotFinite> {
         assert_eq!(prefix.len(), self.dims, "prefix of another length");
@@ -180,7 +180,7 @@ fn sum(blocks: impl Iterator<Item = [f64; LANES]>) -> f64 {
     lanes.iter().sum()
 }
 
-/// The first level of a code of [`steps`].
+/// The first level `c` of the value `w = 16 c + f`.
 #[inline(always)]
 fn coarse(steps: i32) -> i32 {
     (steps + FINE_STEPS / 2) >> FINE_STEPS.trailing_zeros()
@@ -209,5 +209,5 @@ pub fn steps(codes: [u8; LANES], fine: [u8; LANES / 2]) -> [i32; LANES] {
     })
 }
 
-/// The size of one of [`steps`], in scales.
+/// What 1 in a value `w` stands for, in units of the scale.
 pub const STEP: f64 = 1.0 / FINE_STEPS as f64;

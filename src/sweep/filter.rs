@@ -1,4 +1,4 @@
-//! Decides for each entry whether its row matches the conditions of a sweep.
+//! Decides for each entry whether its row matches one condition of a sweep.
 
 use half::f16;
 
@@ -55,10 +55,9 @@ fn verdict_on(similarity: f64, no_below: f64, yes_from: f64) -> Verdict {
 }
 
 impl CodeFilter {
-    /// `prefix` contains the values that the query compares, from the start of a vector with as
-    /// many dimensions as the rows. A row matches if its similarity, as
-    /// [`photosearch_vector::Query::similarity`] computes it, is at least `threshold` after
-    /// rounding to f32.
+    /// `prefix` contains the first values of the query vector, as many as are compared with each row.
+    /// A row matches if its similarity, as [`photosearch_vector::Query::similarity`] computes it, is
+    /// at least `threshold` after rounding to f32.
     pub fn new(layout: &Layout, prefix: &[f16], threshold: f32) -> CodeFilter {
         let cutoff = cutoff(threshold);
         CodeFilter::between(layout, prefix, cutoff, cutoff)
@@ -142,8 +141,8 @@ impl CodeFilter {
 }
 
 impl CodedPrefix {
-    /// `unit` is the query's prefix of the layout's length, normalised. `error` is the error of the
-    /// similarity that the cutoffs are compared with.
+    /// `unit` is the query's prefix of the layout's length, normalised. `error` is the maximum rounding
+    /// error of the similarities for which the cutoffs are given.
     pub(super) fn new(
         layout: &Layout,
         unit: Vec<f64>,
@@ -296,12 +295,13 @@ vectorised! {
     }
 }
 
-/// The same operations in the same order at every instruction set for which the function is
-/// compiled.
+/// [`fine_sums`] with the instruction set of the function into which it is inlined. The operations and
+/// their order are the same with every set, and so are the sums.
 #[inline(always)]
 pub(super) fn fine_sums_as_compiled(codes: &[u8], fine: &[u8], unit: &[f64]) -> (f64, f64) {
     let mut dot = [0.0; LANES];
-    // `w²` is at most 2056², and a lane has at most 512 values.
+    // This does not overflow: the bytes of a corrupt entry, too, give `w` of at least 16 · -128 - 8 =
+    // -2056, and a lane adds at most 4096 / 8 squares.
     let mut squares = [0u32; LANES];
     let (units, rest) = unit.as_chunks::<LANES>();
     let mut parts = codes.as_chunks::<LANES>().0.iter().zip(fine.as_chunks().0);

@@ -39,7 +39,7 @@ impl Judge {
         Judge::at(Cpu::best(), layout, filters)
     }
 
-    /// [`Judge::new`] with an instruction level below the processor's.
+    /// [`Judge::new`] with the instruction level `cpu`: tests try all of them.
     pub fn at(cpu: Cpu, layout: &Layout, filters: Vec<(CodeFilter, bool)>) -> Judge {
         Judge {
             filters,

@@ -1,9 +1,10 @@
 //! The inner loops of a sweep. All instruction sets give the same results.
 //!
-//! NumKong's products need both factors in the same type. Here, 8-bit codes are multiplied by a
-//! 15-bit query, which makes the error bound tighter, and the next page is prefetched meanwhile.
-//! `benches/bare_loop.rs` compares the sweep with a bare loop over codes and an 8-bit query; the
-//! README has the results.
+//! They do not use the library NumKong, as the models' matrix products do: its products need both
+//! factors in the same type. Here, 8-bit codes are multiplied by a 15-bit query, which makes the error
+//! bound tighter than an 8-bit query would, and the next page is prefetched meanwhile.
+//! `benches/index.py` compares the sweep with a bare loop over codes and an 8-bit query
+//! (`benches/bare_loop.rs`); the README has the results.
 //!
 //! The first loop computes dot products of many codes with one query in integers. The query's
 //! values are 15-bit integers `k`. Codes are stored as unsigned bytes `c + 128`, so a kernel
@@ -13,9 +14,9 @@
 //! [`fine_dot`] does the same for the second-level codes of one entry. They are four bits, stored as
 //! `f + 8`, and the sums do not overflow.
 //!
-//! The last loop ([`decide`]) decides entries from these dot products and the stored scales and
-//! bounds ([`Cutoffs`]): the same f64 multiplications and additions in the same order, none of them
-//! fused.
+//! The last loop ([`decide`]) decides entries from the dot products of the first loop and the stored
+//! scales and bounds ([`Cutoffs`]). With every instruction set it does the same f64 multiplications
+//! and additions in the same order, none of them fused.
 
 use photosearch_cpu::Cpu;
 #[cfg(target_arch = "x86_64")]
@@ -133,7 +134,8 @@ pub struct Entries<'a> {
     pub dots: &'a [i32],
 }
 
-/// Computes `dots[i] = Σ c k` for row `i` of `codes`, and prefetches `ahead` meanwhile.
+/// Computes `dots[i] = Σ c k` for row `i` of `codes`. The variants for AVX2 and AVX-512 prefetch `ahead`
+/// meanwhile.
 ///
 /// # Panics
 /// If `codes` does not consist of `dots.len()` rows of the query's stride.

@@ -1,8 +1,8 @@
 //! The layout of entries on a page.
 //!
-//! A page stores its entries as arrays. The parts that a sweep reads of every entry are together at
-//! the start of the page. The parts that it reads of few entries grow from the end of the page
-//! towards them:
+//! A page stores its entries as arrays in the slab, the bytes between Postgres' page header and the
+//! special space at the page's end. The parts that a sweep reads of every entry are together at the
+//! start of the slab. The parts that it reads of few entries grow from its end towards them:
 //!
 //! | array | bytes an entry |
 //! | --- | --- |
@@ -10,7 +10,7 @@
 //! | bounds of the first and the second level, u16 each | 4 |
 //! | codes of the first level, from a multiple of 64 | stride |
 //! | a hole | |
-//! | codes of the second level, then the heap TID: block (high half, low half), offset, u16 each; the first entry's last | stride / 2 + 6 |
+//! | codes of the second level, then the heap TID: block (high half, low half), offset, u16 each; the first entry comes last | stride / 2 + 6 |
 //!
 //! The first two arrays have room for all entries that a page can have. The free space of the other
 //! arrays is a single hole, like the space between the line pointers and the tuples of a heap page.
@@ -25,11 +25,11 @@ use std::ops::Range;
 
 use super::code::Encoder;
 
-/// The maximum prefix length for which an entry fits on a page: 4096 dimensions take 6,158 of 8,192
-/// bytes.
+/// The maximum prefix length. With it an entry takes 6,158 of a page's 8,192 bytes, and the sums of the
+/// kernels and their error bounds are for at most 2^12 terms.
 pub const MAX_PREFIX_DIMS: usize = 4096;
 
-/// Offset of the slab on the page, which is the size of PostgreSQL's page header.
+/// Offset of the slab on the page: the size of PostgreSQL's page header.
 pub const SLAB_START: usize = 24;
 
 /// The heap TID of a row.

@@ -1,6 +1,6 @@
 //! Prefetches the memory that a sweep reads next.
 
-/// After this number of codes of each row, a kernel prefetches as many bytes as it has read.
+/// A kernel prefetches once for this number of codes of each row, as many bytes as these codes are.
 /// Prefetching a whole page at once would keep the reads waiting: with two rows of 2048 codes on a
 /// page, a sweep then takes 1.6 × the time (Zen 4).
 pub(super) const PORTION: usize = 128;
