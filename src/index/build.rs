@@ -164,8 +164,8 @@ unsafe fn check_supported(
                 "Whether two vectors conflict under the operator @~ depends on the session's settings.",
             ));
         }
-        // If a heap row cannot have a TID, a scan reports the entry as corrupted. Rows of other table
-        // access methods can have such TIDs.
+        // A scan reports an entry as corrupted if its TID cannot be that of a row in a heap. In a table of
+        // another access method, rows may have such TIDs.
         if !std::ptr::eq((*table).rd_tableam, pg_sys::GetHeapamTableAmRoutine()) {
             return Err(unsupported(format!(
                 "access method \"mrl\" does not support table \"{}\"",

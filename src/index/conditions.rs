@@ -4,8 +4,8 @@
 //! row-level security only with leakproof ones. This file makes such conditions from two other kinds:
 //!
 //! - **A condition on the whole similarity**, `fine_score(e, q) >= t`, if the codes of an index cover
-//!   all dimensions of the column. The operator `@<=>` takes its place, which is true for the same
-//!   vectors and raises the same errors. The original stays as a filter, and a weaker condition is put
+//!   all dimensions of the column. It is replaced by one with the operator `@<=>`, which is true for the
+//!   same vectors and raises the same errors. The original stays as a filter, and a weaker condition is put
 //!   beside it, in three cases: under a policy, because the operator is not leakproof; in a join of two
 //!   such columns, because either index may be used; and if the planner compares the condition with
 //!   something else, such as a partial index.
@@ -49,7 +49,7 @@ static PREVIOUS: OnceLock<pg_sys::get_relation_info_hook_type> = OnceLock::new()
 pub fn register_hook() {
     // SAFETY: nothing else runs while a library is loaded.
     unsafe {
-        // A library is loaded once.
+        // `set` cannot fail, because a library is loaded only once.
         let _ = PREVIOUS.set(pg_sys::get_relation_info_hook);
         pg_sys::get_relation_info_hook = Some(add_conditions);
     }

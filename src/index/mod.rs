@@ -1,5 +1,5 @@
-//! The index access method `mrl`: it stores the entries of a sweep ([`crate::sweep`]) on pages that
-//! Postgres manages.
+//! The index access method `mrl`. It stores an entry for each row with a vector, the code of the vector's prefix
+//! and the row's TID ([`crate::sweep`]), on pages that Postgres manages. A query sweeps them: it reads every page.
 //!
 //! Block 0 is the metapage. It describes the index and never changes. All other blocks contain
 //! entries in no particular order. An entry stays on the page on which it was inserted until vacuum
@@ -7,7 +7,8 @@
 //! locks only one page at a time.
 //!
 //! `conditions`, `cost`, `foreign_cost`, `operands`, `order_paths`, `parallel` and `paths` are used while a
-//! query is planned. The other files read or change an index.
+//! query is planned. `handler`, `opclass` and `options` declare the access method. The other files read or
+//! change an index.
 
 mod block;
 mod block_queue;

@@ -16,7 +16,8 @@ pub enum Strategy {
     Mismatch,
     /// `mrl_vector !@~ mrl_probe`
     MismatchProbe,
-    /// `mrl_vector @~? mrl_vector`
+    /// `mrl_vector @~? mrl_vector`. The operators with `?` are the leakproof counterparts of those without: they
+    /// are true for vectors that cannot be compared, and raise no error.
     MayMatch,
     /// `mrl_vector @~? mrl_probe`
     MayMatchProbe,
@@ -24,7 +25,7 @@ pub enum Strategy {
     MayMismatch,
     /// `mrl_vector !@~? mrl_probe`
     MayMismatchProbe,
-    /// `mrl_vector @<=> mrl_score_bound`
+    /// `mrl_vector @<=> mrl_score_bound`: a condition on the similarity over all dimensions
     ScoreWithin,
     /// `mrl_vector <=> mrl_vector`, which orders rows.
     Distance,
@@ -81,7 +82,7 @@ impl Strategy {
 }
 
 /// Callback of the SQL function `amvalidate`: returns whether an operator class has an operator for
-/// each strategy, with the operator class's input type on the left.
+/// each strategy, with the operator class's input type on the left and the strategy's result type.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amvalidate(opclass: pg_sys::Oid) -> bool {
     // SAFETY: Postgres calls this in a transaction, which catalog lookups require.

@@ -1,4 +1,4 @@
-//! Recognises, in the expressions of a query, what an index is on and how it is compared.
+//! Recognises similarities of two vectors, and the column that an index is on, in the expressions of a query.
 
 use std::ffi::CStr;
 
@@ -90,7 +90,7 @@ pub fn two_operands(args: &PgList<pg_sys::Node>) -> Option<[*mut pg_sys::Node; 2
     }
 }
 
-/// Returns whether both are the same column. (The type of a key's Var is not filled in.)
+/// Returns whether both are the same column. (`equal` would not do: `conditions` makes a key's Var without a type.)
 ///
 /// # Safety
 /// Both are expressions.
@@ -106,6 +106,8 @@ pub unsafe fn is_same_column(key: *mut pg_sys::Node, node: *mut pg_sys::Node) ->
     }
 }
 
+/// The expression below RelabelType nodes, which change only its declared type.
+///
 /// # Safety
 /// `node` is an expression.
 pub unsafe fn without_relabel(mut node: *mut pg_sys::Node) -> *mut pg_sys::Node {

@@ -29,8 +29,8 @@ pub const META_BLOCK: pg_sys::BlockNumber = 0;
 /// The first block with entries.
 pub const FIRST_BLOCK: pg_sys::BlockNumber = 1;
 
-/// The page id, which distinguishes the pages of this access method from those of others.
-/// `pg_filedump` uses it; Postgres' `access/bloom.h` lists those of other access methods.
+/// The page id, by which tools like `pg_filedump` distinguish the pages of this access method from those of
+/// others. Postgres' own have the ids 0xFF80 (hash) to 0xFF83 (bloom).
 const PAGE_ID: u16 = 0xFF8D;
 const KIND_META: u16 = 1;
 const KIND_ENTRIES: u16 = 2;
@@ -51,7 +51,7 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// The layout of the entries on a page, or `None` if a page cannot hold a single entry.
+    /// The layout of the entries on a page, or `None` if there is none for prefixes of this length.
     pub fn layout(&self) -> Option<Layout> {
         Layout::new(self.prefix_dims, SLAB_END - HEADER)
     }
@@ -85,8 +85,8 @@ impl Meta {
     }
 }
 
-/// Returns the version of the page format that a metapage states, given the bytes after the page header. Returns `None`
-/// if they do not state a version. In every version the metapage begins with `MAGIC` and the version, and the
+/// Returns the version of the page format that a metapage states, given the bytes after the page header, or
+/// `None` if they state none. In every version the metapage begins with `MAGIC` and the version, and the
 /// complements of the two follow each other after the numbers, however many numbers there are.
 fn stated_version(bytes: &[u8]) -> Option<u32> {
     let mut numbers = bytes.as_chunks().0.iter().copied().map(u32::from_ne_bytes);

@@ -172,9 +172,10 @@ impl Index {
         }
     }
 
-    /// The free space, in bytes, that the free space map records for a block with `count` entries: one
-    /// step of the map's scale for each free place, up to half a page. The map rounds down to steps. If
-    /// it got the actual number of bytes, it would never find the last place on a page.
+    /// The free space, in bytes, that is recorded in the free space map for a block with `count` entries:
+    /// one step of the map's scale for each free place, and at most half a page, because the map takes only
+    /// sizes below a page. The map rounds recorded sizes down to steps, and requested sizes up. With actual
+    /// numbers of bytes it would never find the last place on a page.
     pub fn free_space(&self, count: usize) -> usize {
         ((self.layout.capacity() - count) * SPACE_FOR_ONE_ENTRY).min(PAGE / 2)
     }
@@ -206,7 +207,7 @@ pub unsafe fn relation_name(relation: pg_sys::Relation) -> String {
     unsafe { pgrx::name_data_to_str(&(*(*relation).rd_rel).relname).to_owned() }
 }
 
-/// Returns why the metapage of an index cannot be used.
+/// Returns the error that says why the metapage of an index cannot be used.
 ///
 /// # Safety
 /// As for [`Index::open`].

@@ -7,7 +7,8 @@
 //! the snapshot was taken, or by an earlier command of the scan's own transaction, so its entry
 //! existed by then. (A build that is younger than the snapshot indexes this row, too. Where it could
 //! not, because of a broken HOT chain, Postgres does not use the index for the snapshot:
-//! `indcheckxmin`.) Vacuum cannot remove the row while the snapshot is in use. The scan reads the
+//! `indcheckxmin`.) Vacuum cannot remove the row while the snapshot is in use (with `old_snapshot_threshold`
+//! it can; the scan then raises an error, `version::check_old_snapshot`). The scan reads the
 //! number of blocks after the snapshot was taken, so the entry is on one of these blocks. An entry
 //! stays on its page. Vacuum may move it within the page, but only under an exclusive lock, and the
 //! scan judges a page under a share lock. So each sweep judges the entry exactly once.
@@ -172,7 +173,7 @@ impl Scan {
             }
         };
         match query {
-            // An undecided probe has no threshold.
+            // The threshold is NaN in a probe that every vector may match (`Probe::undecided`).
             Ok(query) if query.query_dims == self.index.meta.dims && !query.threshold.is_nan() => {
                 let filter = CodeFilter::new(layout, &query.prefix, query.threshold);
                 (filter, strategy.is_negated())
@@ -253,7 +254,7 @@ impl Scan {
         is_first_call
     }
 
-    /// Adds the counters of the sweep that ends here to those of the scan.
+    /// Adds the counters of the sweeps since the last `amrescan` to those of the scan.
     fn add_counters(&mut self) {
         if let Some(judge) = self.judge.take() {
             let (sum, one) = (&mut self.sweeps.counters, judge.counters());
