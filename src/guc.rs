@@ -123,8 +123,8 @@ pub fn cache_dir() -> PathBuf {
     Path::new(OsStr::from_bytes(data.to_bytes())).join(set)
 }
 
-/// The number of bytes that one forward pass may allocate, and the number that the pictures of one
-/// batch may take while they are decoded.
+/// The number of bytes that one forward pass may allocate, and the number that the pictures of one batch (the elements
+/// of an array that are sent to the model together) may take while they are decoded.
 pub fn max_embed_memory() -> u64 {
     u64::try_from(MAX_EMBED_MEMORY.get()).unwrap_or(0) * 1024
 }

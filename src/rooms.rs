@@ -1,5 +1,5 @@
-//! Who imports whom, read from the source: paths that begin with `crate` or with as many `super` as lead
-//! out of a room.
+//! Tests that a room imports only the rooms that `ROOMS` lists for it. Imports are found in the source: paths that
+//! begin with `crate`, or with enough `super` to leave the room.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use super::ROOMS;
 /// The rooms that are crates.
 const CRATES: [&str; 6] = ["memory", "cpu", "vector", "sweep", "image", "model"];
 
-/// What paths and groups of them are made of.
+/// The tokens of a path, and of a group of paths in braces.
 #[derive(Debug, Clone, PartialEq)]
 enum Token {
     Word(String),
@@ -57,7 +57,7 @@ fn tokens(source: &str) -> Vec<Token> {
     tokens
 }
 
-/// The length of the string or character that the source begins with.
+/// The length of the string or character literal that the source begins with; `None` if it begins with neither.
 fn literal(source: &str) -> Option<usize> {
     let prefix = source.find(|c| !"bcr".contains(c))?;
     let (letters, quoted) = source.split_at(prefix);
@@ -83,7 +83,7 @@ fn literal(source: &str) -> Option<usize> {
     None
 }
 
-/// What the source of the module that lies `depth` below the crate names in the crate's root.
+/// The names in the crate's root that the source of a module refers to. The module lies `depth` levels below the root.
 fn names_in_root(source: &str, depth: usize) -> BTreeSet<String> {
     let tokens = tokens(source);
     let mut found = BTreeSet::new();
@@ -113,8 +113,9 @@ fn names_in_root(source: &str, depth: usize) -> BTreeSet<String> {
     found
 }
 
-/// Follows a path, or each of a group of them, and returns how many tokens that takes. `place` is how
-/// deep below the root the path has come to; `None` at its beginning, in a module so `deep`.
+/// Follows a path, or each path of a group in braces, and returns the number of tokens followed. `place` is the depth of
+/// the module that the path has reached, 0 for the root; it is `None` at the path's beginning, which lies in a module
+/// of the depth `deep`.
 fn follow(
     tokens: &[Token],
     deep: usize,
@@ -150,12 +151,12 @@ fn follow(
     };
     match (next, tokens.get(1)) {
         (Some(place), Some(Token::In)) => 2 + follow(&tokens[2..], deep, Some(place), found),
-        // The rest of the path leads from one name to another.
+        // The path has named what it imports from the root, or it does not lead to the root.
         _ => 1,
     }
 }
 
-/// The files of a room with how deep each module lies.
+/// The source files of a room, each with the depth of its module below the root.
 fn files(room: &str) -> Vec<(PathBuf, usize)> {
     fn collect(directory: &Path, depth: usize, files: &mut Vec<(PathBuf, usize)>) {
         for entry in fs::read_dir(directory).unwrap() {

@@ -74,8 +74,8 @@ pub fn reserve_setting_prefix(prefix: &CStr) {
     }
 }
 
-/// Sets `search_path` to a safe value until the current nest level of settings ends. Versions before 17
-/// do not do so for maintenance commands, and have no such function.
+/// Sets `search_path` to a safe value until the current nest level of settings ends, as Postgres does for maintenance
+/// commands from 17 on. Does nothing in earlier versions.
 ///
 /// # Safety
 /// The caller has opened a nest level of settings.
@@ -145,8 +145,8 @@ pub fn is_descending(pathkey: &pg_sys::PathKey) -> bool {
     }
 }
 
-/// The members of an equivalence class for the whole query, and those for a partition if `relids` are
-/// those of one.
+/// The members of an equivalence class for the whole query and, if `relids` are those of a partition, the members for
+/// it. Before 18, one list holds all members, so those for other partitions are returned, too.
 ///
 /// # Safety
 /// Both belong to the query that is being planned.
@@ -246,7 +246,7 @@ pub unsafe fn disable_path(
 /// # Safety
 /// `parallel` is the descriptor of a parallel scan, whose access method has asked for room for a `T`.
 pub unsafe fn parallel_state<'a, T>(parallel: pg_sys::ParallelIndexScanDesc) -> &'a T {
-    // SAFETY: the caller guarantees a descriptor; the access method's part begins so many bytes behind
+    // SAFETY: the caller guarantees a descriptor; the access method's part begins `offset` bytes after
     // its start, and Postgres aligns it to MAXALIGN.
     unsafe {
         #[cfg(not(feature = "pg18"))]
