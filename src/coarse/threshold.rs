@@ -45,7 +45,7 @@ impl CoarseSettings {
     /// setting is not set, takes what the model that `photosearch.model` names recommends.
     ///
     /// # Errors
-    /// A setting is not set, and that model's vectors do not have `query_dims` dimensions, or the model
+    /// A setting is not set, and there is no such model, its vectors do not have `query_dims` dimensions, or it
     /// recommends no value.
     pub fn resolve(&self, query_dims: usize) -> Result<CoarseParams, ErrorReport> {
         if let (Some(threshold), Some(dims)) = (self.threshold, self.dims) {

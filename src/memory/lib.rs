@@ -2,12 +2,12 @@
 //!
 //! When PostgreSQL runs out of memory, it ends the statement and continues. Most Rust code,
 //! including the crates gemm and tokenizers, aborts the process, whereupon PostgreSQL ends every
-//! session. This crate therefore does three things:
+//! session. Three things prevent that, the first two in this crate, the third wherever memory is taken:
 //!
 //! - It keeps a reserve of unused address space. When an allocation fails, the reserve is returned
 //!   to the system and the allocation is retried. From then on memory is low. [`check`], which
-//!   long computations call between their steps, returns an error if it cannot get a new reserve. So a computation ends with an
-//!   error long before the reserve is used up.
+//!   long computations call between their steps, returns an error if it cannot get a new reserve.
+//!   So a computation ends with an error long before the memory of the reserve is used up.
 //! - Before a step that allocates more than the reserve, [`ask`] checks whether that much memory is
 //!   available.
 //! - Sizes that a user or a file determines are bounded, or the memory is allocated with
@@ -27,7 +27,7 @@ const RESERVE: usize = 16 << 20;
 
 /// The reserve; null if there is none.
 static HELD: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
-/// Whether the reserve was returned and no new one has been taken since.
+/// Whether memory is low: the reserve was returned, or could not be taken, and none has been taken since.
 static LOW: AtomicBool = AtomicBool::new(false);
 
 /// Protects returning and taking the reserve. A spin lock, because it is taken in a failed
@@ -135,7 +135,7 @@ fn map(size: usize) -> *mut libc::c_void {
     }
 }
 
-/// Fails while memory is low. Takes a new reserve if there is enough memory again.
+/// Takes a reserve if there is none. Fails if the system has not enough memory for it.
 #[inline]
 pub fn check() -> Result<(), Exhausted> {
     if HELD.load(Ordering::Relaxed).is_null() {
