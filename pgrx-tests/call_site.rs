@@ -1,5 +1,6 @@
-//! Tests that the state of a call site follows its arguments and the settings, even if one
-//! expression is evaluated for many values of its variables, as in PL/pgSQL.
+//! Tests of what the functions keep at a call site (an expression of a running query) from one row to the next:
+//! decoded queries, resolved settings. It must follow the arguments and the settings, even if one expression is
+//! evaluated for many values of its variables, as in PL/pgSQL.
 
 #[pgrx::pg_schema]
 mod tests {

@@ -1,5 +1,5 @@
-//! Tests that run inside a backend. Each file has a schema `tests`, because pgrx looks for tests
-//! there.
+//! Tests that run inside a backend, and (`sql_files`) a test that reads the scripts in `sql`. The tests of a file are
+//! in a schema `tests`, because pgrx looks for them there.
 
 mod call_site;
 mod random;

@@ -1,7 +1,7 @@
 //! Pseudo-random vectors, the same in every run, and a straightforward similarity function to
 //! compare results with.
 
-/// A small generator (Marsaglia's xorshift64*). A build with the feature `pg_test` has no
+/// A small generator (xorshift64*, Vigna 2016). A build with the feature `pg_test` has no
 /// dev-dependencies, so the tests cannot use a crate for this.
 pub struct Random(u64);
 

@@ -22,8 +22,8 @@ mod tests {
             // A distance from the threshold that is usually small, but larger than the error of
             // f32.
             let distance = TOLERANCE + random.signed().abs().powi(4) * 0.5;
-            // A threshold is a cosine. So it cannot exceed a similarity of 1, nor lie below a
-            // similarity of -1.
+            // Whether the similarity is below the threshold: at random, but a threshold lies in -1..=1,
+            // so it cannot be above a similarity near 1, nor below one near -1.
             let below = match random.signed() < 0.0 {
                 true => expected + distance <= 1.0,
                 false => expected - distance < -1.0,

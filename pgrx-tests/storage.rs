@@ -8,9 +8,9 @@ mod tests {
 
     use super::super::random::Random;
 
-    /// Dimension counts around the limits at which the storage changes: a short header is used up
-    /// to 59 dimensions (126 bytes), a TOAST chunk of 1,996 bytes holds 994, and a row is moved out
-    /// of line at about 1,000.
+    /// Dimension counts around the limits at which the storage changes. A value is 8 bytes and 2 for each
+    /// dimension: a short header is used up to 59 dimensions (126 bytes), a TOAST chunk of 1,996 bytes holds
+    /// 994, and a value is moved out of line at about 1,000, where the row reaches 2 kB.
     fn boundary_dims() -> Vec<usize> {
         (1..=62)
             .chain(980..=1005)
@@ -109,8 +109,7 @@ mod tests {
             let of = |key: &str| plan[key].as_u64().expect("a number of blocks");
             Ok::<_, Error>(of("Shared Hit Blocks") + of("Shared Read Blocks"))
         };
-        // A vector of 16,000 dimensions is stored in 17 chunks, on about five pages; the table has
-        // 20.
+        // Each of the 20 vectors of 16,000 dimensions is stored in 17 chunks, on about five pages.
         let query = "array_fill(1, ARRAY[16000])::mrl_vector";
         let count = blocks("vector_dims(e) > 0")?;
         let prefix = blocks(&format!("coarse_match(e, {query}, 0.5, 900)"))?;
