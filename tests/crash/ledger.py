@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-# A writer alone changes the rows whose id has its number modulo ID_STRIDE, so it knows their contents.
+# Only the writer with the number n changes the rows with id % ID_STRIDE = n, so it knows their contents.
 ID_STRIDE = 64
 
 

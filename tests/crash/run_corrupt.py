@@ -10,8 +10,9 @@ must report the index. Hundreds of single bits are flipped in the codes, bounds,
 check_index must find each. An entry whose row no page can hold must be an error of scans and of vacuum. With checksums, each
 damaged page must be an error of the sweep.
 The references are a sequential scan, and the layout of a page as pages.py states it.
-Run alone: VENV/bin/python tests/crash/run_corrupt.py --copies 18, with the packages of tests/client/requirements.txt. The
-last line counts the checks; if one fails, the exit status is 1 and the data is kept.
+Run alone: VENV/bin/python tests/crash/run_corrupt.py --copies 36 (each of the 18 kinds of damage to two indexes), with the
+packages of tests/client/requirements.txt. The last line counts the checks; if one fails, the exit status is 1 and the data
+is kept.
 """
 
 import argparse

@@ -226,7 +226,7 @@ def check_dropped_index(directory, checks):
         on_primary.execute("CREATE EXTENSION photosearch")
         on_primary.execute("CREATE TABLE t AS SELECT i AS id, ARRAY[1, i]::mrl_vector(2) AS embedding FROM generate_series(1, 100) AS i")
         on_primary.execute("CREATE INDEX t_e ON t USING mrl (embedding)")
-        # The planner evaluates it to estimate a condition, and so it holds the query up between planning and execution.
+        # The planner evaluates it to estimate a condition, after it has looked up the indexes. There the query is held up.
         on_primary.execute("CREATE FUNCTION held_up() RETURNS int STABLE LANGUAGE sql AS 'SELECT pg_advisory_lock_shared(1); SELECT 0'")
         on_primary.execute("ANALYZE t")
         wait_for_replay(on_primary, on_standby)
@@ -278,7 +278,7 @@ def check_frozen_catalogs(directory, checks):
     with primary.connect() as on_primary, standby.wait() as on_standby, standby.connect() as old:
         on_primary.execute("CREATE EXTENSION photosearch")
         on_primary.execute("CREATE TABLE t AS SELECT i AS id, ARRAY[1, i]::mrl_vector(2) AS embedding FROM generate_series(1, 100) AS i")
-        # Room on the catalogs' pages. Without it Postgres would prune them, and that cancels older snapshots.
+        # Room on the catalogs' pages. Without it Postgres would prune them, and that cancels queries with older snapshots.
         on_primary.execute("VACUUM FULL pg_class")
         for number in range(40):
             on_primary.execute(f"CREATE TABLE other_{number} ()")
@@ -337,8 +337,9 @@ def main():
 
     standby.start()
     with primary.connect() as on_primary, standby.wait() as on_standby:
-        # While a standby's feedback comes and goes, the primary may find dead rows whose TOAST rows it has removed. Every
-        # build that reads TOAST values then fails there, that of Postgres' own index types and VACUUM FULL included.
+        # There are builds only without feedback. While a standby's feedback comes and goes, the primary may find dead rows
+        # whose TOAST rows it has removed. Every build that reads TOAST values then fails there, that of Postgres' own index
+        # types and VACUUM FULL included.
         readers = [Reader(standby, LOGGED, sources, rng.random()) for _ in range(2)]
         checks.add("sessions wrote while others queried the standby", write(primary, ledger, sources, rng, arguments.seconds, readers, builds=feedback == "off"))
         checks.add("standby: index and sequential scans agree during replay", [wrong for reader in readers for wrong in reader.wrong])

@@ -21,7 +21,7 @@ class Vectors:
 
     def one(self, rng):
         """A vector as a tuple of halves, or None. One in ten is special: NULL, zero, with a zero prefix, tiny, huge, a copy of
-        an earlier vector, or such a copy with the last bit of one value changed."""
+        an earlier vector, or such a copy with one value changed in its last place."""
         kind = rng.randrange(70)
         if kind == 0:
             return None

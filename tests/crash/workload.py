@@ -117,7 +117,7 @@ class Writer(threading.Thread):
         return self.counter
 
     def update_column(self, table, column):
-        """Updates a column of a few rows. No index depends on the column version alone, so such an update may be HOT."""
+        """Updates a column of a few rows, and their version. No index is on the version, so an update of it alone may be HOT."""
         numbers, version = self.some_own(table, 8), self.version()
         for number in numbers:
             if column == "embedding":
@@ -205,7 +205,7 @@ class Writer(threading.Thread):
             raise
 
     def reconnect(self, _):
-        """Starts a new session, which writes its first entry to another page than its later ones."""
+        """Starts a new session. It has no page yet for its entries, and chooses one for the first of them."""
         self.connection.close()
         self.connect()
 
