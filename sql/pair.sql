@@ -158,8 +158,8 @@ CREATE OPERATOR <=> (
 );
 COMMENT ON OPERATOR <=> (mrl_vector, mrl_vector) IS 'cosine distance: 1 - fine_score';
 
--- The operators that the planner puts beside or in place of fine_score and <=>, so that an index over all
--- dimensions can answer them (src/index/conditions.rs, src/index/order_paths.rs).
+-- The operators that the planner puts in place of fine_score and <=>, so that an index over all dimensions
+-- can answer conditions (src/index/conditions.rs) and return rows in order (src/index/order_paths.rs).
 
 CREATE FUNCTION mrl_score_within(mrl_vector, mrl_score_bound) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mrl_score_within_wrapper'

@@ -17,7 +17,7 @@ BEGIN
         RAISE EXCEPTION 'photosearch_pgvector 0.2.0 needs a later version of the extension photosearch'
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Run ALTER EXTENSION photosearch UPDATE first.';
     END IF;
-    -- The casts of the extension, by what it depends on.
+    -- The extension's casts to mrl_vector. pg_depend says which casts are the extension's.
     FOR c IN
         SELECT castsource::regtype AS source,
                casttarget::regtype AS target,
