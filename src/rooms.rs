@@ -113,9 +113,9 @@ fn names_in_root(source: &str, depth: usize) -> BTreeSet<String> {
     found
 }
 
-/// Follows a path, or each path of a group in braces, and returns the number of tokens followed. `place` is the depth of
-/// the module that the path has reached, 0 for the root; it is `None` at the path's beginning, which lies in a module
-/// of the depth `deep`.
+/// Follows a path, or each path of a group in braces, and returns the number of tokens followed. `place` is the
+/// depth of the module that the path has reached, 0 for the root; it is `None` at the path's beginning, which lies
+/// in a module of the depth `deep`.
 fn follow(
     tokens: &[Token],
     deep: usize,

@@ -1,4 +1,4 @@
-//! What differs between the major versions of Postgres in what the other rooms use of it. No other
+//! The differences between the major versions of Postgres, as far as they concern the other rooms. No other
 //! file asks which version it is compiled for.
 
 use std::ffi::{CStr, c_int};
@@ -62,8 +62,8 @@ pub unsafe fn first_attribute(descriptor: pg_sys::TupleDesc) -> pg_sys::Form_pg_
     }
 }
 
-/// Reserves the names of settings that begin with a prefix. Postgres warns of settings with such a name
-/// that nobody has defined.
+/// Makes Postgres warn of settings in its configuration whose names begin with a prefix and that nobody has
+/// defined. From 15 on this also reserves the prefix: to SET such a name is an error.
 pub fn reserve_setting_prefix(prefix: &CStr) {
     // SAFETY: a null-terminated string, which Postgres copies.
     unsafe {
