@@ -1,5 +1,5 @@
-//! Tests that the storage of a row (in the row, short header, compressed or out of line, read as a
-//! whole or by slices) does not change any result.
+//! Tests that no result depends on how a vector is stored (in the row, with a short header, compressed or out of
+//! line) or read (as a whole or by slices).
 
 #[pgrx::pg_schema]
 mod tests {

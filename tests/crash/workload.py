@@ -330,7 +330,7 @@ def make(connection, tables, seed, writers):
         table.create(connection)
         count = FULL[table.name] * writers // 2
         for part in (0, 1):
-            # Version -1, which no writer writes, and negative ids, which no writer uses.
+            # Version -1 and negative ids, which no writer gives to a row. Of them, too, id % ID_STRIDE is the writer's number.
             rows = [(-(2 * i + part + 1) * ID_STRIDE + i % writers, rng.randrange(6), -1, sources[table.name].one(rng)) for i in range(count // 2)]
             with connection.cursor() as cursor:
                 copy_binary(cursor, table.name, rows)
