@@ -19,9 +19,9 @@ use super::objects::Objects;
 use super::operand::DIMS_TYPES;
 
 /// Marks a condition whose leakproof counterpart stands beside it. The mark is in the field for the
-/// collation, which means nothing for vectors. It prevents an endless recursion: Postgres simplifies the
-/// parts of an AND that a support function returns once more (`simplify_and_arguments` of Postgres'
-/// `clauses.c`).
+/// collation, which means nothing for vectors. It prevents an endless recursion: if a support function
+/// returns an AND for a part of another AND, Postgres simplifies the parts of the returned one as well
+/// (`simplify_and_arguments` of Postgres' `clauses.c`).
 const HAS_LEAKPROOF: pg_sys::Oid = pg_sys::C_COLLATION_OID;
 
 /// Support function of the functions behind the operators.
@@ -166,7 +166,7 @@ unsafe fn use_leakproof_probe(args: *mut pg_sys::List, objects: &Objects) {
 /// Returns whether the query reads a security barrier view.
 ///
 /// The answer is no where a condition must keep its form. In a query with grouping sets, Postgres
-/// recognises the expression of a set in the select list and in HAVING by its form: it is NULL in the
+/// recognises a set's expression in the select list and in HAVING by its form, to make it NULL in the
 /// rows of other sets. In INSERT … ON CONFLICT … WHERE, it compares the condition with the predicates of
 /// unique indexes.
 ///

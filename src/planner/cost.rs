@@ -186,9 +186,9 @@ unsafe fn answer_embed_cost_request(request: *mut pg_sys::Node) -> *mut pg_sys::
 /// # Safety
 /// `args` are the arguments of a filter.
 unsafe fn compared_prefix(args: &[*mut pg_sys::Node]) -> Option<f64> {
-    // SAFETY: the caller guarantees the arguments of a filter, so a constant on the right of a
-    // vector that is not a vector is a probe. Every other constant is read after its type has been
-    // checked.
+    // SAFETY: the caller guarantees the arguments of a filter, so a constant on the right-hand side
+    // whose type is not that of the left-hand side is a probe. Every other constant is read after its
+    // type has been checked.
     unsafe {
         let last = *args.last()?;
         let probe = pg_sys::exprType(*args.first()?) != pg_sys::exprType(last);
@@ -212,7 +212,7 @@ unsafe fn compared_prefix(args: &[*mut pg_sys::Node]) -> Option<f64> {
             } else {
                 args.to_vec()
             };
-            // mrl_probe_at_least(query, score) compares all dimensions.
+            // mrl_probe_at_least and mrl_probe_at_most have two arguments and compare all dimensions.
             if args.len() == 2 && outer.len() == 2 {
                 return Some(DIMS);
             }
@@ -235,6 +235,7 @@ struct ColumnStorage {
 
 impl ColumnStorage {
     fn dims(&self) -> f64 {
+        // A smaller average is mostly that of TOAST pointers, so it does not tell the dimensions.
         let of_width = |width: f64| (width > 4.0 * POINTER).then_some((width - HEADER) / 2.0);
         self.dims.or(self.width.and_then(of_width)).unwrap_or(DIMS)
     }

@@ -93,7 +93,7 @@ impl Objects {
         }
     }
 
-    /// `mrl_probe(mrl_vector, double precision, …)` with this type of prefix lengths, one of
+    /// `mrl_probe(mrl_vector, double precision, dims)`, where the type `dims` is one of
     /// [`DIMS_TYPES`](super::operand::DIMS_TYPES).
     ///
     /// # Safety
@@ -104,8 +104,8 @@ impl Objects {
         unsafe { self.function(c"mrl_probe", &types) }
     }
 
-    /// `mrl_probe(mrl_vector)`, and its leakproof counterpart, `mrl_leakproof_probe(mrl_vector)`. A database in which
-    /// the extension is older has neither.
+    /// `mrl_probe(mrl_vector)`, and its leakproof counterpart, `mrl_leakproof_probe(mrl_vector)`. A database whose
+    /// extension is still of version 0.1.0 has neither.
     ///
     /// # Safety
     /// A transaction is running.

@@ -162,7 +162,7 @@ impl ScoreOperand {
     }
 }
 
-/// The score that a condition compares with, rounded, and whether lower scores satisfy the condition.
+/// The score that a condition compares with, rounded to f32, and whether lower scores satisfy the condition.
 fn threshold_of(condition: ScoreCondition) -> (f32, bool) {
     let cutoffs = condition.cutoffs();
     (cutoffs.yes_from as f32, cutoffs.is_negated)
@@ -213,7 +213,7 @@ unsafe fn from_score_bound_call(
     }
 }
 
-/// Returns whether a type is the `mrl_score_bound` of the extension that an operator belongs to.
+/// Returns whether `right_type` is the type `mrl_score_bound` in the schema of the operator's function.
 ///
 /// # Safety
 /// A transaction is running.
@@ -368,8 +368,8 @@ pub unsafe fn const_value(node: *mut pg_sys::Node) -> Option<Option<pg_sys::Datu
     }
 }
 
-/// The types that a prefix length may have: `bigint`, and `integer` in databases in which the extension
-/// declared its functions so.
+/// The types that a prefix length may have: `bigint`, and `integer` in a database whose extension is still of
+/// version 0.1.0.
 pub const DIMS_TYPES: [pg_sys::Oid; 2] = [pg_sys::INT8OID, pg_sys::INT4OID];
 
 /// Returns the value of a constant of one of the [`DIMS_TYPES`], or `None` for NULL and for any other
@@ -499,8 +499,8 @@ unsafe fn subselect(
             return None;
         };
         let selected = (*entry).expr.cast();
-        // postgres_fdw asks for the estimate of a query with parameters by `(SELECT null::mrl_vector)` in place of
-        // each parameter, which stands for a value that is not known.
+        // For a remote estimate, postgres_fdw puts `(SELECT null::mrl_vector)` in place of each parameter. This NULL
+        // stands for a value that is not known.
         (!matches!(const_value(selected), Some(None))).then_some(selected)
     }
 }

@@ -1,8 +1,8 @@
 //! Plans `FROM photos, embed_text('a baby') AS q` as a query over one table.
 //!
-//! In this form, the query vector is a column of a join. Postgres computes the join first, so an
-//! index gives no order, parallel workers cannot help, and a security barrier view keeps the condition
-//! out. So, before a query is planned, each reference to such a column becomes a subselect,
+//! In this form, the query vector is a column of a join. Postgres joins before it sorts, so an index gives
+//! no order. `embed_text` is parallel restricted, so the join is not parallel. And a security barrier view
+//! keeps join conditions out. Therefore, before a query is planned, each reference to such a column becomes a subselect,
 //! `(SELECT embed_text('a baby'))`, which Postgres evaluates once, and the function leaves FROM. Postgres
 //! does the same with a function that it can fold into a constant (`pull_up_constant_function` of
 //! Postgres' `prepjointree.c`).
@@ -12,8 +12,8 @@
 //! subquery of WHERE, and in the query of a cursor. Postgres inlines SQL functions later, so it also
 //! stays in those.
 //!
-//! Planning a session's first query loads the library, so that query is still planned as a join, with
-//! the same result.
+//! A library that is not preloaded is loaded while a session's first query is planned, after the place where
+//! the hook would be called. So that query is still planned as a join, with the same result.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -71,15 +71,17 @@ unsafe extern "C-unwind" fn prepare(
     params: pg_sys::ParamListInfo,
 ) {
     // Each subselect is evaluated when its value is needed first. Between two fetches from a cursor, a
-    // setting could change, so that one query would use the vectors of two models. A query that is
-    // fetched in parts is planned without this option.
+    // setting could change, so that one query would use the vectors of two models. Postgres plans the
+    // queries of DECLARE and of PL/pgSQL's cursors without this option. (One that a client fetches in
+    // parts by a row limit of the protocol has it.)
     if options & pg_sys::CURSOR_OPT_PARALLEL_OK as c_int != 0 {
         // SAFETY: Postgres passes a query that the planner may change.
         unsafe { simplify(query, params.is_null(), 0) }
     }
 }
 
-/// Simplifies a query and the queries in its FROM and WITH. `depth` is the number of queries around it.
+/// Simplifies a query and the queries in its FROM and WITH. `is_generic` says that the planner knows no
+/// values of parameters; `depth` is the number of queries around this one.
 ///
 /// # Safety
 /// The query is the planner's own.
@@ -158,9 +160,9 @@ unsafe fn always_present(node: *mut pg_sys::Node, found: &mut Vec<c_int>) {
     }
 }
 
-/// Returns the call of a function in FROM, if it is `embed_text` with a value that is the same for the
-/// whole statement, and which Postgres does not fold into a constant. (The session keeps the vectors of
-/// texts, so a query with several subselects embeds once. It does not keep those of pictures.)
+/// Returns the call of a function in FROM if it is one of `embed_text`, if its value is the same for the
+/// whole statement, and if Postgres does not fold it into a constant. (Only `embed_text`: the session keeps
+/// the vectors of texts, so a query with several subselects embeds once. It does not keep those of pictures.)
 ///
 /// # Safety
 /// `table` belongs to a query with `depth` queries around it.

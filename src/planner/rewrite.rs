@@ -1,7 +1,6 @@
 //! Rewrites `coarse_match(…)` to the operator `@~` while planning, so that the function form can
 //! use an index and EXPLAIN shows the operator. A support function does so when it is called with a
-//! `SupportRequestSimplify` (`nodes/supportnodes.h`). Postgres' own `starts_with` and PostGIS's
-//! `ST_DWithin` work in the same way.
+//! `SupportRequestSimplify` (`nodes/supportnodes.h`).
 
 use std::ptr::null_mut;
 
@@ -67,8 +66,8 @@ unsafe fn simplify(request: &pg_sys::SupportRequestSimplify) -> *mut pg_sys::Nod
                     pg_sys::InvalidOid,
                     pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
                 );
-                // Postgres does not simplify the result again, so fold a probe of constants here.
-                // `root` may be null.
+                // Postgres does not simplify the new call, so fold a probe of constants here. `root` may
+                // be null.
                 pg_sys::eval_const_expressions(request.root, probe.cast()).cast()
             }
             _ => query,

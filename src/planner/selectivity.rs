@@ -1,4 +1,4 @@
-//! Selectivity estimators of `@~` and `!@~`.
+//! Selectivity estimators of `@~` and `!@~`, of their leakproof counterparts `@~?` and `!@~?`, and of `@<=>`.
 //!
 //! If the query vector is known (see `operand.rs`), the filter is evaluated on the sample that
 //! ANALYZE has stored. If the query vector is a column of another table, a few vectors of that
@@ -148,8 +148,8 @@ fn pointer<T>(argument: Internal) -> *mut T {
 /// or neither is (a join clause).
 ///
 /// # Safety
-/// Called by the planner for an operator `vector @~ vector` or `vector @~ probe`, for the negator of
-/// one, or for `vector @<=> score_bound`.
+/// Called by the planner for an operator `vector @~ vector` or `vector @~ probe`, for the negator or the
+/// leakproof counterpart of one, or for `vector @<=> score_bound`.
 unsafe fn estimate(
     root: *mut pg_sys::PlannerInfo,
     operator: pg_sys::Oid,

@@ -7,12 +7,13 @@
 //!
 //! The sample takes 774 kB on disk for vectors of 256 dimensions, and as much memory in each session
 //! that plans with the column, because the catalog cache reads it once after each ANALYZE. For
-//! longer vectors it also describes what lies behind the prefixes (`vector/rest.rs`): 892 kB for 512
-//! dimensions, 943 kB for 2048. `selectivity.rs` states the time that this and an estimate take.
+//! longer vectors it also describes the values after the first 256 (`vector/rest.rs`) and takes 892 kB
+//! for 512 dimensions, 943 kB for 2048. `selectivity.rs` states how long reading it and an estimate take.
 //!
 //! For vectors of at most 256 dimensions ANALYZE detoasts only what the sample holds. Of longer ones
-//! it reads up to 3,612 whole, and compares 102 of them with all that are in the sample. That takes
-//! 0.2 s of CPU time for 2048 dimensions, 0.25 s with all else that ANALYZE does for 20,000 rows.
+//! it reads up to 3,612 whole (the sample and the 612 of a [`Pilot`]), and compares 102 of them with all
+//! that are in the sample. For 2048 dimensions that takes 0.2 s of CPU time, of 0.25 s that the whole
+//! ANALYZE takes for 20,000 rows.
 //!
 //! For `=` and `<` only the number of distinct values is stored. Other types also have most common
 //! values and a histogram; those would be large, and nobody compares embeddings with constants by
@@ -36,7 +37,8 @@ const KIND: i16 = 18_256;
 /// histogram.
 const ROWS_PER_TARGET: c_int = 300;
 
-/// Every tenth of the fetched rows goes into the sample: 3,000 rows at the default target of 100.
+/// The sample has one row for every ten that ANALYZE asks for: 3,000 at the default target of 100. A table
+/// with fewer rows than that is sampled whole.
 const SAMPLE_EVERY: usize = 10;
 
 /// The maximum number of rows in a sample for any statistics target. It bounds the time of
