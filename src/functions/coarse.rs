@@ -1,10 +1,10 @@
 //! The coarse filter: it compares the cosine similarity of a prefix with a threshold.
 //!
 //! The planner rewrites the function for users (`coarse_match`) to an operator (`@~`, `!@~`). Each
-//! operator has a leakproof counterpart (`@~?`, `!@~?`), which the planner adds where row-level security or
-//! `fine_score` ask for it (see `index/conditions.rs`). The counterpart never raises an
-//! error, and is true if the two sides cannot be compared. The operator itself raises an error then, so it
-//! is not leakproof.
+//! operator has a leakproof counterpart (`@~?`, `!@~?`), which the planner adds beside a condition under
+//! row-level security, behind a security barrier view, and for some conditions on `fine_score` (see
+//! `index/conditions.rs` and `planner/barrier.rs`). The counterpart never raises an error, and is true if the
+//! two sides cannot be compared. The operator itself raises an error then, so it is not leakproof.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -41,13 +41,14 @@ impl RowFilter {
                 self.query.of(),
             )));
         }
-        // A threshold is a real. The similarity is rounded to a real as well, so that a similarity
-        // of 0.6 reaches a threshold of 0.6.
+        // A threshold has the type `real`. The similarity is rounded to `real` as well, so that a
+        // similarity of 0.6 reaches a threshold of 0.6.
         Ok(self.query.similarity(values.as_slice()) as f32 >= self.threshold)
     }
 }
 
-/// Compares a row with a probe; `None` if the probe is undecided.
+/// Compares a row with a probe. `None` if the probe is undecided: its threshold is NaN, because
+/// `mrl_leakproof_probe` was called with arguments of which `mrl_probe` makes an error.
 fn compare_with_probe(
     embedding: VectorArg<'_>,
     probe: ProbeArg<'_>,
@@ -98,7 +99,8 @@ fn mrl_may_match_probe(
     probe: ProbeArg<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> bool {
-    // The condition that this one was derived from raises the error, once a policy has shown the row.
+    // If the policy or the view lets the row through, the original condition is evaluated too, and raises
+    // the error.
     matches!(
         compare_with_probe(embedding, probe, fcinfo),
         Ok(Some(true) | None) | Err(_)
@@ -155,8 +157,8 @@ fn mrl_coarse_match(
         site.resolved = None;
         site.settings = Some(settings.clone());
     }
-    // If the model determines the prefix length, it is not known yet, so all values identify the
-    // query.
+    // Only the values in the prefix identify the query. If the model determines the prefix length, the
+    // length is not known yet, so all values do.
     let compared = settings.dims().unwrap_or(MAX_DIMS);
     let filter = site.filter.get(query.identity(compared), || {
         let query_dims = query.dims()?;
@@ -196,9 +198,8 @@ fn mrl_may_mismatch(a: VectorArg<'_>, b: VectorArg<'_>, fcinfo: pg_sys::Function
     mrl_coarse_mismatch(a, b, fcinfo).unwrap_or(true)
 }
 
-/// `coarse_match(embedding, query, threshold, dims)`. It is called only when the planner folds a
-/// call with constant arguments, or leaves one unchanged because the operator would leak; it has
-/// rewritten every other call to the operator.
+/// `coarse_match(embedding, query, threshold, dims)`. It is called only when the planner folds a call with
+/// constant arguments; the planner has rewritten every other call to the operator.
 #[pg_extern(sql = false)]
 fn mrl_coarse_match_explicit_bigint(
     embedding: VectorArg<'_>,
@@ -209,7 +210,8 @@ fn mrl_coarse_match_explicit_bigint(
     matches_explicitly(embedding, query, threshold, dims)
 }
 
-/// [`mrl_coarse_match_explicit_bigint`] for databases in which the extension declared `dims` as `integer`.
+/// [`mrl_coarse_match_explicit_bigint`] for databases whose extension is still of version 0.1.0, in which `dims` is
+/// an `integer`.
 #[pg_extern(sql = false)]
 fn mrl_coarse_match_explicit(
     embedding: VectorArg<'_>,

@@ -39,7 +39,7 @@ pub enum EmbedError {
 struct Encoded<'a> {
     bytes: &'a [u8],
     /// The position of the picture in an array, counted from 1, for error messages. `None` if the
-    /// picture was not passed in an array, or alone in that of `embed`.
+    /// picture was not passed in an array, or was the only one in the array of `embed`.
     element: Option<usize>,
 }
 
@@ -100,11 +100,11 @@ struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// Decodes pictures. Of JPEG files that follow each other, several are decoded at the same time. (The
-    /// libraries for other formats change state of the whole process, or may end the process for lack
-    /// of memory, which only a single thread can rule out beforehand.) Returns what decoding one after
-    /// the other would return: the same pictures, or the error of the first picture that cannot be
-    /// decoded.
+    /// Decodes pictures. Of JPEG files that follow each other, several are decoded at the same time. Other
+    /// formats are not: their libraries change state of the whole process, or end the process for lack of
+    /// memory, and asking for the memory beforehand prevents that only if no other thread takes it. Returns
+    /// what decoding one after the other would return: the same pictures, or the error of the first picture
+    /// that cannot be decoded.
     fn decode(&mut self, pictures: &[Encoded<'_>]) -> Result<Vec<RgbImage>, EmbedError> {
         let mut images = with_room(pictures.len())?;
         // A group has more pictures than there are threads, because some take longer than others.

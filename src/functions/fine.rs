@@ -59,8 +59,8 @@ fn mrl_cosine_distance(
     mrl_fine_score(a, b, fcinfo).map(|score| 1.0 - score)
 }
 
-/// `embedding <~> query`: `fine_score` with the opposite sign. An index returns rows in ascending order
-/// of an operator, and `<=>` gives different scores the same distance if they differ by less than 1e-16.
+/// `embedding <~> query`: `fine_score` with the opposite sign, for an index, which returns rows in ascending
+/// order of an operator. `<=>` would not do: 1 - score is rounded, so two scores can have the same distance.
 #[pg_extern(sql = false)]
 fn mrl_negative_score(
     a: VectorArg<'_>,
@@ -70,8 +70,8 @@ fn mrl_negative_score(
     mrl_fine_score(a, b, fcinfo).map(|score| -score)
 }
 
-/// `embedding @<=> score_bound`: whether the similarity satisfies the condition in `score_bound`, to the last bit as
-/// the comparison in SQL does.
+/// `embedding @<=> score_bound`: whether the similarity satisfies the condition in `score_bound`. For every row, the
+/// result is that of the comparison in SQL from which the planner made `score_bound` (`fine_score(…) >= 0.35`).
 #[pg_extern(sql = false)]
 fn mrl_score_within(
     embedding: VectorArg<'_>,

@@ -137,7 +137,7 @@ fn photosearch_prepare_model(name: TextArg<'_>, replace: bool) -> Result<i64, Er
 }
 
 /// Makes a variant of a model with 8-bit weights in `photosearch.model_dir`. Returns the smallest
-/// cosine between vectors of the model and of the variant.
+/// cosine between the vectors that the model and the variant give the same text or picture.
 #[pg_extern(sql = false)]
 fn photosearch_quantize_model(
     source: TextArg<'_>,

@@ -33,7 +33,7 @@ struct EmbedSite {
     last_identity: Vec<u8>,
     /// A buffer for the identity of the current call's arguments.
     identity: Vec<u8>,
-    /// The generations of the settings and of the model files for which `vector` was computed.
+    /// The counters of changes of the settings and of the model files when `vector` was computed.
     models: (u64, u64),
     vector: Option<StoredVector>,
 }
@@ -78,8 +78,8 @@ pub fn embed_once(
     Ok(datum)
 }
 
-/// Writes an identity of the arguments to `identity`. For each argument that is a length and bytes (or,
-/// for many bytes, their hash); for NULL and for a constant it is only a marker. The bytes are those of
+/// Writes an identity of the arguments to `identity`: for each of them its length and its bytes (a hash of
+/// them if they are many), or only a marker for NULL and for a constant. The bytes are those of
 /// [`RawVarlena::identity`]. Returns false if an argument has no identity, because it is an in-memory
 /// value that may change.
 fn identify(

@@ -1,4 +1,5 @@
-//! `mrl_probe(query)`: a probe with the threshold and the prefix length that the settings determine.
+//! `mrl_probe(query)`: makes a probe, which is the right-hand operand of `@~`, with the threshold and the
+//! prefix length that the settings determine.
 //!
 //! The probe contains both numbers. So `embedding @~ (SELECT mrl_probe(query))` means the same on every
 //! server, even if the server that compares has other settings. `embedding @~ query` uses the settings of
@@ -28,7 +29,7 @@ fn mrl_probe_by_settings(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
     let mut temporary = ProbeSite::default();
-    // SAFETY: `fcinfo` is the current call's, and both functions that call this one keep only a
+    // SAFETY: `fcinfo` is the current call's, and both SQL functions that end here keep only a
     // `ProbeSite`.
     let site: &mut ProbeSite = unsafe { call_site_state(fcinfo) }.unwrap_or(&mut temporary);
     // The settings may change within a statement (set_config), or while a call site is kept.
@@ -51,8 +52,8 @@ fn mrl_probe_by_settings(
     Ok(probe.clone())
 }
 
-/// `mrl_probe(query)` for conditions that the planner adds. Where `mrl_probe` raises an error, this
-/// function returns an undecided probe, so it can be leakproof.
+/// `mrl_leakproof_probe(query)`, for conditions that the planner adds. Where `mrl_probe` raises an error, this
+/// function returns an undecided probe, which every vector may match, so it can be leakproof.
 #[pg_extern(sql = false)]
 fn mrl_leakproof_probe_by_settings(
     query: VectorArg<'_>,

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use crate::types::{TextArg, sql_error};
 
-/// The maximum length of a text in bytes, which is the limit of `to_tsvector`. A model reads only
+/// The maximum length of a text in bytes, which is also Postgres' limit for a `tsvector`. A model reads only
 /// the first few thousand tokens anyway, and the tokenizer takes many times the memory of the text.
 const MAX_BYTES: usize = (1 << 20) - 1;
 

@@ -2,15 +2,15 @@
 //!
 //! In this form, the query vector is a column of a join. Postgres joins before it sorts, so an index gives
 //! no order. `embed_text` is parallel restricted, so the join is not parallel. And a security barrier view
-//! keeps join conditions out. Therefore, before a query is planned, each reference to such a column becomes a subselect,
-//! `(SELECT embed_text('a baby'))`, which Postgres evaluates once, and the function leaves FROM. Postgres
-//! does the same with a function that it can fold into a constant (`pull_up_constant_function` of
-//! Postgres' `prepjointree.c`).
+//! keeps join conditions out. Therefore, before a query is planned, each reference to such a column becomes
+//! a subselect, `(SELECT embed_text('a baby'))`, which Postgres evaluates once, and the function leaves
+//! FROM. Postgres does the same with a function that it can fold into a constant
+//! (`pull_up_constant_function` of Postgres' `prepjointree.c`).
 //!
 //! A function stays in FROM if an outer join may replace its row by NULLs, if the query uses its row as a
 //! whole or not at all, with ORDINALITY, if its arguments are columns, with GROUPING SETS, in MERGE, in a
-//! subquery of WHERE, and in the query of a cursor. Postgres inlines SQL functions later, so it also
-//! stays in those.
+//! subquery of WHERE, and in the query of a cursor. Postgres inlines SQL functions later, so a call in the
+//! FROM of such a function stays as well.
 //!
 //! A library that is not preloaded is loaded while a session's first query is planned, after the place where
 //! the hook would be called. So that query is still planned as a join, with the same result.
