@@ -30,7 +30,8 @@ use crate::types::sql_error;
 /// The interval at which the waiting backend checks for interrupts.
 const INTERRUPT_POLL: Duration = Duration::from_millis(20);
 
-/// The time after the last job for which a session keeps freed memory.
+/// The time after the last job for which a session keeps freed memory, so that a next job within it need not
+/// map the memory again.
 const MEMORY_RETENTION: Duration = Duration::from_secs(2);
 
 /// The memory that must be available before a job begins: glibc aborts the process if it cannot
@@ -204,10 +205,10 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
         })
 }
 
-/// Makes glibc keep the memory that one layer frees for the next layer. With the default thresholds
-/// it would return every freed block of more than 128 kB to the system immediately. The kernel would
-/// then map and zero the memory of every layer again, which takes a tenth of the time of an embedding. [`trim_heap`] returns
-/// the memory later.
+/// Makes glibc keep the memory that one layer of a model frees for the next layer. With the default
+/// thresholds it would return every freed block of more than 128 kB to the system immediately. The kernel
+/// would then map and zero the memory of every layer again, which takes a tenth of the time of an
+/// embedding. [`trim_heap`] returns the memory later.
 fn retain_freed_memory() {
     #[cfg(target_env = "gnu")]
     {
@@ -219,8 +220,9 @@ fn retain_freed_memory() {
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
             libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
-            // An arena per thread would reserve 64 MB of address space each. When an arena cannot
-            // grow any more, glibc maps at least a page for each allocation, even of a few bytes.
+            // One arena for all threads: by default each thread has its own, which reserves 64 MB of
+            // address space. When an arena cannot grow any more, glibc maps at least a page for each
+            // allocation, even of a few bytes.
             libc::mallopt(libc::M_ARENA_MAX, 1);
         }
     }
@@ -247,7 +249,7 @@ fn run_jobs(
         Ok(pool) => (Some(pool), Ok(())),
         Err(error) => (None, Err(error)),
     };
-    // The backend's thread waits for the result, so it receives it.
+    // This cannot fail, because the backend's thread waits for the result.
     drop(started.send(result));
     let Some(pool) = &mut pool else { return };
     let mut slots = CpuSlots::new(slots_dir, processors);

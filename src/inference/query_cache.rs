@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use half::f16;
 use sha2::{Digest, Sha256};
 
-/// The maximum number of entries in a session. An entry takes 4 kB at 2048 dimensions.
+/// The maximum number of entries in a session. An entry takes 4 kB at 2048 dimensions, and all take 1 MB.
 const CAPACITY: usize = 256;
 
 /// A hash of model, instruction and text, so that the key of a long document takes no more memory

@@ -17,8 +17,8 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// The catalog cache whose invalidation makes Postgres replan everything. `InitPlanCache` of
 /// `plancache.c` registers callbacks for several caches that invalidate all plans. Of these caches,
-/// the one for operators in operator families changes most rarely, and no other code of Postgres
-/// registers a callback for it.
+/// the one for operators in operator families changes most rarely. Postgres' other callbacks for it
+/// (in `predtest.c`, for instance) only empty caches that it fills again.
 const PLAN_INVALIDATING_CACHE: pg_sys::SysCacheIdentifier::Type =
     pg_sys::SysCacheIdentifier::AMOPOPID;
 
@@ -62,7 +62,7 @@ fn send_invalidations() {
         cc: pg_sys::SharedInvalCatcacheMsg {
             id: PLAN_INVALIDATING_CACHE as i8,
             dbId: pg_sys::InvalidOid,
-            // A hash value of 0 invalidates every entry.
+            // To the callbacks, a hash value of 0 means every entry of the cache.
             hashValue: 0,
         },
     };
