@@ -32,7 +32,7 @@ fn mrl_vector_sub(a: VectorArg<'_>, b: VectorArg<'_>) -> Result<MrlVector, Error
     element_wise(a, b, |x, y| x - y)
 }
 
-/// `vector * scalar`. The product is computed in f64 and rounded once, to f16.
+/// `vector * scalar`. The product is computed in f64 and rounded to f16.
 #[pg_extern(sql = false)]
 fn mrl_vector_mul(vector: VectorArg<'_>, scalar: f64) -> Result<MrlVector, ErrorReport> {
     scale(vector, scalar)

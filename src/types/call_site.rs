@@ -3,9 +3,9 @@
 
 use pgrx::{PgList, PgMemoryContexts, is_a, pg_sys};
 
-/// The maximum length of an argument that is copied and compared byte by byte. It fits a vector
-/// with the maximum number of dimensions, and an array of as many numbers. A longer argument is
-/// prepared again for every call.
+/// The maximum length of an argument that is copied and compared byte by byte. A vector with the
+/// maximum number of dimensions is shorter, and so is an array of as many numbers. A longer argument
+/// is prepared again for every call.
 const COMPARED_BYTES: usize = 256 * 1024;
 
 /// A value that was prepared from an argument, kept until the argument changes.
@@ -91,8 +91,8 @@ pub unsafe fn first_argument_is_query(fcinfo: pg_sys::FunctionCallInfo) -> bool 
     }
 }
 
-/// Returns the arguments of the function call that the running function was called by, as
-/// expressions. The list is empty if the function was not called by a function call in an expression.
+/// Returns the argument expressions of the call that runs. The list is empty if the function does not
+/// run for a function call in an expression (but for an operator, for instance).
 ///
 /// # Safety
 /// `fcinfo` is the current call's.

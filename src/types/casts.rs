@@ -154,8 +154,8 @@ fn numeric_array_to_mrl_vector(
     _explicit: bool,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<VectorDatum, ErrorReport> {
-    // A numeric is parsed from the text that it prints: this is exact, and it raises no error of
-    // Postgres itself.
+    // A numeric is parsed from the text that it prints. The text is exact, and reading it raises only
+    // errors of `parse`, none of Postgres' casts.
     from_array(array, typmod, fcinfo, |value: pgrx::AnyNumeric| {
         let values = parse(&format!("[{value}]"))?;
         values.first().copied().ok_or(VectorError::NoDimensions)

@@ -41,7 +41,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// A probe that every vector may match.
+    /// A probe without a threshold (NaN), which every vector may match. Only the leakproof functions make
+    /// one, and only the leakproof operators accept it.
     pub fn undecided(query: VectorArg<'_>) -> Result<Probe, ErrorReport> {
         Ok(Probe {
             threshold: f32::NAN,
@@ -149,9 +150,9 @@ impl<'fcx> ProbeArg<'fcx> {
     }
 }
 
-/// `mrl_probe(query, threshold, dims)`. A prefix length is a `bigint`, because drivers send one for a
-/// number, and because a function with `bigint` accepts `smallint` and `integer` too. A second form
-/// with `integer` would make a parameter of unknown type ambiguous.
+/// `mrl_probe(query, threshold, dims)`. A prefix length is a `bigint`, because some drivers send whole
+/// numbers as `bigint`, and because a function with `bigint` accepts `smallint` and `integer` too. A second
+/// form with `integer` would make a parameter of unknown type ambiguous.
 #[pg_extern(sql = false)]
 fn mrl_probe_bigint(
     query: VectorArg<'_>,
@@ -162,7 +163,7 @@ fn mrl_probe_bigint(
     make_probe(query, threshold, dims, fcinfo)
 }
 
-/// [`mrl_probe_bigint`] for databases in which the extension declared `dims` as `integer`.
+/// [`mrl_probe_bigint`] for databases whose extension is still of version 0.1.0, in which `dims` is an `integer`.
 #[pg_extern(sql = false)]
 fn mrl_probe(
     query: VectorArg<'_>,
@@ -220,8 +221,8 @@ impl ProbeSite {
     }
 }
 
-/// `mrl_probe` for conditions that the planner adds: an argument that `mrl_probe` reports as an error
-/// gives an undecided probe. The function is leakproof because it never raises an error.
+/// `mrl_probe` for conditions that the planner adds: for arguments of which `mrl_probe` makes an error, it
+/// returns an undecided probe. The function is leakproof because it never raises an error.
 #[pg_extern(sql = false)]
 fn mrl_leakproof_probe_bigint(
     query: VectorArg<'_>,
@@ -232,7 +233,8 @@ fn mrl_leakproof_probe_bigint(
     make_leakproof_probe(query, threshold, dims, fcinfo)
 }
 
-/// [`mrl_leakproof_probe_bigint`] for databases in which the extension declared `dims` as `integer`.
+/// [`mrl_leakproof_probe_bigint`] for databases made by a build between two releases, in which `dims` was still an
+/// `integer`. No release declares it.
 #[pg_extern(sql = false)]
 fn mrl_leakproof_probe(
     query: VectorArg<'_>,
@@ -255,14 +257,14 @@ fn make_leakproof_probe(
     }
 }
 
-/// The difference between the number that a condition compares `fine_score` with, and the threshold of
-/// the probe that is derived from the condition. The margin makes the derived condition weaker than any
-/// rounding: an index compares the similarity and the threshold after rounding to a real, by at most
-/// 2^-25 (3e-8), and a distance is rounded by 2^-53.
+/// The difference between the number with which a condition compares `fine_score`, and the threshold of the
+/// probe that the planner derives from the condition. It is larger than all roundings together, so every row
+/// that satisfies the condition satisfies the derived one: similarity and threshold are rounded to `real`
+/// before they are compared, by at most 2^-25 (3e-8) each, and a distance is rounded by 2^-53.
 const SCORE_MARGIN: f64 = 2e-7;
 
-/// Returns a probe that every vector with `fine_score(vector, query) >= score` matches, so also every
-/// vector with `>`. It is never an error.
+/// Returns a probe that every vector with `fine_score(vector, query) >= score` matches, and so every vector
+/// with `> score`. No score is an error.
 #[pg_extern(sql = false)]
 fn mrl_probe_at_least(
     query: VectorArg<'_>,
@@ -279,8 +281,8 @@ fn mrl_probe_at_least(
     whole_probe(query, threshold.clamp(-1.0, 1.0), fcinfo)
 }
 
-/// Returns a probe that no vector with `fine_score(vector, query) <= score` matches, so also no vector
-/// with `<`. It is never an error.
+/// Returns a probe that no vector with `fine_score(vector, query) <= score` matches, and so no vector with
+/// `< score`. No score is an error.
 #[pg_extern(sql = false)]
 fn mrl_probe_at_most(
     query: VectorArg<'_>,

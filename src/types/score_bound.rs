@@ -8,9 +8,9 @@
 //!
 //! | bytes of the data | contents |
 //! | --- | --- |
-//! | 0..8 | the number that is compared with, f64 |
-//! | 8 | what is compared: the place in the list of measures |
-//! | 9 | the comparison: the place in the list of operators |
+//! | 0..8 | the number with which the measure is compared, f64 |
+//! | 8 | the measure that is compared: its index in [`MEASURES`] |
+//! | 9 | the operator of the comparison: its index in [`OPS`] |
 //! | 10..12 | zero |
 //! | 12.. | the query vector's values, f16 |
 

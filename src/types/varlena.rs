@@ -142,8 +142,8 @@ pub fn check_memory() {
 /// Makes a new varlena in the current memory context; `fill` writes its `len` bytes, which are zero
 /// before.
 ///
-/// Raises an error while the server is low on memory: most functions that make vectors call this
-/// function.
+/// Raises an error while the server is low on memory. The check is here because most functions that
+/// make vectors call this function.
 pub fn new_varlena(len: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
     check_memory();
     let size = pg_sys::VARHDRSZ + len;

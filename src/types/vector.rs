@@ -5,11 +5,12 @@
 //! | 0..4 | varlena header (1 byte in a tuple, if the value is short) |
 //! | 0..2 of the data | dimensions, u16 |
 //! | 2..4 | zero |
-//! | 4..8 | squared L2 norm, f32, summed in the kernel's lane order |
+//! | 4..8 | squared L2 norm, f32, as `vector/kernel.rs` sums it |
 //! | 8.. | the values, f16 |
 //!
 //! All numbers are in the byte order of the machine, as in every Postgres type. The norm is stored
-//! squared because a similarity needs the square, and the square root would round once more.
+//! squared because the square root would round once more. `l2_norm` reads it. A similarity does not: it
+//! may compare only a prefix, and the kernel sums the squares in the same pass as the product.
 
 use half::f16;
 use half::slice::HalfBitsSliceExt;
