@@ -51,9 +51,10 @@ pub struct ScoreCutoffs {
     pub is_negated: bool,
 }
 
-/// More than the rounding errors of a distance and of the number that it is compared with. A distance lies in 0..=2 and has
-/// an error of at most 2^-53; `1 - (1 - s)` has two such errors; `1 - value` for a value in -2..=2 has
-/// an error of at most 2^-52. Beyond these values a condition holds for all vectors or for none.
+/// More than the rounding errors of a distance and of the number that it is compared with. A distance
+/// lies in 0..=2 and has an error of at most 2^-53; `1 - (1 - s)` has two such errors; `1 - value` for a
+/// value in -2..=2 has an error of at most 2^-52. For any other value, a condition holds for all vectors
+/// or for none.
 const ROUNDING: f64 = 1e-15;
 
 impl ScoreCondition {

@@ -6,10 +6,10 @@
 //! - The sums run in [`LANES`] lanes, with value `i` always in lane `i % LANES`, and the lanes are
 //!   then folded in a fixed order. No sum of [`super::MAX_DIMS`] such products can overflow.
 //!
-//! For the same reason NumKong, which the models use for matrices, is not used here: its order of
-//! summation depends on the CPU, so whether a row matches would depend on it too. NumKong's dot
-//! product alone takes 7 ns for 128 values and 101 for 2048; dot product and norm here take 25 and
-//! 66 to 79 (Zen 5, one thread, minimum of 200 runs).
+//! NumKong, which the models use for matrices, is not used here, because its order of summation depends
+//! on the CPU, so whether a row matches would depend on the CPU too. NumKong's dot product alone takes
+//! 7 ns for 128 values and 101 for 2048; dot product and norm here take 25 and 66 to 79 (Zen 5, one
+//! thread, minimum of 200 runs).
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -17,7 +17,7 @@ use photosearch_cpu::Cpu;
 #[cfg(target_arch = "x86_64")]
 use photosearch_cpu::Level;
 
-/// Number of partial sums: two registers of AVX-512, four of AVX2.
+/// Number of partial sums of each result: two registers of AVX-512, four of AVX2.
 const LANES: usize = 32;
 
 /// The lanes of a dot product and of a squared norm.

@@ -1,5 +1,5 @@
-//! Half-precision vectors: conversion, text form, and the kernel that computes every similarity.
-//! This crate does not depend on PostgreSQL.
+//! Half-precision vectors: conversion, text form, the kernel that computes every exact similarity, and
+//! the sample from which the planner estimates. This crate does not depend on PostgreSQL.
 
 mod condition;
 mod error;
@@ -88,7 +88,7 @@ pub fn from_f32s(values: &[f32]) -> Result<Vec<f16>, VectorError> {
 
 /// Scales the vector to length one; a zero vector stays zero.
 ///
-/// The scale is applied in f64, so each value is rounded once.
+/// The quotients are computed in f64, so each is rounded to f16 only once.
 pub fn normalize(values: &[f16]) -> Vec<f16> {
     let norm = f64::from(squared_norm(values)).sqrt();
     if norm == 0.0 {

@@ -9,21 +9,21 @@
 //! similar rests more likely. Ranks, unlike values of `c`, mean the same for a query with many
 //! similar rows and for one with few.
 //!
-//! The known part is larger than the prefix: of the rest, a sample also holds the projection onto
-//! `SKETCH_DIMS` directions in which the rests of the column's rows differ most, their principal
-//! components. Without it, a query whose rest lies close to the mean of all rests would get
-//! estimates as wrong as one whose rest lies far from it, in the other direction.
+//! The known part is larger than the prefix: of the rest, which is the values behind the prefix, a sample
+//! also holds the *sketch*: the projection onto `SKETCH_DIMS` directions in which the rests of the
+//! column's rows differ most, their principal components. Without it, estimates would be too low for a
+//! query whose rest lies close to the mean of all rests, and too high for one whose rest lies far from it.
 //!
 //! The directions are found from other rows than those that fit `r`. Rows from which directions were
 //! found lie closer to them than a query that the column has never seen.
 //!
 //! A filter on more than [`SAMPLE_DIMS`] values but not on all has no sketch. It uses the fit of the
-//! next of [`lengths`], and the mean profile of the rows for the share of the norm before its
-//! length.
+//! next of [`lengths`]. How much of the rest's squared norm lies before the filter's length is taken from
+//! the *profile*, which is a mean over the rows.
 //!
-//! The factor by which an estimate is wrong, as the median and the 90th percentile of 60 queries
-//! that are not in the table, for filters on whole vectors that match so many of 20,000 rows. First
-//! by the prefixes alone, then as described here:
+//! The table shows the factor by which an estimate is wrong, as the median and the 90th percentile of 60
+//! queries that are not in the table, for filters on whole vectors that match 5%, 1% and so on of 20,000
+//! rows. The first line of each kind of vectors is by the prefixes alone, the second as described here:
 //!
 //! | vectors | 5% | 1% | 0.5% | 0.1% |
 //! | --- | --- | --- | --- | --- |
@@ -96,7 +96,7 @@ pub(crate) struct Norms {
 }
 
 impl Norms {
-    /// A vector without values behind its prefix, and the zero vector.
+    /// Of a vector without values behind its prefix, and of the zero vector.
     pub const PREFIX: Norms = Norms {
         prefix: 1.0,
         sketch: 0.0,

@@ -1,13 +1,14 @@
 //! A sample of a column's vectors for the server's statistics, and the estimate of a filter's
 //! selectivity from it. This module does not depend on PostgreSQL.
 //!
-//! Each sampled vector is represented by its first [`SAMPLE_DIMS`] values, stored as integers in
-//! -127..=127. A cosine does not depend on a vector's scale, so the scale is not stored. The
+//! Each sampled vector is represented by its first [`SAMPLE_DIMS`] values (the prefix), stored as codes:
+//! integers in -127..=127. A cosine does not depend on a vector's scale, so the scale is not stored. The
 //! rounding changes a similarity by about 0.001, which is far less than the sampling error.
 //!
-//! For filters that compare more values, a sample of longer vectors has further sections, which
-//! `rest.rs` explains. They apply to vectors of one number of dimensions, `of`, the most frequent
-//! one. For all other rows, such a filter is judged by the prefix.
+//! For filters that compare more values, a sample of longer vectors has further sections (marked with *).
+//! `rest.rs` explains them and their terms: sketch, directions, profile and fit. They apply to vectors of
+//! one number of dimensions, `of`, the most frequent one. For all other rows, such a filter is judged by
+//! the prefix.
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -162,8 +163,8 @@ impl<'a> Sample<'a> {
         usize::from(read_u16(self.dims, row))
     }
 
-    /// The first `dims` values of a row as a query; `None` if the row has fewer. Of more than
-    /// [`SAMPLE_DIMS`] values, only these and their share of the norm are known: a sketch means
+    /// The first `dims` values of a row as a query; `None` if the row has fewer. If `dims` exceeds
+    /// [`SAMPLE_DIMS`], the query has the prefix and its share of the norm, but no sketch, which would mean
     /// nothing to the sample of another column.
     pub fn query(&self, row: usize, dims: usize) -> Option<SampleQuery> {
         let of = self.dims(row);
@@ -171,7 +172,7 @@ impl<'a> Sample<'a> {
             return None;
         }
         let codes = &self.codes(row)[..dims.min(self.width)];
-        // At most as large as the values of other queries, so no sum overflows.
+        // Codes are smaller than the values of other queries (up to `i16::MAX`), so no sum overflows.
         let values = codes.iter().map(|&code| i16::from(code as i8));
         let rests = self.rests.filter(|rests| rests.of == of);
         Some(SampleQuery {

@@ -10,12 +10,12 @@ use crate::SAMPLE_DIMS;
 use crate::kernel::{dot_and_squared_norm, squared_norm};
 
 /// Maximum number of directions. Fewer if the vectors have so many dimensions that the directions
-/// would exceed [`DIRECTION_VALUES`].
+/// would exceed [`DIRECTION_VALUES`], of a byte each in the sample.
 const SKETCH_DIMS: usize = 32;
 const DIRECTION_VALUES: usize = 128 << 10;
 
-/// Rows that [`Calibration`] is made from. Fewer if they have so many dimensions that they would
-/// exceed [`PILOT_VALUES`].
+/// Rows that [`Calibration`] is made from: 510 for the directions and 102 for the fits. Fewer if they
+/// have so many dimensions that they would exceed [`PILOT_VALUES`], of two bytes each in memory.
 const PILOT_ROWS: usize = 612;
 const PILOT_VALUES: usize = 4 << 20;
 
@@ -53,7 +53,7 @@ impl Pilot {
         dims == self.of && self.rows.len() < PILOT_VALUES / self.of
     }
 
-    /// Adds the row with the number `row`, which [`Pilot::takes`]; `values` are all its values.
+    /// Adds the row with the number `row`, for which [`Pilot::takes`] is true; `values` are all its values.
     pub fn push(&mut self, row: usize, values: &[f16]) {
         self.rows.push((row, values.to_vec()));
     }
@@ -106,8 +106,8 @@ struct CalibrationQuery {
     row: usize,
     values: Vec<f32>,
     parts: Parts,
-    /// For each of [`lengths`], and at last for all dimensions with the sketch: the cosines of known
-    /// and unknown parts.
+    /// For each of [`lengths`], and last for all dimensions with the sketch: the cosines of known and
+    /// unknown parts.
     pairs: Vec<Vec<(f32, f32)>>,
 }
 

@@ -5,7 +5,7 @@ use half::f16;
 use super::floats;
 use crate::kernel::{dot_and_squared_norm, squared_norm};
 
-/// Iterations of the power method. The estimates do not change from two to five.
+/// Iterations of the power method. Two to five of them give the same estimates.
 const ITERATIONS: usize = 3;
 
 /// Directions of the values behind the prefix, each of length one and orthogonal to the others, but

@@ -1,4 +1,5 @@
-//! The distribution of the cosine of the unknown parts of two vectors, as pairs of rows show it.
+//! The distribution of `r`, the cosine of the unknown parts of two vectors (see `rest.rs`), as pairs of rows
+//! show it.
 
 use super::floats;
 
@@ -16,11 +17,11 @@ const LEVELS: [f32; 19] = [
 /// A bin with fewer pairs than this is a copy of the bin before it.
 const FEWEST_PAIRS: usize = 40;
 
-/// The number of residuals from which the quantiles of a bin are taken.
+/// The maximum number of residuals from which the quantiles of a bin are taken.
 const RESIDUALS: usize = 20_000;
 
-/// Vectors whose known parts have a cosine of 1 are taken for equal, so `1 - r` declines to 0 within
-/// this distance from 1. Such pairs are not used for a fit.
+/// Vectors whose known parts have a cosine of 1 are taken for equal. So, as that cosine rises from 1 minus
+/// this number to 1, `1 - r` is scaled down to 0. Pairs with such cosines are not used for a fit.
 const NEARLY_EQUAL: f32 = 0.01;
 
 /// Bytes of a serialised [`Fit`].
@@ -156,7 +157,7 @@ impl Fit {
     }
 }
 
-/// The factor of `1 - r` for known parts that are nearly equal.
+/// The factor of `1 - r` for known parts with this cosine: 1, but less if they are nearly equal.
 pub fn scale(cosine: f32) -> f32 {
     ((1.0 - cosine) / NEARLY_EQUAL).clamp(0.0, 1.0)
 }

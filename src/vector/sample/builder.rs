@@ -20,8 +20,8 @@ pub struct SampleBuilder {
 }
 
 impl SampleBuilder {
-    /// With a calibration, the sample can judge filters that compare more than [`SAMPLE_DIMS`]
-    /// values.
+    /// With a calibration (`rest/calibration.rs`), the sample can judge filters that compare more than
+    /// [`SAMPLE_DIMS`] values.
     pub fn new(calibration: Option<Calibration>) -> SampleBuilder {
         SampleBuilder {
             calibration,

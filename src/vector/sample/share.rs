@@ -170,8 +170,8 @@ impl Compared {
 
 /// Whether a similarity reaches the threshold, from 0 to 1. Rounding has moved each value of the row
 /// by up to half a code, and the similarity by about that fraction of the norm. A row this close to
-/// the threshold counts as part of a match. (So duplicates of the query match at threshold 1.) A
-/// `norm` of 0 means that nothing was rounded, because the row or the query is zero.
+/// the threshold counts as a fraction of a match. (So a duplicate of the query counts about half at
+/// threshold 1.) A `norm` of 0 means that nothing was rounded, because the row or the query is zero.
 fn hit(similarity: f64, threshold: f64, norm: f64) -> f64 {
     if norm == 0.0 {
         return if similarity >= threshold { 1.0 } else { 0.0 };

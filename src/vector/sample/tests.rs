@@ -55,8 +55,8 @@ fn calibrated_sample(vectors: &[Vec<f16>], every: usize) -> Vec<u8> {
     builder.finish()
 }
 
-/// Vectors in clusters around a common mean. `decay` 0.35 gives half of the
-/// squared norm of 2048 values to the first 256, as Matryoshka models do; 0 spreads it evenly.
+/// Vectors in clusters around a common mean. `decay` 0.35 gives half of the squared norm of 2048 values to
+/// the first 256, as Matryoshka models do; 0 spreads it evenly.
 fn clustered(count: usize, dims: usize, decay: f32) -> Vec<Vec<f16>> {
     const CLUSTERS: usize = 200;
     let scale: Vec<f32> = (0..dims).map(|i| (1.0 + i as f32).powf(-decay)).collect();
@@ -77,8 +77,8 @@ fn clustered(count: usize, dims: usize, decay: f32) -> Vec<Vec<f16>> {
     (0..count).map(vector).collect()
 }
 
-/// For rows that are equal up to the end of the prefix, the share of a threshold that is not a number
-/// is not a number either.
+/// Without a check, a NaN threshold would give a NaN share for rows that are equal up to the end of the
+/// prefix.
 #[test]
 fn a_threshold_that_is_not_a_number_gives_no_share() {
     let mut rows = clustered(150, 600, 0.35);
