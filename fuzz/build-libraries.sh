@@ -86,7 +86,7 @@ build tiff -Djbig=OFF -Dlerc=OFF -Dcxx=OFF -Dtiff-tools=OFF -Dtiff-tests=OFF -Dt
 build libde265 -DENABLE_SDL=OFF -DENABLE_ENCODER=OFF -DENABLE_DECODER=OFF
 build aom -DCONFIG_AV1_ENCODER=0 -DENABLE_DOCS=0 -DENABLE_EXAMPLES=0 -DENABLE_TESTS=0 \
     -DENABLE_TESTDATA=0 -DENABLE_TOOLS=0
-# Without dav1d, which libheif would prefer to aom.
+# Without dav1d, because photosearch decodes AVIF by aom wherever libheif has it.
 build libheif -DENABLE_PLUGIN_LOADING=OFF -DWITH_LIBDE265=ON -DWITH_AOM_DECODER=ON \
     -DWITH_AOM_ENCODER=OFF -DWITH_DAV1D=OFF -DWITH_X265=OFF -DWITH_RAV1E=OFF -DWITH_SvtEnc=OFF \
     -DWITH_EXAMPLES=OFF -DWITH_GDK_PIXBUF=OFF -DBUILD_TESTING=OFF

@@ -9,7 +9,7 @@ use crate::heap;
 const MEMORY: u64 = 64 << 20;
 /// A margin in bytes for memory that decoders do not count: names, tables, messages.
 const UNCOUNTED: u64 = 4 << 20;
-/// One file in this many is decoded twice.
+/// One file in this many is decoded twice, to compare the pixels.
 const TWICE: u32 = 8;
 /// A picture with more pixels than this is large: decoding it is slow and rarely reaches new code.
 const LARGE: u32 = 1 << 20;
