@@ -73,7 +73,7 @@ def same_bits(a, b):
 
 
 def raises(kind, call, sqlstate=None):
-    """The exception of this very kind that the call has to raise."""
+    """Runs a call that has to raise an exception of this kind, with this SQLSTATE if one is given. Returns the exception."""
     try:
         call()
     except kind as error:
@@ -232,7 +232,7 @@ def psycopg_registers_beside_pgvector():
 
 @test
 def pgvectors_own_registrations_fall_short():
-    """What the manual says of them: each fails without what the other extension brings."""
+    """As the manual says: one needs pgvector in the database, the other takes HalfVector away from halfvec."""
     from pgvector.psycopg.halfvec import register_halfvec_info
 
     with connect(HIDDEN) as connection:
@@ -310,7 +310,7 @@ def psycopg_prepared_statements_use_the_index():
             "SELECT name, parameter_types[3]::text, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%coarse_match%' ORDER BY 1"
         ).fetchall()
         assert [dims for _, dims, _ in statements] == ["smallint"] * 2, statements
-        # With known types the sixth execution and those behind it have a generic plan.
+        # With known types, the sixth execution and the later ones have a generic plan.
         assert statements[0][2] >= 3, statements
         for mode in ("auto", "force_generic_plan"):
             connection.execute(f"SET plan_cache_mode = {mode}")

@@ -62,7 +62,7 @@ class MrlVectorField(models.Field):
 
 
 class MrlManager(models.Manager):
-    """Does not load the vectors of the objects, which search needs in the database only: 4 KB each of 2048 dimensions.
+    """Does not load the vectors of the objects, 4 KB each of 2048 dimensions: only the database needs them for a search.
 
     An object's vector is loaded when it is asked for; `with_vectors()` loads all of them with the objects.
     """
@@ -81,7 +81,7 @@ class MrlIndex(PostgresIndex):
     suffix = "mrl"
 
     def __init__(self, *expressions: Any, prefix_dims: int | None = None, **kwargs: Any) -> None:
-        # A name alone is a field, as for `fields=`. An expression would be in parentheses, and not be taken for the column.
+        # Strings alone are names of fields, as for `fields=`. As expressions, they would require that the index has a name.
         if expressions and all(isinstance(expression, str) for expression in expressions):
             expressions, kwargs["fields"] = (), list(expressions)
         self.prefix_dims = prefix_dims
@@ -112,7 +112,7 @@ class EmbedImage(EmbedText):
 
 
 class _Comparison(models.Func):
-    """A function of a vector, by the name of its field, and a query: a value or an expression."""
+    """A function of a vector, given by the name of its field, and of a query, given as a value or an expression."""
 
     def __init__(self, embedding: Any, query: Any, *numbers: Any, **extra: Any) -> None:
         if not hasattr(query, "resolve_expression"):

@@ -1,7 +1,7 @@
 """mrl_vector for SQLAlchemy 2, with any of its drivers for PostgreSQL.
 
-Importing this module adds the type to those that SQLAlchemy's reflection knows, and so Alembic's autogenerate. SQLAlchemy writes
-and reads the type's name without a schema, so the extension's schema has to be in search_path. An index is
+Importing this module adds the type to those that SQLAlchemy's reflection knows, and with it Alembic's autogenerate. SQLAlchemy
+writes and reads the type's name without a schema, so the extension's schema has to be in search_path. An index is
 `Index("name", Model.embedding, postgresql_using="mrl", postgresql_with={"prefix_dims": 128})`.
 """
 
@@ -53,7 +53,7 @@ class MrlVector(UserDefinedType[Vector]):
         def _query(self, query: Any) -> Any:
             if isinstance(query, ColumnOperators) or hasattr(query, "__clause_element__"):
                 return query
-            # The type has no dims here. If the query has other dims than the column, the server raises an error that says so.
+            # The type has no dims here, so a query of other dims than the column's reaches the server, whose error names both.
             return literal(query, MrlVector())
 
         def _numbers(self, threshold: Any, dims: Any) -> tuple[Any, ...]:
