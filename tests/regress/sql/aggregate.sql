@@ -14,7 +14,7 @@ SELECT avg(v) FROM (VALUES ('[65504]'::mrl_vector), ('[65504]')) AS x (v);
 SELECT sum(v) FROM (VALUES ('[65504]'::mrl_vector), ('[65504]'), ('[-65504]')) AS x (v);
 SELECT avg(v), sum(v) FROM (SELECT '[0.1]'::mrl_vector AS v FROM generate_series(1, 1000)) AS x;
 
--- In a window the state is used further after a result was read from it.
+-- In a window, the state is used again after a result has been read from it.
 SELECT i, sum(v) OVER (ORDER BY i), avg(v) OVER (ORDER BY i ROWS 1 PRECEDING)
 FROM (SELECT i, ARRAY[i, -i]::mrl_vector AS v FROM generate_series(1, 4) AS i) AS x;
 

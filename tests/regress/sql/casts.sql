@@ -1,7 +1,7 @@
 -- Casts between mrl_vector and arrays, text and JSON.
 SELECT '{1,-2.5,3e-3}'::real[]::mrl_vector, '{1,-2.5,3e-3}'::double precision[]::mrl_vector,
        '{1,-2,3}'::smallint[]::mrl_vector, '{1,-2,3}'::integer[]::mrl_vector, '{1,-2.5,3e-3}'::numeric[]::mrl_vector;
--- Every smallint: as an integer, and with the same bits.
+-- Every smallint gives the same vector as the same integer.
 SELECT count(*), bool_and(ARRAY[i]::smallint[]::mrl_vector = ARRAY[i]::integer[]::mrl_vector) AS equal FROM generate_series(-32768, 32767) AS i;
 SELECT '[1,-2.5,0.1,-0]'::mrl_vector::real[];
 SELECT ARRAY[1, 2.5, 3]::mrl_vector(3), (ARRAY[9, 1, 2])[2:3]::mrl_vector;

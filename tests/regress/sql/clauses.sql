@@ -80,7 +80,7 @@ SELECT condition, agrees.* FROM unnest(ARRAY[
     'COALESCE(e @~ some_vector(7, 32), true)', 'e @~ some_vector(year, 32)', 'e = some_vector(7, 32)', 'year = ANY (ARRAY[2007, 2008]) AND e @~ some_vector(7, 32)'
 ]) AS condition, agrees('SELECT id FROM album WHERE ' || condition);
 
--- Conditions on the whole similarity, for which the planner adds one that the index can answer.
+-- Conditions on the whole similarity, which the planner replaces by one that the index can answer.
 SELECT condition, agrees.* FROM unnest(ARRAY[
     'fine_score(e, some_vector(7, 32)) >= 0.8', 'fine_score(e, some_vector(7, 32)) > 0.8', '0.8 <= fine_score(some_vector(7, 32), e)', '0.8 < fine_score(e, some_vector(7, 32))',
     'fine_score(e, some_vector(7, 32)) <= -0.5', 'fine_score(e, some_vector(7, 32)) < -0.5', '-0.5 >= fine_score(e, some_vector(7, 32))', 'NOT fine_score(e, some_vector(7, 32)) < 0.8',
@@ -144,7 +144,7 @@ DROP TABLE album, copy_of_album, queries;
 RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
 RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size; RESET min_parallel_index_scan_size;
 
--- What else the planner compares a condition with needs it as it stands: a B-tree on the score, a partial index, partitions.
+-- A condition stays as it stands where the planner compares it with something else: a B-tree on the score, a partial index, partitions.
 RESET enable_seqscan;
 CREATE TABLE scored (id int, e mrl_vector(4));
 INSERT INTO scored SELECT i, some_vector(i, 4) FROM generate_series(1, 2000) AS i;

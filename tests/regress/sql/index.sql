@@ -411,7 +411,7 @@ INSERT INTO album SELECT i, some_vector(i, 64) FROM generate_series(401, 3000) A
 ANALYZE album;
 EXPLAIN (COSTS OFF) SELECT count(*), sum(id) FROM album WHERE coarse_match(e, some_vector(5, 64), 0.3, 2);
 SELECT count(*), sum(id) FROM album WHERE coarse_match(e, some_vector(5, 64), 0.3, 32);
--- It may be one that returns few rows: all pages of the index are swept.
+-- A scan that returns few rows may be parallel too, because it sweeps all pages of the index.
 RESET min_parallel_table_scan_size; SET seq_page_cost = 0;
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, some_vector(5, 64), 0.99, 32);
 RESET seq_page_cost;

@@ -68,7 +68,7 @@ EXPLAIN (COSTS OFF) SELECT * FROM version();
 SET photosearch.model = 'no-such-model';
 SELECT count(*) FROM pictured, embed_text('a dog') AS q;
 RESET photosearch.model;
--- Changes of rows, a view with a security barrier, and a plan for any text.
+-- UPDATE, DELETE and MERGE, a view with a security barrier, and a generic plan.
 BEGIN;
 WITH changed AS (UPDATE pictured SET id = id + 1000 FROM embed_text('a dog') AS q WHERE e <=> q < 0.48 RETURNING pictured.id, e <=> q AS d) SELECT count(*), max(d) < 0.48 AS below FROM changed;
 DELETE FROM pictured USING embed_text('a dog') AS q WHERE e <=> q < 0.48 AND id < 1000;

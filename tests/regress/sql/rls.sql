@@ -12,7 +12,7 @@ CREATE POLICY own ON album USING (owner = current_user);
 GRANT SELECT ON album TO regress_photosearch_guest;
 
 SET ROLE regress_photosearch_guest;
--- The operator is leakproof, so it may run before the policy's condition. (With an index it is the index condition.)
+-- The operator is not leakproof, so it runs after the policy's condition.
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE coarse_match(e, some_vector(5, 16), 0.2, 8);
 EXPLAIN (COSTS OFF) SELECT id FROM album WHERE NOT coarse_match(e, '[1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]');
 SELECT count(*) AS mine, count(*) FILTER (WHERE id % 3 <> 0) AS others FROM album WHERE coarse_match(e, some_vector(5, 16), 0.2, 8);
@@ -24,7 +24,7 @@ CREATE FUNCTION pg_temp.tell(id int) RETURNS bool LANGUAGE plpgsql COST 0.0001 A
 SELECT count(*) FROM album WHERE coarse_match(e, some_vector(5, 16), -1, 8) AND pg_temp.tell(id);
 SELECT count(*) FROM album WHERE fine_score(e, some_vector(5, 16)) > -2 AND pg_temp.tell(id);
 
--- A hidden row of other dimensions can cause an error that shows its number of dimensions, and nothing else of it.
+-- A hidden row of other dimensions causes no error, or one that shows its number of dimensions and nothing else of it.
 RESET ROLE;
 INSERT INTO album VALUES (91, 'host', '[0.125,0.25,0.375]');
 SET ROLE regress_photosearch_guest;
@@ -85,7 +85,7 @@ CREATE TABLE salaries (id int, salary int, ratio float8, e mrl_vector(1));
 INSERT INTO salaries VALUES (1, 123456, 77.25, '[1]');
 CREATE INDEX ON salaries (salary);
 CREATE INDEX ON salaries USING mrl (e);
--- The function is expensive, so Postgres evaluates before it whatever it may.
+-- The function is expensive, so Postgres evaluates every other condition first that it may.
 CREATE FUNCTION is_shown(id int) RETURNS boolean LANGUAGE plpgsql COST 1000000 AS 'BEGIN RETURN id < 0; END';
 CREATE VIEW few WITH (security_barrier) AS SELECT * FROM salaries WHERE is_shown(id);
 CREATE TABLE policed (LIKE salaries INCLUDING ALL);
