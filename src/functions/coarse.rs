@@ -48,7 +48,7 @@ impl RowFilter {
 }
 
 /// Compares a row with a probe. `None` if the probe is undecided: its threshold is NaN, because
-/// `mrl_leakproof_probe` was called with arguments of which `mrl_probe` makes an error.
+/// `mrl_leakproof_probe` was called with arguments for which `mrl_probe` raises an error.
 fn compare_with_probe(
     embedding: VectorArg<'_>,
     probe: ProbeArg<'_>,

@@ -102,9 +102,9 @@ struct Decoder<'a> {
 impl Decoder<'_> {
     /// Decodes pictures. Of JPEG files that follow each other, several are decoded at the same time. Other
     /// formats are not: their libraries change state of the whole process, or end the process for lack of
-    /// memory, and asking for the memory beforehand prevents that only if no other thread takes it. Returns
-    /// what decoding one after the other would return: the same pictures, or the error of the first picture
-    /// that cannot be decoded.
+    /// memory. (The memory is asked for beforehand, but with several threads another one could take it.)
+    /// Returns what decoding one after the other would return: the same pictures, or the error of the first
+    /// picture that cannot be decoded.
     fn decode(&mut self, pictures: &[Encoded<'_>]) -> Result<Vec<RgbImage>, EmbedError> {
         let mut images = with_room(pictures.len())?;
         // A group has more pictures than there are threads, because some take longer than others.

@@ -9,8 +9,8 @@ use crate::types::{ProbeArg, ScoreBoundArg, VectorArg, condition_of_name};
 use crate::vector::ScoreCondition;
 
 /// The maximum cost, in units of `cpu_operator_cost`, of an expression that is evaluated while
-/// planning. It allows for embedding a few texts. The session caches their vectors, so execution
-/// does not embed them again. Embedding a picture costs ten times as much as a text, and happens
+/// planning. It allows for embedding a few texts, at 1e6 each (`sql/embed.sql`). The session caches
+/// their vectors, so execution does not embed them again. Embedding a picture costs 1e7, so it happens
 /// only at execution.
 const MAX_PLANNING_COST: f64 = 5e6;
 

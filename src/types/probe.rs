@@ -221,8 +221,8 @@ impl ProbeSite {
     }
 }
 
-/// `mrl_probe` for conditions that the planner adds: for arguments of which `mrl_probe` makes an error, it
-/// returns an undecided probe. The function is leakproof because it never raises an error.
+/// `mrl_leakproof_probe`, for conditions that the planner adds: for arguments for which `mrl_probe` raises an
+/// error, it returns an undecided probe. It is leakproof because it never raises an error.
 #[pg_extern(sql = false)]
 fn mrl_leakproof_probe_bigint(
     query: VectorArg<'_>,

@@ -265,8 +265,8 @@ impl VectorArray {
     }
 }
 
-/// Reserves space for one more element, or returns an error. Any other failed allocation in Rust
-/// aborts the server process, and the postmaster then ends every session.
+/// Reserves space for one more element, or returns an error. Without that, an allocation that fails for good
+/// (see the crate `memory`) aborts the server process, and the postmaster then ends every session.
 pub fn reserve_one<T>(elements: &mut Vec<T>) -> Result<(), ErrorReport> {
     elements.try_reserve(1).map_err(|_| {
         sql_error(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory").set_detail(format!(

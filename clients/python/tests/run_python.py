@@ -197,7 +197,7 @@ def psycopg_lists_are_cast():
         connection.execute("CREATE TABLE listed (e mrl_vector(3))")
         connection.execute("INSERT INTO listed VALUES (%s), (%s)", [[1, 2, 3], [0.5, 1.5, 2.0]])
         assert connection.execute("SELECT e FROM listed").fetchall() == [(Vector([1, 2, 3]),), (Vector([0.5, 1.5, 2]),)]
-        # psycopg has no form for a list of both; a Vector takes it.
+        # psycopg has no array type for a list of integers and floats; a Vector takes such a list.
         raises(psycopg.DataError, lambda: connection.execute("SELECT %s::mrl_vector", [[1.5, 2]]))
         assert connection.execute("SELECT %s", [Vector([1.5, 2])]).fetchone() == (Vector([1.5, 2]),)
 

@@ -1,5 +1,5 @@
-//! The distribution of `r`, the cosine of the unknown parts of two vectors (see `rest.rs`), as pairs of rows
-//! show it.
+//! The distribution of `r`, the cosine of the unknown parts of two vectors, by `c`, the cosine of their known
+//! parts (see `rest.rs`), as pairs of rows show it.
 
 use super::floats;
 

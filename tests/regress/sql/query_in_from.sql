@@ -59,7 +59,7 @@ SELECT statement, found.* FROM unnest(ARRAY[
     'SELECT id FROM pictured, embed_text(NULL) AS q ORDER BY e <=> q, id LIMIT 3'
 ]) AS statement, agrees_in_from(statement) AS found;
 
--- Functions that stay as they are: of other types, with ordinality, of each row, of several rows.
+-- Functions that stay as they are: with ordinality, with a column as an argument, beside another in ROWS FROM, of another name.
 EXPLAIN (COSTS OFF) SELECT id FROM pictured, embed_text('a dog') WITH ORDINALITY AS t (q, n) WHERE e @~ q;
 SELECT * FROM stable_plan_of($$SELECT id FROM pictured, LATERAL embed_text('photo ' || id) AS q WHERE e @~ q$$);
 EXPLAIN (COSTS OFF) SELECT id FROM pictured, ROWS FROM (embed_text('a dog'), embed_text('snow')) AS t (q, r) WHERE e @~ q;
