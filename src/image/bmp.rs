@@ -15,8 +15,8 @@ use super::decoding::{PixelLayout, Source, Work};
 use super::{CUT_SHORT, ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "BMP";
-/// The most memory in bytes that the decoder may take in addition to the picture, for tables and colour
-/// profiles.
+/// The most memory in bytes that the decoder may take in addition to the picture. (The `image` crate 0.25.10 does
+/// not check this for BMP, which needs little more than a row and a palette.)
 const WORKING_MEMORY: u64 = 64 << 20;
 
 /// A BMP whose header has been read.

@@ -90,7 +90,7 @@ impl<'a> Picture<'a> {
     /// picture) as `wanted`. The decoder may then return the picture at a half, a quarter or an eighth
     /// of its size, if that is cheaper and still at least twice the wanted width and height.
     ///
-    /// `cancelled` is called from time to time; decoding stops when it returns true.
+    /// `cancelled` is called from time to time, except for BMP; decoding stops when it returns true.
     ///
     /// # Errors
     /// The file is damaged or uses an unsupported coding, memory is over the limit or exhausted, or

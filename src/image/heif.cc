@@ -31,7 +31,7 @@
 extern "C" {
 #include "failure.h"
 
-/* What to decode. `Request` in heif/planes.rs is the same struct. */
+/* What to decode. `PlanesRequest` in heif/planes.rs is the same struct. */
 struct photosearch_heif_request {
     const uint8_t *file;
     size_t length;
@@ -44,7 +44,7 @@ struct photosearch_heif_request {
     int grey;
 };
 
-/* The planes of a picture, each of the requested size. `Rows` in heif/planes.rs is the same struct. */
+/* The planes of a picture, each of the requested size. `PlaneRows` in heif/planes.rs is the same struct. */
 struct photosearch_heif_planes {
     const uint8_t *rows[3];
     /* Bytes from a row to the next. */
@@ -71,7 +71,7 @@ void report(photosearch_failure *failure, int kind, const char *message)
     snprintf(failure->message, sizeof failure->message, "%s", message);
 }
 
-/* Copies an error of libheif to `failure`. Its message may become invalid with the object that made it. */
+/* Copies an error of libheif to `failure`, because its message may be freed with the object that made it. */
 bool succeeded(const heif_error &error, photosearch_failure *failure)
 {
     switch (error.code) {
@@ -89,7 +89,7 @@ bool succeeded(const heif_error &error, photosearch_failure *failure)
         report(failure, PHOTOSEARCH_UNSUPPORTED, error.message);
         return false;
     default:
-        /* The container is valid, and the messages of decoders say little. */
+        /* heif.rs wrote the container, so the coded data are damaged; decoders' messages say little of it. */
         report(failure, PHOTOSEARCH_DAMAGED, "its data cannot be decoded");
         return false;
     }
@@ -114,8 +114,8 @@ struct ZeroedMemory {
 /*
  * A plugin with which libheif decodes HEVC by libde265, and which turns libde265's warnings into
  * errors. libde265 decodes damaged data to the end and only warns, and libheif's own plugin ignores
- * the warnings; a search must not take the result for the photo. This plugin also does not start a
- * thread, as libheif's does.
+ * the warnings; a search must not take the result for the photo. Unlike libheif's plugin, this one
+ * starts no thread.
  */
 namespace hevc {
 
@@ -149,7 +149,7 @@ int get_planes(de265_decoder_context *context, de265_image_spec *spec, de265_ima
                void *state)
 {
     Decoder &decoder = *static_cast<Decoder *>(state);
-    /* `create` has disabled the filter SAO. Enable it before the samples are filtered. */
+    /* `create` says why the filter SAO is disabled. Enable it before the samples are filtered. */
     de265_set_parameter_bool(context, DE265_DECODER_PARAM_DISABLE_SAO, 0);
     de265_chroma chroma = de265_get_chroma_format(picture);
     int planes = chroma == de265_chroma_mono ? 1 : 3;
@@ -244,7 +244,7 @@ heif_error create(void **out)
         delete decoder;
         return no_memory;
     }
-    /* While SAO is on, libde265 does not call get_planes, which enables it. */
+    /* While SAO (sample adaptive offset) is on, libde265 does not call get_planes. get_planes enables it. */
     de265_set_parameter_bool(decoder->context, DE265_DECODER_PARAM_DISABLE_SAO, 1);
     de265_image_allocation allocation = {get_planes, release_planes};
     de265_set_image_allocation_functions(decoder->context, &allocation, decoder);
@@ -381,7 +381,7 @@ bool register_plugin()
 {
     /* Static, because libheif keeps a pointer to the plugin. */
     static heif_decoder_plugin plugin = {};
-    /* libheif accepts plugins of this version up to 1.20. */
+    /* Up to 1.20, libheif accepts plugins of API version 3. */
     if (heif_get_version_number() >= LIBHEIF_MAKE_VERSION(1u, 21u, 0u))
         return false;
     plugin.plugin_api_version = 3;

@@ -195,8 +195,8 @@ impl<'a> Heif<'a> {
     /// The container or a coded picture is cut short or inconsistent, a variant is not read, or the
     /// size is beyond the limits of [`RgbImage`].
     pub fn open(bytes: &'a [u8], name: &'static str) -> Result<Self, ImageError> {
-        // Reading copies items that are stored in several extents, and parameter sets without their
-        // emulation prevention bytes. Each of the two copies is at most as long as the file.
+        // Reading copies items that are stored in several extents. All copies together are at most as long
+        // as the file, and a vector that grows takes up to three times its length.
         if !system_has(3 * bytes.len() as u64 + (1 << 20)) {
             return Err(ImageError::OutOfMemory {
                 width: 0,
@@ -346,7 +346,7 @@ impl Coded<'_> {
         let side = |side: u32| u64::from(side).next_multiple_of(128) + 128;
         let area = side(format.coded_width).saturating_mul(side(format.coded_height));
         let sample = if format.depth > 8 { 2 } else { 1 };
-        // Half samples per pixel: in the coded picture, and in libheif's conversion of it.
+        // Twice the samples per pixel: of the coded picture, and of libheif's conversion of it.
         let (coded, made) = match format.chroma {
             ChromaFormat::None => (2, 2),
             ChromaFormat::Quarter => (3, 6),
@@ -360,7 +360,8 @@ impl Coded<'_> {
             Codec::Hevc => 2 * area,
             Codec::Av1 => 12 * area,
         };
-        // The coded data are copied into a file for libheif, out of it, and into the decoder.
+        // Copies of the coded data: the units that decoding needs, the file for libheif, libheif's copy and
+        // the decoder's; one that grows has spare room.
         samples + blocks + 5 * self.data.len() as u64 + (16 << 20)
     }
 }

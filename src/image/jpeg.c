@@ -39,8 +39,9 @@
  */
 #define READ_AHEAD 8
 /*
- * Zero bytes can be valid Huffman codes. If this many of them, more than are read ahead, precede the
- * padding at the end, then padding was decoded as data: the file was not written to its end.
+ * Zero bytes can be valid Huffman codes, so libjpeg may decode a part of the padding at the end as data.
+ * Of the zeros before those that it skipped, READ_AHEAD may have been read ahead only; one more was
+ * decoded, so the file was not written to its end.
  */
 #define DECODED_ZEROS (READ_AHEAD + 1)
 
@@ -74,7 +75,7 @@ struct photosearch_jpeg {
     int several_scans;
 };
 
-/* What the header says. `Header` in jpeg.rs is the same struct. */
+/* What the header says. `JpegHeader` in jpeg.rs is the same struct. */
 struct photosearch_jpeg_header {
     uint32_t width, height;
     /* Components of the decoded rows: 1 grey, 3 RGB, 4 CMYK in which 255 means no ink. */
@@ -127,7 +128,7 @@ static void error_exit(j_common_ptr info)
         fail(jpeg, PHOTOSEARCH_UNSUPPORTED, "lossless arithmetic coding");
         break;
     case JERR_CONVERSION_NOTIMPL:
-        /* libjpeg lacks none of the conversions asked for here, except for lossless files. */
+        /* Of the conversions asked for here, libjpeg lacks only those of lossless files. */
         fail(jpeg, PHOTOSEARCH_UNSUPPORTED, "lossless coding of YCbCr or YCCK");
         break;
     case JERR_SOF_UNSUPPORTED:
@@ -236,8 +237,8 @@ static void emit_message(j_common_ptr info, int level)
         handle_warning(jpeg);
     else if (jpeg->errors.msg_code == JTRC_RST)
         /*
-         * Bytes read ahead of a restart marker are padding. Without this, libjpeg would add them to the
-         * count of its next warning.
+         * What libjpeg had read ahead when it met the restart marker was padding. It would otherwise add
+         * these bytes to the count in its next warning.
          */
         jpeg->info.marker->discarded_bytes = 0;
 }

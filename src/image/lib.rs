@@ -19,7 +19,7 @@
 //! - Transparency of any kind (also of grey with alpha, of palettes and of GIFs) is shown on white.
 //!   Pillow drops the alpha channel and keeps the colours of transparent pixels.
 //! - 16-bit samples become 8-bit samples by rounding `v / 257`, so that 0 and 65535 map to 0 and 255.
-//!   Pillow takes the high byte of colours and turns 16-bit grey white.
+//!   Pillow takes the high byte of colours, and cuts 16-bit grey off at 255, so most of it becomes white.
 //! - An orientation that only XMP states is not applied. Browsers do not apply it either.
 //! - A JPEG with damaged data is an error. Pillow mostly shows the rest of it.
 //! - A BMP whose alpha channel is 0 everywhere is opaque, as viewers show it.
@@ -47,10 +47,10 @@ pub use decoding::{Limits, Picture};
 pub use open::{FORMATS, is_jpeg, open};
 pub use resize::{Filter, resize, resize_bicubic};
 
-/// The longest side of an [`RgbImage`]. With [`MAX_PIXELS`] it keeps offsets into the pixels within 32
-/// bits, whatever the [`Limits`] are.
+/// The longest side of an [`RgbImage`], whatever the [`Limits`] are: it fits in 16 bits, as in JPEG and GIF.
 pub const MAX_SIDE: u32 = 65_535;
-/// The largest area of an [`RgbImage`]; see [`MAX_SIDE`].
+/// The largest area of an [`RgbImage`], whatever the [`Limits`] are: offsets into its 3 bytes a pixel fit in
+/// 32 bits.
 pub const MAX_PIXELS: u64 = 1 << 28;
 
 /// The reason of [`ImageError::Malformed`] for a file that ends before the end of its pixels.

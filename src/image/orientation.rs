@@ -40,7 +40,7 @@ pub(super) fn upright(
     orientation: Orientation,
     work: &mut Work<'_>,
 ) -> Result<RgbImage, ImageError> {
-    // Whether the x or y axis of the file's picture is reversed in the upright picture.
+    // Whether left and right, or top and bottom, are swapped, after rows and columns if those are.
     let (mirror_x, mirror_y) = match orientation {
         Orientation::NoTransforms | Orientation::Rotate90FlipH => (false, false),
         Orientation::FlipHorizontal | Orientation::Rotate90 => (true, false),

@@ -87,7 +87,7 @@ impl Source for Png<'_> {
         let samples = Samples::of(self.reader.output_color_type())?;
         let length = self.reader.output_line_size(info.width);
         let length = length.ok_or_else(|| work.out_of_memory())? as u64;
-        // The decoder holds two rows and data that it has inflated ahead.
+        // The decoder's buffer holds the previous row, the current one, and what is inflated ahead: some four rows.
         work.take(length.saturating_mul(4) + (1 << 20))?;
         let mut row = work.bytes(length)?;
         let mut image = work.canvas(info.width, info.height)?;

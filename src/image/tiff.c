@@ -1,7 +1,7 @@
 /*
  * TIFF by libtiff, which undoes compression, predictors and byte orders, one chunk (a strip or a tile)
- * at a time. tiff.rs interprets the samples, as libtiff's conversion to RGBA takes every fourth sample
- * for alpha.
+ * at a time. tiff.rs interprets the samples, because libtiff's own conversion takes a fourth sample of RGB
+ * for alpha, even if the file says that it is none.
  *
  * libtiff decodes some damaged data to the end and only warns. While pixels are read, a warning is an
  * error here, unless it has no bearing on pixels (see `handle_warning`).
@@ -46,7 +46,7 @@ static const char *const pixel_entries[] = {
     "\"StripOffsets\"",        "\"TileOffsets\"",
 };
 
-/* The content of the first directory. `Header` in tiff.rs is the same struct. */
+/* The content of the first directory. `TiffHeader` in tiff.rs is the same struct. */
 struct photosearch_tiff_header {
     uint32_t width, height;
     /* The size of a chunk. A strip is as wide as the picture. */
@@ -54,7 +54,7 @@ struct photosearch_tiff_header {
     /* ReferenceBlackWhite and YCbCrCoefficients, if the picture is in YCbCr. */
     float black_white[6], luma[3];
     uint16_t tiled, separate;
-    /* 1 if libtiff has computed the lengths of the strips, since those in the file contradict its size. */
+    /* 1 if libtiff has computed the lengths of the strips, as the file's contradict the picture's size. */
     uint16_t lengths_made_up;
     uint16_t compression, predictor, photometric, ink_set, orientation;
     uint16_t samples, bits, sample_format;
@@ -78,7 +78,7 @@ static void fail_with(struct photosearch_tiff *file, int warning, const char *fo
 {
     char message[256];
     int kind = PHOTOSEARCH_DAMAGED;
-    /* Skip the formatting if the message cannot count: a damaged fax has one for each row. */
+    /* Don't format a message that cannot change the failure: a damaged fax has one for each row. */
     if (file->failure.kind != PHOTOSEARCH_OK && (file->reading || file->about_pixels))
         return;
     vsnprintf(message, sizeof message, format, arguments);

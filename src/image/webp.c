@@ -32,7 +32,7 @@
 #define PIECE_PIXELS ((uint64_t)1 << 22)
 #define SMALLEST_PIECE ((size_t)256)
 
-/* What the headers say. `Header` in webp.rs is the same struct. */
+/* What the headers say. `WebpHeader` in webp.rs is the same struct. */
 struct photosearch_webp_header {
     uint32_t width, height;
     /* The rectangle of the first picture on the canvas. */
@@ -122,7 +122,7 @@ int photosearch_webp_read_header(const uint8_t *bytes, size_t length,
     return 1;
 }
 
-/* The length of the pieces of a frame of `length` bytes: see PIECE_PIXELS. `length` is below 1 << 33. */
+/* The length of the pieces of a frame: see PIECE_PIXELS. `length` is below 1 << 33, so the product fits. */
 static size_t piece_length(size_t length, uint64_t pixels, size_t longest)
 {
     uint64_t average = pixels > PIECE_PIXELS ? (uint64_t)length * PIECE_PIXELS / pixels : length;

@@ -282,8 +282,8 @@ fn chunk_header(bytes: &[u8]) -> Option<([u8; 4], u64)> {
     Some((name, length.into()))
 }
 
-/// The chunks of a RIFF container: name and content. The content of a chunk that is cut short ends
-/// with the bytes.
+/// The chunks of a RIFF container: name and content. Of a chunk that is cut short, the content is what
+/// there is.
 struct RiffChunks<'a>(&'a [u8]);
 
 impl<'a> Iterator for RiffChunks<'a> {

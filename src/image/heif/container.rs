@@ -98,8 +98,8 @@ impl<'a> ContainerItem<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// Reads the first `meta` box of a file. If the file has a `moov` box and is damaged between that
-    /// and a `meta` box, the error is that it is a sequence.
+    /// Reads the first `meta` box of a file. A file with a `moov` box counts as a sequence without a still
+    /// picture, if it ends or is damaged before a `meta` box.
     pub fn read(file: &'a [u8]) -> Result<Self, Fault> {
         let mut rest = ByteReader(file);
         let mut sequence = false;
@@ -379,8 +379,8 @@ impl<'a> Container<'a> {
                 self.entries.add()?;
                 to.push(id(&mut rest)?);
             }
-            // These references connect a grid with its tiles, and transparency with its picture. If an
-            // item of them is missing, the picture would be wrong.
+            // These references connect a grid with its tiles, and transparency with its picture. Without one
+            // of these items, the picture would be wrong.
             if matches!(&kind, b"auxl" | b"dimg" | b"prem") {
                 self.item(from)?;
                 for &to in &to {

@@ -18,8 +18,8 @@ const MAX_PARAMETER_SETS: usize = 16;
 /// The most NAL units of a picture. The highest level of HEVC allows 600 slices.
 const MAX_UNITS: usize = 4096;
 
-/// The most bytes that are read of a sequence parameter set. If its colours come later, it counts as cut
-/// short.
+/// The most bytes that are read of a sequence parameter set. Encoders write tens, with scaling lists some
+/// hundreds. If its colours come later, it counts as cut short.
 const MAX_SPS: usize = 2 << 10;
 
 /// A coded picture in the form in which the decoder gets it.
@@ -92,7 +92,7 @@ impl HevcPicture {
         let mut units = Vec::new();
         let mut push = |unit: &[u8]| {
             if is_used(unit) {
-                // Fits: `NalUnits` and `Configuration` have read it from a length of at most 32 bits.
+                // Fits: `NalUnits` and `Configuration` read lengths of at most 32 bits.
                 units.extend_from_slice(&(unit.len() as u32).to_be_bytes());
                 units.extend_from_slice(unit);
             }

@@ -140,8 +140,8 @@ impl Planes {
         }
     }
 
-    /// Composites the colours in `to` over white. The planes are the transparency, of which the row
-    /// `y` is used, from the column `x` on.
+    /// Composites the colours in `to` over white. This picture is their transparency; its row `y` is used,
+    /// from the column `x` on.
     pub fn write_on_white(&self, x: u32, y: u32, to: &mut [[u8; 3]]) {
         for (to, alpha) in to.iter_mut().zip(self.levels_of(GREEN, x, y)) {
             *to = rgb::on_white(*to, alpha);

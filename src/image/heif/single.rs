@@ -54,7 +54,7 @@ pub(super) fn file(coded: &Coded<'_>) -> Result<Vec<u8>, Fault> {
         let location = [
             &[0, 0, 0, 0, 0x44, 0, 0, 1, 0, 1, 0, 0, 0, 1][..],
             &offset.to_be_bytes(),
-            // The data are no longer than the file that was opened, which is below 4 GB.
+            // Fits: the data have a few bytes a unit more than the opened file, a value of Postgres below 1 GB.
             &(data.len() as u32).to_be_bytes(),
         ]
         .concat();

@@ -126,7 +126,7 @@ impl Transform {
 }
 
 /// The part of `range` with this size whose centre is `offset` away from the centre of `range`. Both
-/// numbers are fractions. `half_up` is the rounding of a start half way between two pixels.
+/// numbers are fractions. A start between two pixels is rounded down or, with `half_up`, to the nearest, halves up.
 fn aperture(
     range: &Range<u32>,
     (size, size_under): (i128, i128),

@@ -6,7 +6,8 @@ use crate::{ImageError, Limits};
 
 use super::{PALETTE, TiffHeader, malformed};
 
-/// The most bytes of memory that libtiff takes for a byte of a value: an offset of 8 bytes, and a copy.
+/// The most bytes of memory that libtiff takes for a byte of a value: it copies the value, and can turn each
+/// byte of it into an offset of 8 bytes.
 const GROWTH: u64 = 9;
 /// The most bytes that entries of a valid file share, such as a resolution or a palette.
 const SHARED: u64 = 64 << 10;
@@ -54,8 +55,8 @@ impl ImageFileDirectory {
     /// Refuses a directory if libtiff, whose reading of it is `header`, has changed a value that pixels
     /// depend on.
     ///
-    /// Returns whether the stored chunks must have exactly the length of uncompressed ones. That is so
-    /// if the file states no compression: probably the entry is damaged.
+    /// Returns whether the stored chunks must have exactly the length of uncompressed ones. They must if the
+    /// file states no compression, because the entry may be damaged and the chunks compressed.
     pub fn check_header(&self, header: &TiffHeader) -> Result<bool, ImageError> {
         if self.palette && header.photometric != PALETTE {
             // Without a palette, libtiff takes the indices for levels of grey.

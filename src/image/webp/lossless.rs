@@ -31,14 +31,14 @@ const CODE_LENGTH_CODE_ORDER: [usize; 19] = [
     17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
 ];
 
-/// Codes that are read between two calls of `cancelled`, which takes some milliseconds.
+/// Codes that are read between two calls of `cancelled`. To read them takes some milliseconds.
 const CODES_AT_ONCE: u32 = 1 << 16;
 
 /// The most memory in bytes that libwebp takes to decode `stream` as a picture of this size.
 ///
 /// # Errors
-/// A header that is cut short or contradicts the format, which libwebp would refuse, too.
-/// [`ImageError::Cancelled`]: the images in a header can be as large as the picture.
+/// A header that is cut short or contradicts the format, which libwebp would refuse, too. Or
+/// [`ImageError::Cancelled`], because an image in a header can have millions of pixels.
 pub(super) fn memory(
     stream: &[u8],
     width: u32,
