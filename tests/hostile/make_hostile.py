@@ -265,7 +265,7 @@ def hostile_bmp():
 
 def hostile_tiff():
     def tiff(entries, next_ifd=0, pixels=b"\x80" * 16, ifd_at=8):
-        """A TIFF with a directory of (tag, type, count, value) and 16 bytes of pixels behind it."""
+        """A TIFF with a directory of (tag, type, count, value) and the pixels behind it. The value None is their offset."""
         directory = struct.pack("<H", len(entries))
         at = 8 + 2 + 12 * len(entries) + 4
         for tag, kind, count, value in entries:

@@ -1,7 +1,7 @@
 """Damaged files of each format: bytes are overwritten, bits flipped, ends cut off.
 
-The decoder must not crash or take long. If Pillow refuses such a file, the decoder must not return
-pixels; if both return pixels, they must be equal. `Maybe` has the exact rules.
+The decoder must not crash or take long. It may return an error, the pixels of the intact file, or those
+that Pillow decodes from the damaged one. `Maybe` has the exact rules.
 """
 
 import random

@@ -1,4 +1,5 @@
-"""GIF files by Pillow, and its pictures in other containers: local palettes, offsets, other canvases."""
+"""GIF files by Pillow, and files into which this module puts Pillow's frames: local palettes, offsets,
+other canvases."""
 
 import struct
 from dataclasses import dataclass

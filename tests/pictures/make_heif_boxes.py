@@ -1,6 +1,6 @@
-"""HEIC and AVIF files as telephones write them: grids of tiles, rotated by the container with an EXIF
-orientation as well, cropped, with transparency in tiles. The installed encoders do not write such files,
-so heif_boxes.py does."""
+"""HEIC and AVIF files as telephones write them: grids of tiles, cropped or rotated by the properties of the
+container (EXIF may state an orientation, too), with transparency in tiles. The installed encoders do not
+write such files, so heif_boxes.py does."""
 
 from itertools import product
 

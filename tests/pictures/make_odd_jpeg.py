@@ -175,7 +175,7 @@ def several_pictures(many):
 
 
 def changed_frame(data, change):
-    """The parts of a JPEG whose frame header `change`, which gets a bytearray, has changed in place."""
+    """The parts of a JPEG with a changed frame header: `change` gets it as a bytearray and changes it in place."""
     found = parts(data)
     for part in found:
         if part.marker in FRAMES:

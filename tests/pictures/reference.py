@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 # Only HEIC: Pillow reads AVIF with a plugin of its own.
 pillow_heif.register_heif_opener()
-# The files of the tests are small. A damaged header can state a large size.
+# The files of the tests are small, but a damaged header can state a size for which Pillow would take gigabytes.
 Image.MAX_IMAGE_PIXELS = 1 << 26
 
 

@@ -12,7 +12,8 @@ Each file is a test. The files are made when the test runs, and are the same eve
 if:
 - the upright RGB pixels equal Pillow's, or, if Pillow is known to be wrong, those that were encoded;
 - the case expects `Unsupported`, and the error names the coding;
-- the file is damaged, and an error is returned. If Pillow refuses it as damaged, pixels are a failure.
+- the file is damaged, and an error is returned, or the pixels of `Maybe` in cases.py: those of the
+  intact file, or Pillow's. If Pillow refuses the file, other pixels than the intact file's are a failure.
 
 --only PREFIX     only the groups whose names start with PREFIX, such as `jpeg`, `damage/tiff` or
                   `png/grey`; --times shows the names
@@ -104,7 +105,7 @@ def run_case(case, decoder, path):
 
 
 def silence():
-    """Closes standard error, to which the libraries below Pillow write warnings about damaged files."""
+    """Discards standard error, to which the libraries below Pillow write warnings about damaged files."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
