@@ -9,7 +9,7 @@ SKIPPED = {
     "pg_rewrite": {"ev_action", "ev_qual"},
     "pg_type": {"typdefaultbin"},
 }
-# What replaces expression trees.
+# Functions that show as text the expression trees that are skipped.
 DEFINITIONS = {
     "pg_proc": "pg_get_function_arguments(oid)",
     "pg_rewrite": "pg_get_ruledef(oid)",
@@ -18,7 +18,6 @@ DEFINITIONS = {
 PARTS = {"pg_aggregate": "aggfnoid", "pg_attribute": "attrelid"}
 
 # Members of the extension and what is made with them: array types, members of operator classes, a view's rule.
-# A part of a member may be a column, so `objid` can occur more than once.
 MEMBERS = """
 CREATE TEMPORARY TABLE members ON COMMIT DROP AS
 WITH RECURSIVE objects (classid, objid) AS (

@@ -148,7 +148,7 @@ class Test:
             connection.execute("CREATE EXTENSION photosearch")
             connection.execute(run_upgrade.OBJECTS)
             connection.execute(OBJECTS)
-            # The visibility map is complete, and no later VACUUM has anything to do.
+            # Completes the visibility map, so that no later VACUUM has anything to do.
             connection.execute("VACUUM ANALYZE")
             self.values = values(connection)
             self.sweeps = sweeps(connection)

@@ -3,10 +3,10 @@
 
 usage: run_upgrade.py        (PGHOST, PGUSER and the other libpq variables name the server, PG_CONFIG its installation)
 
-The scripts of the releases lie beside this program. For the time of the tests that of the last release and the script that
-updates it lie in the server's directory of extensions, under a version such as 0.1.0_released: a release that is installed
-there stays as it is. The library is that of the new version in every test, as it is for a user who has
-installed the files and not yet updated. The tests need the right to write to that directory. They create databases of
+The scripts of the releases lie beside this program. During the tests, copies of the last release's script and of the script
+that updates it lie in the server's directory of extensions. Their version has a name such as 0.1.0_released, so that they do
+not overwrite a release that is installed there. The library is that of the new version in every test, as it is for a user who
+has installed the files and not yet updated. The tests need the right to write to that directory. They create databases of
 their own and drop them.
 Run alone: tests/cluster.sh run DIR VENV/bin/python tests/upgrade/run_upgrade.py, where VENV has the packages of
 tests/client/requirements.txt. The last line counts the tests; the exit status is 1 if one failed.
@@ -32,7 +32,8 @@ VERSION = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.
 BRIDGE = re.search(r"^default_version = '(.*)'", (ROOT / "sql/photosearch_pgvector.control").read_text(), re.MULTILINE)[1]
 PREFIX = "photosearch_upgrade"
 ROWS, DIMS, PREFIX_DIMS = 2000, 96, 64
-# Where the numbers of block 0 begin, behind Postgres' page header, and how many there are (src/index/page.rs).
+# The size of a page; where the numbers of an index's block 0 begin, behind Postgres' page header; and how many there are
+# (src/index/page.rs).
 PAGE, META, NUMBERS = 8192, 24, 6
 # The version of the page format, and the SHA-256 of an index in it.
 PAGE_FORMAT = (2, "702a47419d5c5c3607ffa939e2ed39507f18e302f359916f2a180d3153703a74")
@@ -105,7 +106,7 @@ def test(function):
 
 
 def connect(name):
-    # What `@~` between two vectors goes by.
+    # The settings by which `@~` compares two vectors.
     settings = f"-c photosearch.coarse_threshold=0.15 -c photosearch.coarse_dims={PREFIX_DIMS}"
     return psycopg.connect(dbname=f"{PREFIX}_{name}", autocommit=True, options=settings)
 
@@ -154,7 +155,7 @@ def an_update_of_the_bridge_equals_a_new_installation(old, new):
     assert all(0 < len(rows) < 500 for rows in before), before
     old.execute(f"ALTER EXTENSION photosearch UPDATE TO '{VERSION}'")
     old.execute(f"ALTER EXTENSION photosearch_pgvector UPDATE TO '{BRIDGE}'")
-    # A session that is open keeps its form of an index's expression, so a new one asks.
+    # An open session caches the expressions of indexes, so a new session asks.
     with connect("old") as after:
         after.execute("SET enable_seqscan = off")
         for view, rows in zip(("near_v", "near_h"), before):
