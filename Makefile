@@ -9,8 +9,8 @@ export PG_CONFIG
 # pgrx makes its bindings from the headers of this server; otherwise it needs a configuration by `cargo pgrx init`.
 export PGRX_PG_CONFIG_PATH = $(PG_CONFIG)
 PGRX_VERSION := $(shell sed -n 's/^pgrx = "=\(.*\)"/\1/p' Cargo.toml)
-# Of cargo-pgrx, which only the backend tests use. The workaround sets compiler flags for all crates, so that cargo
-# would build every dependency again; build.rs has the same effect.
+# Disables a workaround of cargo-pgrx, which only the backend tests use. It sets compiler flags for all crates, so that
+# cargo would build every dependency again; build.rs has the same effect on the extension alone.
 export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND := 1
 # Debian's interpreter, which finds Debian's packages of Pillow and numpy.
 PYTHON ?= /usr/bin/python3

@@ -45,8 +45,8 @@ wanted=$(missing $packages)
 # shellcheck disable=SC2086
 [ -z "$wanted" ] || install_packages $wanted
 
-# Debian's /usr/bin/pg_config calls that of the newest server with headers. Without one it calls the client's,
-# whose version may be that of no server at all.
+# Debian's /usr/bin/pg_config calls the pg_config of the newest server with headers. If no server has headers, it calls
+# the client's, whose version may be that of no server at all.
 if [ "$PG_CONFIG" = pg_config ] || [ "$PG_CONFIG" = /usr/bin/pg_config ]; then
     have_headers=
     for config in "$versions"/*/bin/pg_config; do [ ! -x "$config" ] || have_headers=1; done
@@ -56,7 +56,7 @@ if [ "$PG_CONFIG" = pg_config ] || [ "$PG_CONFIG" = /usr/bin/pg_config ]; then
     fi
 fi
 
-# The server's own program, at the place where Debian's packages put it.
+# The major version, if PG_CONFIG is the path where Debian's packages put a server's own pg_config.
 debian=$(echo "$PG_CONFIG" | sed -n "s|^$versions/\([0-9]*\)/bin/pg_config\$|\1|p")
 if [ -n "$debian" ] && [ ! -x "$PG_CONFIG" ]; then
     install_packages "postgresql-server-dev-$debian"

