@@ -79,7 +79,7 @@ def row(figure):
 
 
 def compare(figures, earlier):
-    """Compares figures that are compared with nothing else with those of an earlier run."""
+    """Compares each figure that has no other comparison with that of an earlier run."""
     for figure in figures:
         before = earlier["figures"].get(figure.key)
         if figure.beside is None and figure.value is not None and before:

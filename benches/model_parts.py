@@ -30,7 +30,7 @@ AGREEMENT = {"bfloat16": 0.9995, "int8": 0.998}
 DUAL_AGREEMENT = {"float32": 0.999999} | AGREEMENT
 DUAL_DTYPES = list(DUAL_AGREEMENT)
 SESSIONS = (1, 2, 4, 16)
-# The ways of the Python loop over photos: the image processor's backend, and the threads that decode.
+# The variants of the Python loop over photos: the image processor's backend, and the threads that decode.
 WAYS = [(backend, threads) for backend in ("pil", "torchvision") for threads in (1, 2)]
 
 
@@ -147,7 +147,7 @@ class Bench:
         self.inputs = Inputs(directory, arguments.tokenizer, arguments.checkpoint)
         self.quick = arguments.quick
         self.text_runs, self.picture_runs = (3, 1) if arguments.quick else (7, 3)
-        # Of CLIP and SigLIP, which take a fraction of a second; and how often the photos are embedded.
+        # The runs of CLIP and SigLIP, which take a fraction of a second; the photos, and how often they are embedded.
         self.dual_runs, self.photo_count, self.passes = (5, 6, 1) if arguments.quick else (25, 24, 3)
         self.server = None
         self.references = {}

@@ -4,11 +4,11 @@
 
 The request has `model` (a directory of Qwen3-VL, CLIP or SigLIP), `dtype`, `threads`, `texts` and `pictures` (lists of lists:
 each list gives one figure, and its first entry warms up), and `vectors` (whether the answer contains them). Only the forward
-pass is timed: prompts are tokenized and pictures are cut into patches before. Pictures must have sides that the recipe leaves
-unchanged.
+pass is timed: prompts are tokenized and pictures are cut into patches before. Pictures must have sides that the model's recipe
+(preprocessor_config.json) leaves unchanged.
 
-`photos` are files that are embedded from disk, `ways` the pairs of an image processor's backend and of a number of threads that
-decode, and `passes` how often each way takes all photos. All of the work is timed. Only CLIP and SigLIP can do this.
+`photos` are files that are embedded from disk, `ways` are pairs of an image processor's backend and a number of decoding threads,
+and `passes` is how often each way embeds all photos. All of the work is timed. Only CLIP and SigLIP can do this.
 """
 
 import json
@@ -90,7 +90,7 @@ class DualReference:
     def __init__(self, directory, dtype):
         self.directory = directory
         self.model = AutoModel.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
-        # AutoTokenizer makes one that does not put texts in lower case of a published directory of SigLIP 2.
+        # For a published directory of SigLIP 2, AutoTokenizer makes a tokenizer that does not put texts in lower case.
         clip = self.model.config.model_type == "clip"
         self.tokenizer = (CLIPTokenizer if clip else Siglip2Tokenizer).from_pretrained(directory)
         length = self.model.config.text_config.max_position_embeddings

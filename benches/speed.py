@@ -18,7 +18,7 @@ FORCED = {
     "Index Scan": "SET enable_seqscan = off; SET enable_bitmapscan = off;",
 }
 ONE_WORKER = "SET max_parallel_workers_per_gather = 1;"
-# Workers cost nothing, and what they share, the operators, is all that costs something.
+# In the planner's estimate workers and pages cost nothing, and operators much. Workers share that cost, so it chooses them.
 FORCED_PARALLEL = f"""
     {FORCED["Index Scan"]} {ONE_WORKER} SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
     SET min_parallel_index_scan_size = 0; SET seq_page_cost = 0; SET cpu_operator_cost = 10;
@@ -37,7 +37,7 @@ def matching(query, threshold, settings="", name="matching"):
 
 
 def bare_loop(program, rows, runs, dims=PREFIX):
-    """The milliseconds and the kernel's name."""
+    """Runs bare_loop.rs, dot products with codes in memory and nothing else. Returns the milliseconds and the kernel's name."""
     [result] = bare_loops(program, rows, runs, 1, dims)
     return result
 
@@ -188,8 +188,8 @@ def many(tables, runs):
 
 
 def whole(tables, program, runs):
-    """Conditions on fine_score, and the best ten, by an index over all dimensions. No threshold is guessed, and none is
-    lost."""
+    """Conditions on fine_score, and the best ten, by an index over all dimensions. They need no coarse threshold, which could
+    be too high and lose matches."""
     rows = tables.full.count
     matches, many = min(MATCHES, rows // 25), min(MANY, rows // 10)
     query = tables.full.queries(1)[0]
@@ -264,7 +264,8 @@ def whole(tables, program, runs):
 
 
 def in_rows(tables, program, runs):
-    """The same vectors in the rows of the table instead of its TOAST table, where a score costs three index searches less."""
+    """The same vectors in the rows of the table instead of its TOAST table. A score then needs no search in the TOAST index for
+    the three chunks of a vector."""
     rows, database = tables.full.count, tables.database
     matches, many = min(MATCHES, rows // 25), min(MANY, rows // 10)
     query = tables.full.queries(1)[0]

@@ -4,7 +4,8 @@ from report import Line
 from server import Statement
 from vectors import DIMENSIONS, PREFIX
 
-# The bytes of a row in the index: 8 bits per dimension for the code, 4 for the second level, and the TID and bounds.
+# The bytes of a row in the index (src/sweep/layout.rs): codes of 8 bits per dimension, and of 4 bits for the second level,
+# which is read where the first does not decide; then scale, bounds and TID.
 CODES = PREFIX + PREFIX // 2
 OVERHEAD = 14
 
