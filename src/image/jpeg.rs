@@ -13,7 +13,7 @@ use super::failure::{Failure, Stop, stop_if_cancelled};
 use super::{ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "JPEG";
-/// The number of rows of 8-bit RGB that are decoded between two checks for a cancel; of others it is one.
+/// The number of rows of 8-bit RGB that are decoded between two checks for a cancel. Others are decoded one by one.
 const ROWS: usize = 16;
 
 /// `struct photosearch_jpeg` in `jpeg.c`.

@@ -278,7 +278,7 @@ int photosearch_tiff_read_header(struct photosearch_tiff *file,
             memcpy(header->luma, values, sizeof header->luma);
         if (TIFFGetFieldDefaulted(tiff, TIFFTAG_REFERENCEBLACKWHITE, &values) && values != NULL)
             memcpy(header->black_white, values, sizeof header->black_white);
-        /* Has the JPEG decoder return RGB. With separate planes, each is a JPEG of one component. */
+        /* Makes the JPEG decoder return RGB. With separate planes, each is a JPEG of one component. */
         if (header->compression == COMPRESSION_JPEG && !header->separate)
             TIFFSetField(tiff, TIFFTAG_JPEGCOLORMODE, JPEGCOLORMODE_RGB);
     }

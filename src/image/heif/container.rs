@@ -21,8 +21,7 @@ pub(super) struct Container<'a> {
     idat: &'a [u8],
     primary: u32,
     items: BTreeMap<u32, ContainerItem<'a>>,
-    /// The items from which references come, by the type of the references and the item to which they
-    /// refer.
+    /// For each type of reference and each item that is referred to: the items that refer to it.
     referring: BTreeMap<([u8; 4], u32), Vec<u32>>,
     entries: EntryCount,
     /// The number of bytes that [`Self::data`] has copied.
