@@ -244,7 +244,7 @@ heif_error create(void **out)
         delete decoder;
         return no_memory;
     }
-    /* While SAO (sample adaptive offset) is on, libde265 does not call get_planes. get_planes enables it. */
+    /* While SAO (sample adaptive offset) is on, libde265 does not call get_planes, so get_planes enables it. */
     de265_set_parameter_bool(decoder->context, DE265_DECODER_PARAM_DISABLE_SAO, 1);
     de265_image_allocation allocation = {get_planes, release_planes};
     de265_set_image_allocation_functions(decoder->context, &allocation, decoder);

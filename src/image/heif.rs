@@ -165,7 +165,7 @@ struct Coded<'a> {
     configuration: &'a [u8],
     data: Cow<'a, [u8]>,
     format: CodedFormat,
-    /// The colours that the file for libheif states.
+    /// The colours that [`single::file`] states to libheif.
     shown_as: Colours,
     /// Whether the samples that libheif returns are in the limited range.
     limited_range: bool,

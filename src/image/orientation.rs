@@ -40,7 +40,7 @@ pub(super) fn upright(
     orientation: Orientation,
     work: &mut Work<'_>,
 ) -> Result<RgbImage, ImageError> {
-    // Whether left and right, or top and bottom, are swapped, after rows and columns if those are.
+    // Whether left and right, or top and bottom, are mirrored. If the sides are swapped, that is done before.
     let (mirror_x, mirror_y) = match orientation {
         Orientation::NoTransforms | Orientation::Rotate90FlipH => (false, false),
         Orientation::FlipHorizontal | Orientation::Rotate90 => (true, false),

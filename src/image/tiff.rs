@@ -226,8 +226,8 @@ impl Source for Tiff<'_> {
             chunk_height,
             ..
         } = self.header;
-        // libtiff copies the encoded bytes of a chunk from the file, into a buffer that it may enlarge by a second
-        // one, and its codecs allocate windows.
+        // libtiff copies the encoded bytes of a chunk from the file, twice while its buffer grows, and its codecs
+        // allocate windows.
         let chunk_bytes = self.packing.chunk_bytes(chunk_width, chunk_height);
         let window = match self.header.compression {
             // A JPEG with several scans: libjpeg holds all coefficients, and libtiff sets no limit.

@@ -19,8 +19,8 @@ const FORMAT: &str = "WebP";
 const DEMUXER: u64 = 512;
 const DEMUXED_CHUNK: u64 = 32;
 const DEMUXED_FRAME: u64 = 96;
-/// Bytes that libwebp takes for a picture of any size: its structures, and the tables of one group
-/// of codes.
+/// Bytes that libwebp takes for a picture of any size: its structures, and the tables of one prefix
+/// code group.
 const STRUCTURES: u64 = 256 << 10;
 /// Bytes that libwebp takes for each 16 columns of a lossy picture: the samples of one row of
 /// macroblocks and of the rows above it, and coefficients (`AllocateMemory` in libwebp's
