@@ -40,7 +40,7 @@ SELECT attname, atttypid::regtype::text FROM pg_attribute
 WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attname <> 'oid' ORDER BY attname
 """
 
-# Which columns of catalogs hold OIDs of which catalog. A key of two columns is that of pg_attribute.
+# Which columns of catalogs hold OIDs of which catalog. Keys of two columns, which refer to pg_attribute, are left out.
 KEYS = """
 SELECT fkcols[1], pktable::regclass::text, is_array FROM pg_get_catalog_foreign_keys()
 WHERE fktable = %s::regclass AND pkcols = ARRAY['oid']
