@@ -39,7 +39,8 @@ const MIN_ROWS: usize = 8;
 pub(super) enum Mask {
     /// All keys of its sequence.
     Full,
-    /// Its own key and the keys before it. The last query of a sequence belongs to the last key.
+    /// Its own key and the keys before it. A sequence may have more keys than queries; its last
+    /// query belongs to its last key.
     Causal,
 }
 
@@ -83,7 +84,7 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// The values of some rows from column `column` on.
+    /// The elements of the matrix from row `row` on, starting at column `column` of these columns.
     fn part(self, row: usize, column: usize) -> &'a [f32] {
         &self.matrix[row * self.width + self.first + column..]
     }

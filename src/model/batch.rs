@@ -4,8 +4,8 @@
 use super::ModelError;
 use super::directory::TOKENIZER;
 
-/// Maximum number of tokens in a batch of several requests. This many rows make up for the cost of
-/// reading the weights.
+/// Maximum number of tokens in a batch of several requests. With this many rows, the cost of reading
+/// the weights is negligible.
 pub(super) const PACK_TOKENS: usize = 2048;
 
 /// Splits `items` into batches whose sizes sum to at most `limit`. An item larger than `limit` is a
@@ -35,8 +35,8 @@ pub(super) fn with_margin(bytes: u64) -> u64 {
     (bytes + bytes / 4).saturating_add(16 << 20)
 }
 
-/// Fails if a token ID exceeds the embedding table, as happens if the tokenizer does not belong to
-/// the weights.
+/// Fails if there are no token IDs, or if one exceeds the embedding table. Both happen if the tokenizer
+/// does not belong to the weights.
 pub(super) fn check_ids(ids: &[u32], vocabulary: usize) -> Result<(), ModelError> {
     let reason = match ids.iter().max() {
         None => "it gives no tokens for a prompt".to_owned(),

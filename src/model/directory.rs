@@ -1,5 +1,5 @@
 //! Reads a model's directory: its configuration, the names of its weight files, and the optional
-//! `photosearch.json`.
+//! `photosearch.json`. The files come from disk, or from the model's pack (the server's packed copy).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -67,13 +67,13 @@ pub(super) struct Recommendations {
     coarse_threshold: Option<f32>,
     coarse_dims: Option<usize>,
     fine_threshold: Option<f32>,
-    /// The number format of the matrices, which overrides the checkpoint's.
+    /// The number format of the matrices; overrides the checkpoint's.
     pub compute_dtype: Option<DType>,
-    /// The system message of a request without an instruction.
+    /// The instruction of a request that has none.
     pub default_instruction: Option<String>,
     /// The maximum number of tokens. A longer input is truncated.
     pub max_tokens: Option<usize>,
-    /// Whether NomicBert's layer norm follows the pooling. Other families ignore it.
+    /// Whether NomicBert applies a layer norm to the pooled vector. Other families ignore the key.
     pub layer_norm: Option<bool>,
     #[serde(default)]
     pub image: ImageBudget,
@@ -147,7 +147,8 @@ pub(super) fn vector_relevant(
         found.image.min_pixels,
         found.image.max_pixels,
     );
-    // Without the key, the fingerprints of other models stay what they were before there was one.
+    // A file without `layer_norm` is serialised as before the key existed, so recorded fingerprints
+    // stay valid.
     let relevant = match found.layer_norm {
         None => serde_json::to_vec(&relevant),
         Some(layer_norm) => serde_json::to_vec(&(relevant, layer_norm)),
@@ -333,7 +334,7 @@ impl Directory {
     }
 
     /// The settings in `photosearch.json`, or the defaults if there is no such file. `dims` is the
-    /// size of the hidden states from which vectors are made, and the upper limit of `coarse_dims`.
+    /// number of dimensions of the model's vectors, the upper limit of `coarse_dims`.
     pub fn recommendations(&self, dims: usize) -> Result<Recommendations, ModelError> {
         let found: Recommendations = self.optional_json(PHOTOSEARCH)?;
         let reject = |reason: String| Err(ModelError::malformed(PHOTOSEARCH, reason));

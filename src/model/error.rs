@@ -129,7 +129,9 @@ impl From<Exhausted> for ModelError {
 }
 
 impl From<io::Error> for ModelError {
-    /// Only cache files are written, so every bare I/O error concerns the cache.
+    /// Loading and running a model writes only to the cache, so a bare I/O error concerns the cache.
+    /// For [`quantize`](super::quantize()), which also writes a model directory, the caller has a
+    /// message of its own.
     fn from(error: io::Error) -> Self {
         Self::Cache(error)
     }

@@ -87,7 +87,7 @@ impl Embedding {
         })
     }
 
-    /// A table without rows, for a model that is built only to list its weights.
+    /// A table without rows, for a model that is built only in order to pack its weights.
     pub fn absent(width: usize, dtype: DType) -> Self {
         Self {
             width,

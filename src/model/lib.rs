@@ -4,8 +4,8 @@
 //!
 //! [`load`] reads the `model_type` in `config.json` and calls the matching model family. Each
 //! family has a folder (`qwen3_vl/`, `bert/`, `nomic_bert/`, `clip/`, `siglip/`; `dual/` is what the last two share).
-//! `nomic_bert/` runs candle's forward pass; the others have their own. The other modules are shared by all families: the
-//! directory and its files, weights, layers, attention, tokenizer, chat prompt.
+//! `nomic_bert/` runs candle's forward pass; the others have their own. The other modules serve several families: the
+//! directory and its files, weights, layers, attention, tokenizer. The chat prompt (`prompt`) is Qwen3-VL's alone.
 
 mod attention;
 mod batch;
@@ -137,11 +137,11 @@ struct Family {
     /// no weights.
     dims: fn(&Directory) -> Result<Option<usize>, ModelError>,
     load: Loader,
-    /// Whether the models are dual encoders, whose checkpoints contain a [`Calibration`]. They were
-    /// not trained with a Matryoshka loss.
+    /// Whether the models are dual encoders. Their checkpoints contain a [`Calibration`], and they
+    /// were not trained with a Matryoshka loss.
     dual: bool,
-    /// Returns the size of the weights that each session holds itself, in bytes. `None` if all
-    /// sessions share the mapped pack.
+    /// Returns the size of the weights that each session holds itself, in bytes. `None` if the
+    /// sessions hold none, because they share the pack: the server's packed copy, which they map.
     session_bytes: Option<SessionBytes>,
 }
 
@@ -199,7 +199,7 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// A model that is ready to run, and the size of its pack.
+/// A model that is ready to run, and a description of its pack.
 pub struct Loaded {
     pub embedder: Box<dyn Embedder>,
     pub packed: Packed,
@@ -276,9 +276,10 @@ pub fn describe(dir: &Path) -> Result<ModelInfo, ModelError> {
         info.session_bytes = session_bytes(&directory)?;
     }
     if family.dual {
-        // The first values of a vector are no vector: compare all of them.
+        // Without a Matryoshka loss, a vector's prefix is no embedding, so the coarse filter should
+        // compare whole vectors.
         info.coarse_dims = info.coarse_dims.or(dims);
-        // [`check`] reports what is wrong with the weights.
+        // An error is dropped here; [`check`] reports what is wrong with the weights.
         info.calibration = Calibration::read(&directory).ok();
         let even = info.calibration.and_then(|own| own.cosine(0.5));
         info.fine_threshold = info.fine_threshold.or(even);

@@ -15,8 +15,10 @@ pub fn is_model_name(name: &[u8]) -> bool {
     (1..=MAX_MODEL_NAME).contains(&name.len()) && name.iter().all(allowed) && name[0] != b'.'
 }
 
-/// The maximum of every size in a configuration. Products of three sizes fit in a u64.
+/// The maximum of a size in a configuration; a vocabulary may be 16 times as large. Products of three
+/// sizes fit in a u64.
 pub(super) const MAX_SIZE: usize = 1 << 20;
+/// The maximum number of layers, and of attention heads.
 pub(super) const MAX_LAYERS: usize = 1 << 10;
 
 /// Checks that `value` lies in 1..=`limit`. The error states the allowed range of `name`.

@@ -1,5 +1,5 @@
-//! Renders a request as the chat prompt on which the model was trained: the instruction as the
-//! system message, pictures and text as the user message, and the start of the assistant's answer.
+//! Renders a request as the chat prompt on which Qwen3-VL-Embedding was trained: the instruction as
+//! the system message, pictures and text as the user message, and the start of the assistant's answer.
 //! The hidden state of the prompt's last token becomes the embedding.
 
 use std::borrow::Cow;
@@ -58,9 +58,8 @@ impl Prompt {
     }
 
     /// Encodes the prompt to at most `max_tokens` tokens. If it is too long, tokens are removed
-    /// from the end of the user's text, so the end of the prompt stays. (The reference
-    /// implementation truncates the prompt's end, and so takes the embedding from the middle of the
-    /// text.)
+    /// from the end of the user's text, so the end of the prompt stays. (Qwen's own code truncates
+    /// the prompt's end, and so takes the embedding from the middle of the text.)
     pub fn encode(&self, tokenizer: &Tokenizer, max_tokens: usize) -> Result<Vec<u32>, ModelError> {
         let Encoded { mut ids, offsets } = tokenizer.encode(&self.text)?;
         let excess = ids.len().saturating_sub(max_tokens);

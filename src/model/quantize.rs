@@ -135,7 +135,7 @@ fn write(source: &Path, target: &Path, cache: &Cache, cancel: &Cancel) -> Result
     write_weights(&pack, &weights, &target.join(directory::WEIGHTS), cancel)
 }
 
-/// Writes all weights of the pack to a safetensors file, with quantised matrices.
+/// Writes the weights that the pack lists to a safetensors file, with quantised matrices.
 fn write_weights(
     pack: &Pack,
     weights: &Weights,

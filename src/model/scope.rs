@@ -12,7 +12,8 @@ use super::{Cancel, ModelError};
 /// Number of table rows that are copied between two checks of the cancel flag.
 const TABLE_ROWS: usize = 1024;
 
-/// A checkpoint that is being packed. A model built from it contains no weights and cannot run.
+/// A checkpoint that is being packed. A model built from it has empty matrices and tables, and cannot
+/// run.
 pub(super) struct Packing {
     pub weights: Weights,
     pub writer: RefCell<PackWriter>,

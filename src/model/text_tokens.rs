@@ -12,10 +12,10 @@ use crate::ModelError;
 use crate::prompt::shorten;
 use crate::tokenizer::Tokenizer;
 
-/// Length of the first part of a text to be tokenized, in bytes per token that the model takes.
+/// How much of a text is tokenized at first, in bytes per token that the model takes.
 const BYTES_A_TOKEN: usize = 16;
-/// Text after this many bytes is ignored. The largest of these models take 8,192 tokens, for which
-/// this is 128 bytes per token.
+/// Text after this many bytes is ignored. With the longest usual limit, 8,192 tokens, this is 128
+/// bytes per token.
 const MAX_TEXT_BYTES: usize = 1 << 20;
 
 pub(crate) struct TextTokens {
@@ -46,8 +46,8 @@ impl TextTokens {
         self.finish(self.prefixed(prefix, text)?, None)
     }
 
-    /// The token IDs of the concatenation of `prefix` and `text` without special tokens. They are
-    /// not cut to the maximum number of tokens, but a long text may be.
+    /// The token IDs of the concatenation of `prefix` and `text` without special tokens. There may be
+    /// more than the maximum number of tokens, but not all of a long text is tokenized.
     pub fn inner(&self, prefix: &str, text: &str) -> Result<Vec<u32>, ModelError> {
         Ok(self.prefixed(prefix, text)?.get_ids().to_vec())
     }
@@ -67,9 +67,9 @@ impl TextTokens {
         self.finish(self.pieces(first)?, Some(self.pieces(second)?))
     }
 
-    /// Tokenizes one text without special tokens. For a long text, the result has at least twice
-    /// the model's maximum number of tokens, so that the arbitrary end of the tokenized part cannot
-    /// affect the kept tokens.
+    /// Tokenizes one text without special tokens. Of a long text, it tokenizes a part that gives at
+    /// least twice the model's maximum number of tokens (or has [`MAX_TEXT_BYTES`]), so that the
+    /// arbitrary end of the part cannot affect the tokens that are kept.
     fn pieces(&self, text: &str) -> Result<Encoding, ModelError> {
         let plenty = self.max_tokens.saturating_mul(2);
         let mut bytes = self.max_tokens.saturating_mul(BYTES_A_TOKEN);

@@ -105,8 +105,8 @@ impl Weights {
         Ok(entries)
     }
 
-    /// Finds a tensor. A checkpoint of a model with a head prefixes every name with `model.`, which
-    /// a checkpoint of the bare model does not.
+    /// Finds a tensor. In a checkpoint of a model with a head, every name has the prefix `model.`; in
+    /// one of the bare model, none has.
     fn find(&self, name: &str) -> Option<&Entry> {
         self.entries
             .get(name)

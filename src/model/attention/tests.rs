@@ -4,7 +4,7 @@ const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 const SIZE: usize = 3;
 
-/// Some rows of the heads' values, after a column that belongs to no head.
+/// Rows of the heads' values, each after one element that belongs to no head.
 fn wave(heads: usize, rows: usize, seed: f32) -> Vec<f32> {
     (0..rows * (1 + heads * SIZE))
         .map(|i| (i as f32 * 0.7 + seed).sin() * 1.5)
@@ -116,7 +116,7 @@ fn blocks_of_any_size_give_the_definition() {
     }
 }
 
-/// Whether this process can compute in this way.
+/// Whether this processor can compute with this precision.
 fn is_available(precision: Precision) -> bool {
     match precision {
         Precision::Gemm => true,

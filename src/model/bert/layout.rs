@@ -136,7 +136,7 @@ impl TextModelLayout {
         Self::with(directory, Some(config))
     }
 
-    /// `config` is that of a family which has cross-encoders.
+    /// `config` is `None` for a family without cross-encoders.
     fn with(directory: &Directory, config: Option<&BertConfig>) -> Result<Self, ModelError> {
         let modules: Option<Vec<Module>> = match directory.has(MODULES)? {
             true => Some(directory.json(MODULES)?),

@@ -113,8 +113,9 @@ impl BertModel {
             tokens: TextTokens::new(tokenizer, max_tokens),
             encoder: BertEncoder::load(&config, &checkpoint)?,
             hidden: config.hidden_size,
-            // Elements per token: the hidden state and its norm, plus the larger of attention's
-            // products and the two halves of the feed-forward layer.
+            // Elements per token, estimated as for Qwen3-VL (`working_set`): the hidden state and its
+            // norm, plus the larger of attention's products (queries, keys and values in three forms)
+            // and the two halves of the feed-forward layer, one of them also rounded.
             token_bytes: 4
                 * (3 * config.hidden_size
                     + (11 * config.hidden_size).max(3 * config.intermediate_size))
@@ -134,7 +135,7 @@ impl BertModel {
     }
 }
 
-/// Minimum memory of a sequence, in tokens.
+/// A sequence counts as at least this many tokens in the estimate of memory.
 const LEAST_TOKENS: usize = 16;
 
 impl Base {
@@ -148,7 +149,7 @@ impl Base {
         finish: impl Fn(&[&[f32]]) -> Result<Vec<T>, ModelError>,
     ) -> Result<Vec<T>, ModelError> {
         let fitting = usize::try_from(memory / self.token_bytes).unwrap_or(usize::MAX);
-        // Packing keys and values pads a short sequence to at least this size.
+        // Attention pads the packed keys and values of a short sequence.
         let size = |sequence: &TokenSequence| sequence.ids.len().max(LEAST_TOKENS);
         if let Some(large) = sequences.iter().find(|own| size(own) > fitting) {
             return Err(ModelError::OutOfMemory(format!(

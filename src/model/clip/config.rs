@@ -16,7 +16,7 @@ pub(super) struct ClipConfig {
 }
 
 /// The file. Before version 4.27, transformers wrote the towers' settings to the keys that end in
-/// `_dict`; where they are given, they win.
+/// `_dict`; where these are given, they take precedence.
 #[derive(Deserialize)]
 #[serde(default)]
 struct ClipConfigFile {
@@ -159,8 +159,8 @@ impl TextConfig {
         }
     }
 
-    /// Configurations that transformers wrote before version 4.31, OpenAI's among them, contain a
-    /// meaningless 2.
+    /// Configurations that transformers wrote before version 4.31, OpenAI's among them, have a
+    /// meaningless `eos_token_id` of 2. As in transformers, the largest ID replaces it.
     pub fn end_of_text(&self) -> EndOfText {
         match self.eos_token_id {
             2 => EndOfText::Largest,

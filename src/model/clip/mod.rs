@@ -24,7 +24,7 @@ use config::ClipConfig;
 use text::TextTower;
 use vision::VisionTower;
 
-/// What `CLIPImageProcessor` of transformers does if nothing else is said.
+/// The defaults of `CLIPImageProcessor` in transformers.
 const PROCESSOR: ProcessorDefaults = ProcessorDefaults {
     center_crop: true,
     mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],

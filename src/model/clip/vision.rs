@@ -13,7 +13,7 @@ pub(super) struct VisionTower {
     pub config: TransformerConfig,
     class: Vec<f32>,
     patch_embedding: Linear,
-    /// The first is that of the class token.
+    /// Row 0 is the class token's position.
     positions: Embedding,
     pre_norm: LayerNorm,
     encoder: Transformer,
@@ -41,7 +41,7 @@ impl VisionTower {
                 patches + 1,
                 hidden,
             )?,
-            // The checkpoint spells it so.
+            // The misspelling is the checkpoint's.
             pre_norm: norm("pre_layrnorm")?,
             encoder: Transformer::load(&sizes, Mask::Full, &scope.under("encoder"))?,
             post_norm: norm("post_layernorm")?,

@@ -1,8 +1,7 @@
-//! Dual encoders: models with a text tower and a vision tower that map texts and pictures into one
-//! space, each alone (Radford et al. 2021, "Learning Transferable Visual Models From Natural
-//! Language Supervision"). The families `clip` and `siglip` define the towers; this folder holds
-//! what they share: the transformer, the preprocessing of pictures, and the way from requests to
-//! batches.
+//! Dual encoders: models whose text tower and vision tower map texts and pictures independently into
+//! one space (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
+//! Supervision"). The families `clip` and `siglip` define the towers; this folder holds what they
+//! share: the transformer, the preprocessing of pictures, and the way from requests to batches.
 //!
 //! Tests compare tokens, pixels, every hidden state and the vectors with transformers
 //! (`tests/golden/dual/`).
@@ -35,10 +34,11 @@ pub(super) enum TowerPoint {
 
 pub(super) type TowerObserver<'a> = &'a mut dyn FnMut(TowerPoint, &[f32]);
 
-/// The maximum number of patches in a batch of several pictures. The limit keeps memory at the
-/// level of one large photo.
+/// The maximum number of patches in a batch of several pictures. The limit keeps memory at the level
+/// of one large photo of Qwen3-VL, which has up to 7,200.
 const PACK_PATCHES: usize = 8192;
-/// The minimum memory of a sequence, in tokens: keys and values of a short sequence are padded.
+/// A sequence counts as at least this many tokens in the estimate of memory, because attention pads
+/// the packed keys and values of a short sequence.
 const LEAST_TOKENS: usize = 16;
 
 /// What a family of dual encoders defines.
@@ -46,7 +46,7 @@ pub(super) trait Towers: Send + Sync {
     /// Dimensions of the vectors.
     fn dims(&self) -> usize;
 
-    /// The token IDs of a text, as many as the text tower takes at most.
+    /// The token IDs of `prefix` and `text`, truncated to the length that the text tower takes.
     fn tokens(&self, prefix: &str, text: &str) -> Result<Vec<u32>, ModelError>;
 
     /// Maps token sequences to their vectors, [sequences, dims], which are not normalised.
@@ -105,8 +105,8 @@ impl<T: Towers> DualEncoder<T> {
         })
     }
 
-    /// The input of the tower that a request is for. An instruction is put before a text as it is;
-    /// the vector of a picture does not depend on it.
+    /// The input of the request's tower. An instruction is prepended to a text unchanged; it does not
+    /// affect the vector of a picture.
     fn input<'a>(&self, request: &Request<'a>) -> Result<Input<'a>, ModelError> {
         match (request.text, request.images) {
             (None, [picture]) => Ok(Input::Picture(picture)),
@@ -152,7 +152,7 @@ impl<T: Towers> DualEncoder<T> {
         memory: u64,
         cancel: &Cancel,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
-        // A class token takes as much as a patch.
+        // `patches + 1` below counts CLIP's class token, which takes as much memory as a patch.
         let (patches, values) = (
             self.preprocessor.patches(),
             self.preprocessor.patch_values(),

@@ -12,7 +12,8 @@ use photosearch_image::{Filter, MAX_SIDE, RgbImage, resize};
 /// The longest side of a model's picture. Published models have at most 512 pixels.
 const MAX_IMAGE_SIZE: usize = 4096;
 
-/// The contents of `preprocessor_config.json`. The family gives what is left out.
+/// The contents of `preprocessor_config.json`. The family's [`ProcessorDefaults`] replace the keys that
+/// may differ between families.
 #[derive(Deserialize)]
 struct PreprocessorConfig {
     #[serde(default = "yes")]
@@ -31,7 +32,7 @@ struct PreprocessorConfig {
     image_std: Option<[f64; 3]>,
 }
 
-/// A size in pixels. Files that transformers wrote before version 4.22 have a number.
+/// A size in pixels; a plain number in files that transformers wrote before version 4.22.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 enum Size {
@@ -47,7 +48,7 @@ fn default_rescale() -> f64 {
     1.0 / 255.0
 }
 
-/// What the family's processor does if `preprocessor_config.json` does not say it.
+/// The values of keys that `preprocessor_config.json` lacks, as in the family's image processor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProcessorDefaults {
     pub center_crop: bool,
@@ -60,7 +61,7 @@ pub(crate) struct ProcessorDefaults {
 enum Fit {
     /// The shorter side becomes this long, and the centre of the longer side is kept.
     Crop { shorter: u32 },
-    /// The picture is squeezed.
+    /// The picture is scaled to the square; its aspect ratio is not kept.
     Squeeze,
 }
 
@@ -76,8 +77,7 @@ pub(crate) struct Preprocessor {
 }
 
 impl Preprocessor {
-    /// `image_size` and `patch_size` are the vision tower's, of which
-    /// [`Self::check_sizes`] approves.
+    /// `image_size` and `patch_size` are the vision tower's, as checked by [`Self::check_sizes`].
     pub fn read(
         directory: &Directory,
         image_size: usize,

@@ -21,7 +21,8 @@ use crate::{Cache, quantize};
 
 /// Maximum of `‖a - b‖ / ‖b‖` for hidden states computed in f32.
 const TOLERANCE: f64 = 1e-5;
-/// Minimum cosine of a vector with the reference's in f32, by the format of our weights.
+/// Minimum cosine of a vector with the reference's in f32, by the number format in which ours is
+/// computed.
 const COSINE_F32: f64 = 0.999_999;
 /// As [`COSINE_F32`], for pictures of which some pixels differ by one 8-bit level.
 const COSINE_RESIZED: f64 = 0.999_9;
@@ -260,7 +261,7 @@ fn agree_on_pixels() {
         }
         let expected = case.patches(model.preprocessor());
         assert_eq!(patches.len(), expected.len());
-        // One 8-bit level over the least deviation of a channel.
+        // One 8-bit level divided by 0.25, which is less than the standard deviation of any channel.
         const LEVEL: f32 = 1.0 / 255.0 / 0.25;
         let differences = patches.iter().zip(&expected).map(|(a, b)| (a - b).abs());
         let differences: Vec<f32> = differences
@@ -349,7 +350,9 @@ fn agree_on_vectors_in_int8() {
         let target = scratch.path().join("int8");
         let cancel = Cancel::new();
         let closeness = quantize(&root().join(&name), &target, &cache, u64::MAX, &cancel).unwrap();
-        // Of other texts and pictures, and a tiny model: the products are short sums.
+        // The bound is lower than `COSINE_INT8`, because `quantize` compares on other texts and
+        // pictures. In models as tiny as these, a product sums few terms, whose rounding errors
+        // cancel out less.
         assert!(closeness.images.is_some() && closeness.least() >= 0.995);
         let model = Model::load(&target);
         assert_close(model.embedder(), &name, "", (COSINE_INT8, COSINE_INT8));
@@ -367,7 +370,7 @@ fn a_vector_does_not_depend_on_the_batch() {
             assert!(cosine(&alone[0], together) > COSINE_F32, "{own}");
         }
         for (picture, together) in case.pictures().into_iter().zip(&images) {
-            // This picture is not scaled to the model's size before.
+            // Unlike the pictures in `embedded`, this one is not scaled by the caller.
             let request = Request {
                 images: &[picture],
                 ..Request::default()

@@ -47,8 +47,9 @@ impl TransformerConfig {
         Ok(())
     }
 
-    /// Estimated memory per row in a forward pass, in bytes: the hidden state and its norm, plus
-    /// the larger of attention's products and the two halves of the feed-forward layer.
+    /// Memory per row in a forward pass, in bytes, estimated as for Qwen3-VL (`working_set`): the
+    /// hidden state and its norm, plus the larger of attention's products (queries, keys and values in
+    /// three forms) and the two halves of the feed-forward layer, one of them also rounded.
     pub fn row_bytes(&self) -> u64 {
         4 * (3 * self.hidden + (11 * self.hidden).max(3 * self.intermediate)) as u64
     }

@@ -1,5 +1,6 @@
-//! Reads and checks the `config.json` of a NomicBert checkpoint, with the authors' keys (`n_embd`) or
-//! those of transformers 5 (`hidden_size`). A missing key gets its default in the authors' code. After
+//! Reads and checks the `config.json` of a NomicBert checkpoint, with the keys of its authors, Nomic
+//! (`n_embd`), or those of transformers 5 (`hidden_size`). A missing key gets its default in
+//! transformers; `max_trained_positions`, which transformers lacks, gets Nomic's. After
 //! [`NomicConfig::read`], no divisor is zero and no product of sizes overflows.
 
 use candle_transformers::models::nomic_bert::Config;
@@ -9,11 +10,12 @@ use crate::ModelError;
 use crate::directory::{CONFIG, Directory};
 use crate::limits::{MAX_LAYERS, MAX_SIZE, check_size};
 
-/// Maximum number of positions, for which tables of cosines and sines are held.
+/// Maximum number of positions. candle holds a row of cosines and of sines for each.
 const MAX_POSITIONS: usize = 1 << 16;
 
-/// Variants of the architecture, each with the value that this family requires. candle ignores most
-/// of these keys. It implements some of the others, but no reference for them was at hand.
+/// Keys that select a variant of the architecture, each with the only value that is accepted. candle
+/// ignores most of these keys. Other values of the rest, which candle implements, are not compared
+/// with a reference.
 const REQUIRED: [(&str, Required); 17] = [
     ("activation_function", Required::Text("swiglu")),
     ("hidden_act", Required::Text("silu")),
@@ -57,11 +59,13 @@ impl Required {
 
 #[derive(Debug)]
 pub(super) struct NomicConfig {
-    /// The configuration for candle. Its `n_positions` is the number that the checkpoint allows.
+    /// The configuration for candle. Its `n_positions` is at first the number that the checkpoint
+    /// allows; loading the model lowers it to the number that is used.
     pub candle: Config,
     /// Number of positions with which the model was trained.
     trained_positions: usize,
-    /// Whether the authors' code stretches the rotation of longer texts, which candle does not.
+    /// Whether Nomic's code scales the rotary embedding of texts longer than `trained_positions`,
+    /// which candle does not.
     is_stretched: bool,
 }
 
@@ -127,7 +131,7 @@ impl NomicConfig {
         })
     }
 
-    /// Maximum number of tokens that candle encodes as the authors' code does.
+    /// Maximum number of tokens that candle encodes as Nomic's code does.
     pub fn max_tokens(&self) -> usize {
         match self.is_stretched {
             true => self.default_tokens(),

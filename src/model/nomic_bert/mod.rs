@@ -3,11 +3,11 @@
 //! The forward pass is candle's, in f32 on tensors that each session holds: candle cannot compute on
 //! mapped memory. It cannot be interrupted either, so a batch is small ([`BATCH_TOKENS`]).
 //!
-//! The model was trained so that its vectors can be cut: the mean of the last hidden states is
-//! normalised by a layer norm without weights, cut, and scaled to length one. Here the layer norm
-//! belongs to the model, and the vector is scaled before it is cut. The result is the same, because a
-//! cut vector is scaled again: the scale of the whole vector cancels out. Cutting first and
-//! normalising the layer afterwards would not be the same.
+//! The model was trained so that its vectors can be cut: the mean of the last hidden states goes
+//! through a layer norm without weights, is cut to its first values, and is scaled to length one. Here
+//! the model scales the whole vector after the layer norm, and SQL cuts it later. A cut vector is
+//! scaled again, which cancels the first scaling, so the result is the same. The layer norm has to
+//! precede the cut: over a cut vector, it would have another mean and variance.
 //!
 //! Tests compare tokens, states and cut vectors with transformers (`tests/golden/nomic/`).
 
@@ -34,14 +34,14 @@ use config::NomicConfig;
 use threads::Threads;
 pub use threads::limit as limit_threads;
 
-/// Maximum number of tokens, including padding, in a batch of several texts. A forward pass of so
-/// many takes well under a second on two cores, and cannot be cancelled.
+/// Maximum number of tokens, including padding, in a batch of several texts. A forward pass cannot be
+/// cancelled; one of this many tokens takes well under a second on two cores.
 const BATCH_TOKENS: usize = 256;
 
 /// The epsilon of torch's `layer_norm`.
 const EPSILON: f64 = 1e-5;
 
-/// The prompts of the model's tasks, by the names of sentence-transformers and those of its authors.
+/// The prompts of the model's tasks, under the names of sentence-transformers and under Nomic's.
 const PROMPTS: [(&str, &str); 6] = [
     ("query", "search_query: "),
     ("document", "search_document: "),
@@ -108,7 +108,7 @@ impl NomicEmbedder {
             .max_tokens
             .unwrap_or(usual.min(config.default_tokens()))
             .min(config.max_tokens());
-        // candle makes its table of rotations for so many positions.
+        // candle makes its tables of cosines and sines for this many positions.
         config.candle.n_positions = max_tokens;
         let tokenizer = match (Tokenizer::read(directory)?, layout.lowercase) {
             (tokenizer, true) => tokenizer.lowercased()?,

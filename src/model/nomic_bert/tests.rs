@@ -72,7 +72,7 @@ fn embed(model: &dyn Embedder, requests: &[Request<'_>]) -> Vec<Vec<f32>> {
     model.embed(requests, u64::MAX, &Cancel::new()).unwrap()
 }
 
-/// Writes a checkpoint's tensors anew, after a change.
+/// Changes a checkpoint's tensors.
 fn edit_weights(copy: &GoldenCopy, change: impl FnOnce(&mut HashMap<String, Tensor>)) {
     let path = copy.path().join("model.safetensors");
     let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
@@ -177,17 +177,17 @@ fn photosearch_json_sets_the_recipe() {
 
     let long = "a baby ".repeat(100);
     let tokens = |model: &NomicEmbedder| model.tokens(&request(&long, None)).unwrap().ids.len();
-    // `max_seq_length` of the directory.
+    // The limit is the directory's `max_seq_length`.
     assert_eq!(tokens(&with(json!({}))), 40);
     copy.edit("sentence_bert_config.json", |config| {
         config["max_seq_length"] = json!(8192);
     });
-    // `max_trained_positions`, then `n_positions`.
+    // Now it is `max_trained_positions`, and with a larger `max_tokens` it is `n_positions`.
     assert_eq!(tokens(&with(json!({}))), 48);
     let longest = with(json!({"max_tokens": 9999}));
     assert_eq!(tokens(&longest), 64);
     embed(&longest, &[request(&long, None)]);
-    // candle does not stretch the rotation.
+    // With `rotary_scaling_factor`, it stays `max_trained_positions`, because candle ignores that key.
     copy.edit("config.json", |config| {
         config["rotary_scaling_factor"] = json!(2.0)
     });
@@ -339,7 +339,7 @@ fn hostile_sizes_are_malformed() {
         ("rotary_emb_base", json!(1e300)),
         ("head_dim", json!(7)),
         ("num_heads_kv", json!(1)),
-        // transformers' key for a size that the file gives already.
+        // transformers' key for `n_embd`, with another value.
         ("hidden_size", json!(64)),
         (
             "rope_parameters",

@@ -1,9 +1,10 @@
 //! The threads in which candle computes.
 //!
 //! candle splits work by rayon, and some element-wise operations over a pool of its own that lives as
-//! long as the process. Neither knows [`Pool`](crate::compute::Pool). So rayon runs in a pool that
-//! the model's thread starts, as wide as the installed pool, and [`limit`] keeps candle's own pool
-//! empty. A thread inherits the signal mask of the thread that starts it: all signals are blocked.
+//! long as the process. Neither uses [`Pool`](crate::compute::Pool), whose width follows the setting
+//! `photosearch.threads`. So rayon runs in a pool that the model's thread starts, as wide as the
+//! installed `Pool`, and [`limit`] keeps candle's own pool empty. The model's thread blocks all
+//! signals, and the threads that it starts inherit its signal mask.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,7 +18,7 @@ const OWN_POOL: &str = "CANDLE_NUM_THREADS";
 /// Read by candle for every matrix product: into how many parts to split it.
 const PARTS: &str = "RAYON_NUM_THREADS";
 
-/// As for the threads of [`Pool`](crate::compute::Pool).
+/// Stack size of the threads, the same as in [`Pool`](crate::compute::Pool).
 const STACK_BYTES: usize = 4 << 20;
 
 /// Limits candle to `threads` threads in this process.
@@ -37,7 +38,8 @@ pub unsafe fn limit(threads: usize) {
 pub(super) struct Threads(Mutex<Option<ThreadPool>>);
 
 impl Threads {
-    /// Runs `work` in as many threads as the calling thread may split work over.
+    /// Runs `work` in a rayon pool as wide as the [`Pool`](crate::compute::Pool) that is installed in
+    /// the calling thread.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R, ModelError> {
         let width = pool::width_for(usize::MAX);
         let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! Loads the weights into tensors of candle's. Every tensor's shape and type are checked before candle
-//! sees it.
+//! Loads the weights into candle's tensors. Every tensor's shape and type are checked before candle
+//! receives the tensor.
 
 use std::collections::HashMap;
 

@@ -71,8 +71,8 @@ impl Cache {
     /// or last replaced. `None` if it was never used or the record cannot be read.
     pub fn recorded(&self, dir: &Path) -> Option<String> {
         thread_local! {
-            /// The last state of the record for each directory, because every text asks for the
-            /// fingerprint.
+            /// The record of each directory as last read. It is cached because every text that is
+            /// embedded asks for the fingerprint.
             static KNOWN: RefCell<HashMap<PathBuf, (Stat, String)>> = RefCell::default();
         }
         let home = self.home(dir);

@@ -33,7 +33,7 @@ use vision::VisionTower;
 /// The reference implementation's limit on a prompt, in tokens.
 const MAX_TOKENS: usize = 8192;
 /// Maximum number of patches for which the vision tower processes several pictures together. The
-/// limit keeps memory at the level of one large photo.
+/// limit keeps memory at the level of one large photo, which has up to 7,200 patches by default.
 const PACK_PATCHES: usize = 8192;
 
 /// A point in the forward pass at which tests inspect the hidden states.
@@ -54,9 +54,10 @@ type QwenObserver<'a> = &'a mut dyn FnMut(QwenPoint, &[f32]);
 /// A batch of requests, concatenated and ready for the model.
 #[derive(Clone, Default)]
 struct InputBatch {
-    /// A cached prefix of all requests, which is omitted from `ids`, `positions` and `lengths`.
+    /// A prefix of all requests whose keys and values are cached. Its tokens are omitted from `ids`,
+    /// `positions` and `lengths`.
     past: Past,
-    /// Number of tokens of all requests, including the omitted ones.
+    /// Number of tokens of all requests, including those of the cached prefix.
     tokens: usize,
     ids: Vec<u32>,
     positions: Vec<[u32; 3]>,
@@ -86,7 +87,7 @@ struct PictureTokens {
     deepstack: Vec<Vec<f32>>,
 }
 
-/// Appends rows. The rows of a single batch are not copied.
+/// Appends rows. If `all` is empty, the rows are moved, not copied.
 fn append(all: &mut Vec<f32>, rows: Vec<f32>) {
     match all.is_empty() {
         true => *all = rows,
@@ -189,8 +190,8 @@ impl Qwen3Vl {
         let prompt = Prompt::render(&instruction, &merged, text, &self.markers);
         let ids = prompt.encode(&self.tokenizer, self.max_tokens)?;
         check_ids(&ids, config.text_config.vocab_size)?;
-        // As in the reference, a special token spelled out in the user's text counts as that token.
-        // But each placeholder for a picture needs a picture.
+        // As in the reference, a special token that the user's text spells out counts as that token. A
+        // placeholder for a picture is the exception: without a picture it is an error.
         for (id, expected) in [
             (config.image_token_id, image_tokens),
             (config.video_token_id, 0),

@@ -25,8 +25,8 @@ pub(super) struct KeysValues {
     values: Vec<f32>,
 }
 
-/// The tokens that precede every sequence of a batch and are not among its rows, or the tokens to
-/// cache.
+/// The keys and values that a forward pass takes from a cached prefix, or that it keeps in order to
+/// cache them.
 #[derive(Clone, Default)]
 pub(super) enum Past {
     #[default]
@@ -63,7 +63,7 @@ impl Past {
     }
 
     /// Inserts the cached keys and values before those of each sequence, [tokens, kv heads · head
-    /// dim], or keeps the first of them. `lengths` has the number of tokens of each sequence.
+    /// dim], or keeps those of the tokens to cache. `lengths` has the number of tokens of each sequence.
     pub fn update(
         &mut self,
         layer: usize,
@@ -131,7 +131,7 @@ impl PrefixCache {
         }
     }
 
-    /// Caches what a forward pass kept of a batch that begins with these tokens.
+    /// Caches the keys and values that a forward pass kept. `ids` are the tokens of its batch.
     pub fn remember(&self, ids: &[u32], past: Past) {
         if let Past::Kept { count, layers } = past {
             let ids = ids[..count].to_vec();
@@ -147,12 +147,12 @@ impl PrefixCache {
     }
 }
 
-/// Number of tokens before the user's part of the prompt, at most [`MAX_PREFIX`]; 0 if the prompt
-/// has no such part.
+/// Number of tokens before the content of the user's turn, at most [`MAX_PREFIX`]; 0 if the prompt has
+/// no second turn.
 fn template(ids: &[u32]) -> usize {
     let Some(&start) = ids.first() else { return 0 };
     let turn = ids.iter().skip(1).position(|&id| id == start);
-    // The role "user" and the line feed after it.
+    // Three tokens open the user's turn: the start token, the role "user", and a line feed.
     let length = turn.map_or(0, |turn| turn + 1 + 3);
     length.min(MAX_PREFIX).min(ids.len().saturating_sub(1))
 }

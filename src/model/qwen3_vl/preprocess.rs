@@ -11,7 +11,8 @@ use crate::directory::{Directory, ImageBudget, PHOTOSEARCH, PREPROCESSOR};
 use photosearch_image::{RgbImage, resize_bicubic};
 
 const MAX_ASPECT_RATIO: u64 = 200;
-/// The reference's pixel budget, in tokens. A token covers a square of pixels.
+/// The reference's pixel budget, in tokens. A token covers a square whose side is patch size times merge
+/// size.
 const MIN_TOKENS: u64 = 4;
 const MAX_TOKENS: u64 = 1800;
 /// Upper limit of every pixel budget: about 16,000 tokens at the usual patch size.

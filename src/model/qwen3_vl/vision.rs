@@ -237,7 +237,7 @@ impl VisionAttention {
         let hidden = self.heads * self.head_dim;
         // [patches, 3 · hidden]: the heads of the queries, then those of the keys and the values.
         let mut qkv = self.qkv.forward(x);
-        // The heads of the queries come first, then those of the keys; the values are not rotated.
+        // Queries and keys are rotated; values are not.
         rotary.rotate(&mut qkv, 3 * hidden, 2 * self.heads);
         let inputs = [0, 1, 2].map(|i| Columns::of(&qkv, 3 * hidden, i * hidden));
         let lengths: Vec<_> = lengths.iter().map(|&n| (n, n)).collect();

@@ -23,7 +23,7 @@ use text::TextTower;
 use tokens::SiglipTokens;
 use vision::VisionTower;
 
-/// What `SiglipImageProcessor` of transformers does if nothing else is said.
+/// The defaults of `SiglipImageProcessor` in transformers.
 const PROCESSOR: ProcessorDefaults = ProcessorDefaults {
     center_crop: false,
     mean: [0.5; 3],

@@ -113,8 +113,8 @@ impl SiglipTokens {
 }
 
 /// The normalisation of SigLIP's first version: ASCII punctuation is removed, and white space
-/// becomes single spaces between words. Repeating it changes nothing, should the tokenizer's own
-/// normalizer do it too.
+/// becomes single spaces between words. It is idempotent, so it does no harm if the tokenizer's own
+/// normalizer does the same.
 fn without_punctuation() -> Result<[NormalizerWrapper; 3], ModelError> {
     let replace = |pattern: &str, by: &str| {
         Replace::new(ReplacePattern::Regex(pattern.to_owned()), by)

@@ -8,20 +8,21 @@
 //! | --- | --- |
 //! | 8 | `PSTOKENS` |
 //! | 4 | version |
-//! | 4 | kind: 1, tables; 2, a whole `tokenizer.json` as the rest, and no tables |
+//! | 4 | kind: 1, tables; 2, a whole `tokenizer.json` in the section `rest`, and no tables |
 //! | 8 | length of the whole |
-//! | 8 | checksum of the header (without these bytes) and of the rest |
+//! | 8 | checksum of the header (without these bytes) and of the section `rest` |
 //! | 8 | maximum number of text bytes that one token can stand for |
 //! | 4 | length of the vocabulary's longest token, in bytes |
-//! | 4 | maximum number of slots that a lookup of a token examines |
-//! | 4 | maximum number of slots that a lookup of a merge examines |
+//! | 4 | maximum number of slots that a lookup of a token skips |
+//! | 4 | maximum number of slots that a lookup of a merge skips |
 //! | 4 | 0 |
 //! | 7 × 8 | lengths of the seven sections, which follow one another |
 //!
-//! Sections: the rest (JSON, see `build`); the concatenated texts of all tokens, in the order of
-//! their IDs; the end of each text (u32); the ID of each token (u32); the token slots (index of the
-//! token plus 1, or 0 for an empty slot; tag: two u32); the merge slots (left ID, right ID, rank,
-//! new ID: four u32; rank `u32::MAX` for an empty slot); the scores (f64, by token).
+//! Sections: `rest` (the tokenizer without its tables, as JSON, see `build`); the concatenated texts of
+//! all tokens, in the order of their IDs; the end of each text (u32); the ID of each token (u32); the
+//! token slots (index of the token plus 1, or 0 for an empty slot; tag, a part of the token's hash: two
+//! u32); the merge slots (left ID, right ID, rank, new ID: four u32; rank `u32::MAX` for an empty
+//! slot); the scores (f64, by token).
 //!
 //! Both slot tables are hash tables with linear probing. Their lengths are powers of two.
 
@@ -32,7 +33,7 @@ const VERSION: u32 = 1;
 const SECTIONS: usize = 7;
 const HEADER: usize = 56 + 8 * SECTIONS;
 const CHECKSUM: Range<usize> = 24..32;
-/// Limit on the slots that a lookup examines, so that every lookup is fast.
+/// Limit on the slots that a lookup skips, so that every lookup is fast.
 const MAX_PROBES: u32 = 512;
 const EMPTY_RANK: u32 = u32::MAX;
 
@@ -141,7 +142,7 @@ impl CompactLayout {
         !self.sections[SCORES].is_empty()
     }
 
-    /// The JSON section.
+    /// The section `rest`.
     pub fn rest<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         bytes.get(self.sections[REST].clone())
     }
@@ -478,8 +479,8 @@ fn slots_for(entries: usize) -> usize {
     (entries + entries / 2 + 1).next_power_of_two()
 }
 
-/// Puts `entry` into the first `free` slot at or after `first`. Returns the number of slots
-/// skipped, or `None` if there would be too many.
+/// Puts `entry` into the first slot at or after `first` for which `free` holds. Returns the number of
+/// slots skipped, or `None` if that would exceed [`MAX_PROBES`].
 fn insert<const N: usize>(
     slots: &mut [[u8; N]],
     first: u32,

@@ -1,8 +1,8 @@
 //! Converts a `tokenizer.json` to its compact form.
 //!
-//! Tables are built only if this module knows every key in the file. All other files are left to
-//! the `tokenizers` crate: those that tables cannot represent (word-level models, dropout,
-//! duplicate tokens or IDs) and invalid ones. The meaning of a file follows the crate's
+//! Tables are built only if this module knows every key of the file's `model`. All other files are left
+//! to the `tokenizers` crate: those that tables cannot represent (word-level models, dropout,
+//! duplicate tokens or IDs) and invalid ones. A file is interpreted as in the crate's
 //! `src/models/*/serialization.rs`.
 
 use std::borrow::Cow;

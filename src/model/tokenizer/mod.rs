@@ -1,12 +1,12 @@
 //! Loads a `tokenizer.json` and turns text into token IDs.
 //!
-//! If a process reads a large vocabulary into the hash maps of the `tokenizers` crate, this costs
-//! 0.7 s and 300 MB for the 250,000 pieces of XLM-RoBERTa. The compact form takes 10 ms and 5 MB
-//! (measured by `tests::cost::of_loading`). It stores the vocabulary, the merges and the scores as
-//! tables that are searched in place (`blob`). The models in `table` search them; they replace the
-//! models in the crate's pipeline and return the same tokens. All other parts, such as normalizers,
-//! regular expressions and templates, are the crate's. A tokenizer that tables cannot represent
-//! (see `build`) is handled by the crate alone.
+//! Reading the 250,000 pieces of XLM-RoBERTa into the hash maps of the `tokenizers` crate costs each
+//! process 0.7 s and 300 MB. The compact form takes 10 ms and 5 MB (measured by
+//! `tests::cost::of_loading`). It stores the vocabulary, the merges and the scores as tables that are
+//! searched in place (`blob`). The tokenizer models in `table` (BPE, WordPiece, Unigram) search them;
+//! they replace the models in the crate's pipeline and return the same tokens. All other parts, such as
+//! normalizers, regular expressions and templates, are the crate's. A tokenizer that tables cannot
+//! represent (see `build`) is handled by the crate alone.
 
 mod blob;
 mod build;
@@ -130,7 +130,7 @@ impl Tokenizer {
         let malformed = |reason: String| ModelError::malformed(TOKENIZER, reason);
         let mut pipeline: Pipeline =
             serde_json::from_slice(json).map_err(|error| malformed(error.to_string()))?;
-        // Truncation is done by this crate (see `prompt`), and sequences are not padded.
+        // This crate truncates by itself (`prompt`, `text_tokens`), and sequences are not padded.
         pipeline
             .with_truncation(None)
             .map_err(|error| malformed(error.to_string()))?;
@@ -249,7 +249,8 @@ enum AnyModel {
 impl<'de> Deserialize<'de> for AnyModel {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut model = ModelWrapper::deserialize(deserializer)?;
-        // Without this, each thread would cache up to 10,000 words and their tokens.
+        // Otherwise the crate would cache the tokens of up to 10,000 words: BPE in each thread, Unigram
+        // in the process.
         match &mut model {
             ModelWrapper::BPE(bpe) => bpe.resize_cache(0),
             ModelWrapper::Unigram(unigram) => unigram.resize_cache(0),

@@ -1,4 +1,5 @@
-//! Compares Qwen3-VL with the reference on the same weights, pixels and strings (`tests/golden/`).
+//! Compares Qwen3-VL with the reference, transformers and Qwen's embedding script, on the same weights,
+//! pixels and strings (`tests/golden/`).
 
 mod forward;
 mod recipe;

@@ -1,4 +1,4 @@
-//! Compares small random tokenizers, which together exercise every option and tie.
+//! Compares small random tokenizers, which together exercise every option, and ties between scores.
 
 use serde_json::json;
 
