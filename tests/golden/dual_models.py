@@ -22,7 +22,7 @@ def byte_alphabet() -> dict[int, str]:
 
 
 def learn_merges(words: Counter, count: int) -> list[tuple[str, str]]:
-    """Byte pair encoding. Ties are broken by the pair itself: the library's trainer breaks them at random."""
+    """Byte pair encoding. Ties are broken by the pair itself, because the library's trainer breaks them at random."""
     words = {tuple(word): n for word, n in words.items()}
     merges = []
     for _ in range(count):
@@ -50,7 +50,8 @@ def learn_merges(words: Counter, count: int) -> list[tuple[str, str]]:
 
 
 def corpus() -> list[str]:
-    """The sentences of which small vocabularies are made. Only these need the packages of make_text.py."""
+    """The sentences of which small vocabularies are made. Imported here, because real vocabularies do not need the packages of
+    make_text.py."""
     from make_text import CORPUS
 
     return CORPUS
@@ -70,7 +71,7 @@ def clip_merges(real: Path | None) -> list[tuple[str, str]]:
 
 
 def clip_tokenizer(directory: Path, real: Path | None) -> int:
-    """A byte-level vocabulary with ends of words, in OpenAI's order. Returns its size."""
+    """A byte-level vocabulary with end-of-word tokens (`</w>`), in OpenAI's order. Returns its size."""
     letters = list(byte_alphabet().values())
     merges = clip_merges(real)
     tokens = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
@@ -87,7 +88,7 @@ def gemma_tokenizer(directory: Path, real: Path | None) -> int:
     if real is not None:
         tokenizer = Tokenizer.from_file(str(real))
     else:
-        # Gemma's BPE has no word boundaries except its split at spaces, which the normalizer leaves none of.
+        # Gemma's pre-tokenizer splits at spaces only, and the normalizer has replaced them all: a line is one word.
         words = Counter(tuple(line.lower().replace(" ", "▁")) for line in corpus())
         characters = sorted({character for word in words for character in word})
         merges = learn_merges(words, 120)
@@ -273,7 +274,7 @@ def write_model(case: Case, directory: Path, seed: int, real: Path | None) -> No
     path = directory / "config.json"
     written = json.loads(path.read_text()) | case.edit
     if directory.name == "clip_laion":
-        # Values of the _dict keys win. The others are decoys.
+        # transformers prefers the values of the _dict keys. The others are decoys.
         for part in ("text", "vision"):
             written[f"{part}_config_dict"] = written[f"{part}_config"]
             written[f"{part}_config"] = written[f"{part}_config"] | dict(hidden_act="quick_gelu", hidden_size=512)

@@ -74,13 +74,14 @@ SPECIAL = {
 }
 # The hidden states are stored for this many of the texts.
 STATES = 5
-# (width, height): square, upright, lying, smaller than the model's size, long, odd differences.
+# (width, height): square, landscape, portrait, smaller than the model's size, twice long, large. Some leave an odd number of
+# pixels to crop.
 PICTURES = [(32, 32), (40, 31), (31, 44), (1, 1), (150, 40), (33, 200), (333, 250)]
 
 
 def texts_of(case: Case) -> list[str]:
-    # SiglipTokenizer makes a token of white space before a text, which neither the authors' own code nor a tokenizer.json
-    # makes. Ours does not either, so the reference gets the texts without it.
+    # SiglipTokenizer makes a token of white space before a text; the authors' own code, a tokenizer.json and our code do not. So
+    # the reference gets the texts without that white space.
     texts = [text.lstrip() for text in TEXTS] if case.vocabulary == "sentencepiece" else TEXTS
     return texts + SPECIAL[case.vocabulary]
 
@@ -212,7 +213,7 @@ def expected(case: Case, directory: Path, texts: list[str]) -> dict[str, torch.T
     states: dict[str, list] = {}
     model = load_model(case, directory, torch.float32)
     out = run(model, ids, images, states)
-    # The states of the first texts are enough.
+    # To keep the file small, only the states of the first texts are stored.
     out |= {name: torch.cat(parts[: STATES if name.startswith("text") else None]) for name, parts in states.items()}
     out |= dict(ids=torch.tensor(sum(ids, [])), lengths=torch.tensor([len(own) for own in ids]), pixel_values=images)
     if case.dtype != torch.float32:
@@ -290,7 +291,7 @@ def check_sensitivity() -> None:
             shows = torch.nn.functional.cosine_similarity(now, stored[tower], dim=-1).min() < 0.99998
             caught.setdefault(mistake, []).extend([name] if shows else [])
         if not case.clip:
-            # A mask over the padding, and padding to the longest text only.
+            # Masking the padding, or padding to the longest text only, amounts to running a text without its padding.
             now = torch.cat([run(model, [own[: own.index(own[-1]) + 1]], images)["text"] for own in ids])
             shows = torch.nn.functional.cosine_similarity(now, stored["text"], dim=-1).min() < 0.99998
             caught.setdefault("no padding", []).extend([name] if shows else [])
@@ -301,7 +302,8 @@ def check_sensitivity() -> None:
 
 
 def compare_backends() -> None:
-    """The largest difference of the two backends' pixel values, in units of 8-bit levels, and of the embeddings."""
+    """Prints the largest difference of the two backends' pixel values, in units of 8-bit levels, and the lowest cosine between
+    their embeddings."""
     for name, case in CASES.items():
         directory = HERE / "dual" / name
         own, other = (pixels(case, directory, torchvision) for torchvision in (False, True))

@@ -68,7 +68,7 @@ class Case:
     vision: dict = field(default_factory=dict)
     padding: str = "right"
     dtype: str = "float32"
-    prefixed: bool = False  # names start with `model.`, as the causal LM class saves them
+    prefixed: bool = False  # names start with `model.`, as Qwen3VLForConditionalGeneration saves them
     tied: bool = True
     shard: str | None = None  # largest shard, such as "40KB"; None: one file without an index
     # If set, config.json has rope_theta and rope_scaling, as checkpoints written before transformers 5 have. The value names

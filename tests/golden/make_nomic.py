@@ -1,7 +1,7 @@
 """Writes nomic/<case>/: tiny NomicBert models with random weights, and the reference's results for them.
 
-The reference is transformers' NomicBertModel, and the recipe of nomic-embed-text-v1.5's card: the mean over the tokens, a layer
-norm without weights, the cut, the scale to length one. Its inputs are texts under a prefix.
+The reference is transformers' NomicBertModel with the recipe of nomic-embed-text-v1.5's model card: the mean over the tokens goes
+through a layer norm without weights, is cut, and is scaled to length one. The inputs are texts after a task prefix.
 
     python make_nomic.py                      # write every case
     python make_nomic.py --check-stored       # write nothing; compare the reference with the stored files
@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 SEED = 20240920
 QUERY, DOCUMENT, OWN = "search_query: ", "search_document: ", "My own: "
 CUTS = [4, 12, 24, 32]
-# The authors' keys for those of transformers.
+# transformers' key -> the key of the model's authors.
 AUTHORS = {
     "hidden_size": "n_embd",
     "num_attention_heads": "n_head",
@@ -80,7 +80,7 @@ def draw_weights(model: torch.nn.Module, dtype: torch.dtype, generator: torch.Ge
         else:
             gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.2
             value = gain * noise / parameter[0].numel() ** 0.5
-        # What the file holds is what the reference computes with.
+        # Rounded to the type that the file stores.
         parameter.copy_(value.to(dtype))
 
 
@@ -114,7 +114,7 @@ def write_model(case: Case, directory: Path, seed: int) -> None:
 
 
 def load(case: Case, directory: Path) -> NomicBertModel:
-    """The model in f32. transformers knows its own keys only, so those of the authors are turned back."""
+    """The model in f32. transformers knows only its own keys, so the authors' keys are mapped back."""
     saved = json.loads((directory / "config.json").read_text())
     if case.authors:
         saved = {key: saved[own] for key, own in AUTHORS.items()} | dict(max_position_embeddings=saved["n_positions"])
@@ -134,7 +134,7 @@ def token_ids(case: Case, directory: Path, text: str) -> torch.Tensor:
 
 
 def recipe(states: torch.Tensor, cut: int) -> torch.Tensor:
-    """The vector of one text of these hidden states, [tokens, hidden]."""
+    """The vector of a text with these hidden states, [tokens, hidden], cut to `cut` values."""
     pooled = states.mean(0, keepdim=True)
     return normalize(layer_norm(pooled, (pooled.shape[1],))[:, :cut], dim=1)[0]
 
@@ -161,7 +161,7 @@ def expected(case: Case, directory: Path) -> dict[str, torch.Tensor]:
 
 
 def mistakes(model):
-    """Yields the name of each mistake, a context in which the model makes it, and the recipe."""
+    """Yields the name of each mistake, a context in which the model makes it, and the recipe to apply."""
 
     @contextlib.contextmanager
     def changed(parameters, change):

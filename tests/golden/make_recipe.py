@@ -1,6 +1,6 @@
 """Writes recipe.json: requests and their embeddings, from text and pixels to the vector.
 
-The model is forward/image_square, whose patches have 16 pixels, so that sizes equal those of the released models. The recipe
+The model is forward/image_square, whose patches are 16 pixels wide, as in the released models, so sizes are the same. The recipe
 is that of the reference embedding script: prompt, fetch_image, processor, forward pass, last-token pooling. The pictures are
 computed by the formula of preprocess.json. Each request is embedded alone; a run of all requests in one padded batch then
 checks that padding changes nothing.

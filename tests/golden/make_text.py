@@ -100,7 +100,8 @@ def wordpiece(path: Path, lowercase: bool) -> int:
     splitter = pre_tokenizers.BertPreTokenizer()
     words = {word for line in CORPUS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(line))}
     characters = sorted(set("".join(words)))
-    # The library's trainer breaks ties at random. Instead: all letters, every second word, the endings of the others.
+    # The library's trainer breaks ties at random. So the pieces are chosen here: all letters, every second word, and the endings
+    # of the other words.
     pieces = characters + ["##" + character for character in characters]
     for index, word in enumerate(sorted(words)):
         pieces.append(word if index % 2 else "##" + word[-3:])
@@ -257,7 +258,8 @@ def draw_weights(model: torch.nn.Module, generator: torch.Generator) -> None:
             gain = 2.0 if "query" in name or "key" in name else 1.2
             value = gain * noise / parameter[0].numel() ** 0.5
         parameter.copy_(value)
-    # torch leaves the embedding and the position of the padding token at zero. They are drawn too, so that using them shows.
+    # torch would leave the embedding and the position of the padding token at zero. They are drawn, too, so that a wrong use of
+    # them changes the results.
 
 
 def write_model(case: Case, directory: Path, seed: int) -> None:
@@ -340,7 +342,7 @@ def expected(case: Case, directory: Path) -> dict[str, torch.Tensor]:
 
         return hook
 
-    # The encoder's forward may be called without its hooks, but that of its embeddings is called with them.
+    # sentence-transformers may call the encoder's forward directly, which skips its hooks. Those of its embeddings always run.
     def seen(_module, _args, kwargs):
         ids.append(kwargs["input_ids"][0].clone())
 
@@ -355,7 +357,7 @@ def expected(case: Case, directory: Path) -> dict[str, torch.Tensor]:
     out = {name: torch.cat(parts) for name, parts in states.items()}
     out |= dict(ids=torch.cat(ids), lengths=torch.tensor(lengths), result=torch.stack(results))
     if case.prompts is not None:
-            # The same texts under a prompt given by name, and under a prompt given as text.
+        # The same texts under a prompt given by name, and under a prompt given as text.
         for key, prompt in (("result_query", dict(prompt_name="query")), ("result_own", dict(prompt="My own: "))):
             out[key] = torch.stack([outputs(case, model, item, prompt) for item in case.inputs])
     return {name: value.contiguous() for name, value in out.items()}

@@ -10,7 +10,7 @@ A prompt is laid out as in the reference embedding script: instruction and conte
 `<|image_pad|>` is repeated once for every merged patch, and the whole string is encoded with special tokens.
 
 Input that is too long: the reference passes truncation=True, so the tokenizer keeps the first tokens and those of its
-post-processor, and the end of the prompt is lost (if an image is among the lost tokens, its processor raises an error).
+post-processor, and the end of the prompt is lost (if an image is among the lost tokens, the processor raises an error).
 `truncated` stores this behaviour. An implementation that cuts the user's text instead, so that the prompt's end survives,
 differs from the reference here and nowhere else.
 """
