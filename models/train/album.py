@@ -21,8 +21,9 @@ from painter import CONCEPTS, CROWDING, PLACE_WEIGHTS, Scene, paint_photo, pick
 
 FORMATS = {"jpeg": 0.84, "png": 0.08, "webp": 0.08}
 SUFFIX = {"jpeg": "jpg", "png": "png", "webp": "webp"}
-# EXIF orientation -> how the stored pixels are rotated, so that a viewer which applies the orientation shows them upright.
+# EXIF orientation -> frequency among the JPEGs.
 ORIENTATIONS = {1: 0.94, 3: 0.02, 6: 0.02, 8: 0.02}
+# EXIF orientation -> how the pixels are rotated before they are stored. A viewer that applies the orientation rotates them back.
 STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 FIRST_DAY = datetime(2019, 1, 1)
 DAYS = 2300

@@ -258,7 +258,7 @@ def recommend(score, truth: np.ndarray) -> tuple[float, float]:
     """Chooses (fine threshold, coarse threshold), in hundredths. Fine: the least threshold at which the plain query of each
     concept has a precision of `PRECISION`, since a user who asks for every match prefers a wrong photo to a missing one.
     Coarse: below the fine threshold, and so low that it loses less than one in a thousand of the photos that the fine
-    threshold returns for these queries."""
+    threshold returns for these queries; less a margin of 0.02."""
     fine = next(
         t
         for t in range(1, 100)

@@ -42,7 +42,7 @@ def _write(path: Path, value: dict) -> None:
 
 
 def export(model: Qwen3VLModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes weights as f16 under the stock names, configuration, tokenizer and preprocessing. README.md and an existing
+    """Writes weights as f16 under transformers' names, configuration, tokenizer and preprocessing. README.md and an existing
     photosearch.json are kept, because they contain measured figures."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().to(torch.float16).contiguous() for name, value in model.state_dict().items()}
@@ -100,7 +100,7 @@ def export(model: Qwen3VLModel, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def write_recommendation(folder: Path, coarse_threshold: float, fine_threshold: float) -> None:
-    """Writes photosearch.json, the settings that the extension recommends for this model."""
+    """Writes photosearch.json, the settings that the extension reads for this model."""
     value = {
         "coarse_threshold": coarse_threshold,
         "coarse_dims": 64,

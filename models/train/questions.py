@@ -51,7 +51,8 @@ class Questions:
         return self.tokenizer.encode(prompt(query.text, instruction=query.instruction)).ids
 
     def _fitting(self, make: Callable[[bool], phrases.Query]) -> phrases.Query:
-        """A query of at most `TOKENS` tokens. A quarter of the queries are loose; nearly all fit at the first attempt."""
+        """A query of at most `TOKENS` tokens. A quarter of the queries are loose (names among random words);
+        nearly all fit at the first attempt."""
         while True:
             query = make(self.rng.random() < 0.25)
             if len(self._tokens(query)) <= TOKENS:

@@ -49,7 +49,7 @@ NOT_IN = {
     "beach": set(), "lake": set(),
 }  # fmt: skip
 
-# Least part of a thing's box that lies within the picture: in albums, and in training, which is harder.
+# Least part of a thing's box that lies within the picture: in albums, and in training, whose pictures are meant to be harder.
 INSIDE, TRAINING_INSIDE = 0.92, 0.85
 
 # Aspect ratio of a photo -> frequency.
