@@ -49,14 +49,14 @@ pub(super) enum Mask {
 enum Precision {
     /// In f32, by the `gemm` crate.
     Gemm,
-    /// In f32, by our kernel.
+    /// In f32, by this kernel.
     F32(Kernel),
-    /// With factors rounded to bf16 and sums in f32, by our kernel.
+    /// With factors rounded to bf16 and sums in f32, by this kernel.
     Bf16(Kernel),
 }
 
 impl Precision {
-    /// The precision for a model whose matrices have this number format.
+    /// The precision for a model whose matrices have this number format and kernel.
     fn of((dtype, kernel): (DType, Kernel)) -> Self {
         match dtype {
             DType::Bf16 | DType::Int8 if kernel.suits_attention() => Self::Bf16(kernel),

@@ -12,8 +12,8 @@ use crate::directory::{CONFIG, Directory};
 use crate::layers::Activation;
 use crate::limits::{MAX_LAYERS, MAX_SIZE, check_size};
 
-/// The encoder's architecture. The two differ in the first position, in whether token types are
-/// used, in the prefix of the weights' names, and in the names of a classifier's weights.
+/// The encoder's architecture. The two differ in the first token's position, in whether token types
+/// are used, in the prefix of the weights' names, and in the names of a classifier's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(super) enum Variant {
     #[serde(rename = "bert")]

@@ -1,5 +1,5 @@
 //! Compares models with candle-transformers on the weights of the golden files: a second reference,
-//! which does not stem from Python. Only token IDs and pixels come from the files.
+//! which is not written in Python. Of the results in the files, only token IDs and pixels are used.
 
 use std::collections::HashMap;
 

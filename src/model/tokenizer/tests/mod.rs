@@ -282,7 +282,7 @@ fn a_given_tokenizer_gives_what_the_crates_gives() {
     for text in &texts {
         both.assert_same(text);
     }
-    // Single tokens, and pairs of neighbouring ones.
+    // Single tokens, and each token before and after another one of the vocabulary.
     let mut tokens: Vec<_> = both.reference.get_vocab(true).into_iter().collect();
     tokens.sort_by_key(|&(_, id)| id);
     let mut tokens: Vec<_> = tokens.into_iter().map(|(token, _)| token).collect();
