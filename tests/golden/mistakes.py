@@ -1,6 +1,6 @@
 """Mistakes that another implementation of the forward pass could make.
 
-Each function takes a model and its inputs and returns the embeddings that result from the mistake.
+Each function in MISTAKES takes a model and its inputs and returns the embeddings that result from the mistake.
 """
 
 import torch

@@ -83,7 +83,7 @@ def expected():
 
 
 def refused(connection, query, *parameters):
-    """The SQLSTATE and the message of a statement that must fail."""
+    """The SQLSTATE, the message and the hint of a statement that must fail."""
     try:
         connection.execute(query, parameters)
     except psycopg.Error as error:
