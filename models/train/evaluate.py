@@ -198,7 +198,7 @@ def _ap(query, score, truth: np.ndarray) -> float:
 
 
 def example_table(score, truth: np.ndarray) -> str:
-    """Example queries from the README's tour."""
+    """Average precision of example queries for concepts, groups and pairs."""
     index = {c: truth[:, i] for i, c in enumerate(CONCEPTS)}
     people = index["baby"] | index["child"] | index["adult"]
     rows = []

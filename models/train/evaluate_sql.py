@@ -2,8 +2,8 @@
 
 Uses `psql` to talk to a server that has the extension; PGHOST, PGDATABASE and the other libpq variables name it. Creates the
 table `photosearch_evaluation`, stores the album's photos in it, embeds them with `embed_image`, and prints the model card's
-tables. Every score comes from `fine_score` on vectors cut by `mrl_truncate`, and from `coarse_match`. Needs numpy and Pillow
-(for the list of concepts), but not torch.
+tables. Every score comes from `fine_score`, on whole vectors or on vectors cut by `mrl_truncate`; the last table uses
+`coarse_match`, too. Needs numpy and Pillow (for the list of concepts), but not torch.
 """
 
 from __future__ import annotations

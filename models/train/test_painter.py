@@ -69,7 +69,7 @@ class Scenes(unittest.TestCase):
         self.assertEqual(seen, set(CONCEPTS))
 
     def test_a_painter_draws_within_its_box(self) -> None:
-        """The pixels that a painter changes lie in its box, and fill a part of it."""
+        """Nearly all pixels that a painter changes lie in its box, and they fill a part of it."""
         for name, (painter, poses) in THINGS.items():
             for pose in poses:
                 image = Image.new("RGB", (300, 120))

@@ -1,5 +1,5 @@
-"""Paints a baby, a child and an adult. Proportions tell them apart: the head is nearly half of a sitting baby, a third of a
-child and a seventh of an adult."""
+"""Paints a baby, a child and an adult. Proportions tell them apart: the head is more than half as tall as a sitting baby, a
+third of a child and a seventh of an adult."""
 
 from __future__ import annotations
 
