@@ -14,8 +14,8 @@ use crate::limits::{MAX_LAYERS, MAX_SIZE, check_size};
 const MAX_POSITIONS: usize = 1 << 16;
 
 /// Keys that select a variant of the architecture, each with the only value that is accepted. candle
-/// ignores most of these keys. Other values of the rest, which candle implements, are not compared
-/// with a reference.
+/// ignores most of these keys. For the rest it implements other values, too, but nothing compares
+/// these with a reference.
 const REQUIRED: [(&str, Required); 17] = [
     ("activation_function", Required::Text("swiglu")),
     ("hidden_act", Required::Text("silu")),
