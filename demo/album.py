@@ -1,4 +1,4 @@
-"""Draws an album, loads it with its truth into a database, and embeds it.
+"""Draws an album, loads it into a database with its truth (what each picture shows), and embeds it.
 
 The demo and tests/album use these functions. They talk to the server through psql.
 """
