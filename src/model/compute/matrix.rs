@@ -99,7 +99,7 @@ impl Matrix {
         (bytes.len() == expected && bytes.as_ptr().addr().is_multiple_of(64)).then_some(own)
     }
 
-    /// A matrix without weights, for a model that is built only to list its weights.
+    /// A matrix without weights, for a model that is built only in order to pack its weights.
     pub fn absent(outputs: usize, inputs: usize, dtype: DType, kernel: Kernel) -> Self {
         Self {
             outputs,
@@ -201,7 +201,7 @@ pub(crate) fn matmul<const N: usize>(
     let mut parts = Vec::new();
     for (i, (matrix, _)) in matrices.iter().enumerate() {
         // gemm packs `x` again for each part of an f32 product, so there is only one part per
-        // thread.
+        // thread. An f16 matrix keeps panels, because each is widened to f32 before its product.
         let step = match model.dtype {
             DType::F32 if model.is_row_major() => matrix.outputs.div_ceil(width),
             _ => PANEL_OUTPUTS,
@@ -446,7 +446,8 @@ fn dequantise(integers: &[i8], scales: &[f32], inputs: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Converts stored values to f32. `None` if the length is not a multiple of the format's size.
+/// Converts stored values to f32. `None` for 8-bit integers, or if the length of `bytes` is not a
+/// multiple of the format's size.
 pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Option<()> {
     match dtype {
         DType::F32 => out.copy_from_slice(bytemuck::try_cast_slice(bytes).ok()?),

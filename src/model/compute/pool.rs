@@ -24,9 +24,9 @@ use std::{hint, io, ptr};
 const WORTH_A_THREAD: usize = 1 << 18;
 
 /// How long a thread polls for work before it sleeps.
-const LOOKOUT: Duration = Duration::from_micros(100);
+const POLL_TIME: Duration = Duration::from_micros(100);
 /// Number of polls between two checks of the clock.
-const LOOKS: u32 = 64;
+const POLLS_PER_CHECK: u32 = 64;
 
 /// Stack size of the threads. They use little recursion, also when they decode JPEG files, so this is
 /// ample.
@@ -40,7 +40,7 @@ pub struct Pool {
 }
 
 struct Helper {
-    place: Arc<WorkSlot>,
+    slot: Arc<WorkSlot>,
     /// `None` once the thread is being stopped.
     thread: Option<JoinHandle<()>>,
 }
@@ -104,18 +104,18 @@ impl Pool {
             width: threads.max(1),
         };
         for i in 1..threads {
-            let place = Arc::new(WorkSlot {
+            let slot = Arc::new(WorkSlot {
                 state: AtomicU32::new(IDLE),
                 work: UnsafeCell::new(WorkPointer(&|| ())),
                 panic: Mutex::default(),
             });
-            let own = place.clone();
+            let own = slot.clone();
             let thread = thread::Builder::new()
                 .name(format!("photosearch {i}"))
                 .stack_size(STACK_BYTES)
                 .spawn(move || own.serve())?;
             pool.helpers.push(Helper {
-                place,
+                slot,
                 thread: Some(thread),
             });
         }
@@ -141,8 +141,8 @@ impl Pool {
         let helpers = &self.helpers[..(width - 1).min(self.helpers.len())];
         for helper in helpers {
             // SAFETY: the helper has finished its previous work, so the leader may write the slot.
-            unsafe { *helper.place.work.get() = WorkPointer(work) };
-            if helper.place.state.swap(READY, Ordering::AcqRel) == ASLEEP
+            unsafe { *helper.slot.work.get() = WorkPointer(work) };
+            if helper.slot.state.swap(READY, Ordering::AcqRel) == ASLEEP
                 && let Some(thread) = &helper.thread
             {
                 thread.thread().unpark();
@@ -153,17 +153,17 @@ impl Pool {
             .into_iter()
             .collect();
         for helper in helpers {
-            let mut looks = 0u32;
-            while helper.place.state.load(Ordering::Acquire) == READY {
-                looks = looks.wrapping_add(1);
+            let mut polls = 0u32;
+            while helper.slot.state.load(Ordering::Acquire) == READY {
+                polls = polls.wrapping_add(1);
                 // The helper may need the processor on which this thread runs.
-                match looks.is_multiple_of(LOOKS * 64) {
+                match polls.is_multiple_of(POLLS_PER_CHECK * 64) {
                     true => thread::yield_now(),
                     false => hint::spin_loop(),
                 }
             }
-            let place = helper.place.panic.lock();
-            panics.extend(place.unwrap_or_else(PoisonError::into_inner).take());
+            let panic = helper.slot.panic.lock();
+            panics.extend(panic.unwrap_or_else(PoisonError::into_inner).take());
         }
         if let Some(panic) = panics.pop() {
             resume_unwind(panic);
@@ -174,7 +174,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         for helper in &mut self.helpers {
-            helper.place.state.store(ENDED, Ordering::Release);
+            helper.slot.state.store(ENDED, Ordering::Release);
             if let Some(thread) = helper.thread.take() {
                 thread.thread().unpark();
                 // The thread catches panics of its work, so `join` does not fail.
@@ -188,7 +188,7 @@ impl WorkSlot {
     /// Runs the work in the slot whenever there is some, until the pool ends.
     fn serve(&self) {
         let mut since = Instant::now();
-        let mut looks = 0u32;
+        let mut polls = 0u32;
         loop {
             match self.state.load(Ordering::Acquire) {
                 READY => {
@@ -196,19 +196,19 @@ impl WorkSlot {
                     // changes.
                     let work = unsafe { &*(*self.work.get()).0 };
                     if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-                        let place = self.panic.lock();
-                        *place.unwrap_or_else(PoisonError::into_inner) = Some(panic);
+                        let panicked = self.panic.lock();
+                        *panicked.unwrap_or_else(PoisonError::into_inner) = Some(panic);
                     }
                     let done = self.change(READY, IDLE);
                     debug_assert!(done);
                     since = Instant::now();
-                    looks = 0;
+                    polls = 0;
                 }
                 ENDED => return,
                 ASLEEP => thread::park(),
                 _ => {
-                    looks = looks.wrapping_add(1);
-                    if looks.is_multiple_of(LOOKS) && since.elapsed() > LOOKOUT {
+                    polls = polls.wrapping_add(1);
+                    if polls.is_multiple_of(POLLS_PER_CHECK) && since.elapsed() > POLL_TIME {
                         // If the state is no longer `IDLE`, there is new work, and the change
                         // fails.
                         self.change(IDLE, ASLEEP);
