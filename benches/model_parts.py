@@ -76,7 +76,7 @@ class Session:
 
     def __init__(self, bench):
         self.connection = bench.server.connect()
-        # Before version 17, the extension's settings exist in a session only after the library is loaded.
+        # The extension's settings exist in a session only after the library is loaded.
         self.connection.execute("LOAD 'photosearch'")
         self.connection.execute(f"SET photosearch.threads = {bench.threads}")
         self.pid = self.connection.info.backend_pid

@@ -96,7 +96,7 @@ class Stage:
         for folder in ("models", "photos", "library"):
             text = re.sub(rf"/srv/{folder}\b", str(self.directory / folder), text)
         text = text.replace(DEMO_ALBUM, str(self.directory / "photos"))
-        return text.replace("mrl_vector(2048)", "mrl_vector(192)")
+        return re.sub(r"(mrl_vector\(|prefix_dims = )2048\b", r"\g<1>192", text)
 
     def restored(self, text):
         """Paths of the server's answers as the page writes them."""
