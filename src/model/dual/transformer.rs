@@ -118,12 +118,10 @@ impl Layer {
         cancel: &Cancel,
     ) -> Result<Vec<f32>, ModelError> {
         let normed = self.layer_norm1.forward(&x);
-        add(
-            &mut x,
-            &self.self_attention.forward(&normed, lengths, cancel)?,
-        );
+        self.self_attention
+            .add_to(&mut x, &normed, lengths, cancel)?;
         let normed = self.layer_norm2.forward(&x);
-        add(&mut x, &self.mlp.forward(&normed));
+        self.mlp.add_to(&mut x, &normed);
         Ok(x)
     }
 }
@@ -152,18 +150,20 @@ impl SelfAttention {
         })
     }
 
-    /// [rows, hidden] to [rows, hidden]
-    fn forward(
+    /// Adds the result for `x`, [rows, hidden], to `sum`, [rows, hidden].
+    fn add_to(
         &self,
+        sum: &mut [f32],
         x: &[f32],
         lengths: &[(usize, usize)],
         cancel: &Cancel,
-    ) -> Result<Vec<f32>, ModelError> {
+    ) -> Result<(), ModelError> {
         // [rows, hidden] each
         let [q, k, v] = Linear::forward_all([&self.query, &self.key, &self.value], x);
         let inputs = [&q, &k, &v].map(|own| Columns::of(own, self.hidden, 0));
         let attended = self.attention.forward(inputs, lengths, cancel)?;
-        Ok(self.output.forward(&attended))
+        self.output.add_to(sum, &attended);
+        Ok(())
     }
 }
 

@@ -134,14 +134,12 @@ impl DecoderLayer {
         cancel: &Cancel,
     ) -> Result<(), ModelError> {
         let normed = self.input_layernorm.forward(x);
-        let attended = self
-            .self_attn
-            .forward(&normed, rotary, lengths, past, cancel)?;
-        add(x, &attended);
-        drop((normed, attended));
+        self.self_attn
+            .add_to(x, &normed, rotary, lengths, past, cancel)?;
+        drop(normed);
 
         let normed = self.post_attention_layernorm.forward(x);
-        add(x, &self.mlp.forward(&normed));
+        self.mlp.add_to(x, &normed);
         Ok(())
     }
 }
@@ -187,15 +185,16 @@ impl SelfAttention {
         })
     }
 
-    /// [tokens, hidden] to [tokens, hidden]
-    fn forward(
+    /// Adds the result for `x`, [tokens, hidden], to `sum`, [tokens, hidden].
+    fn add_to(
         &self,
+        sum: &mut [f32],
         x: &[f32],
         rotary: &Rotary,
         lengths: &[usize],
         past: &mut Past,
         cancel: &Cancel,
-    ) -> Result<Vec<f32>, ModelError> {
+    ) -> Result<(), ModelError> {
         let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         // q: [tokens, heads · head_dim]; k and v: [tokens, kv_heads · head_dim]
         let [q, k, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x);
@@ -212,6 +211,7 @@ impl SelfAttention {
         ];
         let lengths: Vec<_> = lengths.iter().map(|&n| (n, past.length() + n)).collect();
         let attended = self.attention.forward(inputs, &lengths, cancel)?;
-        Ok(self.o_proj.forward(&attended))
+        self.o_proj.add_to(sum, &attended);
+        Ok(())
     }
 }

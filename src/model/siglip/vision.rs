@@ -117,7 +117,7 @@ impl AttentionPooling {
         let pooled = self.attention.forward(inputs, &lengths, cancel)?;
         let mut x = self.output.forward(&pooled);
         let normed = self.norm.forward(&x);
-        add(&mut x, &self.mlp.forward(&normed));
+        self.mlp.add_to(&mut x, &normed);
         Ok(x)
     }
 }
