@@ -80,7 +80,7 @@ pub unsafe fn check(oid: pg_sys::Oid) -> Result<Vec<Problem>, ErrorReport> {
         if pg_sys::IndexGetRelation(oid, true) != table_oid {
             return Err(wrong_object_error(oid));
         }
-        check_supported(relation)?;
+        check_is_checkable(relation)?;
         let problems = check_open(relation, table)?;
         pg_sys::index_close(relation, access_share);
 
@@ -178,7 +178,7 @@ fn wrong_object_error(oid: pg_sys::Oid) -> ErrorReport {
 
 /// # Safety
 /// `relation` is an open index.
-unsafe fn check_supported(relation: pg_sys::Relation) -> Result<(), ErrorReport> {
+unsafe fn check_is_checkable(relation: pg_sys::Relation) -> Result<(), ErrorReport> {
     // SAFETY: the caller guarantees an open index, so `rd_index` (its pg_index row) is not null.
     unsafe {
         let name = relation_name(relation);

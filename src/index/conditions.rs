@@ -320,11 +320,11 @@ impl QueryTable {
         }
     }
 
-    /// Returns whether an index of this table is on an expression, over all dimensions if `is_whole`.
+    /// Returns whether an index of this table is on an expression, over all dimensions if `must_be_whole`.
     ///
     /// # Safety
     /// `node` is an expression.
-    unsafe fn is_key(&mut self, node: *mut pg_sys::Node, is_whole: bool) -> bool {
+    unsafe fn is_key(&mut self, node: *mut pg_sys::Node, must_be_whole: bool) -> bool {
         // SAFETY: see above.
         unsafe {
             let node = without_relabel(node);
@@ -336,7 +336,7 @@ impl QueryTable {
             let (oid, relid) = (self.oid, self.relid);
             let keys = self.keys.get_or_insert_with(|| keys_of(oid, relid));
             keys.iter()
-                .any(|key| (key.is_whole || !is_whole) && key.is_on(node))
+                .any(|key| (key.is_whole || !must_be_whole) && key.is_on(node))
         }
     }
 

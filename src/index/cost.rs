@@ -72,7 +72,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         let clauses = PgList::<pg_sys::Node>::from_pg(clauses);
         // A hypothetical index has no file.
         let meta = (!(*info).hypothetical)
-            .then(|| meta((*info).indexoid))
+            .then(|| read_meta((*info).indexoid))
             .flatten();
         let compared: Vec<Compared> = clauses
             .iter_ptr()
@@ -152,7 +152,7 @@ pub fn is_mrl(index: &pg_sys::IndexOptInfo) -> bool {
 ///
 /// # Safety
 /// The planner holds a lock on the index.
-pub unsafe fn meta(index: pg_sys::Oid) -> Option<Meta> {
+pub unsafe fn read_meta(index: pg_sys::Oid) -> Option<Meta> {
     // SAFETY: the caller guarantees a lock on the index, so it can be opened without another one.
     unsafe {
         let relation = pg_sys::index_open(index, pg_sys::NoLock as pg_sys::LOCKMODE);

@@ -14,7 +14,7 @@
 
 use pgrx::{PgBox, PgList, is_a, pg_sys};
 
-use super::cost::{is_mrl, meta};
+use super::cost::{is_mrl, read_meta};
 use super::operands::{Similarity, is_same_column, similarity_of, two_operands, without_relabel};
 use crate::planner::Objects;
 use crate::vector::Measure;
@@ -201,7 +201,8 @@ impl OrderedTable {
                 return None;
             };
             // An index over a prefix cannot order rows by the similarity over all dimensions.
-            let is_whole = meta(info.indexoid).is_some_and(|meta| meta.prefix_dims == meta.dims);
+            let is_whole =
+                read_meta(info.indexoid).is_some_and(|meta| meta.prefix_dims == meta.dims);
             let is_constant = pg_sys::pull_varnos(self.root, query).is_null()
                 && !pg_sys::contain_volatile_functions(query)
                 && !pg_sys::contain_subplans(query);

@@ -52,12 +52,12 @@ pub struct BufferGuesses {
 impl BufferGuesses {
     /// Initial guesses, for the first sweep of a scan.
     pub fn initial() -> BufferGuesses {
-        static SWEEPS: AtomicU32 = AtomicU32::new(0);
+        static SCANS: AtomicU32 = AtomicU32::new(0);
         // SAFETY: MyProcPid is set when the process starts, and does not change afterwards.
         let process = unsafe { pg_sys::MyProcPid } as u32;
         BufferGuesses {
             distances: [1, 2, -1, 3],
-            sweep: process.wrapping_add(SWEEPS.fetch_add(1, Ordering::Relaxed)),
+            sweep: process.wrapping_add(SCANS.fetch_add(1, Ordering::Relaxed)),
         }
     }
 

@@ -47,7 +47,7 @@ use super::page::Content;
 use super::reader::{BufferGuesses, Reader};
 use super::relation::Index;
 use super::snapshot::{check_complete, is_mvcc};
-use super::sweeps::{self, Sweeps};
+use super::sweeps::{self, ScanStatistics};
 use crate::coarse::{CoarseQuery, ResolvedSettings};
 use crate::sweep::{Ahead, Ceilings, CodeFilter, Judge};
 use crate::types::{ProbeArg, ScoreBoundArg, VectorArg, check_memory, sql_error};
@@ -73,7 +73,7 @@ struct Scan {
     /// Whether the current sweep has been counted.
     is_sweep_counted: bool,
     blocks: BlockQueue,
-    strategy: pg_sys::BufferAccessStrategy,
+    buffer_strategy: pg_sys::BufferAccessStrategy,
     buffer_guesses: BufferGuesses,
     matches: Matches,
     /// The rows of a scan with ORDER BY.
@@ -83,7 +83,7 @@ struct Scan {
     /// [`BATCH`]. If the sweep stopped for every match, the executor would evict the sweep's data
     /// from the CPU caches each time.
     batch: usize,
-    sweeps: Sweeps,
+    statistics: ScanStatistics,
 }
 
 impl Scan {
@@ -192,19 +192,19 @@ impl Scan {
         let Some(judge) = &mut self.judge else {
             return Ok(false);
         };
-        let mut reader = Reader::new(&self.index, self.strategy, &mut self.buffer_guesses);
+        let mut reader = Reader::new(&self.index, self.buffer_strategy, &mut self.buffer_guesses);
         while let Some((block, ahead)) = {
             let is_enough = matches.len() >= wanted;
             reader.next(|| (!is_enough).then(|| blocks.take(shared)).flatten())
         } {
-            self.sweeps.pages += 1;
+            self.statistics.pages += 1;
             // SAFETY: the scan's snapshot is registered, and a block is pinned and locked.
             unsafe {
                 version::check_old_snapshot(self.snapshot, self.index.relation, block.buffer())
             }
             matches.collect(&self.index, block, judge, ahead)?;
         }
-        self.sweeps.seconds += start.elapsed().as_secs_f64();
+        self.statistics.seconds += start.elapsed().as_secs_f64();
         Ok(matches.len() > 0)
     }
 
@@ -217,9 +217,10 @@ impl Scan {
         };
         if let Some(judge) = &mut self.judge {
             let (blocks, table) = (&mut self.blocks, &mut self.matches.table);
-            let mut reader = Reader::new(&self.index, self.strategy, &mut self.buffer_guesses);
+            let mut reader =
+                Reader::new(&self.index, self.buffer_strategy, &mut self.buffer_guesses);
             while let Some((block, ahead)) = reader.next(|| blocks.take(shared)) {
-                self.sweeps.pages += 1;
+                self.statistics.pages += 1;
                 // SAFETY: the scan's snapshot is registered, and a block is pinned and locked.
                 unsafe {
                     version::check_old_snapshot(self.snapshot, self.index.relation, block.buffer())
@@ -243,21 +244,21 @@ impl Scan {
             blocks.repeat();
         }
         rows.finish_sweep();
-        self.sweeps.seconds += start.elapsed().as_secs_f64();
+        self.statistics.seconds += start.elapsed().as_secs_f64();
         Ok(())
     }
 
     /// Counts the current sweep, unless that has happened. Returns whether this call has counted it.
     fn count_sweep_once(&mut self) -> bool {
         let is_first_call = !std::mem::replace(&mut self.is_sweep_counted, true);
-        self.sweeps.sweeps += u64::from(is_first_call);
+        self.statistics.sweeps += u64::from(is_first_call);
         is_first_call
     }
 
     /// Adds the counters of the sweeps since the last `amrescan` to those of the scan.
     fn add_counters(&mut self) {
         if let Some(judge) = self.judge.take() {
-            let (sum, one) = (&mut self.sweeps.counters, judge.counters());
+            let (sum, one) = (&mut self.statistics.counters, judge.counters());
             sum.entries += one.entries;
             sum.matches += one.matches;
             sum.rejected += one.rejected;
@@ -307,11 +308,11 @@ pub unsafe extern "C-unwind" fn ambeginscan(
             context,
             snapshot: null_mut(),
             resolved: None,
-            sweeps: Sweeps {
+            statistics: ScanStatistics {
                 index: (*index.relation).rd_id,
-                ..Sweeps::default()
+                ..ScanStatistics::default()
             },
-            strategy: own.switch_to(|_| strategy(&index)),
+            buffer_strategy: own.switch_to(|_| buffer_strategy(&index)),
             buffer_guesses: BufferGuesses::initial(),
             index,
             judge: None,
@@ -337,7 +338,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
 /// Selects the buffer access strategy. Every query reads the whole index, so the index should stay
 /// in shared buffers. Only a scan of an index that is larger than half of shared buffers uses a ring
 /// of a few buffers, so that it does not evict everything else.
-fn strategy(index: &Index) -> pg_sys::BufferAccessStrategy {
+fn buffer_strategy(index: &Index) -> pg_sys::BufferAccessStrategy {
     // SAFETY: reads a setting and the open relation; the strategy is palloc'd in the scan's memory
     // context.
     unsafe {
@@ -469,7 +470,7 @@ unsafe fn next_in_order(
             // SAFETY: the caller guarantees a scan of an open index.
             unsafe { version::count_index_scan(scan) }
         } else {
-            state.sweeps.sweeps += 1;
+            state.statistics.sweeps += 1;
         }
         state.sweep_in_order(shared).unwrap_or_report();
     }
@@ -508,8 +509,8 @@ pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     unsafe {
         let state = state(scan);
         state.add_counters();
-        if state.sweeps.sweeps > 0 {
-            sweeps::record(state.sweeps);
+        if state.statistics.sweeps > 0 {
+            sweeps::record(state.statistics);
         }
         (*scan).opaque = null_mut();
         pg_sys::MemoryContextDelete(state.context);

@@ -10,7 +10,7 @@ use crate::sweep::Counters;
 /// The statistics of all sweeps of one scan. A scan performs one sweep (with ORDER BY, one or more),
 /// and as many again for each rescan.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Sweeps {
+pub struct ScanStatistics {
     pub index: pg_sys::Oid,
     pub sweeps: u64,
     pub pages: u64,
@@ -22,10 +22,10 @@ pub struct Sweeps {
 const MAX_SCANS: usize = 100;
 
 /// The start time of the last statement in which a scan ended, and the scans of that statement.
-static LAST: Mutex<(pg_sys::TimestampTz, Vec<Sweeps>)> = Mutex::new((0, Vec::new()));
+static LAST: Mutex<(pg_sys::TimestampTz, Vec<ScanStatistics>)> = Mutex::new((0, Vec::new()));
 
 /// Adds a scan that has ended.
-pub fn record(sweeps: Sweeps) {
+pub fn record(scan: ScanStatistics) {
     // SAFETY: reads a variable of the backend.
     let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
     let mut last = LAST.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -35,7 +35,7 @@ pub fn record(sweeps: Sweeps) {
     if last.1.len() == MAX_SCANS {
         last.1.remove(0);
     }
-    last.1.push(sweeps);
+    last.1.push(scan);
 }
 
 /// Returns the scans of this session's last statement with scans, without those that the user may
@@ -43,7 +43,7 @@ pub fn record(sweeps: Sweeps) {
 ///
 /// # Safety
 /// A transaction is running.
-pub unsafe fn last() -> Vec<Sweeps> {
+pub unsafe fn last() -> Vec<ScanStatistics> {
     let last = LAST.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     // SAFETY: the caller guarantees a running transaction.
     let shown = last.1.iter().filter(|s| unsafe { may_read_table(s.index) });
