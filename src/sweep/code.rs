@@ -48,7 +48,7 @@ pub struct NotFinite;
 /// Encodes prefixes of one length, one at a time.
 pub struct Encoder {
     dims: usize,
-    units: [f64; 2],
+    bound_units: [f64; 2],
     scale: [u8; 4],
     bounds: [u8; 4],
     codes: Vec<u8>,
@@ -65,7 +65,7 @@ impl Encoder {
     pub fn new(layout: &Layout) -> Encoder {
         Encoder {
             dims: layout.dims(),
-            units: bound_units(layout.dims()),
+            bound_units: bound_units(layout.dims()),
             scale: [0; 4],
             bounds: [0; 4],
             codes: vec![0; layout.stride()],
@@ -136,7 +136,7 @@ impl Encoder {
         self.scale = scale.to_ne_bytes();
         for ((lost, unit), stored) in lost
             .into_iter()
-            .zip(self.units)
+            .zip(self.bound_units)
             .zip(self.bounds.as_chunks_mut().0)
         {
             let bound = ((lost.sqrt() + ARITHMETIC) / unit).ceil();

@@ -50,7 +50,7 @@ pub struct Layout {
 }
 
 /// A kernel processes a multiple of this many codes.
-const STEP: usize = 16;
+const STRIDE_MULTIPLE: usize = 16;
 /// The codes start on a cache line.
 const LINE: usize = 64;
 
@@ -79,7 +79,7 @@ impl Layout {
         if !(1..=MAX_PREFIX_DIMS).contains(&dims) {
             return None;
         }
-        let stride = dims.next_multiple_of(STEP);
+        let stride = dims.next_multiple_of(STRIDE_MULTIPLE);
         let most = slab_len / (SCALE + BOUNDS + stride + stride / 2 + TID);
         (1..=most)
             .rev()
