@@ -34,7 +34,7 @@ struct RowFilter {
 
 impl RowFilter {
     fn matches(&self, row: VectorArg<'_>) -> Result<bool, ErrorReport> {
-        let values = row.prefix(self.query.dims())?;
+        let values = row.prefix(self.query.compared_dims())?;
         if values.dims() != self.query.of() {
             return Err(vector_error(VectorError::DifferentDimensions(
                 values.dims(),

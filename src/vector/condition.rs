@@ -75,19 +75,19 @@ impl ScoreCondition {
     }
 
     pub fn cutoffs(&self) -> ScoreCutoffs {
-        let is_lower = matches!(self.op, CompareOp::AtLeast | CompareOp::Above);
+        let sets_minimum = matches!(self.op, CompareOp::AtLeast | CompareOp::Above);
         if self.value.is_nan() {
             // No measure reaches NaN.
             return ScoreCutoffs {
                 no_below: f64::INFINITY,
                 yes_from: f64::INFINITY,
-                is_negated: !is_lower,
+                is_negated: !sets_minimum,
             };
         }
         let (threshold, rounding, is_negated) = match self.measure {
-            Measure::Score => (self.value, 0.0, !is_lower),
-            Measure::Distance => (1.0 - self.value, ROUNDING, is_lower),
-            Measure::OneMinusDistance => (self.value, ROUNDING, !is_lower),
+            Measure::Score => (self.value, 0.0, !sets_minimum),
+            Measure::Distance => (1.0 - self.value, ROUNDING, sets_minimum),
+            Measure::OneMinusDistance => (self.value, ROUNDING, !sets_minimum),
         };
         // `s <= value` is "not `s > value`".
         let is_strict = matches!(self.op, CompareOp::Above | CompareOp::AtMost);

@@ -131,7 +131,7 @@ pub(crate) struct Parts {
     /// The coordinates of the values behind the prefix in the [`Directions`].
     pub sketch: Vec<f32>,
     /// The squared norms of the prefix, and of the values up to each of [`lengths`].
-    prefix: f64,
+    prefix_square: f64,
     squares: Vec<f64>,
 }
 
@@ -141,7 +141,7 @@ impl Parts {
         Parts {
             norms: Norms::PREFIX,
             sketch: vec![0.0; sketch_dims],
-            prefix: 0.0,
+            prefix_square: 0.0,
             squares: Vec::new(),
         }
     }

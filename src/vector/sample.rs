@@ -180,7 +180,7 @@ impl<'a> Sample<'a> {
             of,
             longer: rests.filter(|_| dims > SAMPLE_DIMS).map(|rests| Longer {
                 dims,
-                prefix: rests.prefix_norm(row, dims),
+                prefix_norm: rests.prefix_norm(row, dims),
                 rest: Vec::new(),
             }),
         })

@@ -66,7 +66,7 @@ impl Query {
 
     /// Length of the compared prefix.
     #[inline]
-    pub fn dims(&self) -> usize {
+    pub fn compared_dims(&self) -> usize {
         self.values.len()
     }
 
@@ -76,7 +76,7 @@ impl Query {
         self.of
     }
 
-    /// Cosine similarity of the two prefixes. `x` is the row's prefix, with [`Query::dims`] values.
+    /// Cosine similarity of the two prefixes. `x` is the row's prefix, with [`Query::compared_dims`] values.
     #[inline]
     pub fn similarity(&self, x: &[f16]) -> f64 {
         let (dot, squared_norm) = dot_and_squared_norm(x, &self.values);

@@ -120,12 +120,12 @@ impl CalibrationQuery {
             f64::from(dot_and_squared_norm(&values[from..to], &self.values[from..to]).0)
         };
         let prefix = dot(0, SAMPLE_DIMS);
-        let cosine = ratio(prefix, (x.prefix * q.prefix).sqrt(), 0.0) as f32;
+        let cosine = ratio(prefix, (x.prefix_square * q.prefix_square).sqrt(), 0.0) as f32;
         let (mut from, mut product) = (SAMPLE_DIMS, prefix);
         for (i, to) in lengths(of).enumerate() {
             product += dot(from, to);
             from = to;
-            let behind = (x.squares[i] - x.prefix) * (q.squares[i] - q.prefix);
+            let behind = (x.squares[i] - x.prefix_square) * (q.squares[i] - q.prefix_square);
             let unknown = behind.max(0.0).sqrt();
             if unknown > NEGLIGIBLE * (x.squares[i] * q.squares[i]).sqrt() {
                 let rest = ratio(product - prefix, unknown, 0.0) as f32;
@@ -184,7 +184,7 @@ impl Calibration {
                 Norms::PREFIX
             },
             sketch,
-            prefix,
+            prefix_square: prefix,
             squares,
         }
     }
@@ -192,10 +192,10 @@ impl Calibration {
     /// Learns from the row of the sample with the number `row`, and returns its parts.
     pub(crate) fn add(&mut self, row: usize, values: &[f16]) -> Parts {
         let parts = self.parts(values);
-        let behind = parts.whole() - parts.prefix;
+        let behind = parts.whole() - parts.prefix_square;
         if behind > 0.0 {
             for (sum, square) in self.profile.iter_mut().zip(&parts.squares) {
-                *sum += (square - parts.prefix) / behind;
+                *sum += (square - parts.prefix_square) / behind;
             }
             self.profiled += 1;
         }

@@ -24,7 +24,7 @@ pub(super) struct Longer {
     /// Number of compared values.
     pub(super) dims: usize,
     /// The norm of the prefix, divided by that of the compared values.
-    pub(super) prefix: f64,
+    pub(super) prefix_norm: f64,
     /// The values behind the prefix, divided by the norm of all. Empty unless all are known.
     pub(super) rest: Vec<f32>,
 }
@@ -73,7 +73,7 @@ impl SampleQuery {
             };
             Longer {
                 dims: compared.len(),
-                prefix: ratio(known.sqrt(), norm, 1.0),
+                prefix_norm: ratio(known.sqrt(), norm, 1.0),
                 rest,
             }
         });

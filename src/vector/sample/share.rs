@@ -16,7 +16,7 @@ struct Compared {
     known: f64,
     unknown: f64,
     /// The norm of the codes of the row's prefix; 0 if nothing was rounded.
-    norm: f64,
+    prefix_code_norm: f64,
 }
 
 /// The result of comparing a query with all rows.
@@ -105,7 +105,7 @@ impl Sample<'_> {
             (square.sqrt(), Quantised::new(sketch.iter().copied()))
         });
         let q = Norms::new(
-            longer.prefix,
+            longer.prefix_norm,
             sketch.as_ref().map_or(0.0, |sketch| sketch.0),
         );
         let compare = |row: usize| {
@@ -122,7 +122,7 @@ impl Sample<'_> {
                 cosine: x.cosine(q, known),
                 known,
                 unknown: x.unknown * q.unknown,
-                norm,
+                prefix_code_norm: norm,
             }
         };
         let compared: Vec<Compared> = self.candidates(query, skip).map(compare).collect();
@@ -136,7 +136,11 @@ impl Sample<'_> {
         let hits = compared.iter().map(|row| {
             let bin = ranks.bin(row.cosine);
             if row.unknown * f64::from(scale(row.cosine)) < NEGLIGIBLE {
-                hit(row.similarity(&fit, bin, 0.5), threshold, row.norm)
+                hit(
+                    row.similarity(&fit, bin, 0.5),
+                    threshold,
+                    row.prefix_code_norm,
+                )
             } else {
                 let wanted = (threshold - row.known) / row.unknown;
                 f64::from(fit.probability(bin, row.cosine, wanted as f32))
