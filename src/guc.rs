@@ -30,8 +30,8 @@ static CACHE_DIR: GucSetting<Option<CString>> =
 static COARSE_THRESHOLD: GucSetting<f64> = GucSetting::<f64>::new(THRESHOLD_OF_MODEL);
 static COARSE_DIMS: GucSetting<i32> = GucSetting::<i32>::new(DIMS_OF_MODEL);
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
-static MAX_EMBED_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(4 * 1024 * 1024);
-static MAX_IMAGE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
+static MAX_EMBED_KB: GucSetting<i32> = GucSetting::<i32>::new(4 * 1024 * 1024);
+static MAX_IMAGE_KB: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
 
 /// Incremented by the assign hooks of `photosearch.model` and `photosearch.model_dir`.
 static MODEL_GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -126,7 +126,7 @@ pub fn cache_dir() -> PathBuf {
 /// The number of bytes that one forward pass may allocate, and the number that the pictures of one batch (the elements
 /// of an array that are sent to the model together) may take while they are decoded.
 pub fn max_embed_memory() -> u64 {
-    u64::try_from(MAX_EMBED_MEMORY.get()).unwrap_or(0) * 1024
+    u64::try_from(MAX_EMBED_KB.get()).unwrap_or(0) * 1024
 }
 
 /// A counter: if it differs from an earlier value, then [`model`] or [`model_dir`] may have changed
@@ -157,7 +157,7 @@ pub fn threads() -> Option<usize> {
 /// The limits for the pictures that `embed_image` accepts.
 pub fn image_limits() -> Limits {
     Limits {
-        max_bytes: usize::try_from(MAX_IMAGE_BYTES.get()).unwrap_or(0) * 1024,
+        max_bytes: usize::try_from(MAX_IMAGE_KB.get()).unwrap_or(0) * 1024,
         max_memory: max_embed_memory(),
         held: 0,
     }
@@ -237,7 +237,7 @@ pub fn register() {
         c"photosearch.max_embed_memory",
         c"Memory that one forward pass may take, beside the model's weights, and that decoding one picture may take.",
         c"An operation that would take more raises an error.",
-        &MAX_EMBED_MEMORY,
+        &MAX_EMBED_KB,
         1024,
         i32::MAX,
         GucContext::Suset,
@@ -247,7 +247,7 @@ pub fn register() {
         c"photosearch.max_image_size",
         c"Largest encoded picture that embed_image accepts.",
         c"",
-        &MAX_IMAGE_BYTES,
+        &MAX_IMAGE_KB,
         1,
         1024 * 1024,
         GucContext::Suset,

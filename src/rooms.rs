@@ -15,7 +15,7 @@ const CRATES: [&str; 6] = ["memory", "cpu", "vector", "sweep", "image", "model"]
 enum Token {
     Word(String),
     /// `::`
-    In,
+    PathSeparator,
     Open,
     Close,
     Comma,
@@ -40,7 +40,7 @@ fn tokens(source: &str) -> Vec<Token> {
             tokens.push(Token::Word(rest[..len].to_owned()));
             len
         } else if rest.starts_with("::") {
-            tokens.push(Token::In);
+            tokens.push(Token::PathSeparator);
             2
         } else {
             match c {
@@ -104,7 +104,7 @@ fn names_in_root(source: &str, depth: usize) -> BTreeSet<String> {
                 braces -= 1;
                 inner.pop_if(|opened| *opened == braces);
             }
-            Token::Word(_) if at == 0 || tokens[at - 1] != Token::In => {
+            Token::Word(_) if at == 0 || tokens[at - 1] != Token::PathSeparator => {
                 follow(&tokens[at..], depth + inner.len(), None, &mut found);
             }
             _ => {}
@@ -150,7 +150,9 @@ fn follow(
         _ => None,
     };
     match (next, tokens.get(1)) {
-        (Some(place), Some(Token::In)) => 2 + follow(&tokens[2..], deep, Some(place), found),
+        (Some(place), Some(Token::PathSeparator)) => {
+            2 + follow(&tokens[2..], deep, Some(place), found)
+        }
         // The path has named what it imports from the root, or it does not lead to the root.
         _ => 1,
     }

@@ -16,7 +16,7 @@ use crate::types::{
 
 /// An argument of at most this length is compared by its bytes, a longer one by its hash, so that a
 /// call site does not keep a copy of a picture.
-const COMPARED_BYTES: usize = 4096;
+const HASHED_ABOVE: usize = 4096;
 
 /// Marks an argument that is NULL. The marker stands where the length of another argument would.
 const NULL: u64 = u64::MAX;
@@ -101,7 +101,7 @@ fn identify(
             return false;
         };
         identity.extend_from_slice(&(bytes.len() as u64).to_ne_bytes());
-        if bytes.len() <= COMPARED_BYTES {
+        if bytes.len() <= HASHED_ABOVE {
             identity.extend_from_slice(bytes);
         } else {
             identity.extend_from_slice(&Sha256::digest(bytes));

@@ -2,8 +2,8 @@
 //! embedded texts, and the invalidation after a model has been replaced.
 
 pub mod catalog;
+mod invalidation;
 pub mod model_thread;
 pub mod query_cache;
-mod replaced;
 
-pub use replaced::{InvalidateOnDrop, generation, register};
+pub use invalidation::{InvalidateOnDrop, generation, register};

@@ -186,16 +186,16 @@ fn start() -> Result<Sender<Job>, ErrorReport> {
     unsafe { model::limit_threads(threads) };
     retain_freed_memory();
     let (sender, jobs) = mpsc::channel::<Job>();
-    let (started, starts) = mpsc::sync_channel(1);
+    let (report_start, start_result) = mpsc::sync_channel(1);
     let spawned = with_signals_blocked(|| {
         std::thread::Builder::new()
             .name("photosearch 0".to_owned())
             .stack_size(STACK_SIZE)
-            .spawn(move || run_jobs(jobs, &started, threads, processors, slots_dir))
+            .spawn(move || run_jobs(jobs, &report_start, threads, processors, slots_dir))
     })?;
     let ended = || Err(io::Error::other("the thread has ended"));
     spawned
-        .and_then(|_| starts.recv().unwrap_or_else(|_| ended()))
+        .and_then(|_| start_result.recv().unwrap_or_else(|_| ended()))
         .map(|()| sender)
         .map_err(|error| {
             sql_error(
@@ -240,7 +240,7 @@ fn trim_heap() {
 /// The main function of the model thread: runs jobs in the pool until the backend ends.
 fn run_jobs(
     jobs: Receiver<Job>,
-    started: &SyncSender<io::Result<()>>,
+    report_start: &SyncSender<io::Result<()>>,
     threads: usize,
     processors: usize,
     slots_dir: PathBuf,
@@ -250,7 +250,7 @@ fn run_jobs(
         Err(error) => (None, Err(error)),
     };
     // This cannot fail, because the backend's thread waits for the result.
-    drop(started.send(result));
+    drop(report_start.send(result));
     let Some(pool) = &mut pool else { return };
     let mut slots = CpuSlots::new(slots_dir, processors);
     let mut models = Models::default();

@@ -198,14 +198,15 @@ unsafe fn query_function(
                 .iter_ptr()
                 .any(|arg| is_a(arg, pg_sys::NodeTag::T_Param))
         };
-        let stays = pg_sys::contain_mutable_functions(node) || (is_generic && has_parameter());
+        let is_not_folded =
+            pg_sys::contain_mutable_functions(node) || (is_generic && has_parameter());
         let is_named = |function: pg_sys::Oid, expected: &CStr| {
             let name = pg_sys::get_func_name(function);
             !name.is_null() && CStr::from_ptr(name) == expected
         };
         let embeds_text = is_named(call.funcid, c"embed_text")
             && is_named(pg_sys::get_func_support(call.funcid), c"embed_support");
-        (stays && embeds_text).then_some(node)
+        (is_not_folded && embeds_text).then_some(node)
     }
 }
 

@@ -39,7 +39,7 @@ const ROWS_PER_TARGET: c_int = 300;
 
 /// The sample has one row for every ten that ANALYZE asks for: 3,000 at the default target of 100. A table
 /// with fewer rows than that is sampled whole.
-const SAMPLE_EVERY: usize = 10;
+const FETCHED_PER_SAMPLED: usize = 10;
 
 /// The maximum number of rows in a sample for any statistics target. It bounds the time of
 /// planning.
@@ -116,7 +116,7 @@ unsafe extern "C-unwind" fn compute(
         stats.stadistinct = -share as f32;
 
         let wanted =
-            (usize::try_from(stats.minrows).unwrap_or(0) / SAMPLE_EVERY).clamp(1, MAX_ROWS);
+            (usize::try_from(stats.minrows).unwrap_or(0) / FETCHED_PER_SAMPLED).clamp(1, MAX_ROWS);
         let fetch = |index: usize| {
             delay_point();
             check_memory();

@@ -97,7 +97,7 @@ where
 }
 
 /// Rounds to f32 and then to f16, as the input function does. An error names the original value.
-fn narrow<T: Copy + Display + LowerExp + Into<f64>>(value: T) -> Result<f16, VectorError> {
+fn round_as_input<T: Copy + Display + LowerExp + Into<f64>>(value: T) -> Result<f16, VectorError> {
     let wide: f64 = value.into();
     match to_f16(wide as f32) {
         Err(VectorError::Infinite | VectorError::OutOfRange(_)) if wide.is_finite() => {
@@ -114,7 +114,7 @@ fn real_array_to_mrl_vector(
     _explicit: bool,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<VectorDatum, ErrorReport> {
-    from_array(array, typmod, fcinfo, narrow::<f32>)
+    from_array(array, typmod, fcinfo, round_as_input::<f32>)
 }
 
 #[pg_extern(sql = false)]
@@ -124,7 +124,7 @@ fn double_array_to_mrl_vector(
     _explicit: bool,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<VectorDatum, ErrorReport> {
-    from_array(array, typmod, fcinfo, narrow::<f64>)
+    from_array(array, typmod, fcinfo, round_as_input::<f64>)
 }
 
 #[pg_extern(sql = false)]
@@ -134,7 +134,7 @@ fn smallint_array_to_mrl_vector(
     _explicit: bool,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<VectorDatum, ErrorReport> {
-    from_array(array, typmod, fcinfo, narrow::<i16>)
+    from_array(array, typmod, fcinfo, round_as_input::<i16>)
 }
 
 #[pg_extern(sql = false)]
@@ -144,7 +144,7 @@ fn integer_array_to_mrl_vector(
     _explicit: bool,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<VectorDatum, ErrorReport> {
-    from_array(array, typmod, fcinfo, narrow::<i32>)
+    from_array(array, typmod, fcinfo, round_as_input::<i32>)
 }
 
 #[pg_extern(sql = false)]
