@@ -83,7 +83,7 @@ struct photosearch_jpeg_header {
     /* Bits of a sample, 2 to 16. */
     uint32_t precision;
     /* Bytes of all coefficients if there are several scans, since libjpeg then keeps them; else 0. */
-    uint64_t memory;
+    uint64_t coefficient_bytes;
 };
 
 static const JOCTET end_of_image[2] = {0xff, JPEG_EOI};
@@ -389,14 +389,14 @@ int photosearch_jpeg_read_header(struct photosearch_jpeg *jpeg,
     header->precision = (uint32_t)info->data_precision;
 
     jpeg->several_scans = jpeg_has_multiple_scans(info);
-    header->memory = 0;
+    header->coefficient_bytes = 0;
     if (jpeg->several_scans) {
         /* The blocks of each component are padded to whole MCUs. */
         for (int i = 0; i < info->num_components; i++) {
             const jpeg_component_info *component = &info->comp_info[i];
             uint64_t across = component->width_in_blocks + (uint64_t)component->h_samp_factor;
             uint64_t down = component->height_in_blocks + (uint64_t)component->v_samp_factor;
-            header->memory += across * down * sizeof(JBLOCK);
+            header->coefficient_bytes += across * down * sizeof(JBLOCK);
         }
     }
     return 1;

@@ -30,7 +30,7 @@ struct JpegHeader {
     height: u32,
     components: u32,
     precision: u32,
-    memory: u64,
+    coefficient_bytes: u64,
 }
 
 unsafe extern "C" {
@@ -82,7 +82,7 @@ impl<'a> Jpeg<'a> {
         // For a lossless file, libjpeg keeps single samples in place of blocks of 8 × 8 coefficients.
         let lossless =
             Segments(bytes.get(2..).unwrap_or_default()).any(|(marker, _)| marker == 0xc3);
-        let coefficients = jpeg.header.memory / if lossless { 64 } else { 1 };
+        let coefficients = jpeg.header.coefficient_bytes / if lossless { 64 } else { 1 };
         // In addition, libjpeg takes tables, and buffers of a few rows for each component.
         jpeg.memory = coefficients + 512 * u64::from(jpeg.header.width) + (1 << 20);
         Ok(jpeg)

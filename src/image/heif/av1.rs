@@ -176,11 +176,11 @@ struct SequenceHeader {
     /// Bits of the presentation time in a frame header; 0 if there is none.
     time_bits: u32,
     /// Bits of the frame ID in a frame header; 0 if there is none.
-    number_bits: u32,
+    frame_id_bits: u32,
     /// `seq_force_screen_content_tools`: 0, 1 or [`SELECT`].
-    screen_content: u32,
+    forced_screen_content: u32,
     /// `seq_force_integer_mv`: 0, 1 or [`SELECT`].
-    integer_motion: u32,
+    forced_integer_motion: u32,
 }
 
 impl SequenceHeader {
@@ -198,13 +198,13 @@ impl SequenceHeader {
         };
         let (width_bits, height_bits) = (bits.bits(4)? + 1, bits.bits(4)? + 1);
         let (width, height) = (bits.bits(width_bits)? + 1, bits.bits(height_bits)? + 1);
-        let mut number_bits = 0;
+        let mut frame_id_bits = 0;
         if !reduced && bits.flag()? {
             let difference = bits.bits(4)? + 2;
-            number_bits = bits.bits(3)? + difference + 1;
+            frame_id_bits = bits.bits(3)? + difference + 1;
         }
         bits.skip(3)?;
-        let (mut screen_content, mut integer_motion) = (SELECT, SELECT);
+        let (mut forced_screen_content, mut forced_integer_motion) = (SELECT, SELECT);
         if !reduced {
             bits.skip(4)?;
             let ordered = bits.flag()?;
@@ -212,10 +212,10 @@ impl SequenceHeader {
                 bits.skip(2)?;
             }
             if !bits.flag()? {
-                screen_content = bits.bits(1)?;
+                forced_screen_content = bits.bits(1)?;
             }
-            if screen_content > 0 && !bits.flag()? {
-                integer_motion = bits.bits(1)?;
+            if forced_screen_content > 0 && !bits.flag()? {
+                forced_integer_motion = bits.bits(1)?;
             }
             if ordered {
                 bits.skip(3)?;
@@ -236,9 +236,9 @@ impl SequenceHeader {
             largest: (1 << width_bits, 1 << height_bits),
             reduced,
             time_bits,
-            number_bits,
-            screen_content,
-            integer_motion,
+            frame_id_bits,
+            forced_screen_content,
+            forced_integer_motion,
         })
     }
 
@@ -338,13 +338,13 @@ fn is_resized(sequence: &SequenceHeader, content: &[u8]) -> Result<bool, Fault> 
         bits.skip(1)?;
     }
     bits.skip(1)?;
-    let screen_content = match sequence.screen_content {
+    let screen_content = match sequence.forced_screen_content {
         SELECT => bits.bits(1)?,
         fixed => fixed,
     };
-    if screen_content == 1 && sequence.integer_motion == SELECT {
+    if screen_content == 1 && sequence.forced_integer_motion == SELECT {
         bits.skip(1)?;
     }
-    bits.skip(sequence.number_bits)?;
+    bits.skip(sequence.frame_id_bits)?;
     Ok(kind == SWITCH || bits.flag()?)
 }

@@ -30,7 +30,7 @@ const AV1_GREY: &str = "12000a0918157ffd86021a0d40320a1640186100b50180a240";
 /// 640 × 480 pixels without `reduced_still_picture_header`.
 const SEQUENCE_GREY: &str = "0a0918157ffd86021a0d40";
 const SEQUENCE_10: &str = "0a0938157ffd8c04341a40";
-const SEQUENCE_WHOLE: &str = "0a0e20000024c4ffdf36be4808683480";
+const SEQUENCE_NOT_REDUCED: &str = "0a0e20000024c4ffdf36be4808683480";
 
 fn hex(digits: &str) -> Vec<u8> {
     let digits: Vec<u8> = digits
@@ -288,18 +288,18 @@ fn the_format_is_read_from_av1_sequence_headers() {
     assert!(of("", frame).is_err());
     assert!(of(&[SEQUENCE_10, SEQUENCE_GREY].concat(), frame).is_err());
     // The frame header of a shown key frame: bits 0 00 1 0 0 0, and 1 if it states another size.
-    let whole = of(SEQUENCE_WHOLE, "320210 00").unwrap();
+    let whole = of(SEQUENCE_NOT_REDUCED, "320210 00").unwrap();
     assert_eq!(
         (whole.width, whole.height, whole.chroma),
         (640, 480, ChromaFormat::Full)
     );
     assert_eq!((whole.coded_width, whole.coded_height), (640, 480));
     // The sequence header has 10 and 9 bits for the sides.
-    let resized = of(SEQUENCE_WHOLE, "320212 00").unwrap();
+    let resized = of(SEQUENCE_NOT_REDUCED, "320212 00").unwrap();
     assert_eq!((resized.coded_width, resized.coded_height), (1024, 512));
-    let layers = of(SEQUENCE_WHOLE, &"320210 00".repeat(4));
+    let layers = of(SEQUENCE_NOT_REDUCED, &"320210 00".repeat(4));
     assert_eq!(layers.unwrap(), whole);
-    assert!(of(SEQUENCE_WHOLE, &"320210 00".repeat(5)).is_err());
+    assert!(of(SEQUENCE_NOT_REDUCED, &"320210 00".repeat(5)).is_err());
 }
 
 #[test]

@@ -190,11 +190,11 @@ mod tests {
             check(&shared, &limits),
             Err(ImageError::Malformed { .. })
         ));
-        let little = Limits {
+        let small = Limits {
             max_memory: 40_000,
             ..limits
         };
-        let large = check(&file(true, &[(1, 5_000)]), &little);
+        let large = check(&file(true, &[(1, 5_000)]), &small);
         assert!(matches!(large, Err(ImageError::TooMuchMemory { .. })));
     }
 

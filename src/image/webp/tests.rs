@@ -183,8 +183,8 @@ fn data_after_the_first_picture_may_be_missing() {
         chunk(b"XMP ", &[b'x'; 40]),
     ]);
     let whole = decode_default(&still).unwrap();
-    let behind = 8 + 40;
-    let picture = still.len() - behind;
+    let after_length = 8 + 40;
+    let picture_end = still.len() - after_length;
     for length in 0..still.len() {
         let cut = decode_default(&still[..length]);
         assert!(cut.is_err(), "{length}: the orientation is unknown");
@@ -192,16 +192,16 @@ fn data_after_the_first_picture_may_be_missing() {
     let mut without = still;
     without[20] = 0; // no EXIF announced
     assert_eq!(decode_default(&without), Ok(whole.clone()));
-    for length in picture - 1..without.len() {
+    for length in picture_end - 1..without.len() {
         let cut = decode_default(&without[..length]);
         assert_eq!(cut, Ok(whole.clone()), "{length}");
     }
     // Fewer than 12 bytes are not recognised as WebP.
-    for length in 12..picture - 2 {
+    for length in 12..picture_end - 2 {
         let cut = decode_default(&without[..length]);
         // Cutting the last bytes may remove only unused bits and padding.
         let missing = matches!(cut, Err(ImageError::Malformed { .. }));
-        assert!(missing || length + 4 >= picture, "{length}: {cut:?}");
+        assert!(missing || length + 4 >= picture_end, "{length}: {cut:?}");
     }
 }
 
