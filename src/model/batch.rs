@@ -6,7 +6,7 @@ use super::directory::TOKENIZER;
 
 /// Maximum number of tokens in a batch of several requests. With this many rows, the cost of reading
 /// the weights is negligible.
-pub(super) const PACK_TOKENS: usize = 2048;
+pub(super) const BATCH_TOKENS: usize = 2048;
 
 /// Splits `items` into batches whose sizes sum to at most `limit`. An item larger than `limit` is a
 /// batch of its own.

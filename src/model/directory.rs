@@ -63,7 +63,7 @@ pub struct ModelInfo {
 /// key is optional.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Recommendations {
+pub(super) struct ModelSettings {
     coarse_threshold: Option<f32>,
     coarse_dims: Option<usize>,
     fine_threshold: Option<f32>,
@@ -130,8 +130,8 @@ pub(super) fn vector_relevant(
         return Ok(None);
     }
     let malformed = |error: serde_json::Error| ModelError::malformed(name, error.to_string());
-    let found: Recommendations = match file {
-        None => Recommendations::default(),
+    let found: ModelSettings = match file {
+        None => ModelSettings::default(),
         Some(file) => {
             let mut json = Vec::new();
             file.take(MAX_JSON_BYTES)
@@ -335,8 +335,8 @@ impl Directory {
 
     /// The settings in `photosearch.json`, or the defaults if there is no such file. `dims` is the
     /// number of dimensions of the model's vectors, the upper limit of `coarse_dims`.
-    pub fn recommendations(&self, dims: usize) -> Result<Recommendations, ModelError> {
-        let found: Recommendations = self.optional_json(PHOTOSEARCH)?;
+    pub fn settings(&self, dims: usize) -> Result<ModelSettings, ModelError> {
+        let found: ModelSettings = self.optional_json(PHOTOSEARCH)?;
         let reject = |reason: String| Err(ModelError::malformed(PHOTOSEARCH, reason));
         for (key, threshold) in [
             ("coarse_threshold", found.coarse_threshold),
@@ -437,7 +437,7 @@ impl Directory {
         dims: Option<usize>,
         files: &[&str],
     ) -> Result<ModelInfo, ModelError> {
-        let recommended = self.recommendations(dims.unwrap_or(usize::MAX))?;
+        let settings = self.settings(dims.unwrap_or(usize::MAX))?;
         let fixed = [CONFIG, PHOTOSEARCH, WEIGHTS_INDEX];
         let fixed = fixed.iter().chain(files).map(|&name| name.to_owned());
         let mut bytes = 0u64;
@@ -452,9 +452,9 @@ impl Directory {
             family,
             dims,
             bytes,
-            coarse_threshold: recommended.coarse_threshold,
-            coarse_dims: recommended.coarse_dims,
-            fine_threshold: recommended.fine_threshold,
+            coarse_threshold: settings.coarse_threshold,
+            coarse_dims: settings.coarse_dims,
+            fine_threshold: settings.fine_threshold,
             session_bytes: 0,
             calibration: None,
             missing: self.missing_files(files)?,

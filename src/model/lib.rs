@@ -247,8 +247,8 @@ fn pack(dir: &Path, cache: &Cache, replace: bool, cancel: &Cancel) -> Result<Pac
     cache.open(dir, replace, cancel, &|directory, file, kernel| {
         let dims = (family.dims)(directory)?;
         let weights = Weights::open(directory, cancel)?;
-        let recommended = directory.recommendations(dims.unwrap_or(usize::MAX))?;
-        let dtype = recommended.compute_dtype.unwrap_or(weights.dtype());
+        let settings = directory.settings(dims.unwrap_or(usize::MAX))?;
+        let dtype = settings.compute_dtype.unwrap_or(weights.dtype());
         let packing = Packing {
             weights,
             writer: RefCell::new(PackWriter::new(file, dtype, kernel)?),
@@ -281,8 +281,8 @@ pub fn describe(dir: &Path) -> Result<ModelInfo, ModelError> {
         info.coarse_dims = info.coarse_dims.or(dims);
         // An error is dropped here; [`check`] reports what is wrong with the weights.
         info.calibration = Calibration::read(&directory).ok();
-        let even = info.calibration.and_then(|own| own.cosine(0.5));
-        info.fine_threshold = info.fine_threshold.or(even);
+        let even_odds = info.calibration.and_then(|own| own.cosine(0.5));
+        info.fine_threshold = info.fine_threshold.or(even_odds);
     }
     Ok(info)
 }

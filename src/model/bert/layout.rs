@@ -15,10 +15,10 @@ use crate::ModelError;
 use crate::directory::{Directory, is_plain_file_name};
 
 const MODULES: &str = "modules.json";
-const PROMPTS: &str = "config_sentence_transformers.json";
+const SENTENCE_TRANSFORMERS: &str = "config_sentence_transformers.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Files with the encoder's settings; the first that exists is used.
-const TRANSFORMER: [&str; 3] = [
+const ENCODER_SETTINGS: [&str; 3] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_xlm-roberta_config.json",
@@ -87,7 +87,7 @@ struct TokenizerSettings {
 /// The contents of `config_sentence_transformers.json`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Settings {
+struct SentenceTransformersSettings {
     prompts: BTreeMap<String, Option<String>>,
     default_prompt_name: Option<String>,
     activation_fn: Option<String>,
@@ -142,11 +142,11 @@ impl TextModelLayout {
             true => Some(directory.json(MODULES)?),
             false => None,
         };
-        let mut settings = Settings::default();
+        let mut settings = SentenceTransformersSettings::default();
         let mut transformer = TransformerSettings::default();
         if modules.is_some() {
-            settings = directory.optional_json(PROMPTS)?;
-            for name in TRANSFORMER {
+            settings = directory.optional_json(SENTENCE_TRANSFORMERS)?;
+            for name in ENCODER_SETTINGS {
                 if directory.has(name)? {
                     transformer = directory.json(name)?;
                     break;

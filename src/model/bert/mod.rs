@@ -15,7 +15,7 @@ mod layout;
 #[cfg(test)]
 mod tests;
 
-use super::batch::{PACK_TOKENS, batches, l2_normalised, with_margin};
+use super::batch::{BATCH_TOKENS, batches, l2_normalised, with_margin};
 use super::compute::add;
 use super::directory::Directory;
 use super::layers::Linear;
@@ -98,8 +98,8 @@ impl BertModel {
     ) -> Result<Self, ModelError> {
         let config = BertConfig::read(directory)?;
         let layout = TextModelLayout::read(directory, &config)?;
-        let recommended = directory.recommendations(config.hidden_size)?;
-        let max_tokens = recommended
+        let settings = directory.settings(config.hidden_size)?;
+        let max_tokens = settings
             .max_tokens
             .or(layout.max_tokens)
             .unwrap_or(usize::MAX)
@@ -126,7 +126,7 @@ impl BertModel {
                 base,
                 pooling,
                 prompts: layout.prompts,
-                default_instruction: recommended.default_instruction,
+                default_instruction: settings.default_instruction,
             }),
             ModelTask::Score(activation) => {
                 Self::CrossEncoder(CrossEncoder::load(base, &config, &checkpoint, activation)?)
@@ -136,7 +136,7 @@ impl BertModel {
 }
 
 /// A sequence counts as at least this many tokens in the estimate of memory.
-const LEAST_TOKENS: usize = 16;
+const LEAST_COUNTED_TOKENS: usize = 16;
 
 impl Base {
     /// Runs the encoder on the sequences in batches. `finish` maps the hidden states of each
@@ -150,7 +150,7 @@ impl Base {
     ) -> Result<Vec<T>, ModelError> {
         let fitting = usize::try_from(memory / self.token_bytes).unwrap_or(usize::MAX);
         // Attention pads the packed keys and values of a short sequence.
-        let size = |sequence: &TokenSequence| sequence.ids.len().max(LEAST_TOKENS);
+        let size = |sequence: &TokenSequence| sequence.ids.len().max(LEAST_COUNTED_TOKENS);
         if let Some(large) = sequences.iter().find(|own| size(own) > fitting) {
             return Err(ModelError::OutOfMemory(format!(
                 "embedding {} tokens would take {} MB",
@@ -159,7 +159,7 @@ impl Base {
             )));
         }
         let mut results = Vec::with_capacity(sequences.len());
-        let limit = PACK_TOKENS.min(fitting);
+        let limit = BATCH_TOKENS.min(fitting);
         for batch in batches(sequences, limit, size) {
             let tokens: usize = batch.iter().map(size).sum();
             memory::ask(with_margin(tokens as u64 * self.token_bytes))?;

@@ -63,9 +63,9 @@ impl Clip {
         let config = ClipConfig::read(directory)?;
         let (text, vision) = (&config.text, &config.vision);
         let dims = config.projection_dim;
-        let recommended = directory.recommendations(dims)?;
+        let settings = directory.settings(dims)?;
         let positions = text.max_position_embeddings;
-        let max_tokens = recommended.max_tokens.unwrap_or(positions).min(positions);
+        let max_tokens = settings.max_tokens.unwrap_or(positions).min(positions);
         let preprocessor =
             Preprocessor::read(directory, vision.image_size, vision.patch_size, &PROCESSOR)?;
         let weights = Scope::new(source, "", cancel);
@@ -80,7 +80,7 @@ impl Clip {
             visual_projection: projection("visual_projection", vision.hidden_size)?,
             dims,
         };
-        DualEncoder::new(towers, preprocessor, recommended)
+        DualEncoder::new(towers, preprocessor, settings)
     }
 }
 

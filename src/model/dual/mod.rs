@@ -17,8 +17,8 @@ pub use calibration::Calibration;
 pub(super) use preprocess::{Preprocessor, ProcessorDefaults};
 pub(super) use transformer::{TokenEmbedding, Transformer, TransformerConfig, load_mlp};
 
-use super::batch::{PACK_TOKENS, batches, l2_normalised, with_margin};
-use super::directory::{PHOTOSEARCH, Recommendations};
+use super::batch::{BATCH_TOKENS, batches, l2_normalised, with_margin};
+use super::directory::{ModelSettings, PHOTOSEARCH};
 use super::{Cancel, Embedder, ModelError, Request};
 use photosearch_image::{Filter, RgbImage};
 use photosearch_memory as memory;
@@ -36,10 +36,10 @@ pub(super) type TowerObserver<'a> = &'a mut dyn FnMut(TowerPoint, &[f32]);
 
 /// The maximum number of patches in a batch of several pictures. The limit keeps memory at the level
 /// of one large photo of Qwen3-VL, which has up to 7,200.
-const PACK_PATCHES: usize = 8192;
+const BATCH_PATCHES: usize = 8192;
 /// A sequence counts as at least this many tokens in the estimate of memory, because attention pads
 /// the packed keys and values of a short sequence.
-const LEAST_TOKENS: usize = 16;
+const LEAST_COUNTED_TOKENS: usize = 16;
 
 /// What a family of dual encoders defines.
 pub(super) trait Towers: Send + Sync {
@@ -90,9 +90,9 @@ impl<T: Towers> DualEncoder<T> {
     pub fn new(
         towers: T,
         preprocessor: Preprocessor,
-        recommended: Recommendations,
+        settings: ModelSettings,
     ) -> Result<Self, ModelError> {
-        if recommended.image.min_pixels.is_some() || recommended.image.max_pixels.is_some() {
+        if settings.image.min_pixels.is_some() || settings.image.max_pixels.is_some() {
             return Err(ModelError::malformed(
                 PHOTOSEARCH,
                 "image sets a range of pixels, but the model looks at pictures of one size",
@@ -101,7 +101,7 @@ impl<T: Towers> DualEncoder<T> {
         Ok(Self {
             towers,
             preprocessor,
-            default_instruction: recommended.default_instruction,
+            default_instruction: settings.default_instruction,
         })
     }
 
@@ -130,14 +130,14 @@ impl<T: Towers> DualEncoder<T> {
         memory: u64,
         cancel: &Cancel,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
-        let size = |sequence: &&[u32]| sequence.len().max(LEAST_TOKENS);
+        let size = |sequence: &&[u32]| sequence.len().max(LEAST_COUNTED_TOKENS);
         let token_bytes = self.towers.text_config().row_bytes();
         let limit = fitting(memory, token_bytes);
         if let Some(large) = sequences.iter().map(size).find(|&tokens| tokens > limit) {
             return Err(too_large("a text", large as u64 * token_bytes));
         }
         let mut vectors = Vec::with_capacity(sequences.len());
-        for batch in batches(sequences, limit.min(PACK_TOKENS), size) {
+        for batch in batches(sequences, limit.min(BATCH_TOKENS), size) {
             let tokens: usize = batch.iter().map(size).sum();
             memory::ask(with_margin(tokens as u64 * token_bytes))?;
             let rows = self.towers.texts(batch, cancel, &mut |_, _| ())?;
@@ -164,7 +164,7 @@ impl<T: Towers> DualEncoder<T> {
             return Err(too_large("an image", picture_bytes));
         }
         let mut vectors = Vec::with_capacity(pictures.len());
-        for batch in pictures.chunks(limit.min(PACK_PATCHES / patches).max(1)) {
+        for batch in pictures.chunks(limit.min(BATCH_PATCHES / patches).max(1)) {
             memory::ask(with_margin(batch.len() as u64 * picture_bytes))?;
             let mut all = Vec::with_capacity(batch.len() * patches * values);
             for picture in batch {

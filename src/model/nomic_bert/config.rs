@@ -66,7 +66,7 @@ pub(super) struct NomicConfig {
     trained_positions: usize,
     /// Whether Nomic's code scales the rotary embedding of texts longer than `trained_positions`,
     /// which candle does not.
-    is_stretched: bool,
+    scales_rotation: bool,
 }
 
 impl NomicConfig {
@@ -127,13 +127,13 @@ impl NomicConfig {
                 model_type: None,
             },
             trained_positions: size(&["max_trained_positions"], 2048)?,
-            is_stretched: present(json, "rotary_scaling_factor").is_some(),
+            scales_rotation: present(json, "rotary_scaling_factor").is_some(),
         })
     }
 
     /// Maximum number of tokens that candle encodes as Nomic's code does.
     pub fn max_tokens(&self) -> usize {
-        match self.is_stretched {
+        match self.scales_rotation {
             true => self.default_tokens(),
             false => self.candle.n_positions,
         }

@@ -91,8 +91,8 @@ impl NomicEmbedder {
     ) -> Result<Self, ModelError> {
         let mut config = NomicConfig::read(directory)?;
         let (pooling, layout) = TextModelLayout::of_embedder(directory)?;
-        let recommended = directory.recommendations(config.candle.n_embd)?;
-        if let Some(dtype) = recommended.compute_dtype
+        let settings = directory.settings(config.candle.n_embd)?;
+        if let Some(dtype) = settings.compute_dtype
             && dtype != DType::F32
         {
             return Err(ModelError::malformed(
@@ -104,7 +104,7 @@ impl NomicEmbedder {
             ));
         }
         let usual = layout.max_tokens.unwrap_or(usize::MAX);
-        let max_tokens = recommended
+        let max_tokens = settings
             .max_tokens
             .unwrap_or(usual.min(config.default_tokens()))
             .min(config.max_tokens());
@@ -120,9 +120,9 @@ impl NomicEmbedder {
             config,
             threads: Threads::default(),
             pooling,
-            layer_norm: recommended.layer_norm.unwrap_or(true),
+            layer_norm: settings.layer_norm.unwrap_or(true),
             prompts: layout.prompts.or(&PROMPTS, "query"),
-            default_instruction: recommended.default_instruction,
+            default_instruction: settings.default_instruction,
         })
     }
 

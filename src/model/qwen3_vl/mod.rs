@@ -16,7 +16,7 @@ mod vision;
 #[cfg(test)]
 mod tests;
 
-use super::batch::{PACK_TOKENS, batches, check_ids, l2_normalised, with_margin};
+use super::batch::{BATCH_TOKENS, batches, check_ids, l2_normalised, with_margin};
 use super::directory::Directory;
 use super::prompt::{self, ImageMarkers, Prompt};
 use super::scope::{Scope, WeightSource};
@@ -34,7 +34,7 @@ use vision::VisionTower;
 const MAX_TOKENS: usize = 8192;
 /// Maximum number of patches for which the vision tower processes several pictures together. The
 /// limit keeps memory at the level of one large photo, which has up to 7,200 patches by default.
-const PACK_PATCHES: usize = 8192;
+const BATCH_PATCHES: usize = 8192;
 
 /// A point in the forward pass at which tests inspect the hidden states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ struct InputBatch {
 impl InputBatch {
     fn is_full(&self) -> bool {
         let patches: usize = self.grids.iter().map(|grid| grid.patches()).sum();
-        self.ids.len() >= PACK_TOKENS || patches >= PACK_PATCHES
+        self.ids.len() >= BATCH_TOKENS || patches >= BATCH_PATCHES
     }
 }
 
@@ -127,9 +127,8 @@ impl Qwen3Vl {
         cancel: &Cancel,
     ) -> Result<Self, ModelError> {
         let config = QwenConfig::read(directory)?;
-        let recommended = directory.recommendations(config.text_config.hidden_size)?;
-        let preprocessor =
-            Preprocessor::read(directory, &config.vision_config, &recommended.image)?;
+        let settings = directory.settings(config.text_config.hidden_size)?;
+        let preprocessor = Preprocessor::read(directory, &config.vision_config, &settings.image)?;
         let tokenizer = Tokenizer::read(directory)?;
         let markers = ImageMarkers {
             start: tokenizer.token(config.vision_start_token_id)?,
@@ -142,11 +141,11 @@ impl Qwen3Vl {
             vision: VisionTower::load(&config.vision_config, &part("visual"))?,
             text: TextModel::load(&config.text_config, &part("language_model"))?,
             prefixes: PrefixCache::default(),
-            max_tokens: recommended
+            max_tokens: settings
                 .max_tokens
                 .unwrap_or(MAX_TOKENS)
                 .min(config.text_config.max_position_embeddings),
-            default_instruction: recommended
+            default_instruction: settings
                 .default_instruction
                 .unwrap_or_else(|| prompt::DEFAULT_INSTRUCTION.to_owned()),
             markers,
@@ -211,14 +210,14 @@ impl Qwen3Vl {
         &self,
         request: &Request<'_>,
         (ids, grids): &(Vec<u32>, Vec<PatchGrid>),
-        pack: &mut InputBatch,
+        batch: &mut InputBatch,
         cancel: &Cancel,
     ) -> Result<(), ModelError> {
-        self.add_tokens(ids, grids, pack)?;
+        self.add_tokens(ids, grids, batch)?;
         for (image, &grid) in request.images.iter().zip(grids) {
             cancel.check()?;
             self.preprocessor
-                .append_patches(image, grid, &mut pack.patches)?;
+                .append_patches(image, grid, &mut batch.patches)?;
         }
         Ok(())
     }
@@ -235,7 +234,7 @@ impl Qwen3Vl {
             .map(|grid| grid.patches())
             .max()
             .unwrap_or(0);
-        let seen = all.min(largest.max(PACK_PATCHES));
+        let seen = all.min(largest.max(BATCH_PATCHES));
         let (text, vision) = (&self.config.text_config, &self.config.vision_config);
         let heads = text.head_dim * (text.num_attention_heads + 2 * text.kv_heads());
         // Elements per row: the hidden state and its norm, plus the larger of two stages. Attention
@@ -261,45 +260,45 @@ impl Qwen3Vl {
         &self,
         ids: &[u32],
         grids: &[PatchGrid],
-        pack: &mut InputBatch,
+        batch: &mut InputBatch,
     ) -> Result<(), ModelError> {
         let merge = self.config.vision_config.spatial_merge_size;
         let positions =
             rope::positions(ids, self.config.image_token_id, grids, merge).ok_or_else(|| {
                 ModelError::Internal("picture tokens do not match the pictures".into())
             })?;
-        let left_out = pack.past.length();
-        pack.ids.extend(&ids[left_out..]);
-        pack.positions.extend(&positions[left_out..]);
-        pack.lengths.push(ids.len() - left_out);
-        pack.tokens += ids.len();
-        pack.grids.extend(grids);
+        let left_out = batch.past.length();
+        batch.ids.extend(&ids[left_out..]);
+        batch.positions.extend(&positions[left_out..]);
+        batch.lengths.push(ids.len() - left_out);
+        batch.tokens += ids.len();
+        batch.grids.extend(grids);
         Ok(())
     }
 
     /// Runs the model on the batch and returns each request's vector.
     fn forward(
         &self,
-        pack: &InputBatch,
+        batch: &InputBatch,
         cancel: &Cancel,
         observe: QwenObserver<'_>,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
-        memory::ask(with_margin(self.working_set(pack.tokens, &[&pack.grids])))?;
-        let pictures = match pack.grids.is_empty() {
+        memory::ask(with_margin(self.working_set(batch.tokens, &[&batch.grids])))?;
+        let pictures = match batch.grids.is_empty() {
             true => None,
-            false => Some(self.encode_pictures(pack, cancel, observe)?),
+            false => Some(self.encode_pictures(batch, cancel, observe)?),
         };
         let tokens = TokenBatch {
-            ids: &pack.ids,
-            positions: &pack.positions,
-            lengths: &pack.lengths,
+            ids: &batch.ids,
+            positions: &batch.positions,
+            lengths: &batch.lengths,
         };
-        let mut past = pack.past.clone();
+        let mut past = batch.past.clone();
         let hidden = self
             .text
             .forward(&tokens, pictures.as_ref(), &mut past, cancel, observe)?;
         let (mut end, width) = (0, self.dims());
-        let vectors = pack
+        let vectors = batch
             .lengths
             .iter()
             .map(|length| {
@@ -308,28 +307,28 @@ impl Qwen3Vl {
             })
             .collect::<Result<_, _>>()?;
         // The vectors are finite, so the prefix is safe to cache.
-        self.prefixes.remember(&pack.ids, past);
+        self.prefixes.remember(&batch.ids, past);
         Ok(vectors)
     }
 
     /// Runs the vision tower on the batch's pictures, several at a time.
     fn encode_pictures(
         &self,
-        pack: &InputBatch,
+        batch: &InputBatch,
         cancel: &Cancel,
         observe: QwenObserver<'_>,
     ) -> Result<PictureTokens, ModelError> {
         let values = self.config.vision_config.patch_values();
         let mut pictures = PictureTokens {
             rows: (0..)
-                .zip(&pack.ids)
+                .zip(&batch.ids)
                 .filter(|(_, id)| **id == self.config.image_token_id)
                 .map(|(row, _)| row)
                 .collect(),
             ..PictureTokens::default()
         };
-        let mut patches = pack.patches.as_slice();
-        for grids in batches(&pack.grids, PACK_PATCHES, |grid| grid.patches()) {
+        let mut patches = batch.patches.as_slice();
+        for grids in batches(&batch.grids, BATCH_PATCHES, |grid| grid.patches()) {
             let count: usize = grids.iter().map(|grid| grid.patches()).sum();
             let (own, rest) = patches.split_at_checked(count * values).ok_or_else(|| {
                 ModelError::Internal(format!("fewer than {count} patches of {values} values"))
@@ -375,7 +374,7 @@ impl Embedder for Qwen3Vl {
         cancel: &Cancel,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let mut vectors = Vec::with_capacity(requests.len());
-        let mut pack = InputBatch::default();
+        let mut batch = InputBatch::default();
         for request in requests {
             cancel.check()?;
             let tokens = self.tokens(request)?;
@@ -388,19 +387,19 @@ impl Embedder for Qwen3Vl {
                     alone.div_ceil(1 << 20)
                 )));
             }
-            let together = self.working_set(pack.tokens + ids.len(), &[&pack.grids, grids]);
-            let alike = pack.past.precedes(ids);
-            if !pack.lengths.is_empty() && (pack.is_full() || together > memory || !alike) {
-                vectors.extend(self.forward(&pack, cancel, &mut |_, _| ())?);
-                pack = InputBatch::default();
+            let together = self.working_set(batch.tokens + ids.len(), &[&batch.grids, grids]);
+            let alike = batch.past.precedes(ids);
+            if !batch.lengths.is_empty() && (batch.is_full() || together > memory || !alike) {
+                vectors.extend(self.forward(&batch, cancel, &mut |_, _| ())?);
+                batch = InputBatch::default();
             }
-            if pack.lengths.is_empty() {
-                pack.past = self.prefixes.past(ids);
+            if batch.lengths.is_empty() {
+                batch.past = self.prefixes.past(ids);
             }
-            self.add(request, &tokens, &mut pack, cancel)?;
+            self.add(request, &tokens, &mut batch, cancel)?;
         }
-        if !pack.lengths.is_empty() {
-            vectors.extend(self.forward(&pack, cancel, &mut |_, _| ())?);
+        if !batch.lengths.is_empty() {
+            vectors.extend(self.forward(&batch, cancel, &mut |_, _| ())?);
         }
         Ok(vectors)
     }

@@ -57,9 +57,9 @@ impl Siglip {
     ) -> Result<DualEncoder<Self>, ModelError> {
         let config = SiglipConfig::read(directory)?;
         let (text, vision) = (&config.text, &config.vision);
-        let recommended = directory.recommendations(vision.hidden_size)?;
+        let settings = directory.settings(vision.hidden_size)?;
         let length = text.max_position_embeddings;
-        let max_tokens = recommended.max_tokens.unwrap_or(length).min(length);
+        let max_tokens = settings.max_tokens.unwrap_or(length).min(length);
         let preprocessor =
             Preprocessor::read(directory, vision.image_size, vision.patch_size, &PROCESSOR)?;
         let weights = Scope::new(source, "", cancel);
@@ -69,7 +69,7 @@ impl Siglip {
             text: TextTower::load(text, &weights.under("text_model"))?,
             vision: VisionTower::load(vision, &weights.under("vision_model"))?,
         };
-        DualEncoder::new(towers, preprocessor, recommended)
+        DualEncoder::new(towers, preprocessor, settings)
     }
 }
 

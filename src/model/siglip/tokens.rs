@@ -76,7 +76,7 @@ impl SiglipTokens {
             config.eos_token.id(&tokenizer)?,
             config.pad_token.id(&tokenizer)?,
         );
-        let first = config
+        let is_first_version = config
             .tokenizer_class
             .as_deref()
             .is_some_and(|class| class.starts_with("SiglipTokenizer"));
@@ -84,7 +84,7 @@ impl SiglipTokens {
         if config.do_lower_case {
             steps.push(Lowercase.into());
         }
-        if first {
+        if is_first_version {
             steps.extend(without_punctuation()?);
         }
         Ok(Self {

@@ -34,7 +34,7 @@ const SECTIONS: usize = 7;
 const HEADER: usize = 56 + 8 * SECTIONS;
 const CHECKSUM: Range<usize> = 24..32;
 /// Limit on the slots that a lookup skips, so that every lookup is fast.
-const MAX_PROBES: u32 = 512;
+const MAX_SKIPS: u32 = 512;
 const EMPTY_RANK: u32 = u32::MAX;
 
 const REST: usize = 0;
@@ -59,8 +59,8 @@ pub(super) struct CompactLayout {
     pub longest: usize,
     /// Length of the vocabulary's longest token, in bytes.
     pub longest_token: usize,
-    token_probes: u32,
-    merge_probes: u32,
+    token_skips: u32,
+    merge_skips: u32,
     bytes: usize,
     sections: [Range<usize>; SECTIONS],
 }
@@ -104,8 +104,8 @@ impl CompactLayout {
             },
             longest: usize::try_from(u64_at(header, 32)).map_err(|_| "a token is too long")?,
             longest_token: u32_at(header, 40) as usize,
-            token_probes: u32_at(header, 44),
-            merge_probes: u32_at(header, 48),
+            token_skips: u32_at(header, 44),
+            merge_skips: u32_at(header, 48),
             bytes: bytes.len(),
             sections,
         };
@@ -133,8 +133,8 @@ impl CompactLayout {
             && (merge_slots == 0 || merge_slots.is_power_of_two())
             && token_slots <= u32::MAX as usize
             && merge_slots <= u32::MAX as usize
-            && self.token_probes <= MAX_PROBES
-            && self.merge_probes <= MAX_PROBES;
+            && self.token_skips <= MAX_SKIPS
+            && self.merge_skips <= MAX_SKIPS;
         if sound { Ok(()) } else { Err(fail) }
     }
 
@@ -160,8 +160,8 @@ impl CompactLayout {
             token_slots: section(TOKEN_SLOTS)?.as_chunks().0,
             merge_slots: section(MERGE_SLOTS)?.as_chunks().0,
             scores: section(SCORES)?.as_chunks().0,
-            token_probes: self.token_probes,
-            merge_probes: self.merge_probes,
+            token_skips: self.token_skips,
+            merge_skips: self.merge_skips,
         })
     }
 }
@@ -233,8 +233,8 @@ pub(super) struct Tables<'a> {
     token_slots: &'a [[u8; 8]],
     merge_slots: &'a [[u8; 16]],
     scores: &'a [[u8; 8]],
-    token_probes: u32,
-    merge_probes: u32,
+    token_skips: u32,
+    merge_skips: u32,
 }
 
 impl<'a> Tables<'a> {
@@ -288,8 +288,8 @@ impl<'a> Tables<'a> {
     pub fn find_hashed(&self, hash: Hash, head: &[u8], tail: &[u8]) -> Option<usize> {
         let (first, tag) = hash.spread();
         let mask = self.token_slots.len().checked_sub(1)?;
-        for probe in 0..=self.token_probes {
-            let slot = (first.wrapping_add(probe)) as usize & mask;
+        for skip in 0..=self.token_skips {
+            let slot = (first.wrapping_add(skip)) as usize & mask;
             let [index, found] = pair(self.token_slots.get(slot)?);
             let index = (index as usize).checked_sub(1)?;
             if found == tag
@@ -307,8 +307,8 @@ impl<'a> Tables<'a> {
     pub fn merge(&self, left: u32, right: u32) -> Option<Merge> {
         let (first, _) = Hash::of_pair(left, right).spread();
         let mask = self.merge_slots.len().checked_sub(1)?;
-        for probe in 0..=self.merge_probes {
-            let slot = (first.wrapping_add(probe)) as usize & mask;
+        for skip in 0..=self.merge_skips {
+            let slot = (first.wrapping_add(skip)) as usize & mask;
             let ([key, value], _) = self.merge_slots.get(slot)?.as_chunks() else {
                 return None;
             };
@@ -332,8 +332,8 @@ fn pair(bytes: &[u8; 8]) -> [u32; 2] {
 /// Writes a compact form.
 pub(super) struct CompactWriter {
     longest_token: usize,
-    token_probes: u32,
-    merge_probes: u32,
+    token_skips: u32,
+    merge_skips: u32,
     texts: Vec<u8>,
     ends: Vec<[u8; 4]>,
     ids: Vec<[u8; 4]>,
@@ -349,8 +349,8 @@ impl CompactWriter {
         let count = tokens.len();
         let mut writer = Self {
             longest_token: 0,
-            token_probes: 0,
-            merge_probes: 0,
+            token_skips: 0,
+            merge_skips: 0,
             texts: Vec::new(),
             ends: Vec::with_capacity(count),
             ids: Vec::with_capacity(count),
@@ -374,10 +374,10 @@ impl CompactWriter {
             let (first, tag) = Hash::START.with(token.as_bytes()).spread();
             let number = u64::from(u32::try_from(index).ok()?.checked_add(1)?);
             let entry = (u64::from(tag) << 32 | number).to_le_bytes();
-            let probe = insert(&mut writer.token_slots, first, entry, |slot| {
+            let skips = insert(&mut writer.token_slots, first, entry, |slot| {
                 *slot == [0; 8]
             })?;
-            writer.token_probes = writer.token_probes.max(probe);
+            writer.token_skips = writer.token_skips.max(skips);
         }
         Some(writer)
     }
@@ -391,8 +391,8 @@ impl CompactWriter {
             token_slots: &self.token_slots,
             merge_slots: &self.merge_slots,
             scores: &self.scores,
-            token_probes: self.token_probes,
-            merge_probes: self.merge_probes,
+            token_skips: self.token_skips,
+            merge_skips: self.merge_skips,
         }
     }
 
@@ -406,10 +406,10 @@ impl CompactWriter {
                 bytes.copy_from_slice(&number.to_le_bytes());
             }
             let (first, _) = Hash::of_pair(left, right).spread();
-            let probe = insert(&mut self.merge_slots, first, entry, |slot| {
+            let skips = insert(&mut self.merge_slots, first, entry, |slot| {
                 slot[8..12] == EMPTY_RANK.to_le_bytes() || slot[..8] == entry[..8]
             })?;
-            self.merge_probes = self.merge_probes.max(probe);
+            self.merge_skips = self.merge_skips.max(skips);
         }
         Some(())
     }
@@ -436,8 +436,8 @@ impl CompactWriter {
         ];
         let numbers = [
             self.longest_token as u32,
-            self.token_probes,
-            self.merge_probes,
+            self.token_skips,
+            self.merge_skips,
         ];
         lay_out(1, longest, numbers, sections)
     }
@@ -480,7 +480,7 @@ fn slots_for(entries: usize) -> usize {
 }
 
 /// Puts `entry` into the first slot at or after `first` for which `free` holds. Returns the number of
-/// slots skipped, or `None` if that would exceed [`MAX_PROBES`].
+/// slots skipped, or `None` if that would exceed [`MAX_SKIPS`].
 fn insert<const N: usize>(
     slots: &mut [[u8; N]],
     first: u32,
@@ -488,11 +488,11 @@ fn insert<const N: usize>(
     free: impl Fn(&[u8; N]) -> bool,
 ) -> Option<u32> {
     let mask = slots.len().checked_sub(1)?;
-    for probe in 0..=MAX_PROBES {
-        let slot = slots.get_mut(first.wrapping_add(probe) as usize & mask)?;
+    for skip in 0..=MAX_SKIPS {
+        let slot = slots.get_mut(first.wrapping_add(skip) as usize & mask)?;
         if free(slot) {
             *slot = entry;
-            return Some(probe);
+            return Some(skip);
         }
     }
     None
