@@ -60,7 +60,7 @@ def measure(tables, program, arguments):
     yield from upkeep.build(tables, 3)
     yield from upkeep.size(tables)
     yield from speed.sweep(tables, program, 2 * runs)
-    yield from speed.mission(tables, runs)
+    yield from speed.main_query(tables, runs)
     yield from speed.many(tables, runs)
     yield from speed.other_dims(tables, runs)
     if tables.real_queries is not None:

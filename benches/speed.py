@@ -95,7 +95,7 @@ def sweep(tables, program, runs):
     )
 
 
-def mission(tables, runs):
+def main_query(tables, runs):
     """All matches in order: by the index, by pgvector with a column of prefixes, by pgvector's HNSW graph."""
     matches = min(MATCHES, tables.full.count // 25)
     queries = tables.full.queries(3)
@@ -103,7 +103,7 @@ def mission(tables, runs):
     # Without index scans, or the planner would take the order from the graph, whose answer is incomplete.
     exact, graph = "SET enable_indexscan = off;", "SET enable_seqscan = off;"
     prepare = f"""
-        PREPARE mission(mrl_vector, double precision) AS
+        PREPARE main_query(mrl_vector, double precision) AS
         SELECT id FROM full_vectors WHERE coarse_match(e, $1, $2, {PREFIX}) ORDER BY fine_score(e, $1) DESC;
         PREPARE exact(halfvec, halfvec, double precision) AS
         SELECT id FROM halfvecs WHERE p <=> $2 <= $3 ORDER BY e <=> $1;
@@ -112,7 +112,7 @@ def mission(tables, runs):
     statements, truth = {}, {}
     for n, (query, [threshold]) in enumerate(zip(queries, thresholds)):
         whole, prefix = literal(query), literal(query[:PREFIX])
-        statements[f"ours {n}"] = Statement(f"EXECUTE mission('{whole}', {threshold!r})")
+        statements[f"ours {n}"] = Statement(f"EXECUTE main_query('{whole}', {threshold!r})")
         statements[f"exact {n}"] = Statement(f"EXECUTE exact('{whole}', '{prefix}', {1 - threshold!r})", exact)
         statements[f"graph {n}"] = Statement(
             f"EXECUTE graph('{whole}')", f"{graph} SET hnsw.ef_search = {min(1000, matches)};"
@@ -154,13 +154,13 @@ def many(tables, runs):
     query = tables.full.queries(1)[0]
     [[threshold]] = tables.thresholds("full_vectors", DIMENSIONS, PREFIX, [query], [matches])
     prepare = f"""
-        PREPARE mission(mrl_vector, double precision) AS
+        PREPARE main_query(mrl_vector, double precision) AS
         SELECT id FROM full_vectors WHERE coarse_match(e, $1, $2, {PREFIX}) ORDER BY fine_score(e, $1) DESC;
         PREPARE refine(mrl_vector) AS SELECT count(fine_score(e, $1)) FROM full_vectors;
     """
     result = tables.database.in_turn(
-        {"mission": Statement(f"EXECUTE mission('{literal(query)}', {threshold!r})")}, runs, prepare, sweeps=True
-    )["mission"]
+        {"main_query": Statement(f"EXECUTE main_query('{literal(query)}', {threshold!r})")}, runs, prepare, sweeps=True
+    )["main_query"]
     # The matches are few among the table's rows, so each fine score reads TOAST pages that no earlier row has just read.
     apart = tables.full.count // matches
     prepare += f"PREPARE refine_apart(mrl_vector) AS SELECT count(fine_score(e, $1)) FROM full_vectors WHERE id % {apart} = 0;"
@@ -530,7 +530,7 @@ def without_index(tables, runs):
 def same_rows(results):
     counts = {name: result.rows for name, result in results.items()}
     if len({tuple(rows) for rows in counts.values()}) > 1:
-        raise SystemExit(f"wrong answers: the ways to read a table give different counts: {counts}")
+        raise SystemExit(f"wrong answers: the ways to read a table give different rows: {counts}")
 
 
 def plans(tables, table, stored, queries, runs):

@@ -19,16 +19,16 @@ mod tests {
             let dims = random.between(1, of);
             let (e, q) = (random.vector(of), random.vector(of));
             let expected = brute_force(&e, &q, dims);
-            // A distance from the threshold that is usually small, but larger than the error of
+            // A margin from the threshold that is usually small, but larger than the error of
             // f32.
-            let distance = TOLERANCE + random.signed().abs().powi(4) * 0.5;
+            let margin = TOLERANCE + random.signed().abs().powi(4) * 0.5;
             // Whether the similarity is below the threshold: at random, but a threshold lies in -1..=1,
             // so it cannot be above a similarity near 1, nor below one near -1.
             let below = match random.signed() < 0.0 {
-                true => expected + distance <= 1.0,
-                false => expected - distance < -1.0,
+                true => expected + margin <= 1.0,
+                false => expected - margin < -1.0,
             };
-            let threshold = expected + if below { distance } else { -distance };
+            let threshold = expected + if below { margin } else { -margin };
             let (function, operator, not_function, not_operator) = Spi::connect(|client| {
                 let row = client
                     .select(

@@ -19,7 +19,7 @@ from painter import CONCEPTS
 
 WIDTHS = (0, 64, 32, 16)  # prefixes of the embedding; 0 means all dimensions
 PHRASINGS = 12  # queries per concept in the comparison of phrasings
-LEAST = 8  # photos that must show both concepts of a pair for it to be queried
+PHOTOS_OF_A_PAIR = 8  # photos that must show both concepts of a pair for it to be queried
 RECALL = 0.99
 PRECISION = 0.97
 COARSE_WIDTH = 64
@@ -167,13 +167,13 @@ def threshold_table(score, truth: np.ndarray) -> str:
 
 def phrasing_table(score, truth: np.ndarray, seed: int = 1) -> str:
     """Mean average precision of phrasings from training and of phrasings that training never used. Pairs of concepts are
-    queried if the album has at least `LEAST` photos of both."""
+    queried if the album has at least `PHOTOS_OF_A_PAIR` photos of both."""
     import phrases
 
     rng = random.Random(f"phrasings {seed}")
     counts = truth.T.astype(int) @ truth
     pairs = [
-        (a, b) for a in CONCEPTS for b in CONCEPTS if a != b and counts[CONCEPTS.index(a), CONCEPTS.index(b)] >= LEAST
+        (a, b) for a in CONCEPTS for b in CONCEPTS if a != b and counts[CONCEPTS.index(a), CONCEPTS.index(b)] >= PHOTOS_OF_A_PAIR
     ]
     rows = []
     for name, unseen in (("from training", False), ("never seen", True)):

@@ -67,7 +67,7 @@ def loss_of(
     truth: np.ndarray,
     cells: np.ndarray,
     heads: Heads,
-    helpers: float,
+    auxiliary_weight: float,
 ) -> Tensor:
     answers = Questions.answers(asked, truth)
     total = pictures.new_zeros(())
@@ -75,14 +75,14 @@ def loss_of(
         score = F.normalize(pictures[:, :width], dim=-1) @ F.normalize(queries[:, :width], dim=-1).T
         logits = heads.scale[k].exp() * score + heads.bias[k]
         total = total + PREFIX_WEIGHTS[width] * F.binary_cross_entropy_with_logits(logits, answers)
-    if helpers > 0:
+    if auxiliary_weight > 0:
         where = F.binary_cross_entropy_with_logits(heads.cells(image.float()), unpack(cells))
         root = network.WIDTH**0.5  # embeddings have unit length
         what = F.binary_cross_entropy_with_logits(heads.concepts(pictures * root), unpack(truth))
         singles = [i for i, query in enumerate(asked) if len(query.rule) == 1 and len(query.rule[0]) == 1]
         named = unpack(np.array([bits(asked[i].rule[0]) for i in singles]))
         what = what + F.binary_cross_entropy_with_logits(heads.concepts(queries[singles] * root), named)
-        total = total + helpers * (where + 0.5 * what)
+        total = total + auxiliary_weight * (where + 0.5 * what)
     return total
 
 
@@ -153,8 +153,8 @@ class Run:
         with torch.autocast("cpu", torch.bfloat16):
             pictures, image = self.grids[grid].run(self.pictures, torch.from_numpy(pictures))
             queries = self.texts(ids, last)
-        helpers = 1.0 if self.decay_from is None else 0.3
-        loss = loss_of(pictures.float(), image, queries.float(), asked, truth, cells, self.heads, helpers)
+        auxiliary_weight = 1.0 if self.decay_from is None else 0.3
+        loss = loss_of(pictures.float(), image, queries.float(), asked, truth, cells, self.heads, auxiliary_weight)
         loss.backward()
         nn.utils.clip_grad_norm_([*self.model.parameters(), *self.heads.parameters()], 1.0)
         for optimizer in self.optimizers:

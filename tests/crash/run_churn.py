@@ -94,7 +94,7 @@ def concurrently(*tasks):
     return errors
 
 
-def slow_reader(server, source, rng, stop, read):
+def slow_reader(server, source, rng, stop, results):
     """Reads a plain index scan through a cursor, with pauses in which others write and vacuum, and compares the rows with a
     sequential scan in the same snapshot."""
     with server.connect() as connection:
@@ -114,10 +114,10 @@ def slow_reader(server, source, rng, stop, read):
                 for name, value in SEQUENTIAL.items():
                     connection.execute(f"SET LOCAL {name} = {value}")
                 expected, _ = answer(connection, f"SELECT id FROM album WHERE {where}")
-                read.append(None if sorted(found) == expected else f"{index}: {where[:90]}: {difference(expected, sorted(found))}")
+                results.append(None if sorted(found) == expected else f"{index}: {where[:90]}: {difference(expected, sorted(found))}")
 
 
-def ordered_reader(server, source, rng, stop, read):
+def ordered_reader(server, source, rng, stop, results):
     """Reads rows in the order of their distance through a cursor, with so little memory that the scan sweeps several times
     while others write and vacuum, and compares rows and order with a sequential scan in the same snapshot."""
     with server.connect() as connection:
@@ -140,13 +140,13 @@ def ordered_reader(server, source, rng, stop, read):
                     connection.execute(f"SET LOCAL {name} = {value}")
                 expected = connection.execute(f"SELECT id, {distance} FROM album WHERE {where}").fetchall()
                 if "Order By" not in plan:
-                    read.append(f"no ordered scan:\n{plan}")
+                    results.append(f"no ordered scan:\n{plan}")
                 elif sorted(found) != sorted(expected):
                     ids = [[number for number, _ in rows] for rows in (expected, found)]
-                    read.append(f"in order: {where[:90]}: {difference(*map(sorted, ids))}")
+                    results.append(f"in order: {where[:90]}: {difference(*map(sorted, ids))}")
                 else:
                     distances = [d for _, d in found]
-                    read.append(None if distances == sorted(distances) else f"not in order: {where[:90]}")
+                    results.append(None if distances == sorted(distances) else f"not in order: {where[:90]}")
 
 
 def sizes(connection, index):
@@ -179,7 +179,7 @@ def not_as_written(connection, writers):
 
 def cycle(server, connection, writers, source, rng, checks, name, largest_rebuilt):
     stop = threading.Event()
-    read = []
+    results = []
     reader = Reader(server, [ALBUM], {ALBUM.name: source}, rng.random())
 
     def vacuum():
@@ -195,12 +195,12 @@ def cycle(server, connection, writers, source, rng, checks, name, largest_rebuil
 
     complaints = []
     reader.start()
-    readers = [lambda reader=reader: reader(server, source, rng, stop, read) for reader in (slow_reader, ordered_reader)]
+    readers = [lambda reader=reader: reader(server, source, rng, stop, results) for reader in (slow_reader, ordered_reader)]
     complaints += concurrently(write, vacuum, *readers)
     reader.stopping.set()
     reader.join(90)
     checks.add(f"{name}: no session had an error", complaints + ([repr(reader.error)] if reader.error else []))
-    checks.add(f"{name}: {reader.asked} questions and {len(read)} cursors during writes and vacuum", reader.wrong + [wrong for wrong in read if wrong])
+    checks.add(f"{name}: {reader.asked} questions and {len(results)} cursors during writes and vacuum", reader.wrong + [wrong for wrong in results if wrong])
     connection.execute("VACUUM album")
     grown = {index: sizes(connection, index) for index in ALBUM.indexes}
     said = ", ".join(f"{index} {now} pages, {anew} when built anew" for index, (now, anew) in grown.items())

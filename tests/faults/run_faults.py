@@ -127,10 +127,10 @@ class Faults:
     def killed_while_packing(self):
         cache = self.server.data / "pgsql_tmp_photosearch"
         shutil.rmtree(cache)
-        began = self.kill_backend(
+        killed = self.kill_backend(
             self.server, "SELECT photosearch.prepare_model(%s)", [MODEL], lambda: self.unfinished(cache)
         )
-        self.check("a backend is killed while it packs a model", began)
+        self.check("a backend is killed while it packs a model", killed)
         with self.server.wait() as connection:
             self.check("the unfinished copy is still there", len(self.unfinished(cache)) == 1)
             self.check("the next session packs the model", vector(connection) == self.expected)
@@ -139,8 +139,8 @@ class Faults:
     def killed_in_forward_pass(self):
         started = time.monotonic()
         query, image = "SELECT embed_image(%s, %s)", picture(1600, 1120)
-        began = self.kill_backend(self.server, query, [MODEL, image], lambda: time.monotonic() > started + 0.4)
-        self.check("a backend is killed in a forward pass", began)
+        killed = self.kill_backend(self.server, query, [MODEL, image], lambda: time.monotonic() > started + 0.4)
+        self.check("a backend is killed in a forward pass", killed)
         with self.server.wait() as connection:
             self.check("after recovery the server embeds", vector(connection) == self.expected)
             connection.execute("SET statement_timeout = '300ms'")

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 CUTS = 28  # truncations per intact file, spread over its length
-FLIPS = 15  # damaged copies per intact file
+DAMAGED_COPIES = 15  # damaged copies per intact file
 
 
 def scene(width=28, height=20):
@@ -90,7 +90,7 @@ def truncated(name, data):
 
 def damaged(data, rng):
     """Copies with one to four changed bits or bytes; half of the copies are changed within their first 100 bytes."""
-    for count in range(FLIPS):
+    for count in range(DAMAGED_COPIES):
         copy = bytearray(data)
         for _ in range(1 + count % 4):
             at = rng.randrange(min(len(copy), 100) if count % 2 else len(copy))

@@ -46,7 +46,7 @@ def same(got, expected, tolerance):
     return got.shape == expected.shape and numpy.abs(got.astype(int) - expected.astype(int)).max() <= tolerance
 
 
-def differences(got, expected, tolerance=0):
+def must_be_equal(got, expected, tolerance=0):
     """Raises `Wrong` if any samples of two pictures differ by more than `tolerance` levels (of 0 to 255)."""
     must_have_size(got, expected)
     apart = numpy.abs(got.astype(int) - expected.astype(int)).max(axis=-1)
@@ -78,7 +78,7 @@ class Pillow:
             expected = reference.pixels(data, self.draft)
         except reference.PillowRefuses as refusal:
             raise Wrong(f"Pillow refuses this file: {refusal}") from refusal
-        differences(must_have_pixels(answer), expected, self.tolerance)
+        must_be_equal(must_have_pixels(answer), expected, self.tolerance)
         return EQUAL
 
 
@@ -91,7 +91,7 @@ class Pixels:
     tolerance: int = 0
 
     def check(self, _, answer):
-        differences(must_have_pixels(answer), self.expected, self.tolerance)
+        must_be_equal(must_have_pixels(answer), self.expected, self.tolerance)
         return EQUAL
 
 
@@ -170,7 +170,7 @@ class Maybe:
         except reference.PillowRefuses as refusal:
             raise Wrong(f"{describe(answer)}, but Pillow refuses it: {refusal}") from refusal
         if not self.incomparable and not (self.resized and expected.shape != self.sound.shape):
-            differences(answer, expected, self.tolerance)
+            must_be_equal(answer, expected, self.tolerance)
         return UNNOTICED
 
     def judged(self, data):
