@@ -211,5 +211,8 @@ $$;
 SELECT relation, condition_cost(relation, format('coarse_match(e, some_vector(2, vector_dims(%L)), 0.5, 128)', e)) AS coarse, condition_cost(relation, format('fine_score(e, some_vector(2, vector_dims(%L))) > 0.5', e)) AS fine, condition_cost(relation, format('coarse_match(e, some_vector(2, vector_dims(%L)))', e)) AS by_settings
 FROM (SELECT 'inside'::regclass AS relation, (SELECT e FROM inside LIMIT 1) AS e UNION ALL SELECT 'outside', (SELECT e FROM outside LIMIT 1) UNION ALL SELECT 'plain', (SELECT e FROM plain LIMIT 1)) AS x;
 SELECT condition_cost('outside', 'coarse_match(e, some_vector(2, 2048), 0.5, 2048)') > condition_cost('outside', 'coarse_match(e, some_vector(2, 2048), 0.5, 128)') AS longer, condition_cost('outside', 'NOT coarse_match(e, some_vector(2, 2048), 0.5, 128)') = condition_cost('outside', 'coarse_match(e, some_vector(2, 2048), 0.5, 128)') AS negated;
+-- mrl_probe_at_least and mrl_probe_at_most compare all dimensions, also where the planner does not know the query.
+SELECT relation, condition_cost(relation, format('e @~? mrl_probe_at_least((SELECT some_vector(2, %s)), 0.5)', dims)) AS at_least, condition_cost(relation, format('e !@~? mrl_probe_at_most((SELECT some_vector(2, %s)), 0.5)', dims)) AS at_most
+FROM (VALUES ('inside'::regclass, 128), ('outside', 2048), ('plain', 2048)) AS x (relation, dims);
 DROP TABLE inside, outside, plain;
 DROP FUNCTION estimated_rows, is_near, condition_cost, stable_query, volatile_query, expensive_query;
