@@ -24,11 +24,11 @@ CREATE FUNCTION pg_temp.tell(id int) RETURNS bool LANGUAGE plpgsql COST 0.0001 A
 SELECT count(*) FROM album WHERE coarse_match(e, some_vector(5, 16), -1, 8) AND pg_temp.tell(id);
 SELECT count(*) FROM album WHERE fine_score(e, some_vector(5, 16)) > -2 AND pg_temp.tell(id);
 
--- A hidden row of other dimensions causes no error, or one that shows its number of dimensions and nothing else of it.
+-- A hidden row of other dimensions causes no error: the policy rejects the row before it is compared.
 RESET ROLE;
 INSERT INTO album VALUES (91, 'host', '[0.125,0.25,0.375]');
 SET ROLE regress_photosearch_guest;
-SELECT raised($$SELECT count(*) FROM album WHERE coarse_match(e, some_vector(5, 16), 0.2, 8)$$) IN ('no error', '22000 different vector dimensions 3 and 16') AS only_dimensions;
+SELECT raised($$SELECT count(*) FROM album WHERE coarse_match(e, some_vector(5, 16), 0.2, 8)$$);
 SELECT count(*) FROM album WHERE fine_score(e, some_vector(5, 16)) > -2;
 DROP FUNCTION pg_temp.tell;
 RESET ROLE;
