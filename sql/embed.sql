@@ -5,7 +5,7 @@
 
 CREATE FUNCTION photosearch.embed_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'photosearch_embed_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION photosearch.embed_support(internal) IS 'planner support for functions that embed: cost of one embedding per statement if the arguments are the same for all rows';
+COMMENT ON FUNCTION photosearch.embed_support(internal) IS 'planner support for functions that embed: if the arguments of such a function are the same for all rows, its cost is that of one embedding per statement';
 
 CREATE FUNCTION embed_text(model text, content text, instruction text DEFAULT NULL) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'photosearch_embed_text_wrapper'

@@ -5,7 +5,7 @@
 
 CREATE FUNCTION mrl_prefix_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_prefix_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: cost estimates, and a leakproof operator beside them behind a security barrier';
+COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: cost estimates, and behind a security barrier the leakproof operator @~? or !@~? beside @~ or !@~';
 
 CREATE FUNCTION mrl_vector_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'mrl_vector_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;

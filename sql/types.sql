@@ -1,7 +1,7 @@
 -- The types, and their casts, operators, aggregates and operator classes.
 
 CREATE SCHEMA photosearch;
-COMMENT ON SCHEMA photosearch IS 'administration of photosearch: models';
+COMMENT ON SCHEMA photosearch IS 'administration of photosearch: models, check_index for indexes, last_sweep for scans, image_problem for pictures that cannot be embedded';
 GRANT USAGE ON SCHEMA photosearch TO PUBLIC;
 
 -- mrl_vector
@@ -92,7 +92,7 @@ CREATE FUNCTION mrl_leakproof_probe(mrl_vector) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_leakproof_probe_by_settings_wrapper'
     LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector) IS
-    'put in place of mrl_probe by the planner: a probe that any vector may match if the settings do not suit it';
+    'put in place of mrl_probe by the planner: a probe that any vector may match if the settings do not suit the query';
 
 CREATE FUNCTION mrl_probe_at_least(mrl_vector, double precision) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_probe_at_least_wrapper'

@@ -154,7 +154,7 @@ pub fn threads() -> Option<usize> {
         .filter(|&threads| threads > 0)
 }
 
-/// The limits for the pictures that `embed_image` accepts.
+/// The limits for the pictures that the functions which take pictures accept.
 pub fn image_limits() -> Limits {
     Limits {
         max_bytes: usize::try_from(MAX_IMAGE_KB.get()).unwrap_or(0) * 1024,
@@ -235,7 +235,7 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"photosearch.max_embed_memory",
-        c"Memory that one forward pass may take, beside the model's weights, and that decoding one picture may take.",
+        c"Memory that one forward pass may take, beside the model's weights, and that decoding the pictures of one batch may take together.",
         c"An operation that would take more raises an error.",
         &MAX_EMBED_KB,
         1024,
@@ -245,7 +245,7 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"photosearch.max_image_size",
-        c"Largest encoded picture that embed_image accepts.",
+        c"Largest encoded picture that embed_image, embed, embed_images and photosearch.image_problem accept.",
         c"",
         &MAX_IMAGE_KB,
         1,

@@ -11,6 +11,8 @@ DROP FUNCTION coarse_match(mrl_vector, mrl_vector, double precision, integer);
 
 -- sql/types.sql
 
+COMMENT ON SCHEMA photosearch IS 'administration of photosearch: models, check_index for indexes, last_sweep for scans, image_problem for pictures that cannot be embedded';
+
 COMMENT ON FUNCTION mrl_vector_typanalyze(internal) IS 'ANALYZE function: stores a sample of prefixes for the planner';
 
 CREATE FUNCTION mrl_probe(query mrl_vector, threshold double precision, dims bigint) RETURNS mrl_probe
@@ -35,7 +37,7 @@ CREATE FUNCTION mrl_leakproof_probe(mrl_vector) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_leakproof_probe_by_settings_wrapper'
     LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL SAFE;
 COMMENT ON FUNCTION mrl_leakproof_probe(mrl_vector) IS
-    'put in place of mrl_probe by the planner: a probe that any vector may match if the settings do not suit it';
+    'put in place of mrl_probe by the planner: a probe that any vector may match if the settings do not suit the query';
 
 CREATE FUNCTION mrl_probe_at_least(mrl_vector, double precision) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_probe_at_least_wrapper'
@@ -97,7 +99,7 @@ COMMENT ON OPERATOR / (mrl_vector, double precision) IS 'divide by a number';
 
 -- sql/pair.sql
 
-COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: cost estimates, and a leakproof operator beside them behind a security barrier';
+COMMENT ON FUNCTION mrl_prefix_support(internal) IS 'planner support for the functions behind @~ and !@~: cost estimates, and behind a security barrier the leakproof operator @~? or !@~? beside @~ or !@~';
 COMMENT ON FUNCTION mrl_vector_support(internal) IS 'planner support for functions that read a whole vector: cost estimates';
 
 -- These four functions are no longer leakproof: their errors reveal that a row exists.
@@ -193,7 +195,7 @@ COMMENT ON OPERATOR <~> (mrl_vector, mrl_vector) IS 'negative fine_score: the or
 
 CREATE FUNCTION photosearch.embed_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME', 'photosearch_embed_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION photosearch.embed_support(internal) IS 'planner support for functions that embed: cost of one embedding per statement if the arguments are the same for all rows';
+COMMENT ON FUNCTION photosearch.embed_support(internal) IS 'planner support for functions that embed: if the arguments of such a function are the same for all rows, its cost is that of one embedding per statement';
 
 CREATE OR REPLACE FUNCTION embed_text(model text, content text, instruction text DEFAULT NULL) RETURNS mrl_vector
     AS 'MODULE_PATHNAME', 'photosearch_embed_text_wrapper'
