@@ -1,6 +1,7 @@
 //! Reads and checks the `config.json` of a NomicBert checkpoint, with the keys of its authors, Nomic
 //! (`n_embd`), or those of transformers 5 (`hidden_size`). A missing key gets its default in
-//! transformers; `max_trained_positions`, which transformers lacks, gets Nomic's. After
+//! transformers; `max_trained_positions`, which transformers lacks, gets Nomic's. In a file with Nomic's keys, the
+//! keys of [`NEEDED`] must not be missing, because Nomic's code has other defaults for them. After
 //! [`NomicConfig::read`], no divisor is zero and no product of sizes overflows.
 
 use candle_transformers::models::nomic_bert::Config;
@@ -35,6 +36,22 @@ const REQUIRED: [(&str, Required); 17] = [
     ("scale_attn_by_inverse_layer_idx", Required::Flag(false)),
     // Mixtures of experts (nomic-embed-text-v2-moe).
     ("moe_every_n_layers", Required::Number(0.0)),
+];
+
+/// Nomic's keys for the sizes of a model. A file that has one of them is read as Nomic's.
+const SIZES: [&str; 4] = ["n_embd", "n_head", "n_layer", "n_inner"];
+
+/// Keys that a file with Nomic's keys must have. The defaults of Nomic's code (`NomicBertConfig` in
+/// `configuration_hf_nomic_bert.py`, which extends transformers' `GPT2Config`) give another model of the same
+/// shapes, or one with biases, which loading would not notice.
+const NEEDED: [&str; 7] = [
+    "activation_function",
+    "layer_norm_epsilon",
+    "rotary_emb_fraction",
+    "rotary_emb_base",
+    "qkv_proj_bias",
+    "mlp_fc1_bias",
+    "mlp_fc2_bias",
 ];
 
 /// A value that a key must have if the key is present and not null.
@@ -193,6 +210,11 @@ impl NomicConfig {
         let base = config.rotary_emb_base;
         if !(base as f32).is_normal() || base <= 0.0 {
             return Err(format!("rotary_emb_base must not be {base}"));
+        }
+        if SIZES.iter().any(|key| json.get(key).is_some())
+            && let Some(key) = NEEDED.iter().find(|key| present(json, key).is_none())
+        {
+            return Err(format!("{key} is missing"));
         }
         Ok(())
     }

@@ -314,6 +314,29 @@ fn variants_that_candle_does_not_run_are_named() {
 }
 
 #[test]
+fn keys_with_another_default_in_nomics_code_are_needed() {
+    for key in [
+        "activation_function",
+        "layer_norm_epsilon",
+        "rotary_emb_fraction",
+        "rotary_emb_base",
+        "qkv_proj_bias",
+        "mlp_fc1_bias",
+        "mlp_fc2_bias",
+    ] {
+        let missing = |config: &mut Value| drop(config.as_object_mut().unwrap().remove(key));
+        let null = |config: &mut Value| config[key] = Value::Null;
+        for change in [&missing as &dyn Fn(&mut Value), &null] {
+            let copy = GoldenCopy::of_nomic("authors");
+            copy.edit("config.json", change);
+            copy.assert_malformed("config.json", &format!("{key} is missing"));
+        }
+    }
+    // transformers' file has none of these keys.
+    assert!(GoldenCopy::of_nomic("transformers").load().is_ok());
+}
+
+#[test]
 fn hostile_sizes_are_malformed() {
     for (key, value) in [
         ("n_embd", json!(0)),
