@@ -1,7 +1,9 @@
 //! BMP by the `image` crate.
 //!
 //! The `image` crate aborts the process if one of its allocations fails. The samples are read into a
-//! buffer of this crate, whose allocation can fail with an error.
+//! buffer of this crate, whose allocation can fail with an error. What the decoder itself allocates (image 0.25.10) is
+//! not counted: a palette of 2 kB, one row of palette indices, of at most [`MAX_SIDE`](super::MAX_SIDE) bytes, and a run
+//! of 256 bytes. The crate's own limits do not apply to BMP.
 
 use std::error::Error as _;
 use std::io::Cursor;
@@ -15,9 +17,6 @@ use super::decoding::{PixelLayout, Source, Work};
 use super::{CUT_SHORT, ImageError, RgbImage, rgb};
 
 const FORMAT: &str = "BMP";
-/// The most memory in bytes that the decoder may take in addition to the picture. (The `image` crate 0.25.10 does
-/// not check this for BMP, which needs little more than a row and a palette.)
-const WORKING_MEMORY: u64 = 64 << 20;
 
 /// A BMP whose header has been read.
 pub(super) struct Bmp<'a>(BmpDecoder<Cursor<&'a [u8]>>);
@@ -41,14 +40,10 @@ impl Source for Bmp<'_> {
         }
     }
 
-    fn decode(mut self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
+    fn decode(self: Box<Self>, work: &mut Work<'_>) -> Result<RgbImage, ImageError> {
         let (width, height) = self.0.dimensions();
         let color = self.0.color_type();
-        let length = self.0.total_bytes();
-        let mut memory = image::Limits::no_limits();
-        memory.max_alloc = Some(length.saturating_add(WORKING_MEMORY));
-        self.0.set_limits(memory).map_err(from_library)?;
-        let mut samples = work.bytes(length)?;
+        let mut samples = work.bytes(self.0.total_bytes())?;
         self.0.read_image(&mut samples).map_err(from_library)?;
         if color == ColorType::Rgb8 {
             return RgbImage::new(width, height, samples);
@@ -81,7 +76,11 @@ impl Source for Bmp<'_> {
 
 fn from_library(error: image::ImageError) -> ImageError {
     match error {
-        image::ImageError::Limits(_) => malformed("it takes more memory than its size allows"),
+        // The decoder tries to allocate the palette, and returns this error if it cannot.
+        image::ImageError::Limits(_) => ImageError::OutOfMemory {
+            width: 0,
+            height: 0,
+        },
         image::ImageError::Unsupported(error) => {
             let variant = match error.kind() {
                 UnsupportedErrorKind::GenericFeature(feature) => feature,

@@ -87,8 +87,12 @@ impl Source for Png<'_> {
         let samples = Samples::of(self.reader.output_color_type())?;
         let length = self.reader.output_line_size(info.width);
         let length = length.ok_or_else(|| work.out_of_memory())? as u64;
-        // The decoder's buffer holds the previous row, the current one, and what is inflated ahead: some four rows.
-        work.take(length.saturating_mul(4) + (1 << 20))?;
+        // The decoder inflates into a vector (png 0.18.1, `unfiltering_buffer.rs`). It discards rows that are done only
+        // when they are 4 rows or 128 kB. Beside them, the vector holds the previous row, a part of the current one, and
+        // 40 kB for the window and the next step of inflate: at most 6 rows and 168 kB. A growing vector doubles its
+        // capacity, and for a moment the old allocation exists beside the new one, so this counts three times. One more
+        // row is copied if the file ends early.
+        work.take(length.saturating_mul(3 * 6 + 1) + (1 << 20))?;
         let mut row = work.bytes(length)?;
         let mut image = work.canvas(info.width, info.height)?;
         work.confirm()?;
