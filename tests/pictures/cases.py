@@ -13,6 +13,7 @@ REFUSED = "refused by name"
 ERROR = "error"
 SOUND = "damage without effect"
 UNNOTICED = "damage unnoticed by both"
+UNJUDGED = "Pillow cannot judge"
 FAILED = "failed"
 
 
@@ -59,6 +60,16 @@ def must_be_equal(got, expected, tolerance=0):
         )
 
 
+def of_pillow(data, draft=None):
+    """The pixels that Pillow decodes from an intact file."""
+    try:
+        return reference.pixels(data, draft)
+    except reference.PillowRefuses as refusal:
+        raise Wrong(f"Pillow refuses this file: {refusal}") from refusal
+    except reference.PillowCannotJudge as reason:
+        raise Wrong(f"Pillow cannot judge this file: {reason}") from reason
+
+
 def must_have_pixels(answer):
     if isinstance(answer, Refusal):
         raise Wrong(f"{answer}, should be pixels")
@@ -74,11 +85,7 @@ class Pillow:
     draft: int | None = None
 
     def check(self, data, answer):
-        try:
-            expected = reference.pixels(data, self.draft)
-        except reference.PillowRefuses as refusal:
-            raise Wrong(f"Pillow refuses this file: {refusal}") from refusal
-        must_be_equal(must_have_pixels(answer), expected, self.tolerance)
+        must_be_equal(must_have_pixels(answer), of_pillow(data, self.draft), self.tolerance)
         return EQUAL
 
 
@@ -105,7 +112,7 @@ class Close:
     expected: numpy.ndarray | None = None
 
     def check(self, data, answer):
-        expected = reference.pixels(data) if self.expected is None else self.expected
+        expected = of_pillow(data) if self.expected is None else self.expected
         got, expected = must_have_pixels(answer).astype(float), expected.astype(float)
         must_have_size(got, expected)
         mean = numpy.abs(got - expected).mean()
@@ -148,7 +155,8 @@ class Damaged:
 @dataclass
 class Maybe:
     """Expects an error, or Pillow's pixels, or `sound`, the pixels of the file before it was damaged, for
-    a damaged file. `sound` is accepted even if Pillow refuses the file.
+    a damaged file. `sound` is accepted even if Pillow refuses the file. Any pixels are accepted if Pillow
+    opens the file in a mode without a defined black and white; such files have an outcome of their own.
 
     `mended` is a function that repairs damage which only Pillow refuses; Pillow then decodes the repaired
     file. `incomparable` says why the pixels may differ from Pillow's, `resized` why they may differ if
@@ -169,6 +177,8 @@ class Maybe:
             expected = self.judged(data)
         except reference.PillowRefuses as refusal:
             raise Wrong(f"{describe(answer)}, but Pillow refuses it: {refusal}") from refusal
+        except reference.PillowCannotJudge:
+            return UNJUDGED
         if not self.incomparable and not (self.resized and expected.shape != self.sound.shape):
             must_be_equal(answer, expected, self.tolerance)
         return UNNOTICED
