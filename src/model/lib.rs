@@ -4,6 +4,7 @@
 //!
 //! [`load`] reads the `model_type` in `config.json` and calls the matching model family. Each
 //! family has a folder (`qwen3_vl/`, `bert/`, `nomic_bert/`, `clip/`, `siglip/`; `dual/` is what the last two share).
+//! `siglip/` runs `siglip2`, too.
 //! `nomic_bert/` runs candle's forward pass; the others have their own. The other modules serve several families: the
 //! directory and its files, weights, layers, attention, tokenizer. The chat prompt (`prompt`) is Qwen3-VL's alone.
 
@@ -191,6 +192,14 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "siglip",
+        files: &[PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG],
+        dims: siglip::dims,
+        load: siglip::load,
+        dual: true,
+        session_bytes: None,
+    },
+    Family {
+        model_type: "siglip2",
         files: &[PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG],
         dims: siglip::dims,
         load: siglip::load,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, SiglipConfig, SiglipModel
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
 
 
 def byte_alphabet() -> dict[int, str]:
@@ -184,10 +184,21 @@ class Case:
     edit: dict = field(default_factory=dict)  # changes to config.json
     shard: str = "5GB"
     dtype: torch.dtype = torch.float32
+    # (width, height): square, landscape, portrait, smaller than the model's size, twice long, large. Some leave an odd number of
+    # pixels to crop.
+    pictures: tuple = ((32, 32), (40, 31), (31, 44), (1, 1), (150, 40), (33, 200), (333, 250))
 
     @property
     def clip(self) -> bool:
         return self.vocabulary == "clip"
+
+    @property
+    def naflex(self) -> bool:
+        return "num_patches" in self.vision
+
+    @property
+    def model(self) -> type:
+        return CLIPModel if self.clip else Siglip2Model if self.naflex else SiglipModel
 
 
 def sizes(hidden: int, heads: int, layers: int, **others) -> dict:
@@ -233,6 +244,13 @@ LARGE = {
         tower(768, 3072, 12, 12, image_size=224, patch_size=16),
         preprocessor=dict(**HALVES, size=dict(height=224, width=224), resample=2),
     ),
+    "siglip2_naflex_base": Case(
+        "the sizes of google/siglip2-base-patch16-naflex",
+        "gemma",
+        tower(768, 3072, 12, 12, max_position_embeddings=64),
+        tower(768, 3072, 12, 12, num_patches=256, patch_size=16),
+        preprocessor=dict(**HALVES, max_num_patches=256, patch_size=16, resample=2),
+    ),
 }
 
 TOKENIZERS = dict(clip=clip_tokenizer, gemma=gemma_tokenizer, sentencepiece=sentencepiece_tokenizer)
@@ -267,8 +285,8 @@ def write_model(case: Case, directory: Path, seed: int, real: Path | None) -> No
     text = case.text | dict(vocab_size=vocabulary)
     if case.clip:
         text = dict(bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1) | text
-    config = (CLIPConfig if case.clip else SiglipConfig)(text_config=text, vision_config=case.vision, **case.top)
-    model = (CLIPModel if case.clip else SiglipModel)(config)
+    config_class = CLIPConfig if case.clip else Siglip2Config if case.naflex else SiglipConfig
+    model = case.model(config_class(text_config=text, vision_config=case.vision, **case.top))
     draw_weights(model, torch.Generator().manual_seed(seed))
     model.to(case.dtype).save_pretrained(directory, max_shard_size=case.shard)
     path = directory / "config.json"

@@ -1,8 +1,9 @@
 """Writes dual/<case>/: tiny CLIP and SigLIP models with random weights, and the reference's results for them.
 
-The reference is transformers: CLIPModel and SiglipModel in f32 (the bfloat16 cases in both types), the tokenizer classes
-CLIPTokenizer, SiglipTokenizer and Siglip2Tokenizer, and the image processors of the PIL backend (CLIPImageProcessorPil,
-SiglipImageProcessorPil), all loaded from the directory written here. dual_models.py writes the models.
+The reference is transformers: CLIPModel, SiglipModel and Siglip2Model (NaFlex) in f32 (the bfloat16 cases in both types), the
+tokenizer classes CLIPTokenizer, SiglipTokenizer and Siglip2Tokenizer, and the image processors of the PIL backend
+(CLIPImageProcessorPil, SiglipImageProcessorPil, Siglip2ImageProcessorPil), all loaded from the directory written here.
+dual_models.py writes the models.
 
     python make_dual.py                      # write every case
     python make_dual.py --check-stored       # write nothing; compare the reference with the stored files
@@ -22,6 +23,7 @@ The first FILE is bpe_simple_vocab_16e6.txt.gz of the package open_clip_torch, t
 import argparse
 import contextlib
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -33,14 +35,15 @@ from make_preprocess import picture
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPImageProcessor,
-    CLIPModel,
     CLIPTokenizer,
+    Siglip2ImageProcessor,
     SiglipImageProcessor,
-    SiglipModel,
     SiglipTokenizer,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2 import modeling_siglip2
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil, get_image_size_for_max_num_patches
 from transformers.models.siglip2.tokenization_siglip2 import Siglip2Tokenizer
 
 HERE = Path(__file__).resolve().parent
@@ -74,9 +77,6 @@ SPECIAL = {
 }
 # The hidden states are stored for this many of the texts.
 STATES = 5
-# (width, height): square, landscape, portrait, smaller than the model's size, twice long, large. Some leave an odd number of
-# pixels to crop.
-PICTURES = [(32, 32), (40, 31), (31, 44), (1, 1), (150, 40), (33, 200), (333, 250)]
 
 
 def texts_of(case: Case) -> list[str]:
@@ -149,6 +149,19 @@ CASES = {
         preprocessor=dict(**HALVES, size=dict(height=24, width=24), resample=2),
         dtype=torch.bfloat16,
     ),
+    # The pictures become 6 x 6, 6 x 6, 13 x 3, 1 x 40 and 5 x 7 patches, so the position table of 5 x 5 is enlarged, kept and
+    # reduced. The first picture is smaller than a patch, three are enlarged, and the last is reduced.
+    "siglip_naflex": Case(
+        "like google/siglip2-base-patch16-naflex: the picture's own shape, bilinear",
+        "gemma",
+        sizes(16, 2, 1, max_position_embeddings=12, projection_size=24),
+        sizes(24, 2, 2, num_patches=25, patch_size=4),
+        preprocessor=dict(
+            **HALVES, max_num_patches=40, patch_size=4, resample=2, do_resize=True, do_rescale=True, rescale_factor=1 / 255,
+            do_normalize=True, do_convert_rgb=None, image_processor_type="Siglip2ImageProcessor", processor_class="Siglip2Processor",
+        ),
+        pictures=((2, 2), (9, 9), (2, 9), (500, 3), (333, 250)),
+    ),  # fmt: skip
 }
 
 
@@ -159,7 +172,7 @@ def load_tokenizer(case: Case, directory: Path):
 
 
 def load_model(case: Case, directory: Path, dtype: torch.dtype):
-    return (CLIPModel if case.clip else SiglipModel).from_pretrained(directory, dtype=dtype, attn_implementation="eager").eval()
+    return case.model.from_pretrained(directory, dtype=dtype, attn_implementation="eager").eval()
 
 
 def token_ids(case: Case, directory: Path, texts: list[str]) -> list[list[int]]:
@@ -169,23 +182,52 @@ def token_ids(case: Case, directory: Path, texts: list[str]) -> list[list[int]]:
     return [tokenizer(text, truncation=True, max_length=longest, **padding)["input_ids"] for text in texts]
 
 
-def pixels(case: Case, directory: Path, torchvision: bool = False) -> torch.Tensor:
+def pixels(case: Case, directory: Path, torchvision: bool = False) -> dict[str, torch.Tensor]:
+    """The vision tower's inputs for the case's pictures, by their names in transformers."""
     if torchvision:
-        processor = (CLIPImageProcessor if case.clip else SiglipImageProcessor).from_pretrained(directory)
+        processor = CLIPImageProcessor if case.clip else Siglip2ImageProcessor if case.naflex else SiglipImageProcessor
     else:
-        processor = (CLIPImageProcessorPil if case.clip else SiglipImageProcessorPil).from_pretrained(directory)
-    return torch.cat([torch.as_tensor(np.asarray(processor(picture(*size), return_tensors="np")["pixel_values"])) for size in PICTURES])
+        processor = CLIPImageProcessorPil if case.clip else Siglip2ImageProcessorPil if case.naflex else SiglipImageProcessorPil
+    processor = processor.from_pretrained(directory)
+    each = [processor(picture(*size), return_tensors="np") for size in case.pictures]
+    return {name: torch.cat([torch.as_tensor(np.asarray(own[name])) for own in each]) for name in each[0]}
+
+
+def resized_table(model, shapes: torch.Tensor, **others) -> list[torch.Tensor]:
+    """The position table of NaFlex in the size of each picture, by torch's interpolate."""
+    embeddings = model.vision_model.embeddings
+    side = embeddings.position_embedding_size
+    table = embeddings.position_embedding.weight.detach().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    settings = dict(mode="bilinear", align_corners=False, antialias=True) | others
+    resize = lambda shape: torch.nn.functional.interpolate(table, size=shape, **settings)
+    return [resize(tuple(shape))[0].flatten(1).T for shape in shapes.tolist()]
+
+
+def grids() -> list[list[int]]:
+    """Sizes of pictures, the side of a patch, the maximum number of patches, and the reference's rows and columns of patches."""
+    sizes = [(1, 1), (1, 2), (3, 2), (15, 16), (16, 17), (224, 224), (4000, 3000), (3000, 4000), (4032, 3024), (1920, 1080), (6000, 4000)]
+    sizes += [(256, 256), (257, 256), (65535, 1), (1, 65535), (65535, 65535), (10000, 16), (16, 639), (30, 12000), (288, 224), (100, 7)]
+    draw = random.Random(SEED)
+    sizes += [(int(2 ** draw.uniform(0, 13)), int(2 ** draw.uniform(0, 13))) for _ in range(40)]
+    found = []
+    for width, height in sizes:
+        for patch, most in ((16, 256), (14, 1024), (4, 40)):
+            rows, columns = get_image_size_for_max_num_patches(height, width, patch, most)
+            found.append([width, height, patch, most, rows // patch, columns // patch])
+    return found
 
 
 @torch.no_grad()
-def run(model, ids: list[list[int]], images: torch.Tensor, states: dict | None = None) -> dict[str, torch.Tensor]:
-    """Embeddings of each text alone and of the pictures together. `states` takes the hidden states."""
+def run(model, ids: list[list[int]], images: dict[str, torch.Tensor], states: dict | None = None) -> dict[str, torch.Tensor]:
+    """Embeddings of each text alone and of the pictures together. `states` takes the hidden states, without those of padding."""
     handles = []
+    padding = images.get("pixel_attention_mask")
 
     def keep(module, name):
         def hook(_module, _args, output):
             output = output[0] if isinstance(output, tuple) else output
-            states.setdefault(name, []).append(output.flatten(0, 1).float().clone())
+            output = output[padding.bool()] if padding is not None and name.startswith("vision") else output.flatten(0, 1)
+            states.setdefault(name, []).append(output.float().clone())
 
         handles.append(module.register_forward_hook(hook))
 
@@ -200,7 +242,8 @@ def run(model, ids: list[list[int]], images: torch.Tensor, states: dict | None =
         for name, module in points.items():
             keep(module, name)
     texts = [model.get_text_features(torch.tensor([own])).pooler_output[0] for own in ids]
-    images = model.get_image_features(images.to(model.dtype)).pooler_output
+    images = images | dict(pixel_values=images["pixel_values"].to(model.dtype))
+    images = model.get_image_features(**images).pooler_output
     for handle in handles:
         handle.remove()
     unit = lambda x: torch.nn.functional.normalize(x.float(), dim=-1)
@@ -215,7 +258,11 @@ def expected(case: Case, directory: Path, texts: list[str]) -> dict[str, torch.T
     out = run(model, ids, images, states)
     # To keep the file small, only the states of the first texts are stored.
     out |= {name: torch.cat(parts[: STATES if name.startswith("text") else None]) for name, parts in states.items()}
-    out |= dict(ids=torch.tensor(sum(ids, [])), lengths=torch.tensor([len(own) for own in ids]), pixel_values=images)
+    out |= dict(ids=torch.tensor(sum(ids, [])), lengths=torch.tensor([len(own) for own in ids]), pixel_values=images["pixel_values"])
+    if case.naflex:
+        shapes = images["spatial_shapes"]
+        out |= dict(pixel_values=images["pixel_values"][images["pixel_attention_mask"].bool()], spatial_shapes=shapes)
+        out |= dict(positions=torch.cat(resized_table(model, shapes)))
     if case.dtype != torch.float32:
         # The embeddings of the reference in the checkpoint's own type.
         own = run(load_model(case, directory, case.dtype), ids, images)
@@ -226,6 +273,7 @@ def expected(case: Case, directory: Path, texts: list[str]) -> dict[str, torch.T
 def mistakes(case: Case, model):
     """Yields the name of each mistake, the input in which it shows, and a context in which the model makes it."""
     text, vision = model.text_model, model.vision_model
+    naflex = hasattr(model.config.vision_config, "num_patches")
 
     @contextlib.contextmanager
     def replaced(*triples):
@@ -254,8 +302,12 @@ def mistakes(case: Case, model):
     yield "another GELU", "text", replaced(*[(layer.mlp, "activation_fn", transformers.activations.ACT2FN[other]) for layer in layers])
     yield "positions off by one", "text", data(text.embeddings.position_embedding.weight, lambda x: torch.roll(x, 1, 0))
     yield "scores not scaled", "text", replaced(*[(layer.self_attn, "scale", 1.0) for layer in layers])
-    yield "patches in columns", "image", data(vision.embeddings.patch_embedding.weight, lambda x: x.transpose(2, 3).clone())
-    yield "channels reversed", "image", data(vision.embeddings.patch_embedding.weight, lambda x: x.flip(1).clone())
+    # [outputs, channels, rows, columns], or for NaFlex [outputs, rows, columns, channels]
+    kernel = lambda change: data(vision.embeddings.patch_embedding.weight, lambda x: change(as_kernel(x)).reshape(x.shape).clone())
+    as_kernel = lambda x: x if x.ndim == 4 else x.reshape(len(x), *[model.config.vision_config.patch_size] * 2, 3)
+    rows, columns, channels = (2, 3, 1) if not naflex else (1, 2, 3)
+    yield "patches in columns", "image", kernel(lambda x: x.transpose(rows, columns))
+    yield "channels reversed", "image", kernel(lambda x: x.flip(channels))
     if case.clip:
         yield "no pre_layrnorm", "image", replaced((vision, "pre_layrnorm", torch.nn.Identity()))
         yield "no class embedding", "image", data(vision.embeddings.class_embedding, torch.zeros_like)
@@ -269,11 +321,34 @@ def mistakes(case: Case, model):
         yield "no head", "text", replaced((text, "head", torch.nn.Linear(text.head.in_features, text.head.out_features)))
         yield "the mean of the patches", "image", replaced((vision, "head", Mean()))
         yield "probe without its block", "image", hooked(vision.head.mlp, torch.zeros_like)
+    if naflex:
+        embeddings = vision.embeddings
+        right = embeddings.resize_positional_embeddings
+
+        def table(**settings):
+            def resize(_table, shapes, max_length):
+                own = resized_table(model, shapes, **settings)
+                return torch.stack([torch.nn.functional.pad(x, (0, 0, 0, max_length - len(x))) for x in own])
+
+            return replaced((embeddings, "resize_positional_embeddings", resize))
+
+        def transposed(own, shapes, max_length):
+            return right(own.transpose(0, 1), shapes, max_length)
+
+        mask = modeling_siglip2.create_bidirectional_mask
+        everywhere = lambda **kwargs: mask(**kwargs | dict(attention_mask=None))
+        yield "patch values by channel", "image", kernel(lambda x: x.permute(0, 3, 1, 2))
+        yield "position table without antialiasing", "image", table(antialias=False)
+        yield "position table with aligned corners", "image", table(antialias=False, align_corners=True)
+        yield "position table by the nearest", "image", table(mode="nearest", align_corners=None, antialias=False)
+        yield "position table transposed", "image", replaced((embeddings, "resize_positional_embeddings", transposed))
+        yield "padding attended to", "image", replaced((modeling_siglip2, "create_bidirectional_mask", everywhere))
 
 
 class Mean(torch.nn.Module):
-    def forward(self, x):
-        return x.mean(1)
+    def forward(self, x, mask=None):
+        mask = torch.ones(x.shape[:2]) if mask is None else mask
+        return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
 def check_sensitivity() -> None:
@@ -307,7 +382,10 @@ def compare_backends() -> None:
     for name, case in CASES.items():
         directory = HERE / "dual" / name
         own, other = (pixels(case, directory, torchvision) for torchvision in (False, True))
-        levels = (own - other).abs().amax((0, 2, 3)) * torch.tensor(case.preprocessor["image_std"]) * 255
+        levels = (own["pixel_values"] - other["pixel_values"]).abs()
+        # The last dimension of NaFlex's values counts rows, columns and channels.
+        levels = levels.unflatten(-1, (-1, 3)).amax((0, 1, 2)) if case.naflex else levels.amax((0, 2, 3))
+        levels = levels * torch.tensor(case.preprocessor["image_std"]) * 255
         model = load_model(case, directory, torch.float32)
         vectors = [run(model, [[0] * 4], images)["image"] for images in (own, other)]
         cosine = torch.nn.functional.cosine_similarity(*vectors, dim=-1).min()
@@ -355,8 +433,11 @@ def main() -> None:
             if stored.keys() != out.keys() or worst > 2e-4:
                 raise SystemExit(f"{name}: differs")
             continue
-        about = dict(about=case.about, seed=SEED + index, texts=texts, states=STATES, pictures=PICTURES)
-        (directory / "case.json").write_text(json.dumps(about, indent=1) + "\n")
+        about = dict(about=case.about, seed=SEED + index, texts=texts, states=STATES, pictures=case.pictures)
+        lines = json.dumps(about, indent=1)
+        if case.naflex:
+            lines = lines[:-2] + ',\n "grids": ' + json.dumps(grids(), separators=(",", ":")) + "\n}"
+        (directory / "case.json").write_text(lines + "\n")
         save_file(out, directory / "golden.safetensors", metadata={"reference": f"transformers {transformers.__version__}"})
         for path in directory.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)

@@ -12,7 +12,7 @@ mod vision;
 
 use super::directory::Directory;
 use super::dual::{
-    Calibration, DualEncoder, Preprocessor, ProcessorDefaults, TowerObserver, Towers,
+    Calibration, DualEncoder, Grid, Preprocessor, ProcessorDefaults, TowerObserver, Towers,
     TransformerConfig,
 };
 use super::layers::Linear;
@@ -21,12 +21,14 @@ use super::text_tokens::TextTokens;
 use super::tokenizer::Tokenizer;
 use super::{Cancel, Embedder, ModelError};
 use config::ClipConfig;
+use photosearch_image::Filter;
 use text::TextTower;
 use vision::VisionTower;
 
 /// The defaults of `CLIPImageProcessor` in transformers.
 const PROCESSOR: ProcessorDefaults = ProcessorDefaults {
     center_crop: true,
+    filter: Filter::Bicubic,
     mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
     std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
 };
@@ -106,6 +108,7 @@ impl Towers for Clip {
     fn pictures(
         &self,
         patches: &[f32],
+        _grids: &[Grid],
         cancel: &Cancel,
         observe: TowerObserver<'_>,
     ) -> Result<Vec<f32>, ModelError> {

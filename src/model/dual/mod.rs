@@ -1,7 +1,8 @@
 //! Dual encoders: models whose text tower and vision tower map texts and pictures independently into
 //! one space (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
-//! Supervision"). The families `clip` and `siglip` define the towers; this folder holds what they
-//! share: the transformer, the preprocessing of pictures, and the way from requests to batches.
+//! Supervision"). The families `clip` and `siglip` (with `siglip2`) define the towers; this folder
+//! holds what they share: the transformer, the preprocessing of pictures, and the way from requests to
+//! batches.
 //!
 //! Tests compare tokens, pixels, every hidden state and the vectors with transformers
 //! (`tests/golden/dual/`).
@@ -14,7 +15,7 @@ mod transformer;
 mod tests;
 
 pub use calibration::Calibration;
-pub(super) use preprocess::{Preprocessor, ProcessorDefaults};
+pub(super) use preprocess::{Grid, Preprocessor, ProcessorDefaults};
 pub(super) use transformer::{TokenEmbedding, Transformer, TransformerConfig, load_mlp};
 
 use super::batch::{BATCH_TOKENS, batches, l2_normalised, with_margin};
@@ -59,10 +60,11 @@ pub(super) trait Towers: Send + Sync {
 
     /// Maps pictures to their vectors, [pictures, dims], which are not normalised. `patches` is
     /// [patches of all pictures, values of a patch], as [`Preprocessor::append_patches`] makes
-    /// them.
+    /// them, and `grids` has the size of each picture.
     fn pictures(
         &self,
         patches: &[f32],
+        grids: &[Grid],
         cancel: &Cancel,
         observe: TowerObserver<'_>,
     ) -> Result<Vec<f32>, ModelError>;
@@ -72,6 +74,11 @@ pub(super) trait Towers: Send + Sync {
 
     /// The transformer of the vision tower.
     fn vision_config(&self) -> &TransformerConfig;
+
+    /// Memory that the vision tower takes for a batch whatever the number of its patches, in bytes.
+    fn position_bytes(&self) -> u64 {
+        0
+    }
 }
 
 pub(super) struct DualEncoder<T> {
@@ -95,7 +102,7 @@ impl<T: Towers> DualEncoder<T> {
         if settings.image.min_pixels.is_some() || settings.image.max_pixels.is_some() {
             return Err(ModelError::malformed(
                 PHOTOSEARCH,
-                "image sets a range of pixels, but the model looks at pictures of one size",
+                "image sets a range of pixels, but this model's preprocessor_config.json determines the size of its pictures",
             ));
         }
         Ok(Self {
@@ -152,26 +159,37 @@ impl<T: Towers> DualEncoder<T> {
         memory: u64,
         cancel: &Cancel,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
-        // `patches + 1` below counts CLIP's class token, which takes as much memory as a patch.
-        let (patches, values) = (
-            self.preprocessor.patches(),
-            self.preprocessor.patch_values(),
-        );
+        let values = self.preprocessor.patch_values();
         let patch_bytes = self.towers.vision_config().row_bytes() + 4 * values as u64;
-        let picture_bytes = (patches + 1) as u64 * patch_bytes;
-        let limit = fitting(memory, picture_bytes);
-        if limit == 0 {
-            return Err(too_large("an image", picture_bytes));
+        let fixed_bytes = self.towers.position_bytes();
+        // One more row for each picture counts CLIP's class token, which takes as much memory as a
+        // patch.
+        let rows = |&(_, grid): &(&RgbImage, Grid)| grid.patches() + 1;
+        let pictures = pictures
+            .iter()
+            .map(|&picture| {
+                let grid = self.preprocessor.grid(picture.width(), picture.height())?;
+                Ok((picture, grid))
+            })
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        let limit = fitting(memory.saturating_sub(fixed_bytes), patch_bytes);
+        if let Some(large) = pictures.iter().map(rows).find(|&rows| rows > limit) {
+            let bytes = fixed_bytes + large as u64 * patch_bytes;
+            return Err(too_large("an image", bytes));
         }
         let mut vectors = Vec::with_capacity(pictures.len());
-        for batch in pictures.chunks(limit.min(BATCH_PATCHES / patches).max(1)) {
-            memory::ask(with_margin(batch.len() as u64 * picture_bytes))?;
-            let mut all = Vec::with_capacity(batch.len() * patches * values);
-            for picture in batch {
+        for batch in batches(&pictures, limit.min(BATCH_PATCHES), rows) {
+            let count: usize = batch.iter().map(rows).sum();
+            memory::ask(with_margin(fixed_bytes + count as u64 * patch_bytes))?;
+            let mut patches = Vec::with_capacity(count * values);
+            for (picture, _) in batch {
                 cancel.check()?;
-                self.preprocessor.append_patches(picture, &mut all)?;
+                self.preprocessor.append_patches(picture, &mut patches)?;
             }
-            let rows = self.towers.pictures(&all, cancel, &mut |_, _| ())?;
+            let grids: Vec<Grid> = batch.iter().map(|&(_, grid)| grid).collect();
+            let rows = self
+                .towers
+                .pictures(&patches, &grids, cancel, &mut |_, _| ())?;
             vectors.extend(rows.chunks(self.towers.dims()).map(<[f32]>::to_vec));
         }
         Ok(vectors)
@@ -198,7 +216,7 @@ impl<T: Towers> Embedder for DualEncoder<T> {
     }
 
     fn fitted_size(&self, width: u32, height: u32) -> Result<Option<(u32, u32)>, ModelError> {
-        self.preprocessor.fitted_size(width, height).map(Some)
+        self.preprocessor.fitted_size(width, height)
     }
 
     fn filter(&self) -> Filter {

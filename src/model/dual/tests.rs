@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::preprocess::naflex_grid;
 use super::*;
 use crate::clip::Clip;
 use crate::siglip::Siglip;
@@ -29,11 +30,12 @@ const COSINE_RESIZED: f64 = 0.999_9;
 const COSINE_BF16: f64 = 0.999_5;
 const COSINE_INT8: f64 = 0.998;
 
-const CASES: [&str; 6] = [
+const CASES: [&str; 7] = [
     "clip_bfloat16",
     "clip_laion",
     "clip_openai",
     "siglip_bfloat16",
+    "siglip_naflex",
     "siglip_one",
     "siglip_two",
 ];
@@ -55,6 +57,10 @@ struct About {
     /// The number of texts whose hidden states are stored.
     states: usize,
     pictures: Vec<(u32, u32)>,
+    /// Sizes of pictures, the side of a patch, the maximum number of patches, and the rows and columns
+    /// that transformers computes from them.
+    #[serde(default)]
+    grids: Vec<(u32, u32, usize, usize, usize, usize)>,
 }
 
 struct Case {
@@ -101,13 +107,24 @@ impl Case {
             .collect()
     }
 
-    /// The reference's pixel values as patches.
-    fn patches(&self, preprocessor: &Preprocessor) -> Vec<f32> {
-        let pixels = &self.tensors["pixel_values"];
-        let (pictures, _, _, side) = pixels.dims4().unwrap();
+    /// The reference's pixel values as patches, and the size of each picture.
+    fn patches(&self, preprocessor: &Preprocessor) -> (Vec<f32>, Vec<Grid>) {
         let pixels = self.flat("pixel_values");
+        if let Some(shapes) = self.tensors.get("spatial_shapes") {
+            let shapes = shapes.to_vec2::<i64>().unwrap().into_iter();
+            let grids = shapes.map(|shape| Grid {
+                rows: shape[0] as usize,
+                columns: shape[1] as usize,
+            });
+            return (pixels, grids.collect());
+        }
+        let (pictures, _, _, side) = self.tensors["pixel_values"].dims4().unwrap();
         let patch = (preprocessor.patch_values() / 3).isqrt();
         let count = side / patch;
+        let grid = Grid {
+            rows: count,
+            columns: count,
+        };
         let mut patches = Vec::new();
         for picture in 0..pictures {
             for (row, column) in (0..count * count).map(|i| (i / count, i % count)) {
@@ -120,7 +137,7 @@ impl Case {
                 }
             }
         }
-        patches
+        (patches, vec![grid; pictures])
     }
 }
 
@@ -253,13 +270,18 @@ fn agree_on_pixels() {
     for name in cases() {
         let (case, model) = (Case::read(&name), Model::load(&root().join(&name)));
         let mut patches = Vec::new();
+        let mut grids = Vec::new();
         for picture in case.pictures() {
-            model
-                .preprocessor()
-                .append_patches(&picture, &mut patches)
-                .unwrap();
+            let preprocessor = model.preprocessor();
+            preprocessor.append_patches(&picture, &mut patches).unwrap();
+            grids.push(
+                preprocessor
+                    .grid(picture.width(), picture.height())
+                    .unwrap(),
+            );
         }
-        let expected = case.patches(model.preprocessor());
+        let (expected, expected_grids) = case.patches(model.preprocessor());
+        assert_eq!(grids, expected_grids, "{name}");
         assert_eq!(patches.len(), expected.len());
         // One 8-bit level divided by 0.25, which is less than the standard deviation of any channel.
         const LEVEL: f32 = 1.0 / 255.0 / 0.25;
@@ -283,7 +305,7 @@ fn agree_on_hidden_states() {
         let (case, model) = (Case::read(&name), Model::load_as(&name, "float32"));
         let ids = case.ids();
         let sequences: Vec<&[u32]> = ids[..case.about.states].iter().map(Vec::as_slice).collect();
-        let patches = case.patches(model.preprocessor());
+        let (patches, grids) = case.patches(model.preprocessor());
         let mut seen = 0;
         let mut check = |tower: &str, point: TowerPoint, states: &[f32]| {
             let key = match point {
@@ -302,7 +324,7 @@ fn agree_on_hidden_states() {
             })
             .unwrap();
         let vectors = towers
-            .pictures(&patches, &Cancel::new(), &mut |point, states| {
+            .pictures(&patches, &grids, &Cancel::new(), &mut |point, states| {
                 check("vision", point, states);
             })
             .unwrap();
@@ -361,7 +383,7 @@ fn agree_on_vectors_in_int8() {
 
 #[test]
 fn a_vector_does_not_depend_on_the_batch() {
-    for name in ["clip_openai", "siglip_two"] {
+    for name in ["clip_openai", "siglip_two", "siglip_naflex"] {
         let (case, model) = (Case::read(name), Model::load(&root().join(name)));
         let model = model.embedder();
         let (texts, images) = embedded(model, &case);
@@ -427,7 +449,7 @@ fn an_instruction_stands_before_a_text() {
 #[test]
 fn several_inputs_have_no_common_vector() {
     let images = [picture(32, 32), picture(40, 31)];
-    for name in ["clip_openai", "siglip_one"] {
+    for name in ["clip_openai", "siglip_one", "siglip_naflex"] {
         let model = Model::load(&root().join(name));
         for (text, images) in [(Some("a baby"), &images[..1]), (None, &images[..])] {
             let request = Request {
@@ -450,7 +472,7 @@ fn several_inputs_have_no_common_vector() {
 
 #[test]
 fn memory_is_limited() {
-    for name in ["clip_openai", "siglip_two"] {
+    for name in ["clip_openai", "siglip_two", "siglip_naflex"] {
         let model = Model::load(&root().join(name));
         let model = model.embedder();
         let images = [picture(40, 31)];
@@ -472,7 +494,7 @@ fn memory_is_limited() {
 fn a_cancelled_call_stops() {
     let cancel = Cancel::new();
     cancel.cancel();
-    for name in ["clip_openai", "siglip_one"] {
+    for name in ["clip_openai", "siglip_one", "siglip_naflex"] {
         let path = root().join(name);
         let loaded = load_anew(&path, &cancel).map(drop);
         assert!(matches!(loaded, Err(ModelError::Cancelled)));
@@ -505,10 +527,111 @@ fn long_and_narrow_pictures_are_limited() {
 }
 
 #[test]
+fn naflex_grids_are_those_of_the_reference() {
+    let grids = Case::read("siglip_naflex").about.grids;
+    assert!(grids.len() > 100);
+    for (width, height, patch, most, rows, columns) in grids {
+        assert_eq!(
+            naflex_grid(width, height, patch, most),
+            Some(Grid { rows, columns }),
+            "{width} x {height} pixels, {most} patches of {patch}"
+        );
+    }
+    assert_eq!(naflex_grid(u32::MAX, u32::MAX, 1, 256), None);
+    let nothing = Grid {
+        rows: 1,
+        columns: 1,
+    };
+    assert_eq!(naflex_grid(0, 0, 16, 256), Some(nothing));
+}
+
+/// A caller that scales a picture in advance does not change its vector.
+#[test]
+fn naflex_pictures_fit_in_advance_or_not_at_all() {
+    let model = Model::load(&root().join("siglip_naflex"));
+    let preprocessor = model.preprocessor();
+    let mut fitting = 0;
+    for (width, height) in (1..200u32).flat_map(|i| [(i * 31, i * 7), (i, 211), (4000, 3000 + i)]) {
+        let grid = preprocessor.grid(width, height).unwrap();
+        assert!((1..=40).contains(&grid.patches()), "{grid:?}");
+        let Some((width, height)) = preprocessor.fitted_size(width, height).unwrap() else {
+            continue;
+        };
+        fitting += 1;
+        assert_eq!(
+            (width as usize, height as usize),
+            (4 * grid.columns, 4 * grid.rows)
+        );
+        assert_eq!(preprocessor.grid(width, height).unwrap(), grid);
+    }
+    assert!(fitting > 590, "{fitting}");
+
+    // 100 times larger, this picture still has fewer than 256 patches.
+    let copy = GoldenCopy::of_dual("siglip_naflex");
+    copy.edit("preprocessor_config.json", |config| {
+        config["max_num_patches"] = json!(16_383);
+    });
+    let model = copy.load().unwrap();
+    assert_eq!(model.fitted_size(1, 2).unwrap(), None);
+    assert_eq!(model.fitted_size(65_535, 1).unwrap(), Some((65_532, 4)));
+    let small = [picture(1, 2)];
+    let request = Request {
+        images: &small,
+        ..Request::default()
+    };
+    let vectors = model.embed(&[request], 1 << 30, &Cancel::new()).unwrap();
+    assert_eq!(vectors[0].len(), model.dims());
+}
+
+#[test]
+fn hostile_naflex_configurations_are_malformed() {
+    for (key, value, reason) in [
+        ("num_patches", json!(0), "num_patches"),
+        ("num_patches", json!(24), "not a square"),
+        ("num_patches", json!(1u64 << 40), "num_patches"),
+        ("num_patches", json!(-1), ""),
+        ("patch_size", json!(0), "patch_size"),
+        ("patch_size", json!(1u64 << 32), "patch_size"),
+        ("patch_size", json!([4, 4]), ""),
+        ("num_channels", json!(1), "num_channels"),
+    ] {
+        let copy = GoldenCopy::of_dual("siglip_naflex");
+        copy.edit("config.json", |config| config["vision_config"][key] = value);
+        copy.assert_malformed("config.json", reason);
+    }
+    let copy = GoldenCopy::of_dual("siglip_naflex");
+    copy.edit("config.json", |config| {
+        config["vision_config"]["num_patches"] = json!(16);
+    });
+    copy.assert_malformed("model.safetensors", "tensor");
+    for (key, value, reason) in [
+        ("max_num_patches", json!(0), "between 1 and 16383, not 0"),
+        ("max_num_patches", json!(16_384), "not 16384"),
+        ("max_num_patches", json!(-1), ""),
+        ("patch_size", json!(5), "patch_size is 5"),
+        ("patch_size", json!(0), "patch_size is 0"),
+        ("resample", json!(1), "resample 1"),
+        ("do_resize", json!(false), "do_resize"),
+        ("image_std", json!([0.5, 0.0, 0.5]), "image_std"),
+    ] {
+        let copy = GoldenCopy::of_dual("siglip_naflex");
+        copy.edit("preprocessor_config.json", |config| config[key] = value);
+        copy.assert_malformed("preprocessor_config.json", reason);
+    }
+    // Without the key, pictures have 16 x 16 pixels a patch, as in transformers.
+    let copy = GoldenCopy::of_dual("siglip_naflex");
+    copy.edit("preprocessor_config.json", |config| {
+        config.as_object_mut().unwrap().remove("patch_size");
+    });
+    copy.assert_malformed("preprocessor_config.json", "patch_size is 16");
+}
+
+#[test]
 fn directories_are_described() {
     for (name, family, dims) in [
         ("clip_openai", "clip", 24),
         ("clip_laion", "clip", 28),
+        ("siglip_naflex", "siglip2", 24),
         ("siglip_one", "siglip", 40),
         ("siglip_two", "siglip", 48),
     ] {
@@ -664,7 +787,7 @@ fn preprocessing_that_does_not_fit_is_malformed() {
     let copy = GoldenCopy::of_dual("clip_openai");
     let own = json!({"image": {"min_pixels": 100}}).to_string();
     std::fs::write(copy.path().join("photosearch.json"), own).unwrap();
-    copy.assert_malformed("photosearch.json", "one size");
+    copy.assert_malformed("photosearch.json", "determines the size");
 }
 
 #[test]
@@ -699,7 +822,7 @@ fn texts_are_cut_and_keep_their_end() {
         };
         assert_eq!(long.last(), Some(&end), "{name}");
         let white = ids(&format!("{}snow", " ".repeat(100_000)));
-        if name != "siglip_two" && name != "siglip_bfloat16" {
+        if !["siglip_two", "siglip_bfloat16", "siglip_naflex"].contains(&name) {
             assert_eq!(white, ids("snow"), "{name}");
         }
     }

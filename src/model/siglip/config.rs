@@ -1,5 +1,5 @@
-//! Reads and checks the `config.json` of a SigLIP checkpoint. A missing key gets its default in
-//! transformers. After [`SiglipConfig::read`], no divisor is zero and no product of sizes
+//! Reads and checks the `config.json` of a SigLIP checkpoint, NaFlex or not. A missing key gets its
+//! default in transformers. After [`SiglipConfig::read`], no divisor is zero and no product of sizes
 //! overflows.
 
 use serde::Deserialize;
@@ -13,10 +13,25 @@ use crate::limits::{MAX_SIZE, check_size};
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct SiglipConfig {
+    #[serde(rename = "model_type")]
+    pub resolution: Resolution,
     #[serde(rename = "text_config")]
     pub text: TextConfig,
     #[serde(rename = "vision_config")]
     pub vision: VisionConfig,
+}
+
+/// Which pictures the vision tower takes, by the `model_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) enum Resolution {
+    /// Squares of `image_size`.
+    #[default]
+    #[serde(rename = "siglip")]
+    Fixed,
+    /// Pictures of any shape. The position table is that of `num_patches` patches, and is resized to
+    /// each picture's.
+    #[serde(rename = "siglip2")]
+    Naflex,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -60,6 +75,7 @@ pub(super) struct VisionConfig {
     num_channels: usize,
     pub image_size: usize,
     pub patch_size: usize,
+    num_patches: usize,
     hidden_act: Activation,
     layer_norm_eps: f64,
     vision_use_head: bool,
@@ -75,6 +91,7 @@ impl Default for VisionConfig {
             num_channels: 3,
             image_size: 224,
             patch_size: 16,
+            num_patches: 256,
             hidden_act: Activation::GeluTanh,
             layer_norm_eps: 1e-6,
             vision_use_head: true,
@@ -103,7 +120,19 @@ impl SiglipConfig {
         let positions = text.max_position_embeddings;
         check_size("text_config.max_position_embeddings", positions, MAX_SIZE)?;
         vision.transformer().check("vision_config")?;
-        Preprocessor::check_sizes(vision.image_size, vision.patch_size)?;
+        match self.resolution {
+            Resolution::Fixed => Preprocessor::check_sizes(vision.image_size, vision.patch_size)?,
+            Resolution::Naflex => {
+                Preprocessor::check_patch_size(vision.patch_size)?;
+                check_size("vision_config.num_patches", vision.num_patches, MAX_SIZE)?;
+                if vision.num_patches.isqrt().pow(2) != vision.num_patches {
+                    return Err(format!(
+                        "vision_config.num_patches ({}) is not a square number",
+                        vision.num_patches
+                    ));
+                }
+            }
+        }
         if vision.num_channels != 3 {
             return Err(format!(
                 "vision_config.num_channels must be 3, not {}",
@@ -150,7 +179,21 @@ impl VisionConfig {
         }
     }
 
-    pub fn patches(&self) -> usize {
-        (self.image_size / self.patch_size).pow(2)
+    /// The side of the square of patches to which the position table belongs.
+    pub fn table_side(&self, resolution: Resolution) -> usize {
+        match resolution {
+            Resolution::Fixed => self.image_size / self.patch_size,
+            Resolution::Naflex => self.num_patches.isqrt(),
+        }
+    }
+
+    /// The shape of the patch embedding's weight: that of a convolution for a fixed resolution, that of
+    /// a linear map for NaFlex.
+    pub fn patch_shape(&self, resolution: Resolution) -> Vec<usize> {
+        let (hidden, patch) = (self.hidden_size, self.patch_size);
+        match resolution {
+            Resolution::Fixed => vec![hidden, 3, patch, patch],
+            Resolution::Naflex => vec![hidden, 3 * patch * patch],
+        }
     }
 }

@@ -1,66 +1,68 @@
 //! The vision tower: a vision transformer without a class token, and the head that pools its
 //! patches.
 
-use super::config::VisionConfig;
+use super::config::{Resolution, VisionConfig};
+use super::positions::PositionTable;
 use crate::attention::{Attention, Columns, Mask};
-use crate::compute::add;
-use crate::dual::{TowerObserver, TowerPoint, Transformer, TransformerConfig, load_mlp};
-use crate::layers::{Embedding, LayerNorm, Linear, Mlp};
+use crate::dual::{Grid, TowerObserver, TowerPoint, Transformer, TransformerConfig, load_mlp};
+use crate::layers::{LayerNorm, Linear, Mlp};
 use crate::scope::Scope;
 use crate::{Cancel, ModelError};
 
 pub(super) struct VisionTower {
     pub config: TransformerConfig,
     patch_embedding: Linear,
-    positions: Embedding,
+    pub positions: PositionTable,
     encoder: Transformer,
     norm: LayerNorm,
     head: AttentionPooling,
-    /// Patches of a picture.
-    patches: usize,
 }
 
 impl VisionTower {
-    pub fn load(config: &VisionConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
+    pub fn load(
+        config: &VisionConfig,
+        resolution: Resolution,
+        scope: &Scope<'_>,
+    ) -> Result<Self, ModelError> {
         let sizes = config.transformer();
-        let (hidden, patch, patches) = (sizes.hidden, config.patch_size, config.patches());
+        let hidden = sizes.hidden;
         let embeddings = scope.under("embeddings");
         Ok(Self {
-            // A convolution without overlap is a linear map of each patch.
+            // A convolution without overlap is a linear map of each patch, too.
             patch_embedding: Linear::shaped(
                 &embeddings.under("patch_embedding"),
-                &[hidden, 3, patch, patch],
+                &config.patch_shape(resolution),
                 true,
             )?,
-            positions: embeddings
-                .under("position_embedding")
-                .embedding("weight", patches, hidden)?,
+            positions: PositionTable::load(
+                &embeddings.under("position_embedding"),
+                config.table_side(resolution),
+                hidden,
+            )?,
             encoder: Transformer::load(&sizes, Mask::Full, &scope.under("encoder"))?,
             norm: LayerNorm::load(&scope.under("post_layernorm"), hidden, sizes.epsilon)?,
-            head: AttentionPooling::load(&sizes, patches, &scope.under("head"))?,
-            patches,
+            head: AttentionPooling::load(&sizes, &scope.under("head"))?,
             config: sizes,
         })
     }
 
-    /// Returns the pooled patches of each picture, [pictures, hidden].
+    /// Returns the pooled patches of each picture, [pictures, hidden]. `patches` are those of all
+    /// pictures in order, and `grids` has the size of each picture.
     pub fn forward(
         &self,
         patches: &[f32],
+        grids: &[Grid],
         cancel: &Cancel,
         observe: TowerObserver<'_>,
     ) -> Result<Vec<f32>, ModelError> {
         let mut x = self.patch_embedding.forward(patches);
-        let positions: Vec<u32> = (0u32..).take(self.patches).collect();
-        let positions = self.positions.forward(&positions)?;
-        let pictures = x.chunks_exact_mut(positions.len());
-        let lengths = std::iter::repeat_n(self.patches, pictures.len());
-        pictures.for_each(|picture| add(picture, &positions));
+        self.positions.add_to(&mut x, grids)?;
         observe(TowerPoint::Embedded, &x);
+        let lengths = grids.iter().map(|grid| grid.patches());
         let x = self.encoder.forward(x, lengths, cancel, observe)?;
         let x = self.norm.forward(&x);
         observe(TowerPoint::Norm, &x);
-        self.head.forward(&x, cancel)
+        self.head.forward(&x, grids, cancel)
     }
 }
 
@@ -76,15 +78,10 @@ struct AttentionPooling {
     norm: LayerNorm,
     mlp: Mlp,
     hidden: usize,
-    patches: usize,
 }
 
 impl AttentionPooling {
-    fn load(
-        config: &TransformerConfig,
-        patches: usize,
-        scope: &Scope<'_>,
-    ) -> Result<Self, ModelError> {
+    fn load(config: &TransformerConfig, scope: &Scope<'_>) -> Result<Self, ModelError> {
         let (hidden, heads) = (config.hidden, config.heads);
         let attention = scope.under("attention");
         let shape = [3 * hidden, hidden];
@@ -97,23 +94,21 @@ impl AttentionPooling {
             norm: LayerNorm::load(&scope.under("layernorm"), hidden, config.epsilon)?,
             mlp: load_mlp(config, &scope.under("mlp"))?,
             hidden,
-            patches,
         })
     }
 
-    /// [pictures · patches, hidden] to [pictures, hidden]
-    fn forward(&self, x: &[f32], cancel: &Cancel) -> Result<Vec<f32>, ModelError> {
+    /// [patches of all pictures, hidden] to [pictures, hidden]
+    fn forward(&self, x: &[f32], grids: &[Grid], cancel: &Cancel) -> Result<Vec<f32>, ModelError> {
         let (hidden, width) = (self.hidden, 3 * self.hidden);
-        let pictures = x.len() / (self.patches * hidden);
         // The query is the same for every picture.
-        let query = self.qkv.forward(&self.probe)[..hidden].repeat(pictures);
+        let query = self.qkv.forward(&self.probe)[..hidden].repeat(grids.len());
         let qkv = self.qkv.forward(x);
         let inputs = [
             Columns::of(&query, hidden, 0),
             Columns::of(&qkv, width, hidden),
             Columns::of(&qkv, width, 2 * hidden),
         ];
-        let lengths = vec![(1, self.patches); pictures];
+        let lengths: Vec<_> = grids.iter().map(|grid| (1, grid.patches())).collect();
         let pooled = self.attention.forward(inputs, &lengths, cancel)?;
         let mut x = self.output.forward(&pooled);
         let normed = self.norm.forward(&x);

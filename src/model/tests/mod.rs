@@ -187,7 +187,7 @@ fn what_is_missing_is_named() {
 fn an_unknown_family_is_an_error_that_lists_the_known() {
     let copy = GoldenCopy::of("text_right");
     copy.edit("config.json", |config| {
-        config["model_type"] = json!("siglip2")
+        config["model_type"] = json!("blip-2")
     });
     for error in [copy.error(), describe(&copy.0).unwrap_err()] {
         assert!(
@@ -195,7 +195,7 @@ fn an_unknown_family_is_an_error_that_lists_the_known() {
             "{error:?}"
         );
         let message = error.to_string();
-        assert!(message.contains("\"siglip2\"") && message.contains("qwen3_vl"));
+        assert!(message.contains("\"blip-2\"") && message.contains("qwen3_vl"));
     }
 }
 
