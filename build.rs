@@ -1,6 +1,7 @@
-//! pgrx keeps the description of every SQL function in a section of the library, which the linker
-//! must not drop as unreferenced. Asked for here rather than by cargo-pgrx's flags for all crates,
-//! which would have them built once more (see the Makefile).
+//! cargo-pgrx, which only the backend tests use, reads descriptions of the SQL functions from a section of
+//! the library. Nothing refers to that section, so the linker would drop it. This file prevents that for
+//! this crate alone; cargo-pgrx's own flag applies to every crate, and all would be built once more (see
+//! the Makefile).
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -1,6 +1,6 @@
 """Draws an album, loads it into a database with its truth (what each picture shows), and embeds it.
 
-The demo and tests/album use these functions. They talk to the server through psql.
+The demo, tests/album and tests/estimates use these functions. Those that need the server reach it through psql.
 """
 
 import csv
@@ -90,16 +90,17 @@ def load(server, directory):
 
 
 def embed(server, progress=lambda done, total: None):
-    """Embeds every photo without an embedding, in one session per core. It may be interrupted and called again."""
+    """Embeds every photo without an embedding, by as many workers as there are cores. Each batch is a session of its own. The
+    function may be interrupted and called again."""
     total = int(server.value("SELECT count(*) FROM photos"))
-    sessions = os.cpu_count() or 1
+    workers = os.cpu_count() or 1
 
-    def next_batch(session):
+    def next_batch(worker):
         return int(
             server.value(f"""
                 SET photosearch.threads = 1;
                 WITH todo AS (
-                    SELECT id FROM photos WHERE embedding IS NULL AND id % {sessions} = {session}
+                    SELECT id FROM photos WHERE embedding IS NULL AND id % {workers} = {worker}
                     ORDER BY id LIMIT {BATCH}
                 ), done AS (
                     UPDATE photos SET embedding = embed_image('{MODEL}', image)
@@ -109,11 +110,11 @@ def embed(server, progress=lambda done, total: None):
             """)
         )
 
-    def work(session):
-        while next_batch(session):
+    def work(worker):
+        while next_batch(worker):
             progress(int(server.value("SELECT count(embedding) FROM photos")), total)
 
-    with ThreadPoolExecutor(sessions) as pool:
-        for finished in [pool.submit(work, session) for session in range(sessions)]:
+    with ThreadPoolExecutor(workers) as pool:
+        for finished in [pool.submit(work, worker) for worker in range(workers)]:
             finished.result()
     server.psql("ANALYZE photos")

@@ -1,4 +1,5 @@
-"""Writes a contact sheet: the matches, best first, with wrong ones framed in red; then the missing ones, framed in blue."""
+"""Writes a contact sheet: headings with rows of pictures, some of them framed. The demo frames wrong matches in red and missing
+photos in blue."""
 
 from PIL import Image, ImageDraw, ImageOps
 
@@ -17,9 +18,9 @@ def tile(path, frame):
         picture = ImageOps.exif_transpose(picture).convert("RGB")
     picture.thumbnail((TILE, TILE))
     canvas = Image.new("RGB", (TILE + 2 * MARGIN, TILE + 2 * MARGIN), frame or PAPER)
-    room = Image.new("RGB", (TILE, TILE), PAPER)
-    room.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
-    canvas.paste(room, (MARGIN, MARGIN))
+    square = Image.new("RGB", (TILE, TILE), PAPER)
+    square.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
+    canvas.paste(square, (MARGIN, MARGIN))
     return canvas
 
 

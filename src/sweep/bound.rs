@@ -1,15 +1,18 @@
 //! The bound on the error of a code, by which a sweep decides rows: how far the similarity can be
 //! from what the code gives.
 //!
-//! Let `x` be a row's prefix of `p` values, `u = x / ‖x‖`, and `q̂` the query's prefix divided by
+//! This is for a query that compares exactly the coded prefix. [`crate::filter`] derives from it the cases
+//! of fewer and of more values.
+//!
+//! Let `x` be a row's prefix of `p` values, not all 0, `u = x / ‖x‖`, and `q̂` the query's prefix divided by
 //! its norm. The row matches if the similarity `S` that [`photosearch_vector::Query`] computes
 //! reaches the threshold. A code has two levels, a coarse one that a sweep reads of every entry and a
 //! finer one that it reads of few ([`crate::code`]). At each level the code represents a vector `v`, and
 //! the entry stores `r ≥ ‖u − v‖`.
 //!
 //! 1. By Cauchy-Schwarz `|⟨u, q̂⟩ − ⟨v, q̂⟩| = |⟨u − v, q̂⟩| ≤ r`, since `‖q̂‖ = 1`.
-//! 2. The first level puts `k` in place of `q̂`: 15-bit integers times a scale, with a known
-//!    `e ≥ ‖q̂ − k‖`. `|⟨v, q̂⟩ − ⟨v, k⟩| ≤ ‖v‖ e ≤ (1 + r) e`, since `‖v‖ ≤ ‖u‖ + ‖u − v‖`.
+//! 2. Instead of `q̂`, the first level uses `k`, whose values are 15-bit integers times one scale, with a
+//!    known `e ≥ ‖q̂ − k‖`. `|⟨v, q̂⟩ − ⟨v, k⟩| ≤ ‖v‖ e ≤ (1 + r) e`, since `‖v‖ ≤ ‖u‖ + ‖u − v‖`.
 //! 3. `⟨v, k⟩` is a sum of products of integers, which is exact, times two scales in f64.
 //! 4. `S` itself is a floating-point sum: `|S − ⟨u, q̂⟩| ≤` [`photosearch_vector::similarity_error`].
 //! 5. The rounding errors of the computations in f64, those of the bound included, are together less

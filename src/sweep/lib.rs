@@ -1,8 +1,10 @@
 //! Packed codes of many vector prefixes, and the sweep that compares them with a query.
 //!
-//! The index stores for every vector a code of its prefix and a bound on the code's error. A sweep
-//! compares all codes with a query and decides most rows with certainty ([`bound`]). The remaining
-//! rows are decided by the full vectors, so the result is the same as that of a scan of all vectors.
+//! The index stores for every vector a code of its prefix, which is the prefix with its values rounded
+//! to 12 bits ([`code`]), and a bound on the code's error. A sweep compares all codes with a query
+//! ([`filter`]) and decides most rows with certainty ([`bound`]), if the query compares as many values as
+//! are coded. The remaining rows are decided by the full vectors, so the result is the same as that of a
+//! scan of all vectors. Scans in order use upper bounds of the similarities instead ([`ceilings`]).
 //! This crate does not depend on PostgreSQL; pages are byte slices.
 
 pub mod bound;

@@ -62,7 +62,7 @@ fn row(random: &mut Random, dims: usize, query: &[f16]) -> Vec<f16> {
         // A prefix of zeros, or a single nonzero value.
         7 => values(&mut |random, i| if i < dims / 2 { 0.0 } else { random.normal() }),
         8 => values(&mut |random, i| if i == dims / 3 { random.normal() } else { 0.0 }),
-        // Values of very different magnitudes, equal values, or exact steps of the quantiser.
+        // Values of very different magnitudes, of equal magnitudes, or multiples of one half.
         9 => values(&mut |random, _| random.normal() * 10f64.powf(random.value() * 4.0)),
         10 => values(&mut |random, _| if random.value() < 0.0 { -1.0 } else { 1.0 }),
         11 => values(&mut |random, _| (random.value() * 127.0).round() + 0.5),
@@ -146,7 +146,9 @@ fn cpus() -> impl Iterator<Item = Cpu> {
     .filter_map(Cpu::at)
 }
 
-/// Judges `rows` by a random query. Returns the number of decided rows and the number of all rows.
+/// Judges random rows by a random query with several thresholds, by every kernel. Returns how many
+/// verdicts decide a row, and the number of verdicts. The codes cover `prefix_dims` of `dims` values, and
+/// the query compares `compared`.
 fn check_case(seed: u64, prefix_dims: usize, dims: usize, compared: usize) -> (usize, usize) {
     let mut random = Random(seed);
     let layout = Layout::new(prefix_dims, SLAB_LEN).unwrap();
@@ -281,7 +283,7 @@ fn no_verdict_is_wrong_on_long_prefixes() {
 
 /// A bound on the similarity without rounding: at, just above or just below some row's similarity, or a
 /// random one.
-fn exact_bound(random: &mut Random, similarities: &[f64]) -> f64 {
+fn exact_cutoff(random: &mut Random, similarities: &[f64]) -> f64 {
     let at = similarities[random.below(similarities.len())];
     match random.below(8) {
         0 => [0.0, 1.0, -1.0, 2.0, f64::INFINITY, f64::NEG_INFINITY][random.below(6)],
@@ -322,7 +324,7 @@ fn no_verdict_between_unrounded_bounds_is_wrong() {
             .map(|r| exact.similarity(&r[..compared]))
             .collect();
         for _ in 0..8 {
-            let no_below = exact_bound(&mut random, &similarities);
+            let no_below = exact_cutoff(&mut random, &similarities);
             let yes_from = [no_below, no_below.next_up(), no_below + 0.1][random.below(3)];
             for cpu in cpus() {
                 let filter = CodeFilter::between(&layout, &query[..compared], no_below, yes_from);
@@ -389,8 +391,8 @@ fn no_similarity_exceeds_its_ceiling() {
             if dims == prefix_dims {
                 distances.extend(found.iter().zip(&similarities).map(|(c, s)| c - s));
             }
-            // With a floor, all entries that can reach it, and no ceiling below it.
-            let floor = exact_bound(&mut random, &similarities);
+            // With a floor, exactly the entries whose ceilings reach it are visited.
+            let floor = exact_cutoff(&mut random, &similarities);
             let mut visited = vec![false; rows.len()];
             ceilings.visit(&page.slab(), floor, Ahead::none(), |i, ceiling| {
                 assert!(ceiling >= floor && ceiling == found[i]);
@@ -444,8 +446,8 @@ fn entries_with_a_ceiling_at_the_floor_are_visited() {
 }
 
 /// A row whose codes have an error of the same size in each value but the first one, and the query in the
-/// direction of that error. The error of the estimate by these codes is then as large as its bound, to
-/// a few thousandths. `level` is 0 for the first level of the codes, 1 for both.
+/// direction of that error. The error of the estimate by these codes is then as large as its bound,
+/// less a few thousandths of it. `level` is 0 for the first level of the codes, 1 for both.
 fn row_and_query_at_the_bound(random: &mut Random, dims: usize, level: usize) -> [Vec<f16>; 2] {
     // With a largest value of 127 · 16, one step of the second level is 1.
     let row: Vec<f64> = std::iter::once(2032.0)
@@ -483,13 +485,14 @@ fn verdicts_and_ceilings_hold_where_the_error_is_as_large_as_its_bound() {
         for cpu in cpus() {
             for query in [&query, &opposite] {
                 let similarity = Query::new(query, dims).unwrap().similarity(&row);
-                // The row reaches the bound, and does not reach the next larger number.
-                let bounds = [
+                // With the similarity itself as the cutoff the row matches, with the next larger number
+                // it does not.
+                let cutoffs = [
                     (similarity, Verdict::No),
                     (similarity.next_up(), Verdict::Yes),
                 ];
-                for (bound, wrong) in bounds {
-                    let filter = CodeFilter::between(&layout, query, bound, bound);
+                for (cutoff, wrong) in cutoffs {
+                    let filter = CodeFilter::between(&layout, query, cutoff, cutoff);
                     let mut judge = Judge::at(cpu, &layout, vec![(filter, false)]);
                     let verdict = judge.judge(&page.slab()).get(0);
                     assert_ne!(verdict, wrong, "{seed} {dims} {level} {cpu:?}");
@@ -562,7 +565,7 @@ fn an_undecided_filter_leaves_what_others_do_not_reject() {
 }
 
 #[test]
-fn corrupt_entries_are_judged_like_others() {
+fn judging_corrupt_entries_does_not_panic() {
     // On any bits, judging must neither panic nor read out of bounds.
     let mut random = Random(9);
     for dims in [1, 16, 128, 1000] {
@@ -685,7 +688,7 @@ fn removing_keeps_the_others_as_they_are() {
     }
 }
 
-/// Generic WAL zeroes the bytes between `pd_lower` and `pd_upper`.
+/// Generic WAL zeroes the bytes between `pd_lower` and `pd_upper`, so no entry may lie there.
 #[test]
 fn the_hole_is_what_the_entries_leave() {
     for dims in [1, 7, 16, 40, 100, 128, 1000, 2048, 4096] {

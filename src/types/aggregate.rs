@@ -16,7 +16,7 @@ use super::vector::{MrlVector, VectorArg, check_same_dims};
 
 /// The transition state: a [`Header`], followed by `dims` sums of type f64, in one chunk of the
 /// aggregate's memory context. It is allocated with palloc, because a hash aggregate compares the
-/// size of that context with `work_mem` when it decides whether to spill.
+/// size of that context with `work_mem * hash_mem_multiplier` when it decides whether to spill.
 struct Sum<'a> {
     header: *mut Header,
     lifetime: PhantomData<&'a mut Header>,
@@ -190,8 +190,8 @@ fn mrl_vector_avg(current: Internal) -> Result<Option<MrlVector>, ErrorReport> {
     finish(&current, |sum, count| sum / count)
 }
 
-/// Computes the aggregate's result, which is NULL if there were no rows. The state stays unchanged,
-/// because a window function may continue with it.
+/// Computes the aggregate's result, which is NULL if no row had a vector. The state stays unchanged, because
+/// the aggregate may be called as a window function, which goes on adding to the same state.
 fn finish(
     current: &Internal,
     value: impl Fn(f64, f64) -> f64,

@@ -93,16 +93,16 @@ pub(super) fn narrow(value: f64) -> Result<f16, VectorError> {
     if half.is_infinite() && value.is_finite() {
         return Err(out_of_range(value));
     }
-    // Only NaN and infinities are left; `to_f16` rejects them.
     if half.is_finite() {
         Ok(half)
     } else {
+        // The value is NaN or an infinity, which `to_f16` rejects.
         to_f16(value as f32)
     }
 }
 
-/// The error for an out-of-range value. Its message shows the value, in exponent form if it would
-/// have more than 15 digits.
+/// The error for an out-of-range value. Its message shows the value, in exponent form if it has
+/// more than 15 digits before the point.
 pub(super) fn out_of_range<T: Copy + Display + LowerExp + Into<f64>>(value: T) -> VectorError {
     let shown = if value.into().abs() < 1e15 {
         value.to_string()

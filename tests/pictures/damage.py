@@ -15,7 +15,7 @@ from sound import FILES
 FORMAT = "damage"
 
 
-def right_lengths(webp):
+def with_right_lengths(webp):
     """Changes the lengths in the container of a cut WebP so that it seems complete."""
     webp = bytearray(webp[: len(webp) & ~1])
     at = 12
@@ -28,20 +28,20 @@ def right_lengths(webp):
     return bytes(webp)
 
 
-# Functions that make a cut file seem complete.
+# Functions that make a cut file seem complete. TIFF and HEIF have no end marker, so their files stay as they were cut.
 ENDED = {
     "jpeg": lambda data: data + b"\xff\xd9",
     "png": lambda data: data + chunk(b"IEND", b""),
     "gif": lambda data: data + b"\0;",
     "bmp": lambda data: data + b"\0\1",
-    "webp": right_lengths,
+    "webp": with_right_lengths,
     "tiff": bytes,
     "heif": bytes,
 }
 
 
 def damaged(data, ended, rng, count):
-    """Yields the names and contents of `count` damaged copies."""
+    """Yields the names and contents of at most `count` damaged copies. A copy that equals the original is left out."""
     for number in range(count):
         at = rng.randrange(len(data))
         length = rng.choice((16, 40, 100, 512))
@@ -60,8 +60,8 @@ def damaged(data, ended, rng, count):
 
 
 def cases(kind, total, share, many):
-    """Yields one share of about `total` damaged files. `share` is the index of the share and the number of
-    shares."""
+    """Yields one share of the damaged files, whose codings are divided into shares. `share` is the index of the
+    share and the number of shares. All shares have about `total` files, or ten times as many with `many`."""
     every = list(FILES[kind]())
     count = total * (10 if many else 1) // len(every)
     for coding, data in every[share[0] :: share[1]]:
@@ -75,6 +75,7 @@ def cases(kind, total, share, many):
 # Repairs of damage that only Pillow refuses: a JPEG may lack its end marker.
 MENDED = {"jpeg": ENDED["jpeg"]}
 
+# A difference that is accepted where damage has changed the size of the canvas.
 AROUND_FRAME = {"resized": "the canvas around the frame is transparent, Pillow fills it with a colour"}
 CONCEALED = {"tolerance": 2, "incomparable": "decoders differ in what they show in place of damaged data"}
 RULES = {

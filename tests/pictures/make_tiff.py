@@ -1,4 +1,4 @@
-"""TIFF files by tifffile, libtiff's tools and tiff_parts.py: all photometrics, depths, extra samples,
+"""TIFF files by tifffile, libtiff's tools and tiff_parts.py: photometrics, depths, extra samples,
 compressions, predictors, planes, strips and tiles, byte orders, fill orders."""
 
 import io
@@ -115,7 +115,7 @@ COMPRESSIONS = [
 
 
 def matrix(what, many):
-    """The samples `what` of `kinds` in every compression, layout and byte order."""
+    """The samples `what` of `kinds` in every compression and layout. The byte orders take turns, or all with `many`."""
     orders = cycle(ORDERS)
     for size in sizes(many):
         samples, options, shown = kinds(size)[what]
@@ -185,7 +185,7 @@ def deep_shown(what, samples, bits):
 
 
 def depths(what, many):
-    """Samples of every number of bits, written by tiff_parts.py."""
+    """Samples of the numbers of bits in DEPTHS, written by tiff_parts.py."""
     photometric, channels, extra, of_bits = DEPTHS[what]
     orders = cycle(ORDERS)
     for bits, size in product(of_bits, sizes(many)):
@@ -346,7 +346,7 @@ def odd(many):
         yield Case("several pages", size_text(size), out.getvalue())
         lab = numpy.asarray(ImageCms.applyTransform(Image.fromarray(picture), TO_LAB))
         webp = written(picture, photometric="rgb", compression="webp", compressionargs=LOSSLESS_WEBP)
-        refused = Unsupported(("TIFF", "WebP"), "libtiff does not check that it has the size of its strip")
+        refused = Unsupported(("TIFF", "WebP"), "libtiff does not check that the WebP picture has the size of its strip")
         yield Case("WebP in TIFF", size_text(size), webp, refused)
         yield Case("CIELab", size_text(size), tiff(lab, 8, CIELAB), Close(1.5, 0.999, picture))
         for bits, kind in ((32, numpy.float32), (64, numpy.float64), (16, numpy.float16)):

@@ -7,7 +7,7 @@ Three servers are started: a coordinator and two shards. The coordinator has two
 partitioned, with a partition on each shard; in "whole" it is a plain table with the same rows. Each query runs in both, and has to give
 the same rows with the same bits. The queries are those of README.md and of pages of docs/ (all that read from "photos"), and
 those below. The servers are set up by the statements of docs/sharding.md, so that those are tested, too. For the queries below, EXPLAIN
-also has to show what is sent to the shards: the condition, and no vectors in return.
+also has to show what each declares: whether the shards test the condition, and whether vectors come back.
 Run alone: VENV/bin/python tests/sharding/run_sharding.py, with the packages of tests/client/requirements.txt and of
 tests/pictures/requirements.txt. The last line counts the checks; if one fails, the exit status is 1 and the data is kept.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 import psycopg
 
 ROOT = Path(__file__).resolve().parents[2]
-# tests/crash has a module "pages" as well.
+# tests/crash has a module "pages" as well, so tests/docs comes first.
 sys.path[:0] = [str(ROOT / "tests/docs"), str(ROOT / "tests/crash")]
 
 import pages
@@ -50,8 +50,9 @@ class Query:
     sql: str
     # Whether the shards test the condition on vectors; None if there is no such condition.
     condition: bool | None = True
-    # Whether whole vectors come back.
-    vectors: bool = False
+    # Whether whole vectors come back. None for a query of which one scan fetches vectors for another: this is checked only for
+    # the scans with our operators.
+    vectors: bool | None = False
     # Patterns that the text sent to each shard has to match.
     sent: list = field(default_factory=list)
     before: list = field(default_factory=list)
@@ -209,8 +210,8 @@ def rows_of(connection, sql):
     return sorted(tuple(map(repr, row)) for row in cursor.fetchall())
 
 
-def in_order(connection, sql):
-    """The scores of the rows, if the query is ordered by a column of that name."""
+def scores_in_order(connection, sql):
+    """The column `score` of the rows if the query ends in ORDER BY score DESC, else None."""
     cursor = connection.execute(sql.encode())
     names = [column.name for column in cursor.description]
     if not re.search(r"ORDER BY (\w+\.)?score DESC", sql) or "score" not in names:
@@ -222,6 +223,7 @@ def plan_of(connection, sql):
     return [line for (line,) in connection.execute(f"EXPLAIN (VERBOSE, COSTS OFF) {sql}".encode())]
 
 
+# Operators that mark a condition on vectors.
 OURS = re.compile(r"fine_score|@~|@<=>|<=>")
 
 
@@ -263,8 +265,8 @@ def compare(cluster, sql):
         yield f"{len(here)} rows on one server, {len(there)} on several; missing {str(missing[:3])[:400]}, too many {str(extra[:3])[:400]}"
     if sql.lstrip().startswith("DELETE"):
         return
-    scores = in_order(cluster.photos, sql)
-    if scores is not None and scores != in_order(cluster.whole, sql):
+    scores = scores_in_order(cluster.photos, sql)
+    if scores is not None and scores != scores_in_order(cluster.whole, sql):
         yield "the scores are in another order"
     if not here:
         yield "the query finds nothing, so it compares nothing"
@@ -279,7 +281,7 @@ def check(checks, name, problems):
 
 
 def set_up(cluster):
-    """Runs the statements of the manual that make tables and servers; those that say where they run."""
+    """Runs the blocks of docs/sharding.md that have the attribute `on`, each on the servers that it names."""
     for block in pages.read(PAGE).blocks:
         if block.language == "sql" and "on" in block.attributes:
             for statement in pages.statements(block):
@@ -288,7 +290,7 @@ def set_up(cluster):
 
 
 def queries_of_manual():
-    """(where, text) of every query of the manual that reads from "photos"."""
+    """(where, text) of each visible query of PAGES that reads from "photos" and is run."""
     for path in PAGES:
         for block in pages.read(path).blocks:
             if block.language != "sql" or block.hidden or "skip" in block.attributes:
@@ -367,7 +369,7 @@ def run_digits(cluster, checks):
             sql = f"SELECT id FROM photos WHERE fine_score(embedding, {BABY}) {operator} {score!r}"
             if rows_of(cluster.photos, sql) != rows_of(cluster.whole, sql):
                 problems.append(f"{number}: {operator} {score!r}")
-    checks.add(f"{4 * len(scores)} thresholds without digits of output", problems)
+    checks.add(f"{4 * len(scores)} thresholds with extra_float_digits = -15", problems)
     cluster.photos.execute("RESET extra_float_digits")
 
 

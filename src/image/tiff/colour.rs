@@ -4,14 +4,14 @@ use super::malformed;
 use crate::ImageError;
 
 /// Tables for the conversion of YCbCr to RGB (TIFF 6.0, section 21), rounded as in libtiff's
-/// `TIFFYCbCrToRGBInit`, which Pillow uses. The tables have, for each value of a sample, the luma and
-/// the share of the chroma in each colour.
+/// `TIFFYCbCrToRGBInit`, which Pillow uses. The tables have, for each value of a sample, the luma, or
+/// what the chroma adds to a colour.
 #[derive(Debug, PartialEq)]
 pub(super) struct YCbCrConversion {
     luma: [i32; 256],
     cr_red: [i32; 256],
     cb_blue: [i32; 256],
-    /// The shares in green are in units of 1/65536.
+    /// What is added to green is in units of 1/65536.
     cr_green: [i32; 256],
     cb_green: [i32; 256],
 }
@@ -20,14 +20,19 @@ impl YCbCrConversion {
     /// Makes the tables from YCbCrCoefficients and ReferenceBlackWhite.
     ///
     /// # Errors
-    /// [`ImageError::Malformed`] if a range is empty or a coefficient is invalid.
+    /// [`ImageError::Malformed`] if a range is empty or not finite, or a coefficient is invalid.
     pub fn new(luma: &[f32; 3], black_white: &[f32; 6]) -> Result<Self, ImageError> {
         let &[y0, y1, b0, b1, r0, r1] = black_white;
         let range = [[y0, y1], [b0, b1], [r0, r1]];
         let sound = range.iter().all(|[black, white]| {
             black.is_finite() && white.is_finite() && (white - black).abs() > 1e-6
         });
-        if !sound || !luma.iter().all(|share| (0.0..=1.0).contains(share)) || luma[1] < 1e-6 {
+        if !sound
+            || !luma
+                .iter()
+                .all(|coefficient| (0.0..=1.0).contains(coefficient))
+            || luma[1] < 1e-6
+        {
             return Err(malformed("its YCbCr coefficients are invalid"));
         }
         let fixed = |factor: f32| (f64::from(factor.clamp(0.0, 2.0) * 65_536.0_f32) + 0.5) as i32;

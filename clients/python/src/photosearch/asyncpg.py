@@ -3,8 +3,8 @@
 After `await register(connection)`, for example as `init` of asyncpg.create_pool, a parameter of type mrl_vector may be a Vector,
 a list or a numpy array of numbers, or the text form; and mrl_vector comes back as a Vector. All of them travel in binary form.
 
-For a parameter of type mrl_vector[], give a list of text forms, `[str(vector), …]`: asyncpg takes anything with a length in a list
-for an array of more dimensions.
+For a parameter of type mrl_vector[], give a list of text forms, `[str(vector), …]`: asyncpg takes a list, an array or a Vector
+inside a list for another dimension of the array, but not a string.
 """
 
 from __future__ import annotations
