@@ -12,9 +12,7 @@
 use serde::Deserialize;
 
 use super::ModelError;
-use super::compute::{
-    self, DType, Kernel, Matrix, SharedBytes, add_matmul, matmul, matmul_then, widen,
-};
+use super::compute::{self, DType, Kernel, Matrix, SharedBytes, matmul, widen};
 use super::scope::Scope;
 
 /// `x Wᵀ + b`.
@@ -63,18 +61,6 @@ impl Linear {
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
         let [y] = matmul([(&self.weight, self.bias.as_deref())], x);
         y
-    }
-
-    /// [rows, inputs] to [rows, outputs], with `activation` applied to the result
-    pub fn forward_activated(&self, x: &[f32], activation: Activation) -> Vec<f32> {
-        let own = (&self.weight, self.bias.as_deref());
-        let [y] = matmul_then([own], x, |part| activation.apply(part));
-        y
-    }
-
-    /// Adds the result for `x`, [rows, inputs], to `sum`, [rows, outputs]: `sum += x Wᵀ + b`.
-    pub fn add_to(&self, sum: &mut [f32], x: &[f32]) {
-        add_matmul((&self.weight, self.bias.as_deref()), x, sum);
     }
 
     /// Applies several layers to the same `x`, which is faster than one after another.
@@ -191,7 +177,7 @@ pub(super) enum Activation {
 }
 
 impl Activation {
-    /// Applies the function in place, in the calling thread.
+    /// Applies the function in place.
     pub fn apply(self, x: &mut [f32]) {
         match self {
             Self::Silu => compute::silu(x),
@@ -224,18 +210,11 @@ pub(super) struct Mlp {
 impl Mlp {
     /// [rows, inputs of fc1] to [rows, outputs of fc2]
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let rows = x.len() / self.fc1.weight.inputs();
-        let mut out = vec![0.0; rows * self.fc2.weight.outputs()];
-        self.add_to(&mut out, x);
-        out
-    }
-
-    /// Adds the result for `x`, [rows, inputs of fc1], to `sum`, [rows, outputs of fc2].
-    pub fn add_to(&self, sum: &mut [f32], x: &[f32]) {
-        for (sum, x) in parts(&self.fc1, &self.fc2, sum, x) {
-            let inner = self.fc1.forward_activated(x, self.activation);
-            self.fc2.add_to(sum, &inner);
-        }
+        in_parts(x, &self.fc1, |x| {
+            let mut inner = self.fc1.forward(x);
+            self.activation.apply(&mut inner);
+            self.fc2.forward(&inner)
+        })
     }
 }
 
@@ -248,13 +227,13 @@ pub(super) struct GatedMlp {
 }
 
 impl GatedMlp {
-    /// Adds the result for `x`, [rows, inputs of gate], to `sum`, [rows, outputs of down].
-    pub fn add_to(&self, sum: &mut [f32], x: &[f32]) {
-        for (sum, x) in parts(&self.gate, &self.down, sum, x) {
+    /// [rows, inputs of gate] to [rows, outputs of down]
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        in_parts(x, &self.gate, |x| {
             let [mut inner, up] = Linear::forward_all([&self.gate, &self.up], x);
             self.activation.gate(&mut inner, &up);
-            self.down.add_to(sum, &inner);
-        }
+            self.down.forward(&inner)
+        })
     }
 }
 
@@ -265,83 +244,39 @@ const INNER_ELEMENTS: usize = 1 << 20;
 /// negligible.
 const INNER_ROWS: usize = 192;
 
-/// Splits the rows of an MLP's input and of the sum to which it is added into parts. `first` and
-/// `last` are its first and its last layer.
-fn parts<'a>(
-    first: &Linear,
-    last: &Linear,
-    sum: &'a mut [f32],
-    x: &'a [f32],
-) -> impl Iterator<Item = (&'a mut [f32], &'a [f32])> {
+/// Applies an MLP whose first layer is `first` to some rows of `x` at a time.
+fn in_parts(x: &[f32], first: &Linear, mlp: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {
     let rows = (INNER_ELEMENTS / first.weight.outputs()).max(INNER_ROWS);
-    sum.chunks_mut(rows * last.weight.outputs())
-        .zip(x.chunks(rows * first.weight.inputs()))
+    part_by_part(x, rows * first.weight.inputs(), mlp)
+}
+
+/// Applies `function` to `size` elements at a time and concatenates the results.
+fn part_by_part(x: &[f32], size: usize, function: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {
+    if x.len() <= size {
+        return function(x);
+    }
+    let mut out = Vec::new();
+    for part in x.chunks(size) {
+        let part = function(part);
+        if out.is_empty() {
+            out.reserve_exact(part.len() * x.len().div_ceil(size));
+        }
+        out.extend(part);
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::compute::{Panel, matrix_panels, pack_panel};
-
-    fn wave(count: usize, step: f32) -> Vec<f32> {
-        (0..count).map(|i| (i as f32 * step).sin()).collect()
-    }
-
-    fn linear(inputs: usize, outputs: usize, (dtype, kernel): (DType, Kernel)) -> Linear {
-        let weight = wave(inputs * outputs, 0.61);
-        let packed: Vec<u8> = matrix_panels(outputs)
-            .flat_map(|(first, count)| {
-                let panel = Panel::F32(weight[first * inputs..][..count * inputs].to_vec());
-                pack_panel(dtype, kernel, panel, count, inputs)
-            })
-            .collect();
-        let mut bytes = vec![0; packed.len() + 64];
-        let start = bytes.as_ptr().align_offset(64);
-        let range = start..start + packed.len();
-        bytes[range.clone()].copy_from_slice(&packed);
-        let packed = SharedBytes::new(Arc::new(bytes), range).unwrap();
-        Linear {
-            weight: Matrix::new(outputs, inputs, dtype, kernel, packed).unwrap(),
-            bias: Some(wave(outputs, 0.37)),
-        }
-    }
 
     #[test]
-    fn a_long_mlp_adds_to_every_row_what_it_gives_for_the_row_alone() {
-        const INPUTS: usize = 5;
-        const INNER: usize = 8192;
-        const OUTPUTS: usize = 130;
-        const ROWS: usize = 2 * INNER_ROWS + 16;
-        let formats = [DType::F32, DType::F16, DType::Bf16, DType::Int8]
-            .into_iter()
-            .flat_map(|dtype| [Kernel::Avx512, Kernel::NumKong].map(|kernel| (dtype, kernel)))
-            .filter(|(_, kernel)| kernel.is_available());
-        for format in formats {
-            let activation = Activation::GeluTanh;
-            let mlp = Mlp {
-                fc1: linear(INPUTS, INNER, format),
-                activation,
-                fc2: linear(INNER, OUTPUTS, format),
-            };
-            let x = wave(ROWS * INPUTS, 0.29);
-            let before = wave(ROWS * OUTPUTS, 0.83);
-            let mut sum = before.clone();
-            mlp.add_to(&mut sum, &x);
-            let rows = x
-                .chunks_exact(INPUTS)
-                .zip(before.chunks_exact(OUTPUTS))
-                .zip(sum.chunks_exact(OUTPUTS));
-            for ((x, before), sum) in rows {
-                let mut inner = mlp.fc1.forward(x);
-                activation.apply(&mut inner);
-                let alone = mlp.fc2.forward(&inner);
-                for ((sum, before), alone) in sum.iter().zip(before).zip(&alone) {
-                    let tolerance = 1e-4 * (1.0 + alone.abs());
-                    assert!((sum - before - alone).abs() <= tolerance, "{format:?}");
-                }
-            }
+    fn parts_come_in_order() {
+        let x: Vec<f32> = (0..23).map(|i| i as f32).collect();
+        for size in [1, 7, 22, 23, 100] {
+            // The result is twice as long as the input, so a mix-up of the two lengths shows.
+            let double = |x: &[f32]| x.iter().flat_map(|&x| [x, -x]).collect();
+            assert_eq!(part_by_part(&x, size, double), double(&x));
         }
     }
 }

@@ -186,11 +186,12 @@ impl BertLayer {
         lengths: &[(usize, usize)],
         cancel: &Cancel,
     ) -> Result<Vec<f32>, ModelError> {
-        self.attention.add_to(&mut x, lengths, cancel)?;
-        let x = self.attention_norm.forward(&x);
-        let mut sum = x.clone();
-        self.mlp.add_to(&mut sum, &x);
-        Ok(self.output_norm.forward(&sum))
+        let attended = self.attention.forward(&x, lengths, cancel)?;
+        add(&mut x, &attended);
+        let mut x = self.attention_norm.forward(&x);
+        let fed = self.mlp.forward(&x);
+        add(&mut x, &fed);
+        Ok(self.output_norm.forward(&x))
     }
 }
 
@@ -221,19 +222,18 @@ impl SelfAttention {
         })
     }
 
-    /// Adds the result for `x`, [tokens, hidden], to it.
-    fn add_to(
+    /// [tokens, hidden] to [tokens, hidden]
+    fn forward(
         &self,
-        x: &mut [f32],
+        x: &[f32],
         // For each sequence, its numbers of queries and of keys.
         lengths: &[(usize, usize)],
         cancel: &Cancel,
-    ) -> Result<(), ModelError> {
+    ) -> Result<Vec<f32>, ModelError> {
         // [tokens, hidden] each
         let [q, k, v] = Linear::forward_all([&self.query, &self.key, &self.value], x);
         let inputs = [&q, &k, &v].map(|own| Columns::of(own, self.hidden, 0));
         let attended = self.attention.forward(inputs, lengths, cancel)?;
-        self.output.add_to(x, &attended);
-        Ok(())
+        Ok(self.output.forward(&attended))
     }
 }

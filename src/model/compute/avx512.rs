@@ -232,8 +232,8 @@ pub fn product<T: UnitFloat>(
     }
 }
 
-/// As [`product`], for quantised rows. `x` is [rows, inputs] with [`OFFSET`] added, each row padded
-/// to whole units. The sum over each block is an integer, which is multiplied by the scale
+/// Computes `x Wᵀ + b` for quantised rows. `x` is [rows, inputs] with [`OFFSET`] added, each row
+/// padded to whole units. The sum over each block is an integer, which is multiplied by the scale
 /// of the row ([rows, blocks]) and of the output ([outputs, blocks]).
 ///
 /// # Panics
@@ -244,7 +244,7 @@ pub fn i8_product(
     inputs: usize,
     packed: &[u8],
     scales: &[f32],
-    start: Start<'_>,
+    bias: Option<&[f32]>,
     mut target: TargetColumns<'_>,
 ) {
     let (rows, outputs, stride) = (target.rows(), target.columns(), target.stride());
@@ -254,11 +254,9 @@ pub fn i8_product(
     assert_eq!(x_scales.len(), rows * blocks);
     assert_eq!(scales.len(), outputs * blocks);
     assert_eq!(packed.len(), i8_packed_bytes(outputs, inputs));
-    if let Start::Bias(Some(bias)) = start {
-        assert_eq!(bias.len(), outputs);
-    }
+    assert!(bias.is_none_or(|bias| bias.len() == outputs));
     for (group, packed) in packed.chunks_exact(i8_group_bytes(inputs)).enumerate() {
-        let (columns, first) = begin(group, outputs, start);
+        let (columns, first) = begin(group, outputs, Start::Bias(bias));
         for (block, packed) in packed.chunks((1 + INT8_UNITS) * GROUP_BYTES).enumerate() {
             let mut own_scales = [0.0; GROUP];
             let those = scales[group * GROUP * blocks..][..columns * blocks].iter();

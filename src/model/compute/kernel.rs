@@ -523,7 +523,7 @@ impl Kernel {
         }
     }
 
-    /// As [`Self::product`], for quantised rows in the format of [`Self::i8_rows`]. The sum over each
+    /// Computes `x Wᵀ + b` for quantised rows in the format of [`Self::i8_rows`]. The sum over each
     /// block is an integer, which is multiplied by the scales of the row and the output. Scales are
     /// [rows, blocks] and [outputs, blocks].
     #[allow(clippy::too_many_arguments)]
@@ -534,25 +534,22 @@ impl Kernel {
         inputs: usize,
         packed: &[u8],
         scales: &[f32],
-        start: Start<'_>,
+        bias: Option<&[f32]>,
         mut target: TargetColumns<'_>,
     ) {
         let (rows, outputs, blocks) = (target.rows, target.columns, int8_blocks(inputs));
         if self == Self::Avx512 {
             let x = bytemuck::cast_slice(x);
-            return avx512::i8_product(x, x_scales, inputs, packed, scales, start, target);
+            return avx512::i8_product(x, x_scales, inputs, packed, scales, bias, target);
         }
         assert_eq!(x.len(), rows * inputs);
         assert_eq!(x_scales.len(), rows * blocks);
         assert_eq!(scales.len(), outputs * blocks);
         assert_eq!(packed.len(), self.i8_packed_bytes(outputs, inputs));
-        if let Start::Bias(bias) = start {
-            for row in 0..rows {
-                let first = target.pointer.wrapping_add(row * target.stride);
-                // SAFETY: the row lies within the target, and no other target has these elements.
-                unsafe { first.write_bytes(0, outputs) };
-            }
-            target.add_bias(bias);
+        for row in 0..rows {
+            let first = target.pointer.wrapping_add(row * target.stride);
+            // SAFETY: the row lies within the target, and no other target has these elements.
+            unsafe { first.write_bytes(0, outputs) };
         }
         let mut dots = vec![0i32; rows * outputs];
         let mut rest = packed;
@@ -583,6 +580,7 @@ impl Kernel {
                 }
             }
         }
+        target.add_bias(bias);
     }
 }
 

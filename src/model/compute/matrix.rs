@@ -181,77 +181,20 @@ pub(crate) fn matmul<const N: usize>(
     matrices: [(&Matrix, Option<&[f32]>); N],
     x: &[f32],
 ) -> [Vec<f32>; N] {
-    matmul_then(matrices, x, |_| ())
-}
-
-/// As [`matmul`]. Then calls `function` on each row's part of each panel, while the cache holds it.
-/// `function` computes each element from this element alone.
-pub(crate) fn matmul_then<const N: usize>(
-    matrices: [(&Matrix, Option<&[f32]>); N],
-    x: &[f32],
-    function: impl Fn(&mut [f32]) + Copy + Sync,
-) -> [Vec<f32>; N] {
     let Some(&(model, _)) = matrices.first() else {
         return [const { Vec::new() }; N];
     };
     let mut each = matrices.iter();
     if !each.all(|(matrix, _)| matrix.has_same_input_format(model)) {
         return matrices.map(|own| {
-            let [product] = matmul_then([own], x, function);
+            let [product] = matmul([own], x);
             product
         });
     }
-    let rows = x.len() / model.inputs;
-    let mut out: [Vec<f32>; N] =
-        matrices.map(|(matrix, _)| Vec::with_capacity(rows * matrix.outputs));
-    let results: Vec<Output<'_>> = out
-        .iter_mut()
-        .zip(&matrices)
-        .map(|(out, (matrix, _))| {
-            let room = &mut out.spare_capacity_mut()[..rows * matrix.outputs];
-            // SAFETY: a product with `Before::Unwritten` writes every element before it reads it.
-            unsafe { Output::unwritten(room, matrix.outputs) }
-        })
-        .collect();
-    multiply(&matrices, x, &results, Before::Unwritten, function);
-    drop(results);
-    for (out, (matrix, _)) in out.iter_mut().zip(&matrices) {
-        // SAFETY: the product has written all elements.
-        unsafe { out.set_len(rows * matrix.outputs) };
-    }
-    out
-}
-
-/// Adds `x Wᵀ + b` to `sum`, [rows, outputs].
-pub(crate) fn add_matmul((matrix, bias): (&Matrix, Option<&[f32]>), x: &[f32], sum: &mut [f32]) {
-    assert_eq!(sum.len() * matrix.inputs, x.len() * matrix.outputs);
-    let result = Output::new(sum, matrix.outputs);
-    multiply(&[(matrix, bias)], x, &[result], Before::Sum, |_| ());
-}
-
-/// What the results of [`multiply`] hold before it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Before {
-    /// Nothing: the product is written to them.
-    Unwritten,
-    /// Values to which the product is added.
-    Sum,
-}
-
-/// Computes the products of matrices that take rows in the same format, and writes or adds them to
-/// `results`.
-fn multiply(
-    matrices: &[(&Matrix, Option<&[f32]>)],
-    x: &[f32],
-    results: &[Output<'_>],
-    before: Before,
-    function: impl Fn(&mut [f32]) + Sync,
-) {
-    let Some(&(model, _)) = matrices.first() else {
-        return;
-    };
     let (inputs, kernel) = (model.inputs, model.kernel);
     let rows = x.len() / inputs;
+    let mut out: [Vec<f32>; N] =
+        matrices.map(|(matrix, _)| Vec::with_capacity(rows * matrix.outputs));
     let outputs: usize = matrices.iter().map(|(matrix, _)| matrix.outputs).sum();
     let width = pool::width_for(rows * outputs * inputs / 8);
     let x = ConvertedRows::of(x, model);
@@ -266,21 +209,23 @@ fn multiply(
         let each = (0..matrix.outputs).step_by(step);
         parts.extend(each.map(|first| (i, first, step.min(matrix.outputs - first))));
     }
+    let places: Vec<Output<'_>> = out
+        .iter_mut()
+        .zip(&matrices)
+        .map(|(out, (matrix, _))| {
+            let room = &mut out.spare_capacity_mut()[..rows * matrix.outputs];
+            // SAFETY: products write every element of their target before they read it.
+            unsafe { Output::unwritten(room, matrix.outputs) }
+        })
+        .collect();
     pool::for_each(parts.len(), width, |part| {
         let (i, first, columns) = parts[part];
         let (matrix, bias) = matrices[i];
         let weights = matrix.weights_of(first, columns);
         let bias = bias.map(|bias| &bias[first..first + columns]);
+        let start = Start::Bias(bias);
         // SAFETY: no two parts share a column.
-        let mut whole = unsafe { results[i].target(0, rows, first, columns) };
-        let start = match before {
-            Before::Unwritten => Start::Bias(bias),
-            Before::Sum => {
-                whole.add_bias(bias);
-                Start::Target
-            }
-        };
-        let target = whole.reborrow();
+        let target = unsafe { places[i].target(0, rows, first, columns) };
         match &x {
             ConvertedRows::F32(x) if matrix.dtype == DType::F16 => {
                 let mut wide = vec![0.0; weights.len() / size_of::<f16>()];
@@ -292,11 +237,16 @@ fn multiply(
             ConvertedRows::Int8(x, x_scales) => {
                 let (scales, weights) = weights.split_at(scale_bytes(columns, inputs));
                 let scales = &bytemuck::cast_slice(scales)[..columns * int8_blocks(inputs)];
-                kernel.i8_product(x, x_scales, inputs, weights, scales, start, target);
+                kernel.i8_product(x, x_scales, inputs, weights, scales, bias, target);
             }
         }
-        (0..rows).for_each(|row| function(whole.row(row)));
     });
+    drop(places);
+    for (out, (matrix, _)) in out.iter_mut().zip(&matrices) {
+        // SAFETY: the parts cover all columns, and products write all of theirs.
+        unsafe { out.set_len(rows * matrix.outputs) };
+    }
+    out
 }
 
 fn panels(outputs: usize) -> impl Iterator<Item = (usize, usize)> {

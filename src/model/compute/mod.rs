@@ -16,10 +16,7 @@ pub use cpu_slots::CpuSlots;
 pub(super) use kernel::{
     FloatElement, Kernel, Output, SCORE_UNIT, Start, TargetColumns, gemm_f32, int8_blocks,
 };
-pub(super) use matrix::{
-    DType, Matrix, Panel, add_matmul, matmul, matmul_then, matrix_panels, pack_panel, quantise,
-    widen,
-};
+pub(super) use matrix::{DType, Matrix, Panel, matmul, matrix_panels, pack_panel, quantise, widen};
 pub(super) use ops::{
     add, exp_all, gelu_erf, gelu_tanh, largest, layer_norm, quick_gelu, relu, rms_norm, rotate,
     silu, silu_gate, sum,

@@ -1,6 +1,6 @@
-//! Norms and rotations on rows of f32, over the threads of the pool, and activations of single
-//! slices. The loops are written so that the compiler vectorises them, and are compiled for each
-//! level of instructions that [`vectorised!`] names.
+//! Norms, activations and rotations on rows of f32, over the threads of the pool. The loops are
+//! written so that the compiler vectorises them, and are compiled for each level of instructions
+//! that [`vectorised!`] names.
 //!
 //! The exponential function is implemented here because the standard library's needs a call for
 //! each element. It takes 0.25 ns per element instead of 1.4, and a GELU by tanh takes 0.37 ns
@@ -67,9 +67,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// Replaces `x` by `x · sigmoid(1.702 x)`, the other approximation of [`gelu_erf`] that
-    /// Hendrycks and Gimpel (2016) give.
-    pub fn quick_gelu(x: &mut [f32]) {
+    fn quick_gelu_part(x: &mut [f32]) {
         for x in x {
             *x /= 1.0 + exp(-1.702 * *x);
         }
@@ -77,8 +75,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// Replaces `x` by `x · sigmoid(x)`.
-    pub fn silu(x: &mut [f32]) {
+    fn silu_part(x: &mut [f32]) {
         for x in x {
             *x /= 1.0 + exp(-*x);
         }
@@ -86,9 +83,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// Replaces `x` by the tanh approximation of [`gelu_erf`] (Hendrycks and Gimpel 2016):
-    /// `x (1 + tanh y) / 2`, which is `x / (1 + e^(-2y))`, with `y = √(2 / π) (x + 0.044715 x³)`.
-    pub fn gelu_tanh(x: &mut [f32]) {
+    /// `x (1 + tanh y) / 2` is `x / (1 + e^(-2y))`, with `y = √(2 / π) (x + 0.044715 x³)`.
+    fn gelu_tanh_part(x: &mut [f32]) {
         const MINUS_TWICE_SCALE: f32 = -2.0 * 0.797_884_6; // √(2 / π) = 0.7978846
         for x in x {
             let inner = MINUS_TWICE_SCALE * *x * (1.0 + 0.044_715 * *x * *x);
@@ -122,8 +118,7 @@ fn normal(x: f32) -> f32 {
 }
 
 vectorised! {
-    /// Replaces `x` by `x Φ(x)`.
-    pub fn gelu_erf(x: &mut [f32]) {
+    fn gelu_erf_part(x: &mut [f32]) {
         for x in x {
             *x *= normal(*x);
         }
@@ -232,6 +227,31 @@ pub fn silu_gate(gate: &mut [f32], up: &[f32]) {
     pool::for_rows(gate, 1, up.len() * ACTIVATION_COST, |first, gate| {
         silu_gate_part(gate, &up[first..][..gate.len()]);
     });
+}
+
+/// Replaces `x` by `x · sigmoid(x)`.
+pub fn silu(x: &mut [f32]) {
+    let cost = x.len() * ACTIVATION_COST;
+    pool::for_rows(x, 1, cost, |_, x| silu_part(x));
+}
+
+/// Replaces `x` by `x · sigmoid(1.702 x)`, the other approximation of [`gelu_erf`] that Hendrycks
+/// and Gimpel (2016) give.
+pub fn quick_gelu(x: &mut [f32]) {
+    let cost = x.len() * ACTIVATION_COST;
+    pool::for_rows(x, 1, cost, |_, x| quick_gelu_part(x));
+}
+
+/// Replaces `x` by the tanh approximation of [`gelu_erf`] (Hendrycks and Gimpel 2016).
+pub fn gelu_tanh(x: &mut [f32]) {
+    let cost = x.len() * ACTIVATION_COST;
+    pool::for_rows(x, 1, cost, |_, x| gelu_tanh_part(x));
+}
+
+/// Replaces `x` by `x Φ(x)`.
+pub fn gelu_erf(x: &mut [f32]) {
+    let cost = x.len() * ACTIVATION_COST;
+    pool::for_rows(x, 1, cost, |_, x| gelu_erf_part(x));
 }
 
 /// Replaces `x` by `max(x, 0)`.
@@ -374,10 +394,10 @@ mod tests {
         type Function = fn(&mut [f32]);
         let each: [(&str, Function); 5] = [
             ("exp", |x| exp_all(x, 0.0)),
-            ("gelu_tanh", gelu_tanh),
-            ("gelu_erf", gelu_erf),
-            ("quick_gelu", quick_gelu),
-            ("silu", silu),
+            ("gelu_tanh", gelu_tanh_part),
+            ("gelu_erf", gelu_erf_part),
+            ("quick_gelu", quick_gelu_part),
+            ("silu", silu_part),
         ];
         for (name, function) in each {
             let x: Vec<f32> = (0..1024).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();

@@ -118,10 +118,12 @@ impl Layer {
         cancel: &Cancel,
     ) -> Result<Vec<f32>, ModelError> {
         let normed = self.layer_norm1.forward(&x);
-        self.self_attention
-            .add_to(&mut x, &normed, lengths, cancel)?;
+        add(
+            &mut x,
+            &self.self_attention.forward(&normed, lengths, cancel)?,
+        );
         let normed = self.layer_norm2.forward(&x);
-        self.mlp.add_to(&mut x, &normed);
+        add(&mut x, &self.mlp.forward(&normed));
         Ok(x)
     }
 }
@@ -150,20 +152,18 @@ impl SelfAttention {
         })
     }
 
-    /// Adds the result for `x`, [rows, hidden], to `sum`, [rows, hidden].
-    fn add_to(
+    /// [rows, hidden] to [rows, hidden]
+    fn forward(
         &self,
-        sum: &mut [f32],
         x: &[f32],
         lengths: &[(usize, usize)],
         cancel: &Cancel,
-    ) -> Result<(), ModelError> {
+    ) -> Result<Vec<f32>, ModelError> {
         // [rows, hidden] each
         let [q, k, v] = Linear::forward_all([&self.query, &self.key, &self.value], x);
         let inputs = [&q, &k, &v].map(|own| Columns::of(own, self.hidden, 0));
         let attended = self.attention.forward(inputs, lengths, cancel)?;
-        self.output.add_to(sum, &attended);
-        Ok(())
+        Ok(self.output.forward(&attended))
     }
 }
 

@@ -134,12 +134,14 @@ impl DecoderLayer {
         cancel: &Cancel,
     ) -> Result<(), ModelError> {
         let normed = self.input_layernorm.forward(x);
-        self.self_attn
-            .add_to(x, &normed, rotary, lengths, past, cancel)?;
-        drop(normed);
+        let attended = self
+            .self_attn
+            .forward(&normed, rotary, lengths, past, cancel)?;
+        add(x, &attended);
+        drop((normed, attended));
 
         let normed = self.post_attention_layernorm.forward(x);
-        self.mlp.add_to(x, &normed);
+        add(x, &self.mlp.forward(&normed));
         Ok(())
     }
 }
@@ -185,16 +187,15 @@ impl SelfAttention {
         })
     }
 
-    /// Adds the result for `x`, [tokens, hidden], to `sum`, [tokens, hidden].
-    fn add_to(
+    /// [tokens, hidden] to [tokens, hidden]
+    fn forward(
         &self,
-        sum: &mut [f32],
         x: &[f32],
         rotary: &Rotary,
         lengths: &[usize],
         past: &mut Past,
         cancel: &Cancel,
-    ) -> Result<(), ModelError> {
+    ) -> Result<Vec<f32>, ModelError> {
         let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         // q: [tokens, heads · head_dim]; k and v: [tokens, kv_heads · head_dim]
         let [q, k, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x);
@@ -211,7 +212,6 @@ impl SelfAttention {
         ];
         let lengths: Vec<_> = lengths.iter().map(|&n| (n, past.length() + n)).collect();
         let attended = self.attention.forward(inputs, &lengths, cancel)?;
-        self.o_proj.add_to(sum, &attended);
-        Ok(())
+        Ok(self.o_proj.forward(&attended))
     }
 }

@@ -194,11 +194,11 @@ impl VisionBlock {
         cancel: &Cancel,
     ) -> Result<(), ModelError> {
         let normed = self.norm1.forward(x);
-        self.attn.add_to(x, &normed, rotary, lengths, cancel)?;
+        add(x, &self.attn.forward(&normed, rotary, lengths, cancel)?);
         drop(normed);
 
         let normed = self.norm2.forward(x);
-        self.mlp.add_to(x, &normed);
+        add(x, &self.mlp.forward(&normed));
         Ok(())
     }
 }
@@ -226,15 +226,14 @@ impl VisionAttention {
         })
     }
 
-    /// Adds the result for `x`, [patches, hidden], to `sum`, [patches, hidden].
-    fn add_to(
+    /// [patches, hidden] to [patches, hidden]
+    fn forward(
         &self,
-        sum: &mut [f32],
         x: &[f32],
         rotary: &Rotary,
         lengths: &[usize],
         cancel: &Cancel,
-    ) -> Result<(), ModelError> {
+    ) -> Result<Vec<f32>, ModelError> {
         let hidden = self.heads * self.head_dim;
         // [patches, 3 · hidden]: the heads of the queries, then those of the keys and the values.
         let mut qkv = self.qkv.forward(x);
@@ -243,8 +242,7 @@ impl VisionAttention {
         let inputs = [0, 1, 2].map(|i| Columns::of(&qkv, 3 * hidden, i * hidden));
         let lengths: Vec<_> = lengths.iter().map(|&n| (n, n)).collect();
         let attended = self.attention.forward(inputs, &lengths, cancel)?;
-        self.proj.add_to(sum, &attended);
-        Ok(())
+        Ok(self.proj.forward(&attended))
     }
 }
 

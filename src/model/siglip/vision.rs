@@ -4,6 +4,7 @@
 use super::config::{Resolution, VisionConfig};
 use super::positions::PositionTable;
 use crate::attention::{Attention, Columns, Mask};
+use crate::compute::add;
 use crate::dual::{Grid, TowerObserver, TowerPoint, Transformer, TransformerConfig, load_mlp};
 use crate::layers::{LayerNorm, Linear, Mlp};
 use crate::scope::Scope;
@@ -112,7 +113,7 @@ impl AttentionPooling {
         let pooled = self.attention.forward(inputs, &lengths, cancel)?;
         let mut x = self.output.forward(&pooled);
         let normed = self.norm.forward(&x);
-        self.mlp.add_to(&mut x, &normed);
+        add(&mut x, &self.mlp.forward(&normed));
         Ok(x)
     }
 }

@@ -138,15 +138,7 @@ fn of_products() {
         let x_scales = vec![0.01; rows * int8_blocks(SIZE)];
         compare("int8", rows, PANEL, |kernel, panel, target| {
             let packed = panels[usize::from(kernel == Kernel::NumKong)][panel].bytes();
-            kernel.i8_product(
-                &x,
-                &x_scales,
-                SIZE,
-                packed,
-                &scales,
-                Start::Bias(None),
-                target,
-            );
+            kernel.i8_product(&x, &x_scales, SIZE, packed, &scales, None, target);
         });
     }
 }
