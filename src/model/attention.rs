@@ -224,7 +224,10 @@ impl Attention {
                 Precision::Gemm => (blocks.scores / keys.max(1))
                     .clamp(MIN_ROWS, MAX_ROWS)
                     .next_multiple_of(MIN_ROWS),
-                Precision::F32(_) | Precision::Bf16(_) => blocks.rows,
+                // Tasks of about equal size.
+                Precision::F32(_) | Precision::Bf16(_) => {
+                    length.div_ceil(length.div_ceil(blocks.rows).max(1)).max(1)
+                }
             };
             operations += self.heads * length * keys * (self.size / 4 + 4);
             for head in 0..self.heads {
