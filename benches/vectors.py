@@ -1,7 +1,7 @@
 """The vectors that the benchmark generates, and COPY's binary format for them.
 
-They are clustered, their variance falls along the dimensions as in a Matryoshka model, and their length is one. The same seed
-gives the same vectors.
+They are clustered, their variance falls along the dimensions as in a Matryoshka model, and their length is one. The seeds are
+constants, so every run has the same vectors.
 """
 
 import numpy as np
@@ -12,7 +12,8 @@ BATCH = 5000
 
 
 class Clustered:
-    """`count` vectors. Vectors of 128 dimensions follow the same distribution as prefixes of longer ones."""
+    """`count` vectors. Vectors of 128 dimensions follow the same distribution as prefixes of longer ones,
+    but for their length, which cosine similarity ignores."""
 
     def __init__(self, count, dims):
         self.count, self.dims = count, dims

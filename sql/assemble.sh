@@ -1,5 +1,6 @@
 #!/bin/sh
-# Puts the control files and scripts of both extensions into a directory, as Postgres wants them.
+# Makes DIR anew, with the control files and scripts of both extensions, as Postgres wants them. What DIR held is
+# deleted.
 #
 #   sql/assemble.sh VERSION DIR
 #

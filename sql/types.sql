@@ -80,7 +80,7 @@ CREATE FUNCTION mrl_probe(query mrl_vector) RETURNS mrl_probe
 COMMENT ON FUNCTION mrl_probe(mrl_vector) IS
     'mrl_probe with photosearch.coarse_threshold and photosearch.coarse_dims';
 
--- For conditions that the planner adds. These functions are leakproof because they raise no errors.
+-- For conditions that the planner adds. These functions are leakproof: no valid vector and no other argument is an error.
 
 CREATE FUNCTION mrl_leakproof_probe(mrl_vector, double precision, bigint) RETURNS mrl_probe
     AS 'MODULE_PATHNAME', 'mrl_leakproof_probe_bigint_wrapper'

@@ -9,7 +9,8 @@ use crate::heap;
 const MEMORY: u64 = 64 << 20;
 /// A margin in bytes for memory that decoders do not count: names, tables, messages.
 const UNCOUNTED: u64 = 4 << 20;
-/// One file in this many is decoded twice, to compare the pixels.
+/// One file in this many is decoded twice, to compare the pixels. (Large ones always are, as the number below
+/// is a multiple.)
 const TWICE: u32 = 8;
 /// A picture with more pixels than this is large: decoding it is slow and rarely reaches new code.
 const LARGE: u32 = 1 << 20;
@@ -47,7 +48,8 @@ pub fn decode(bytes: &[u8], begins: impl Fn(&[u8]) -> bool) {
     }
     drop(whole);
 
-    // The files have few pixels, so wanted sizes are small, to reach all scales of a decoder.
+    // The files have few pixels, so wanted sizes are small, to reach all scales of a decoder. A decoder may
+    // scale by 1/2, 1/4 or 1/8 if the result is still twice as large as wanted, for a good last resize.
     let wanted = (1 + chance / TWICE % 24, 1 + chance / TWICE / 24 % 16);
     if let Some(image) = counted(|| scaled(bytes, wanted)) {
         let got = (image.width(), image.height());

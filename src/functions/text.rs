@@ -1,4 +1,4 @@
-//! Reading of text arguments: the texts to embed, and instructions.
+//! Reading of text arguments: texts to embed or to rerank, and instructions.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;

@@ -6,7 +6,7 @@
  * boxes can violate its assertions, and it decodes only pictures that heif.rs has checked.
  *
  * libheif is C++ with a C interface, and its functions can throw exceptions, mostly std::bad_alloc. An
- * exception that reached a Rust frame would end the server, so this file calls them in try blocks.
+ * exception that reached a Rust frame would end the server, so this file calls all of them that can throw in try blocks.
  */
 #include <algorithm>
 #include <cstddef>
@@ -36,7 +36,7 @@ struct photosearch_heif_request {
     const uint8_t *file;
     size_t length;
     uint32_t width, height;
-    /* The most memory in bytes that libheif may take. */
+    /* The most memory in bytes that decoding should take. libheif checks it from 1.20 on, 1.19 for each block. */
     uint64_t memory;
     /* 1 for AV1, 0 for HEVC. */
     int av1;
@@ -96,10 +96,11 @@ bool succeeded(const heif_error &error, photosearch_failure *failure)
 }
 
 /*
- * While an object of this type lives, malloc returns zeroed memory. From damaged data, libde265 makes
- * pictures with memory that it has not written. Zeroed memory makes them reproducible, and keeps them
- * from showing earlier content of the memory. (glibc fills new memory with the complement of
- * M_PERTURB.)
+ * While an object of this type lives, malloc returns zeroed memory, except for blocks of up to 1 kB that
+ * the thread has freed before. From damaged data, libde265 makes pictures with memory that it has not
+ * written. Zeroed memory makes them reproducible, and keeps them from showing earlier content of the
+ * memory, but for tiny pictures. (glibc fills new memory with the complement of M_PERTURB. Its cache of
+ * each thread does not.)
  */
 struct ZeroedMemory {
 #ifdef __GLIBC__
@@ -212,7 +213,8 @@ bool is_noise(const Decoder &decoder, int x, int y)
 
 /*
  * Whether every block was decoded, which means that none still has its noise. Coding tree blocks have
- * at least 16 x 16 samples, except at the right and lower edge. Filtering of neighbours changes up to
+ * at least 16 x 16 samples, except at the right and lower edge, where blocks of up to 6 samples are not
+ * checked. Filtering of neighbours changes up to
  * three samples inside the edges of a block, so these are not compared.
  */
 bool is_complete(const Decoder &decoder)
@@ -244,7 +246,10 @@ heif_error create(void **out)
         delete decoder;
         return no_memory;
     }
-    /* While SAO (sample adaptive offset) is on, libde265 does not call get_planes, so get_planes enables it. */
+    /*
+     * libde265 calls get_planes only while SAO (sample adaptive offset) is disabled. So it is disabled until
+     * get_planes is called, which enables it again.
+     */
     de265_set_parameter_bool(decoder->context, DE265_DECODER_PARAM_DISABLE_SAO, 1);
     de265_image_allocation allocation = {get_planes, release_planes};
     de265_set_image_allocation_functions(decoder->context, &allocation, decoder);
@@ -381,7 +386,10 @@ bool register_plugin()
 {
     /* Static, because libheif keeps a pointer to the plugin. */
     static heif_decoder_plugin plugin = {};
-    /* Up to 1.20, libheif accepts plugins of API version 3. */
+    /*
+     * Plugins of API version 3 work up to libheif 1.20. With later versions, libheif's own plugin decodes, and
+     * less damage is noticed.
+     */
     if (heif_get_version_number() >= LIBHEIF_MAKE_VERSION(1u, 21u, 0u))
         return false;
     plugin.plugin_api_version = 3;

@@ -1,7 +1,8 @@
 //! Decodes image files to upright 8-bit RGB, and resizes them for a model.
 //!
 //! Files come from strangers and are not trusted. Memory is counted before it is allocated
-//! ([`Limits::max_memory`]). A file that is cut short or damaged is an error, never half a picture.
+//! ([`Limits::max_memory`]). A file that is cut short, or whose damage the decoder notices, is an error, never half a
+//! picture.
 //!
 //! [`open`] reads a file's header, [`Picture::decode`] its pixels. The decoders:
 //!
@@ -121,7 +122,7 @@ fn image_of(width: u32, height: u32) -> String {
     }
 }
 
-/// An upright picture in 8-bit RGB: rows from the top, in each row pixels from the left.
+/// A picture in 8-bit RGB: rows from the top, in each row pixels from the left.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: u32,

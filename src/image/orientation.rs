@@ -40,7 +40,7 @@ pub(super) fn upright(
     orientation: Orientation,
     work: &mut Work<'_>,
 ) -> Result<RgbImage, ImageError> {
-    // Whether left and right, or top and bottom, are mirrored. If the sides are swapped, that is done before.
+    // Whether to mirror left and right, and top and bottom. Sides are swapped first, and the result is mirrored.
     let (mirror_x, mirror_y) = match orientation {
         Orientation::NoTransforms | Orientation::Rotate90FlipH => (false, false),
         Orientation::FlipHorizontal | Orientation::Rotate90 => (true, false),

@@ -1,14 +1,14 @@
 //! Paths that return rows in the order of their similarity, the most similar first.
 //!
-//! Postgres itself makes such a path for `ORDER BY embedding <=> query` if the query also has a
+//! Postgres itself makes such a path for `ORDER BY embedding <=> query` if the statement also has a
 //! condition that the index answers. This file makes the others:
 //!
 //! - for `ORDER BY fine_score(embedding, query) DESC` and `1 - (embedding <=> query) DESC`. An index
 //!   returns rows only in ascending order of an operator's result, so the path orders by `<~>`, the
 //!   negative score. The executor compares the results of that operator in ascending order, even if the
-//!   query sorts in descending order (`cmp_orderbyvals` of Postgres' `nodeIndexscan.c` ignores
+//!   statement sorts in descending order (`cmp_orderbyvals` of Postgres' `nodeIndexscan.c` ignores
 //!   `ssup_reverse`);
-//! - without a condition that the index answers, if a constraint or another condition of the query
+//! - without a condition that the index answers, if a constraint or another condition of the statement
 //!   excludes NULL vectors. The index has no entries for NULL vectors, so it cannot return their rows.
 //!   This path orders by `<~>` as well: rows with ascending negative scores have ascending distances.
 
@@ -78,8 +78,9 @@ pub unsafe fn add_ordered_scans(
 ///
 /// The executor cannot order rows by several keys if the first key is NULL for all rows, as it is for a
 /// NULL parameter: it treats rows as equal whose first keys are NULL (`cmp_orderbyvals` of
-/// `nodeIndexscan.c`). The executor also computes all keys of rows that a policy hides, and the second
-/// key can raise an error.
+/// `nodeIndexscan.c`). The executor also computes all keys of rows that a policy hides. Whether the first
+/// key raises an error does not depend on the row, because all vectors of an index have the same
+/// dimensions; a second key can be any operator's.
 ///
 /// # Safety
 /// `paths` is the planner's list of paths of a table.

@@ -48,8 +48,8 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
             return stats;
         }
         let stats = if stats.is_null() {
-            // VACUUM found no dead rows and did not call ambulkdelete. Count the entries, and
-            // update the free space map.
+            // VACUUM did not call ambulkdelete: it found no dead rows, or too few to be worth it. Count
+            // the entries, and update the free space map.
             vacuum_pages(&*info, stats, None).unwrap_or_report()
         } else {
             stats
@@ -63,7 +63,8 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
 type DeadRowTest<'a> = &'a mut dyn FnMut(&mut [pg_sys::ItemPointerData], &mut [bool]);
 
 /// Visits every page, removes the entries of dead rows if `mark_dead` is given, and updates the
-/// free space map. Adds the counts to `stats`, which is allocated if it is null.
+/// free space map. Sets the counts in `stats`, which is allocated if it is null; removed entries are added
+/// to those of earlier passes.
 ///
 /// Pages that other backends add in the meantime contain no entry that this vacuum must remove:
 /// vacuum collected the TIDs of dead rows before, and those rows had their entries by then.

@@ -6,14 +6,14 @@
 //! contains 9 matches on average, and fewer than 3 with a probability of 1 in 160.
 //!
 //! The sample takes 774 kB on disk for vectors of 256 dimensions, and as much memory in each session
-//! that plans with the column, because the catalog cache reads it once after each ANALYZE. For
-//! longer vectors it also describes the values after the first 256 (`vector/rest.rs`) and takes 892 kB
+//! that plans with the column, because the catalog cache keeps it until the next ANALYZE. For
+//! longer vectors it also describes the values after the first 256 (`src/vector/rest.rs`) and takes 892 kB
 //! for 512 dimensions, 943 kB for 2048. `selectivity.rs` states how long reading it and an estimate take.
 //!
-//! For vectors of at most 256 dimensions ANALYZE detoasts only what the sample holds. Of longer ones
-//! it reads up to 3,612 whole (the sample and the 612 of a [`Pilot`]), and compares 102 of them with all
-//! that are in the sample. For 2048 dimensions that takes 0.2 s of CPU time, of 0.25 s that the whole
-//! ANALYZE takes for 20,000 rows.
+//! For vectors of at most 256 dimensions ANALYZE detoasts only what the sample holds, and the first bytes of
+//! some hundred vectors more. Of longer ones it reads up to 3,612 whole (the sample and the 612 of a
+//! [`Pilot`]), and compares 102 of them with all that are in the sample. For 2048 dimensions that takes 0.2 s
+//! of CPU time, of 0.25 s that the whole ANALYZE takes for 20,000 rows.
 //!
 //! For `=` and `<` only the number of distinct values is stored. Other types also have most common
 //! values and a histogram; those would be large, and nobody compares embeddings with constants by
@@ -38,7 +38,7 @@ const KIND: i16 = 18_256;
 const ROWS_PER_TARGET: c_int = 300;
 
 /// The sample has one row for every ten that ANALYZE asks for: 3,000 at the default target of 100. A table
-/// with fewer rows than that is sampled whole.
+/// with fewer vectors than the sample has room for is sampled whole.
 const FETCHED_PER_SAMPLED: usize = 10;
 
 /// The maximum number of rows in a sample for any statistics target. It bounds the time of
@@ -87,8 +87,6 @@ unsafe extern "C-unwind" fn compute(
     // SAFETY: ANALYZE guarantees that `stats` is valid during the call and that `fetch` returns the
     // value of each row below `rows`.
     unsafe {
-        // The rows are in the physical order of the table, so evenly spaced rows are a sample of
-        // them, too.
         let mut present = Vec::new();
         let mut width = 0.0;
         for row in 0..rows {
@@ -149,6 +147,7 @@ fn sample<'a>(
         }
     }
     let mut sample = SampleBuilder::new(pilot.and_then(Pilot::finish));
+    // The rows of ANALYZE are a random sample of the table, so evenly spaced ones are a random sample, too.
     let taken = count.min(wanted);
     for i in (0..taken).map(|i| i * count / taken) {
         let value = fetch(i);

@@ -1,5 +1,5 @@
 //! The type `mrl_probe`: a prefix of a query vector and a similarity threshold. It is the
-//! right-hand operand of `@~`.
+//! right-hand operand of `@~`, `!@~` and their leakproof counterparts.
 //!
 //! A probe contains only the first `dims` values of the query, because the filter needs no others.
 //! This keeps a constant in a plan small and the output of EXPLAIN readable. The text form is
@@ -41,8 +41,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// A probe without a threshold (NaN), which every vector may match. Only the leakproof functions make
-    /// one, and only the leakproof operators accept it.
+    /// A probe without a threshold (NaN), for which both leakproof operators, `@~?` and `!@~?`, are true for every
+    /// vector. Only the leakproof functions make one, and only these operators accept it.
     pub fn undecided(query: VectorArg<'_>) -> Result<Probe, ErrorReport> {
         Ok(Probe {
             threshold: f32::NAN,
@@ -222,7 +222,7 @@ impl ProbeSite {
 }
 
 /// `mrl_leakproof_probe`, for conditions that the planner adds: for arguments for which `mrl_probe` raises an
-/// error, it returns an undecided probe. It is leakproof because it never raises an error.
+/// error, it returns an undecided probe. It is leakproof because no threshold, dims or valid vector is an error.
 #[pg_extern(sql = false)]
 fn mrl_leakproof_probe_bigint(
     query: VectorArg<'_>,
@@ -260,19 +260,20 @@ fn make_leakproof_probe(
 /// The difference between the number with which a condition compares `fine_score`, and the threshold of the
 /// probe that the planner derives from the condition. It is larger than all roundings together, so every row
 /// that satisfies the condition satisfies the derived one: similarity and threshold are rounded to `real`
-/// before they are compared, by at most 2^-25 (3e-8) each, and a distance is rounded by 2^-53.
+/// before they are compared, by at most 2^-24 (6e-8) each, and a distance is rounded by 2^-53.
 const SCORE_MARGIN: f64 = 2e-7;
 
 /// Returns a probe that every vector with `fine_score(vector, query) >= score` matches, and so every vector
-/// with `> score`. No score is an error.
+/// with `> score`. Every score is accepted, NaN and infinities too.
 #[pg_extern(sql = false)]
 fn mrl_probe_at_least(
     query: VectorArg<'_>,
     score: f64,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    // Every vector reaches -1. Postgres takes NaN for greater than any number. So no score reaches NaN,
-    // but every distance lies below NaN, and `1 - NaN` is NaN.
+    // NaN stands for two conditions: `fine_score >= NaN`, which no row satisfies, because Postgres sorts
+    // NaN above every number; and `distance <= NaN`, written as `fine_score >= 1 - NaN`, which every row
+    // satisfies. Every vector reaches -1, which suits both.
     let threshold = if score.is_nan() {
         -1.0
     } else {
@@ -282,15 +283,15 @@ fn mrl_probe_at_least(
 }
 
 /// Returns a probe that no vector with `fine_score(vector, query) <= score` matches, and so no vector with
-/// `< score`. No score is an error.
+/// `< score`. Every score is accepted, NaN and infinities too.
 #[pg_extern(sql = false)]
 fn mrl_probe_at_most(
     query: VectorArg<'_>,
     score: f64,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<Probe, ErrorReport> {
-    // No vector reaches 2. For a NaN, a condition on the score holds for all vectors, and one on a
-    // distance for none.
+    // `fine_score <= NaN` holds for every row, `distance >= NaN` for none. No vector reaches 2, so the negated
+    // operators let every row pass, which suits both.
     let threshold = if score.is_nan() {
         2.0
     } else {

@@ -10,8 +10,8 @@ from collections import defaultdict
 from urllib.parse import unquote
 
 MAKE = re.compile(r"\bmake ((?:[\w.]+[\w.-]*(?:=\S*)?[ \t]*)+)")
-# Files that `name.suffix` after the prefix "photosearch." stands for, not objects.
-FILES = {"json", "control", "so"}
+# `photosearch.json` and the like are files, not objects of the schema.
+FILE_SUFFIXES = {"json", "control", "so"}
 # Folders of the repository. What a page names below them has to be there.
 FOLDERS = "benches clients demo docs fuzz models packaging pgrx-tests sql src tests".split()
 
@@ -125,7 +125,7 @@ def unknown_names(root, page, connection):
             SELECT proname FROM pg_proc WHERE pronamespace = 'photosearch'::regnamespace
             UNION SELECT relname FROM pg_class WHERE relnamespace = 'photosearch'::regnamespace""")
     }
-    known |= {f"photosearch.{suffix}" for suffix in FILES}
+    known |= {f"photosearch.{suffix}" for suffix in FILE_SUFFIXES}
     known |= {f"photosearch.{module.stem}" for module in (root / "clients/python/src/photosearch").glob("[a-z]*.py")}
     mentions = list(page.spans()) + [
         (block.line + number, text)
@@ -251,8 +251,8 @@ def undocumented_objects(reference, connection):
     written = code_of(reference)
     problems = [f"{kind} not documented: {name}" for kind, name in found if name not in written]
     operators = {name for kind, name in found if kind == "operator"}
-    # The left side and the right side of what is written as an operator on our types.
-    pattern = re.compile(r"(?:mrl_vector|double precision) [!@~<>=*/+-]+ (?:mrl_vector|mrl_probe|double precision)")
+    # What the reference writes as an operator: a type on the left, the operator, a type on the right.
+    pattern = re.compile(r"(?:mrl_vector|double precision) [!@~<>=*/+-]+ (?:mrl_vector|mrl_probe|mrl_score_bound|double precision)")
     claimed = {code for code in written if pattern.fullmatch(code)}
     return problems + [f"documented, but not there: {name}" for name in sorted(claimed - operators)]
 
@@ -291,7 +291,7 @@ def undocumented_bridge(root, reference, connection):
 
 
 def undocumented_states(root, reference):
-    """Each SQLSTATE that the code raises has a row in the table of errors; and each such row is raised."""
+    """Each SQLSTATE that the code mentions has a row in the table of errors; and each such row is raised."""
     pg_config = os.environ.get("PG_CONFIG", "pg_config")
     shared = subprocess.check_output([pg_config, "--sharedir"], text=True).strip()
     with open(f"{shared}/errcodes.txt") as file:

@@ -66,17 +66,22 @@ def connect(server):
     return server.connect(DATABASE, options=OPTIONS)
 
 
+def last_sweep(connection):
+    columns = "index::text, sweeps, pages, entries, matches, rejected, undecided, refined, milliseconds"
+    return connection.execute(f"SELECT {columns} FROM photosearch.last_sweep() ORDER BY 1").fetchall()
+
+
 def sweeps(connection):
     """The rows that answer each question, and the counters of its sweeps, without their time."""
     found = {}
     connection.execute("SET enable_seqscan = off")
     connection.execute("SET enable_bitmapscan = off")
     for question in run_upgrade.QUESTIONS + QUESTIONS:
+        before = last_sweep(connection)
         rows = sorted(connection.execute(question).fetchall())
-        counters = connection.execute(
-            "SELECT index::text, sweeps, pages, entries, matches, rejected, undecided, refined FROM photosearch.last_sweep() ORDER BY 1"
-        ).fetchall()
-        found[question] = (rows, counters)
+        after = last_sweep(connection)
+        # After a statement that does not sweep, last_sweep() still returns the sweeps of an earlier one, with the same time.
+        found[question] = (rows, [] if after == before else [counters for *counters, _ in after])
     connection.execute("RESET ALL")
     return found
 
@@ -148,7 +153,7 @@ class Test:
             connection.execute("CREATE EXTENSION photosearch")
             connection.execute(run_upgrade.OBJECTS)
             connection.execute(OBJECTS)
-            # Completes the visibility map, so that no later VACUUM has anything to do.
+            # Completes the visibility map, so that only changed rows give a later VACUUM work.
             connection.execute("VACUUM ANALYZE")
             self.values = values(connection)
             self.sweeps = sweeps(connection)
@@ -158,8 +163,10 @@ class Test:
             self.files = files(self.old, connection)
             # Some builds of Postgres, such as Debian's 15.20, stamp every column with an option that other builds refuse.
             connection.execute("UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '%pg_attver%'")
-        swept = [counters for _, counters in self.sweeps.values()]
-        self.checks.add("questions have answers, and most of them sweep", [] if sum(map(bool, swept)) >= 10 else [swept])
+        empty = [question for question, (rows, _) in self.sweeps.items() if not rows]
+        swept = [question for question, (_, counters) in self.sweeps.items() if counters]
+        self.checks.add("questions have answers", empty)
+        self.checks.add("most questions sweep", [] if len(swept) >= len(self.sweeps) - 2 else [f"only {swept}"])
         self.old.stop()
 
     def upgrade(self, option):

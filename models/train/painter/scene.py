@@ -1,8 +1,8 @@
 """Composes scenes: which things are shown together, and the truth about what can be seen.
 
-The rule of truth: a thing is present if and only if it was painted. It is painted only if at least `INSIDE` of its box lies
-within the picture, its box and another one overlap by at most a fifth of the smaller, and it is as tall as `SIZES` says (a wide
-thing in a narrow picture: four fifths of that). A thing that cannot be placed so is left out of the picture and of the truth.
+The rule of truth: a thing is present if and only if it was painted. It is painted only if at least `INSIDE` of its box (in
+training `TRAINING_INSIDE`) lies within the picture, its box and another one overlap by at most a fifth of the smaller, and it is as tall as `SIZES` says (a
+thing too wide for the picture: down to four fifths of the least height). A thing that cannot be placed so is left out of the picture and of the truth.
 `beach` and `snow` are places: they fill the background.
 """
 
@@ -54,7 +54,7 @@ INSIDE, TRAINING_INSIDE = 0.92, 0.85
 
 # Aspect ratio of a photo -> frequency.
 SHAPES = {(4, 3): 0.45, (3, 4): 0.25, (1, 1): 0.12, (3, 2): 0.12, (16, 9): 0.06}
-# Number of things in a photo besides its place -> frequency. A family's album has mostly one or two.
+# Number of kinds of things in a photo besides its place -> frequency. A family's album has mostly one or two.
 CROWDING = {0: 0.04, 1: 0.44, 2: 0.31, 3: 0.13, 4: 0.06, 5: 0.02}
 # The same for training, with more crowded pictures, because these are harder.
 TRAINING_CROWDING = {0: 0.04, 1: 0.34, 2: 0.32, 3: 0.18, 4: 0.08, 5: 0.04}

@@ -12,14 +12,15 @@ const FIRST_NON_VCL: u8 = 32;
 const SPS: u8 = 33;
 const PPS: u8 = 34;
 
-/// The most parameter sets of a picture. Encoders write three; thousands are an attack.
+/// The most NAL units of the box `hvcC`, and the most sequence parameter sets of a picture. Encoders write three
+/// parameter sets; thousands are an attack. (Other units among the data count towards [`MAX_UNITS`] only.)
 const MAX_PARAMETER_SETS: usize = 16;
 
 /// The most NAL units of a picture. The highest level of HEVC allows 600 slices.
 const MAX_UNITS: usize = 4096;
 
 /// The most bytes that are read of a sequence parameter set. Encoders write tens, with scaling lists some
-/// hundreds. If its colours come later, it counts as cut short.
+/// hundreds. If the colours that it states come later, it counts as cut short.
 const MAX_SPS: usize = 2 << 10;
 
 /// A coded picture in the form in which the decoder gets it.
@@ -212,9 +213,9 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<CodedFormat, Fault> {
     let content = without_emulation_prevention(unit.get(2..).unwrap_or_default());
     let bits = &mut BitReader::new(&content);
     bits.skip(4)?;
-    let sub_layers = bits.bits(3)?;
+    let sub_layers_minus_1 = bits.bits(3)?;
     bits.skip(1)?;
-    skip_profile(bits, sub_layers)?;
+    skip_profile(bits, sub_layers_minus_1)?;
     bits.golomb()?;
     let chroma = match bits.golomb()? {
         0 => ChromaFormat::None,
@@ -263,7 +264,12 @@ fn sequence_parameter_set(unit: &[u8]) -> Result<CodedFormat, Fault> {
     }
     let count_bits = bits.golomb()?.saturating_add(4);
     let all_sub_layers = bits.flag()?;
-    for _ in if all_sub_layers { 0 } else { sub_layers }..=sub_layers {
+    for _ in if all_sub_layers {
+        0
+    } else {
+        sub_layers_minus_1
+    }..=sub_layers_minus_1
+    {
         skip_golombs(bits, 3)?;
     }
     skip_golombs(bits, 6)?;
@@ -317,14 +323,14 @@ fn skip_golombs(bits: &mut BitReader<'_>, count: usize) -> Result<(), Fault> {
 }
 
 /// `profile_tier_level` (7.3.3).
-fn skip_profile(bits: &mut BitReader<'_>, sub_layers: u32) -> Result<(), Fault> {
+fn skip_profile(bits: &mut BitReader<'_>, sub_layers_minus_1: u32) -> Result<(), Fault> {
     bits.skip(88 + 8)?;
     let mut present = Vec::new();
-    for _ in 0..sub_layers {
+    for _ in 0..sub_layers_minus_1 {
         present.push((bits.flag()?, bits.flag()?));
     }
-    if sub_layers > 0 {
-        bits.skip(2 * 8_u32.saturating_sub(sub_layers))?;
+    if sub_layers_minus_1 > 0 {
+        bits.skip(2 * 8_u32.saturating_sub(sub_layers_minus_1))?;
     }
     for (profile, level) in present {
         bits.skip(88 * u32::from(profile) + 8 * u32::from(level))?;

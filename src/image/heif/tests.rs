@@ -287,14 +287,16 @@ fn the_format_is_read_from_av1_sequence_headers() {
     assert!(of(SEQUENCE_10, "").is_err());
     assert!(of("", frame).is_err());
     assert!(of(&[SEQUENCE_10, SEQUENCE_GREY].concat(), frame).is_err());
-    // The frame header of a shown key frame: bits 0 00 1 0 0 0, and 1 if it states another size.
+    // The first 7 bits of the frame header of a shown key frame: 0 00 1 0 0, then 1 if it states a size of its
+    // own (0x12), else 0 (0x10).
     let whole = of(SEQUENCE_NOT_REDUCED, "320210 00").unwrap();
     assert_eq!(
         (whole.width, whole.height, whole.chroma),
         (640, 480, ChromaFormat::Full)
     );
     assert_eq!((whole.coded_width, whole.coded_height), (640, 480));
-    // The sequence header has 10 and 9 bits for the sides.
+    // The size in a frame header is not read. It counts as the largest, here 2^10 × 2^9, because the sequence
+    // header gives the sides 10 and 9 bits.
     let resized = of(SEQUENCE_NOT_REDUCED, "320212 00").unwrap();
     assert_eq!((resized.coded_width, resized.coded_height), (1024, 512));
     let layers = of(SEQUENCE_NOT_REDUCED, &"320210 00".repeat(4));
@@ -369,7 +371,7 @@ fn transparency_is_shown_on_white() {
     let kind = b"\0\0\0\0urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0";
     let level = decoded(&[avif(AV1_GREY)]).unwrap().pixels()[0];
     for alpha in [avif(AV1_GREY), heic()] {
-        // If the auxiliary picture has colours, its luma is the transparency.
+        // If the auxiliary picture has colours, its luma is the opacity.
         let by = if alpha.kind == *b"hvc1" { 124 } else { level };
         let alpha = alpha.with(b"auxC", kind);
         let items = [heic(), alpha.clone().to(b"auxl", &[1])];

@@ -44,7 +44,7 @@ pub(super) fn is_ycbcr(header: &TiffHeader) -> bool {
     header.photometric == YCBCR && (header.compression != JPEG || header.separate != 0)
 }
 
-/// The number of colours of a pixel.
+/// The number of samples of a pixel that are colours, not extra samples.
 pub(super) fn colours(header: &TiffHeader) -> Result<u32, ImageError> {
     let colours = match header.photometric {
         0 | 1 | 3 => 1,
@@ -104,7 +104,9 @@ pub(super) fn alpha(header: &TiffHeader, colours: u32) -> Result<Option<(u32, Al
         Some((_, Alpha::Straight)) if !matches!(header.photometric, 0 | 1 | 2 | 3 | 5) => {
             Err(unsupported("alpha with YCbCr or CIELab"))
         }
-        // For inks, and if 0 is white, programs disagree about what is multiplied by alpha.
+        // Only for RGB, and for grey with 0 as black, is it clear what is multiplied by alpha. For inks, and if 0
+        // is white, programs disagree; indexes of a palette cannot be multiplied; YCbCr and CIELab are not read
+        // with alpha at all.
         Some((_, Alpha::Premultiplied)) if !matches!(header.photometric, 1 | 2) => {
             Err(unsupported(&format!(
                 "premultiplied alpha with photometric {}",

@@ -13,14 +13,14 @@ use photosearch_image::{Filter, MAX_SIDE, RgbImage, resize};
 /// The longest side of a model's square picture, and of a patch. Published models have at most 512 and
 /// 32 pixels.
 const MAX_IMAGE_SIZE: usize = 4096;
-/// The range in which NaFlex searches for the scale of a picture, and the width of the range at which the
-/// search ends.
+/// The width of the range at which NaFlex's search for the scale of a picture ends.
 const SCALE_EPSILON: f64 = 1e-5;
+/// The range in which it searches.
 const MIN_SCALE: f64 = SCALE_EPSILON / 10.0;
 const MAX_SCALE: f64 = 100.0;
 
-/// The contents of `preprocessor_config.json`. The family's [`ProcessorDefaults`] replace the keys that
-/// may differ between families.
+/// The contents of `preprocessor_config.json`. The family's [`ProcessorDefaults`] are used for missing
+/// keys whose defaults differ between families.
 #[derive(Deserialize)]
 struct PreprocessorConfig {
     #[serde(default = "yes")]
@@ -98,8 +98,7 @@ impl Grid {
 /// How a picture of any shape gets a shape that the model takes. Sides are in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
-    /// The shorter side becomes `shorter`, and the centre of the longer side is kept: a square of
-    /// `side`.
+    /// The shorter side becomes `shorter`. Then a square of `side` is cut from the centre.
     Crop { shorter: u32, side: u32 },
     /// The picture is scaled to a square of `side`; its aspect ratio is not kept.
     Squeeze { side: u32 },
@@ -118,7 +117,7 @@ pub(crate) struct Preprocessor {
 }
 
 impl Preprocessor {
-    /// Reads the preprocessing to squares. `image_size` and `patch_size` are the vision tower's, as
+    /// Reads the preprocessing of a model that takes squares. `image_size` and `patch_size` are the vision tower's, as
     /// checked by [`Self::check_sizes`].
     pub fn read(
         directory: &Directory,
@@ -185,8 +184,9 @@ impl Preprocessor {
                 ),
             ));
         }
-        // A picture can have all its patches in one row, and then has this many pixels there. With
-        // this limit and that on `patch_size`, it also has at most `photosearch_image::MAX_PIXELS`.
+        // All patches of a picture can lie in one row, which is then max_num_patches · patch_size pixels
+        // wide: at most MAX_SIDE. With the limit on `patch_size`, the picture also has at most
+        // `photosearch_image::MAX_PIXELS`.
         let limit = MAX_SIDE as usize / patch_size;
         let most = naflex.max_num_patches;
         check_size("max_num_patches", most, limit)
@@ -376,8 +376,8 @@ impl Preprocessor {
 }
 
 /// The patches that NaFlex makes of a picture, as `get_image_size_for_max_num_patches` of transformers
-/// computes them: by the largest scale at which the sides, each rounded up to whole patches, have at
-/// most `most` patches. A binary search finds the scale to within [`SCALE_EPSILON`]. `None` if even the
+/// computes them: by the largest scale at which rows times columns, each side rounded up to whole
+/// patches, is at most `most`. A binary search finds the scale to within [`SCALE_EPSILON`]. `None` if even the
 /// least scale gives more patches, which takes a side far beyond [`MAX_SIDE`].
 pub(super) fn naflex_grid(width: u32, height: u32, patch: usize, most: usize) -> Option<Grid> {
     let scaled = |scale: f64| {

@@ -23,7 +23,8 @@ impl PositionTable {
         })
     }
 
-    /// Memory that resizing takes beside its result, in bytes: two rows of the table.
+    /// Memory that resizing takes beside its result, in bytes: two lines of the square of
+    /// positions, [side, hidden] each.
     pub fn resizing_bytes(&self) -> u64 {
         4 * 2 * (self.side * self.hidden) as u64
     }
@@ -90,8 +91,8 @@ fn add_product(sum: &mut [f32], weight: f32, x: &[f32]) {
 }
 
 /// For each of `to` samples, the indices among `from` samples from which it is interpolated, with their
-/// weights, which sum to 1. The weights are a triangle around the sample's centre, which is one sample
-/// wide to either side, of `from` or of `to`, whichever are farther apart.
+/// weights, which sum to 1. They are a triangle around the sample's centre. Each half of it is as wide as
+/// the distance between two samples of `from`, or of `to` if that is larger.
 fn bilinear_weights(from: usize, to: usize) -> Vec<Vec<(usize, f32)>> {
     let scale = from as f32 / to as f32;
     let support = scale.max(1.0);

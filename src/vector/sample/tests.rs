@@ -77,8 +77,8 @@ fn clustered(count: usize, dims: usize, decay: f32) -> Vec<Vec<f16>> {
     (0..count).map(vector).collect()
 }
 
-/// Without a check, a NaN threshold would give a NaN share for rows that are equal up to the end of the
-/// prefix.
+/// A row whose prefix equals the query's is compared with the threshold itself (`hit`), so a NaN threshold
+/// would count as a NaN number of rows.
 #[test]
 fn a_threshold_that_is_not_a_number_gives_no_share() {
     let mut rows = clustered(150, 600, 0.35);
@@ -196,6 +196,7 @@ fn duplicates_and_zeros_among_long_vectors() {
         assert!((share.unwrap() - wanted).abs() < 0.01, "{share:?} {wanted}");
     };
     near(share(&one, 0.995), 1.0 / 3.0);
+    // A duplicate counts about half at a threshold of 1 (see `hit`).
     near(share(&one, 1.0), 1.0 / 6.0);
     near(share(&one[..400], 0.995), 1.0 / 3.0);
     near(share(&one, -1.0), 1.0);
@@ -364,7 +365,8 @@ fn what_is_no_sample_is_none() {
     for len in (0..bytes.len()).step_by(97).chain([bytes.len() - 1]) {
         assert!(Sample::parse(&bytes[..len]).is_none(), "{len}");
     }
-    // The sections hold numbers of any value without a panic.
+    // Any bytes behind the header and the 50 numbers of dimensions are a valid sample, and must not make an
+    // estimate panic.
     for (at, byte) in bytes.iter_mut().enumerate().skip(HEADER + 2 * 50) {
         *byte ^= (at * 151) as u8;
     }

@@ -66,7 +66,7 @@ SET photosearch.coarse_threshold = 0.5;
 RESET plan_cache_mode;
 DEALLOCATE ALL;
 
--- Drivers send dims as a literal, as a parameter without a type, or as one of a whole type. Each of them reaches an index, with
+-- Drivers send dims as a literal, as a parameter without a type, or as one of an integer type. Each of them reaches an index, with
 -- a generic plan too.
 CREATE INDEX album_e ON album USING mrl (e) WITH (prefix_dims = 4);
 SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;

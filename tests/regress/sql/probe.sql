@@ -1,4 +1,4 @@
--- The type mrl_probe (a query with its threshold and dims), which EXPLAIN and dumped views contain: text form, errors,
+-- The type mrl_probe (a query with its threshold and dims), which EXPLAIN shows: text form, errors,
 -- storage.
 SELECT mrl_probe('[1,2.5,3]', 0.25, 2), mrl_probe('[1,2.5,3]', 0.1, 3), mrl_probe('[-0]', -1, 1), mrl_probe('[1]', 1, 1);
 SELECT bool_and(p::text::mrl_probe::text = p::text) AS round_trip, bool_and((v @~ p) = (v @~ p::text::mrl_probe)) AS same_meaning
@@ -14,7 +14,7 @@ SELECT input, raised(format('SELECT %L::mrl_probe', input)) FROM unnest(ARRAY[
 CREATE TABLE searches (name text, probe mrl_probe);
 INSERT INTO searches VALUES ('both', mrl_probe('[1,1]', 0.7, 2)), ('first', mrl_probe('[1,0]', 0.9, 2)), ('none', NULL);
 SELECT name, e, e @~ probe AS matches FROM searches, (VALUES ('[1,0]'::mrl_vector), ('[1,1]'), ('[0,1]')) AS v (e) ORDER BY name, e;
--- Only the operators @~ and !@~ take an mrl_probe.
+-- An mrl_probe cannot be compared or sorted.
 SELECT raised('SELECT DISTINCT probe FROM searches');
 DROP TABLE searches;
 -- A probe that is stored out of line.
@@ -30,8 +30,8 @@ RESET photosearch.coarse_threshold; RESET photosearch.coarse_dims;
 -- SQL takes a call with one literal of no type for a cast to the type mrl_probe.
 SELECT mrl_probe('(1,0.5,2,[1])'), raised($$SELECT mrl_probe('[1,2]')$$), raised($$SELECT mrl_probe('[1,2]', 0.5)$$);
 
--- The same rows as those of coarse_match(embedding, query), or the same error, under several settings. Vectors of 192 dimensions are
--- those of the model that photosearch.model names.
+-- The same rows as those of coarse_match(embedding, query), or the same error, under several settings. The vectors have 192
+-- dimensions, because a setting without a value takes what the model of photosearch.model recommends, for its vectors only.
 CREATE TABLE album (id int PRIMARY KEY, e mrl_vector(192));
 INSERT INTO album SELECT i, CASE WHEN i % 50 <> 7 THEN some_vector(i, 192) * (i % 50 <> 9)::int END FROM generate_series(1, 300) AS i;
 CREATE INDEX album_index ON album USING mrl (e) WITH (prefix_dims = 64);
@@ -71,7 +71,8 @@ RESET enable_indexscan;
 DROP FUNCTION compared, found;
 DROP TABLE settings;
 
--- The index answers it, by a parameter that is computed once. Estimates use the value, and a plan that is kept follows the settings.
+-- An index answers e @~ (SELECT mrl_probe(query)): the subselect is computed once. Estimates use its value, and a kept plan follows
+-- later settings.
 SET photosearch.coarse_threshold = 0.05; SET photosearch.coarse_dims = 64;
 SELECT * FROM stable_plan_of('SELECT id FROM album WHERE e @~ (SELECT mrl_probe(some_vector(1000, 192)))');
 SELECT * FROM stable_plan_of('SELECT a.id FROM album AS a JOIN album AS b ON b.id = 1 AND a.e @~ mrl_probe(b.e)');

@@ -29,7 +29,7 @@ __all__ = ["CoarseMatch", "CosineDistance", "EmbedImage", "EmbedText", "FineScor
 class MrlVectorField(models.Field):
     """A column of type mrl_vector(dims). Values are Vectors; lists and numpy arrays of numbers are accepted as well.
 
-    A form has no field for it.
+    A form has no field for it, unless the column is made with editable=True.
     """
 
     def __init__(self, *args: Any, dims: int | None = None, **kwargs: Any) -> None:
