@@ -1,9 +1,10 @@
 //! BMP by the `image` crate.
 //!
 //! The `image` crate aborts the process if one of its allocations fails. The samples are read into a
-//! buffer of this crate, whose allocation can fail with an error. What the decoder itself allocates (image 0.25.10) is
-//! not counted: a palette of 2 kB, one row of palette indices, of at most [`MAX_SIDE`](super::MAX_SIDE) bytes, and a run
-//! of 256 bytes. The crate's own limits do not apply to BMP.
+//! buffer of this crate, whose allocation can fail with an error. What the decoder itself allocates (image
+//! 0.25.10) is not counted: a palette of 2 kB, one row of palette indices, of at most
+//! [`MAX_SIDE`](super::MAX_SIDE) bytes and their padding, and a run of 256 bytes. The crate's own limits do
+//! not apply to BMP.
 
 use std::error::Error as _;
 use std::io::Cursor;

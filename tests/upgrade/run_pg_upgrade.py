@@ -164,9 +164,10 @@ class Test:
             # Some builds of Postgres, such as Debian's 15.20, stamp every column with an option that other builds refuse.
             connection.execute("UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '%pg_attver%'")
         empty = [question for question, (rows, _) in self.sweeps.items() if not rows]
-        swept = [question for question, (_, counters) in self.sweeps.items() if counters]
+        # The table texts has a B-tree only.
+        unswept = [question for question, (_, counters) in self.sweeps.items() if not counters and " texts " not in question]
         self.checks.add("questions have answers", empty)
-        self.checks.add("most questions sweep", [] if len(swept) >= len(self.sweeps) - 2 else [f"only {swept}"])
+        self.checks.add("questions sweep", unswept)
         self.old.stop()
 
     def upgrade(self, option):

@@ -312,6 +312,7 @@ pub fn for_rows_of_two<T: Send, U: Send>(
     work: impl Fn(usize, &mut [T], &mut [U]) + Sync,
 ) {
     let rows = out.len() / row.max(1);
+    assert_eq!((out.len(), other.len()), (rows * row, rows * other_row));
     let width = width_for(operations).min(rows);
     if width <= 1 {
         return work(0, out, other);

@@ -35,12 +35,13 @@ pub(super) enum TowerPoint {
 
 pub(super) type TowerObserver<'a> = &'a mut dyn FnMut(TowerPoint, &[f32]);
 
-/// The maximum number of patches in a batch of several pictures. The limit keeps memory at the level
-/// of one large photo of Qwen3-VL, which has up to 7,200.
-const BATCH_PATCHES: usize = 8192;
-/// A sequence counts as at least this many tokens in the estimate of memory, because attention pads
-/// the packed keys and values of a short sequence.
-const LEAST_COUNTED_TOKENS: usize = 16;
+/// The maximum number of rows in a batch of several pictures: 8,192 patches, and one row more for each
+/// picture of at least 32 patches. The limit keeps memory at the level of one large photo of Qwen3-VL,
+/// which has up to 7,200 patches.
+const BATCH_ROWS: usize = 8192 + 256;
+/// A text or a picture counts as at least this many rows in the estimate of memory, because attention
+/// pads the packed keys and values of a short sequence.
+const LEAST_COUNTED_ROWS: usize = 16;
 
 /// What a family of dual encoders defines.
 pub(super) trait Towers: Send + Sync {
@@ -137,7 +138,7 @@ impl<T: Towers> DualEncoder<T> {
         memory: u64,
         cancel: &Cancel,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
-        let size = |sequence: &&[u32]| sequence.len().max(LEAST_COUNTED_TOKENS);
+        let size = |sequence: &&[u32]| sequence.len().max(LEAST_COUNTED_ROWS);
         let token_bytes = self.towers.text_config().row_bytes();
         let limit = fitting(memory, token_bytes);
         if let Some(large) = sequences.iter().map(size).find(|&tokens| tokens > limit) {
@@ -160,11 +161,12 @@ impl<T: Towers> DualEncoder<T> {
         cancel: &Cancel,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let values = self.preprocessor.patch_values();
-        let patch_bytes = self.towers.vision_config().row_bytes() + 4 * values as u64;
+        // The values of a patch are held in f32, and in bf16 or int8 for the first product.
+        let patch_bytes = self.towers.vision_config().row_bytes() + 6 * values as u64;
         let fixed_bytes = self.towers.position_bytes();
         // One more row for each picture counts CLIP's class token, which takes as much memory as a
         // patch.
-        let rows = |&(_, grid): &(&RgbImage, Grid)| grid.patches() + 1;
+        let rows = |&(_, grid): &(&RgbImage, Grid)| (grid.patches() + 1).max(LEAST_COUNTED_ROWS);
         let pictures = pictures
             .iter()
             .map(|&picture| {
@@ -178,7 +180,7 @@ impl<T: Towers> DualEncoder<T> {
             return Err(too_large("an image", bytes));
         }
         let mut vectors = Vec::with_capacity(pictures.len());
-        for batch in batches(&pictures, limit.min(BATCH_PATCHES), rows) {
+        for batch in batches(&pictures, limit.min(BATCH_ROWS), rows) {
             let count: usize = batch.iter().map(rows).sum();
             memory::ask(with_margin(fixed_bytes + count as u64 * patch_bytes))?;
             let mut patches = Vec::with_capacity(count * values);

@@ -191,7 +191,11 @@ impl Preprocessor {
         let most = naflex.max_num_patches;
         check_size("max_num_patches", most, limit)
             .map_err(|reason| ModelError::malformed(PREPROCESSOR, reason))?;
-        let config: PreprocessorConfig = directory.json(PREPROCESSOR)?;
+        let mut json: serde_json::Map<String, serde_json::Value> = directory.json(PREPROCESSOR)?;
+        json.remove("size");
+        json.remove("crop_size");
+        let config: PreprocessorConfig = serde_json::from_value(json.into())
+            .map_err(|error| ModelError::malformed(PREPROCESSOR, error.to_string()))?;
         Self::with(Fit::Patches { most }, patch_size, &config, defaults)
     }
 

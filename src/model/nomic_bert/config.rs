@@ -43,10 +43,11 @@ const SIZES: [&str; 4] = ["n_embd", "n_head", "n_layer", "n_inner"];
 
 /// Keys that a file with Nomic's keys must have. The defaults of Nomic's code (`NomicBertConfig` in
 /// `configuration_hf_nomic_bert.py`, which extends transformers' `GPT2Config`) give another model of the same
-/// shapes, or one with biases, which loading would not notice.
-const NEEDED: [&str; 7] = [
+/// shapes, one with biases, or one of other lengths of texts, which loading would not notice.
+const NEEDED: [&str; 8] = [
     "activation_function",
     "layer_norm_epsilon",
+    "n_positions",
     "rotary_emb_fraction",
     "rotary_emb_base",
     "qkv_proj_bias",

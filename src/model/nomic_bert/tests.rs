@@ -318,6 +318,7 @@ fn keys_with_another_default_in_nomics_code_are_needed() {
     for key in [
         "activation_function",
         "layer_norm_epsilon",
+        "n_positions",
         "rotary_emb_fraction",
         "rotary_emb_base",
         "qkv_proj_bias",

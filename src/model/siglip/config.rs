@@ -75,7 +75,7 @@ pub(super) struct VisionConfig {
     num_channels: usize,
     pub image_size: usize,
     pub patch_size: usize,
-    num_patches: usize,
+    num_patches: Option<usize>,
     hidden_act: Activation,
     layer_norm_eps: f64,
     vision_use_head: bool,
@@ -91,7 +91,7 @@ impl Default for VisionConfig {
             num_channels: 3,
             image_size: 224,
             patch_size: 16,
-            num_patches: 256,
+            num_patches: None,
             hidden_act: Activation::GeluTanh,
             layer_norm_eps: 1e-6,
             vision_use_head: true,
@@ -124,11 +124,11 @@ impl SiglipConfig {
             Resolution::Fixed => Preprocessor::check_sizes(vision.image_size, vision.patch_size)?,
             Resolution::Naflex => {
                 Preprocessor::check_patch_size(vision.patch_size)?;
-                check_size("vision_config.num_patches", vision.num_patches, MAX_SIZE)?;
-                if vision.num_patches.isqrt().pow(2) != vision.num_patches {
+                let patches = vision.naflex_patches();
+                check_size("vision_config.num_patches", patches, MAX_SIZE)?;
+                if patches.isqrt().pow(2) != patches {
                     return Err(format!(
-                        "vision_config.num_patches ({}) is not a square number",
-                        vision.num_patches
+                        "vision_config.num_patches ({patches}) is not a square number"
                     ));
                 }
             }
@@ -179,11 +179,16 @@ impl VisionConfig {
         }
     }
 
+    /// The patches of the position table of NaFlex.
+    fn naflex_patches(&self) -> usize {
+        self.num_patches.unwrap_or(256)
+    }
+
     /// The side of the square of patches to which the position table belongs.
     pub fn table_side(&self, resolution: Resolution) -> usize {
         match resolution {
             Resolution::Fixed => self.image_size / self.patch_size,
-            Resolution::Naflex => self.num_patches.isqrt(),
+            Resolution::Naflex => self.naflex_patches().isqrt(),
         }
     }
 

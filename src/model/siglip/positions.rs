@@ -1,10 +1,10 @@
 //! The position table of the vision tower, resized to the patches of each picture.
 
-use crate::ModelError;
 use crate::compute::add;
 use crate::dual::Grid;
 use crate::layers::Embedding;
 use crate::scope::Scope;
+use crate::{Cancel, ModelError};
 
 /// Learned position embeddings of a square of patches.
 pub(super) struct PositionTable {
@@ -31,14 +31,20 @@ impl PositionTable {
 
     /// Adds to the patches of all pictures, [patches, hidden], their positions. `grids` has the size of
     /// each picture.
-    pub fn add_to(&self, x: &mut [f32], grids: &[Grid]) -> Result<(), ModelError> {
+    ///
+    /// # Errors
+    /// [`ModelError::Cancelled`].
+    pub fn add_to(&self, x: &mut [f32], grids: &[Grid], cancel: &Cancel) -> Result<(), ModelError> {
         let mut rest = x;
         // Pictures of the same size often follow each other.
         let mut last: Option<(Grid, Vec<f32>)> = None;
         for &grid in grids {
             let positions = match last.take() {
                 Some((size, positions)) if size == grid => positions,
-                _ => resized(self.side, self.hidden, grid, |row| self.row(row))?,
+                _ => resized(self.side, self.hidden, grid, |row| {
+                    cancel.check()?;
+                    self.row(row)
+                })?,
             };
             let (own, others) = rest.split_at_mut(positions.len());
             add(own, &positions);

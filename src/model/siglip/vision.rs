@@ -57,7 +57,7 @@ impl VisionTower {
         observe: TowerObserver<'_>,
     ) -> Result<Vec<f32>, ModelError> {
         let mut x = self.patch_embedding.forward(patches);
-        self.positions.add_to(&mut x, grids)?;
+        self.positions.add_to(&mut x, grids, cancel)?;
         observe(TowerPoint::Embedded, &x);
         let lengths = grids.iter().map(|grid| grid.patches());
         let x = self.encoder.forward(x, lengths, cancel, observe)?;

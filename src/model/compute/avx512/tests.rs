@@ -142,3 +142,37 @@ fn int8_products_are_exact_but_for_their_scales() {
         }
     }
 }
+
+fn transposed_matrices_are_packed<T: UnitFloat>(of: impl Fn(f32) -> T) {
+    for outputs in [1, 63, 64, 65, 72, 130] {
+        for inputs in [1, 2, 3, 32, 33] {
+            let weight: Vec<T> = wave(outputs * inputs, 0.4).into_iter().map(&of).collect();
+            let mut expected = vec![0xFF; packed_bytes::<T>(outputs, inputs)];
+            pack(&weight, outputs, inputs, &mut expected);
+            let given = inputs.div_ceil(2);
+            let mut transposed = vec![T::zeroed(); outputs * inputs];
+            for (output, row) in weight.chunks_exact(inputs).enumerate() {
+                for (input, &x) in row.iter().enumerate() {
+                    transposed[input * outputs + output] = x;
+                }
+            }
+            let mut packed = vec![0xFF; expected.len()];
+            pack_transposed(&transposed, outputs, inputs, &mut packed);
+            assert!(packed == expected, "{outputs} × {inputs}");
+
+            // Rows that are not given are zeros.
+            transposed[given * outputs..].fill(T::zeroed());
+            let mut shorter = packed.clone();
+            pack_transposed(&transposed, outputs, inputs, &mut packed);
+            transposed.truncate(given * outputs);
+            pack_transposed(&transposed, outputs, inputs, &mut shorter);
+            assert!(packed == shorter, "{outputs} × {inputs}");
+        }
+    }
+}
+
+#[test]
+fn a_transposed_matrix_is_packed_as_the_matrix_itself() {
+    transposed_matrices_are_packed(|x| x);
+    transposed_matrices_are_packed(bf16::from_f32);
+}
