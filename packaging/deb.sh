@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a Debian package of what `make build` has built, by dpkg's own programs (dpkg-dev, binutils).
+# Makes a Debian package of what `make build` has built, with the programs of dpkg, dpkg-dev and binutils.
 #
 #   packaging/deb.sh TARGET_DIR VERSION
 #
@@ -101,8 +101,8 @@ Suggests: postgresql-$major-pgvector
 Description: find all the photos that match a description, inside PostgreSQL
  photosearch is an extension of PostgreSQL for searching photo libraries by
  what the photos show. Multimodal embedding models run inside the server, and
- the index access method mrl returns every row above a threshold, with its
- score, instead of the best few.
+ the index access method mrl finds every row that reaches a threshold, not
+ only the best few.
  .
  This package is for PostgreSQL $major.
 END

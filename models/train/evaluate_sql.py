@@ -1,9 +1,11 @@
-"""Measures the model through SQL: `python3 evaluate_sql.py --album ALBUM [--model NAME]`.
+"""Measures the model through SQL: `python3 evaluate_sql.py --album ALBUM [--model NAME] [--keep]`.
 
 Uses `psql` to talk to a server that has the extension; PGHOST, PGDATABASE and the other libpq variables name it. Creates the
-table `photosearch_evaluation` anew, embeds the album's photos into it with `embed_image`, and prints tables of the model card.
-Every score comes from `fine_score`, on whole vectors or on vectors cut by `mrl_truncate`; the last lines use `coarse_match`,
-too. Reads the recommended thresholds from models/NAME/photosearch.json beside this folder. Needs numpy and Pillow (for the list of concepts), but not torch.
+table `photosearch_evaluation` anew, embeds the album's photos into it with `embed_image`, prints tables of the model card, and
+drops the table. `--keep` uses the table of an earlier run if there is one, without checking that it holds the same album and
+model, and keeps it. Every score comes from `fine_score`, on whole vectors or on vectors cut by `mrl_truncate`; the last lines use
+`coarse_match`, too. Reads the recommended thresholds from models/NAME/photosearch.json beside this folder. Needs numpy and Pillow
+(for the list of concepts), but not torch.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ def scores(text: str, width: int, model: str) -> np.ndarray:
 
 
 def baby_in_two_steps(model: str, fine: float, coarse: float) -> str:
-    """Counts, in one statement, the baby photos that `coarse_match` and `fine_score` find together."""
+    """How many photos `coarse_match` finds for "a baby", how many of them reach the fine threshold, and recall and precision of
+    both. One statement counts."""
     query = f"(SELECT embed_text({literal(model)}, 'a baby'))"
     both = f"coarse_match(embedding, {query}, {coarse}, 64)"
     row = psql(

@@ -88,7 +88,8 @@ class Writer(threading.Thread):
                 raise
         self.done += 1
 
-    # Statements that run within a table's gate. Each returns the versions that it wrote, by id.
+    # Statements, and what they are made of. insert, update_column and remove return the versions that they wrote, by id (None:
+    # deleted). On the tables of TABLES they run within the table's gate (ledger.py).
 
     def new_rows(self, table, count):
         rows = []

@@ -1,5 +1,5 @@
--- Row-level security. A role that a policy restricts gets the plans that the owner gets, gets exactly the rows that the
--- policy shows, and learns nothing about the hidden rows from errors, estimates or functions.
+-- Row-level security. A role that a policy restricts can use the index, gets exactly the rows that the policy shows, and
+-- learns nothing about the hidden rows from errors, estimates or functions.
 SET client_min_messages = warning;
 DROP ROLE IF EXISTS regress_photosearch_guest, regress_photosearch_nobody;
 RESET client_min_messages;
@@ -79,7 +79,7 @@ RESET ROLE;
 DROP TABLE hidden, asked;
 -- A condition may depend on a hidden row through its error: the error for different dimensions is raised or not, as another
 -- condition, a CASE or the row's own vector decides. None of that is seen behind a security barrier or a policy. Each condition
--- is asked with two values of $x, one of which is above the hidden salary: "differ" says whether the answers do.
+-- is asked with two values of $x, one of which is above the hidden salary: "differ" says whether the errors do.
 CREATE TYPE one_vector AS (e mrl_vector);
 CREATE TABLE salaries (id int, salary int, ratio float8, e mrl_vector(1));
 INSERT INTO salaries VALUES (1, 123456, 77.25, '[1]');
@@ -144,7 +144,7 @@ FROM unnest(ARRAY[
     $$NULLIF(e, CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END) IS NULL$$,
     $$CASE CASE WHEN salary > $x THEN '[1,2]'::mrl_vector ELSE '[1]' END WHEN e THEN true ELSE false END$$,
     $$e @~ mrl_leakproof_probe('[1]', 0.5, CASE WHEN salary > $x THEN 7 ELSE 1 END)$$]) AS condition;
--- The leakproof functions and operators, called directly, reveal nothing about any table.
+-- The leakproof functions and operators, called directly, raise no error that depends on a row of any table.
 SELECT condition, differ('few', condition) AS barrier, differ('policed', condition) AS policy, differ('open_to_all', condition) AS open_to_all
 FROM unnest(ARRAY[
     $$salary > $x AND e @~? '[1,2,3]'$$,
@@ -181,13 +181,14 @@ SELECT oid::regprocedure FROM pg_proc WHERE proleakproof AND probin LIKE '%photo
 DROP TABLE album;
 DROP ROLE regress_photosearch_guest;
 
--- A role without any privilege can embed and search. Only a superuser sets or sees the directory of models.
+-- A role without any privilege can embed and list the models. It can neither set nor see the directory of models, nor set the
+-- largest size of a picture.
 CREATE ROLE regress_photosearch_nobody;
 SET ROLE regress_photosearch_nobody;
 SELECT vector_dims(embed_text('a baby')) > 0 AS embeds, (SELECT count(*) > 0 FROM photosearch.models) AS lists;
 SELECT raised($$SET photosearch.model_dir = '/'$$), left(raised('SHOW photosearch.model_dir'), 5) AS shown, raised('SET photosearch.max_image_size = 1');
 SET photosearch.model = 'photosearch-mini-1'; SET photosearch.coarse_dims = 3;
--- The role may neither prepare a model for all sessions nor change which model a name denotes.
+-- The role may neither prepare a model for all sessions nor make a variant of one.
 SELECT raised($$SELECT photosearch.prepare_model('photosearch-mini-1')$$), raised($$SELECT photosearch.quantize_model('photosearch-mini-1', 'x')$$);
 RESET ROLE;
 RESET photosearch.model; RESET photosearch.coarse_dims;
@@ -197,6 +198,7 @@ REVOKE EXECUTE ON FUNCTION embed_text(text), embed_text(text, text, text), photo
 SET LOCAL ROLE regress_photosearch_nobody;
 SELECT raised($$SELECT embed_text('a baby')$$), raised($$SELECT embed_text('photosearch-mini-1', 'a baby')$$), raised('SELECT * FROM photosearch.models');
 ROLLBACK;
+-- A role that may prepare models may still not accept changed files of a model, because that changes what its name denotes.
 BEGIN;
 GRANT EXECUTE ON FUNCTION photosearch.prepare_model(text, boolean) TO regress_photosearch_nobody;
 SET LOCAL ROLE regress_photosearch_nobody;
