@@ -94,7 +94,7 @@ QUESTIONS = [
     f"SELECT id FROM photos WHERE embedding @~ mrl_probe((SELECT embedding FROM copies WHERE id = 7), 0.15, {PREFIX_DIMS})",
     "SELECT id FROM photos WHERE fine_score(embedding, (SELECT embedding FROM copies WHERE id = 7)) >= 0.15",
     "SELECT id FROM copies WHERE fine_score(embedding, (SELECT embedding FROM photos WHERE id = 7)) >= 0.15",
-    "SELECT id FROM copies ORDER BY embedding <=> (SELECT embedding FROM photos WHERE id = 7), id LIMIT 20",
+    "SELECT id FROM copies WHERE embedding IS NOT NULL ORDER BY embedding <=> (SELECT embedding FROM photos WHERE id = 7), id LIMIT 20",
     "SELECT id FROM near",
     "SELECT content FROM texts WHERE embedding = embed_text('photosearch-mini-1', 'a baby')",
 ]
