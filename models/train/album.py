@@ -2,16 +2,17 @@
 
 Needs Pillow and numpy only. Writes the photos (mostly JPEG, some PNG and WebP; some JPEGs are stored rotated, with an EXIF
 orientation, as if a phone had been held sideways) and `truth.csv`: path, format, orientation, taken_at, then a column for each
-concept with `t` or `f`. The same seed gives the same album. Albums, training pictures and validation use different seeds, so
-no album contains a picture that the model was trained on.
+concept with `t` or `f`. A file's time is the one at which the photo was taken. The same seed gives the same album. Albums, training
+pictures and validation use different seeds, so no album contains a picture that the model was trained on.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from random import Random
 
@@ -77,6 +78,7 @@ def draw(seed: int, count: int, folder: Path, other_hand: bool = False) -> None:
             orientation = pick(rng, ORIENTATIONS) if kind == "jpeg" else 1
             name = f"{time:%Y}-{i:05d}.{SUFFIX[kind]}"
             write(scene, folder / name, kind, orientation, rng)
+            os.utime(folder / name, times=(time.replace(tzinfo=timezone.utc).timestamp(),) * 2)
             shows = ["t" if concept in scene.concepts else "f" for concept in CONCEPTS]
             table.writerow([name, kind, orientation, f"{time:%Y-%m-%d %H:%M:%S}", *shows])
             if (i + 1) % 100 == 0 or i + 1 == count:
