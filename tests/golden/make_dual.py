@@ -10,7 +10,7 @@ dual_models.py writes the models.
     python make_dual.py --check-sensitivity  # write nothing; make mistakes and require that a case notices each
     python make_dual.py --torchvision        # write nothing; compare the processors' PIL and torchvision backends
 
-Two runs by hand write to DIR, a new directory that is not part of the repository; the head of src/model/dual/tests.rs says how
+Two runs by hand write to DIR, a new directory that is not part of the repository; the head of src/model/dual/tests/mod.rs says how
 the tests read it. The first has the real vocabularies, the second models of published widths with the small vocabularies.
 
     python make_dual.py --out DIR --clip FILE --gemma FILE

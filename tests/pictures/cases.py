@@ -13,7 +13,6 @@ REFUSED = "refused by name"
 ERROR = "error"
 SOUND = "damage without effect"
 UNNOTICED = "damage unnoticed by both"
-UNJUDGED = "Pillow cannot judge"
 FAILED = "failed"
 
 
@@ -155,8 +154,7 @@ class Damaged:
 @dataclass
 class Maybe:
     """Expects an error, or Pillow's pixels, or `sound`, the pixels of the file before it was damaged, for
-    a damaged file. `sound` is accepted even if Pillow refuses the file. Any pixels are accepted if Pillow
-    opens the file in a mode without a defined black and white; such files have an outcome of their own.
+    a damaged file. `sound` is accepted even if Pillow refuses the file.
 
     `mended` is a function that repairs damage which only Pillow refuses; Pillow then decodes the repaired
     file. `incomparable` says why the pixels may differ from Pillow's, `resized` why they may differ if
@@ -177,8 +175,8 @@ class Maybe:
             expected = self.judged(data)
         except reference.PillowRefuses as refusal:
             raise Wrong(f"{describe(answer)}, but Pillow refuses it: {refusal}") from refusal
-        except reference.PillowCannotJudge:
-            return UNJUDGED
+        except reference.PillowCannotJudge as reason:
+            raise Wrong(f"{describe(answer)}, but Pillow cannot judge it: {reason}") from reason
         if not self.incomparable and not (self.resized and expected.shape != self.sound.shape):
             must_be_equal(answer, expected, self.tolerance)
         return UNNOTICED

@@ -123,6 +123,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::compute::DType;
     use crate::tests::reference::{golden, relative_error};
 
     #[test]
@@ -158,6 +159,23 @@ mod tests {
             Ok(table[row * side * hidden..][..side * hidden].to_vec())
         });
         assert_eq!(positions.unwrap(), table);
+    }
+
+    #[test]
+    fn resizing_can_be_cancelled() {
+        let table = PositionTable {
+            table: Embedding::absent(2, DType::F32),
+            side: 2,
+            hidden: 2,
+        };
+        let grid = Grid {
+            rows: 3,
+            columns: 1,
+        };
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let result = table.add_to(&mut [0.0; 6], &[grid], &cancel);
+        assert!(matches!(result, Err(ModelError::Cancelled)), "{result:?}");
     }
 
     #[test]
